@@ -1,0 +1,156 @@
+"""Every kernel and libc call that Python's os lacks. Each raises OSError naming what was asked for.
+
+os.* is faster than ctypes wherever os has the call, so only mappings, memory policies and a few
+flags live here. Lengths and offsets are bytes, addresses are ints.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import c_int, c_long, c_size_t, c_ulong, c_void_p
+
+PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
+PROT_RW = PROT_READ | PROT_WRITE
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
+MAP_POPULATE, MAP_HUGETLB = 0x8000, 0x40000
+MAP_FAILED = c_void_p(-1).value
+HUGE_SHIFT = 26  # log2 of the page size goes here, for mmap and memfd_create alike
+MADV_DONTDUMP, MADV_POPULATE_WRITE = 16, 23
+MFD_HUGETLB = 0x4
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 0x1, 0x2
+MPOL_DEFAULT, MPOL_PREFERRED, MPOL_LOCAL = 0, 1, 4
+HUGETLBFS_MAGIC = 0x958458F6
+PAGE = 4096
+MAX_NODES = 1024
+
+_NR = {  # get_mempolicy, set_mempolicy, move_pages: libc has no wrapper for them
+    "x86_64": (239, 238, 279),
+    "aarch64": (236, 237, 239),
+    "ppc64le": (260, 261, 301),
+    "riscv64": (236, 237, 239),
+}.get(os.uname().machine, (-1, -1, -1))
+
+# CDLL lets other threads run during the call, which is what populating pages in parallel needs;
+# PyDLL does not, and is what a call of a few microseconds wants.
+_long = ctypes.CDLL(None, use_errno=True)
+_short = ctypes.PyDLL(None, use_errno=True)
+
+
+def _bind(lib: ctypes.CDLL, name: str, result: type, *args: type) -> ctypes._FuncPointer:  # type: ignore[name-defined]
+    fn = lib[name]  # indexing gives each user a function object of its own
+    fn.restype, fn.argtypes = result, args
+    return fn
+
+
+_mmap_args = c_void_p, c_size_t, c_int, c_int, c_int, c_long
+_mmap = _bind(_short, "mmap", c_void_p, *_mmap_args)
+_mmap_populate = _bind(_long, "mmap", c_void_p, *_mmap_args)
+_munmap = _bind(_long, "munmap", c_int, c_void_p, c_size_t)
+_madvise = _bind(_long, "madvise", c_int, c_void_p, c_size_t, c_int)
+_fallocate = _bind(_long, "fallocate", c_int, c_int, c_int, c_long, c_long)
+_statfs = _bind(_short, "statfs", c_int, ctypes.c_char_p, c_void_p)
+_policy = _bind(_short, "syscall", c_long, c_long, c_void_p, c_void_p, c_ulong, c_void_p, c_ulong)
+_set_policy = _bind(_short, "syscall", c_long, c_long, c_int, c_void_p, c_ulong)
+_move_pages = _bind(
+    _short, "syscall", c_long, c_long, c_int, c_ulong, c_void_p, c_void_p, c_void_p, c_int
+)
+
+
+def fail(what: str) -> OSError:
+    """The OSError of the call just made, with what was asked for in its text."""
+    no = ctypes.get_errno()
+    return OSError(no, f"{what}: {os.strerror(no)}")
+
+
+def mmap(addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0) -> int:
+    """mmap(2); the address. OSError names range, descriptor and offset."""
+    call = _mmap_populate if flags & MAP_POPULATE else _mmap
+    va = call(addr, length, prot, flags, fd, offset)
+    if va == MAP_FAILED:
+        raise fail(f"mmap of {length:#x} bytes at {addr:#x} (fd {fd}, offset {offset:#x})")
+    return va or 0
+
+
+def map_each(fds: list[int], va: int, page_sz: int, flags: int, done: list[int]) -> None:
+    """Maps the start of each file at va, va + page_sz, ...; one call a page, nothing else.
+
+    done[0] counts the pages mapped so far, so that a failing one is known. Raises OSError.
+    """
+    call, prot, n = _mmap, PROT_RW, done[0]
+    for fd in fds[n:]:
+        if call(va + n * page_sz, page_sz, prot, flags, fd, 0) == MAP_FAILED:
+            done[0] = n
+            raise fail(f"mmap of {page_sz:#x} bytes at {va + n * page_sz:#x} (fd {fd})")
+        n += 1
+    done[0] = n
+
+
+def munmap(addr: int, length: int) -> None:
+    if _munmap(addr, length):
+        raise fail(f"munmap of {length:#x} bytes at {addr:#x}")
+
+
+def madvise(addr: int, length: int, advice: int) -> None:
+    if _madvise(addr, length, advice):
+        raise fail(f"madvise({advice}) of {length:#x} bytes at {addr:#x}")
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    if _fallocate(fd, mode, offset, length):
+        raise fail(f"fallocate({mode}) of {length:#x} bytes at {offset:#x} of fd {fd}")
+
+
+def reserve(addr: int, length: int, flags: int = 0) -> int:
+    """Address space without memory, near or (MAP_FIXED) at addr. unix/eal_unix_memory.c"""
+    return mmap(addr, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | flags)
+
+
+def statfs(path: str) -> tuple[int, int]:
+    """(file system type, block size) of the file system at path."""
+    buf = (c_long * 32)()
+    if _statfs(os.fsencode(path), buf):
+        raise fail(f"statfs of {path}")
+    return buf[0], buf[1]
+
+
+def log2_flag(page_sz: int) -> int:
+    """The page size as MAP_HUGE_*/MFD_HUGE_* flag."""
+    return (page_sz.bit_length() - 1) << HUGE_SHIFT
+
+
+def get_mempolicy() -> tuple[int, bytes]:
+    """The calling thread's memory policy and its node mask. OSError(ENOSYS) without NUMA."""
+    mode, mask = c_int(), ctypes.create_string_buffer(MAX_NODES // 8)
+    if _policy(_NR[0], ctypes.addressof(mode), ctypes.addressof(mask), MAX_NODES, 0, 0):
+        raise fail("get_mempolicy")
+    return mode.value, mask.raw
+
+
+def set_mempolicy(mode: int, mask: bytes = b"") -> None:
+    """Sets the calling thread's policy; the mask holds one bit a node."""
+    buf = ctypes.create_string_buffer(mask, len(mask)) if mask else None
+    # the kernel ignores the highest bit that it is told of
+    if _set_policy(_NR[1], mode, buf and ctypes.addressof(buf), len(mask) * 8 + 1 if mask else 0):
+        raise fail(f"set_mempolicy({mode}, {mask.hex()})")
+
+
+def page_nodes(va: int, page_sz: int, n: int) -> list[int]:
+    """The node of each of n pages, a negative errno where there is none. One call.
+
+    OSError(ENOSYS) where the kernel knows no nodes.
+    """
+    addrs = (c_void_p * n)(*range(va, va + n * page_sz, page_sz))
+    status = (c_int * n)()
+    if _move_pages(_NR[2], 0, n, addrs, None, status, 0) < 0:
+        raise fail(f"move_pages query of {n} pages at {va:#x}")
+    return status[:]
+
+
+def memory(va: int, length: int) -> memoryview:
+    """The bytes at va as a writable view. It must go before the mapping does."""
+    return memoryview((ctypes.c_char * length).from_address(va)).cast("B")
+
+
+def zero(va: int, length: int) -> None:
+    ctypes.memset(va, 0, length)

@@ -1,0 +1,167 @@
+"""What differs between DPDK releases: the one table. Nothing else in pyeal tests a version.
+
+A row states what became true with that release and holds until a later row says otherwise.
+"""
+
+from __future__ import annotations
+
+DEFAULT = "22.11.11"
+
+# fmt: off
+_CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
+    ("20.11.10", {
+        "family": "A",                       # offsets in rte_mem_config: layout.py
+        "numa_nodes_max": 4,                 # RTE_MAX_NUMA_NODES of a meson default build
+        "lists": "per-list",                 # several memseg lists a type, each reserved by itself
+        "page_file": "{prefix}map_{n}",      # n = list * 8192 + segment
+        "list_number": "type",               # last number of a list's name counts within its type
+        "probes_memfd": True,                # --in-memory tries memfd_create("test", MFD_HUGETLB)
+        "stats_page_file": False,            # looks at a page's path before it opens it
+        "huge_dir_rule": "exact",            # --huge-dir against the mount point
+        "huge_unlink_takes_value": False,
+        "in_memory_with_no_huge": False,
+        "option_names": (),                  # names that the base set lacks
+        "runtime_directory_env": False,      # $RUNTIME_DIRECTORY decides the base
+        "runtime_dir_without_shconf": False, # made although no file goes into it
+        "hint_warning": "always",            # when "hint not respected" is a WARNING
+        "rwlock": (1, -1),                   # a reader adds, a writer holds
+        "nested_walk_lock": True,            # walks inside init lock again
+        "dirty_flag": False,                 # RTE_MEMSEG_FLAG_DIRTY
+        "free_list_rule": "closed",          # 256 * 4^k belongs to the lower free list
+        "service_tables": ((8192, 64), (81920, 64)),
+        "shadow_suffix": "{pid}",
+        "detaches_memory": False,            # rte_eal_memory_detach at cleanup
+        "message_size": 332,
+        "message_fds": 8,
+        "fatal_prefix": "FATAL: ",
+        "retry_after_failure": False,
+        "socket_path_max": 4096,
+        "total_line_in_dump": False,
+    }),
+    ("21.11.9", {
+        "numa_nodes_max": 32,
+        "huge_dir_rule": "parent",
+        "detaches_memory": True,
+    }),
+    ("22.11.11", {
+        "stats_page_file": True,
+        "huge_unlink_takes_value": True,
+        "runtime_directory_env": True,
+        "runtime_dir_without_shconf": True,
+        "hint_warning": "asked",
+        "rwlock": (4, 2),
+        "nested_walk_lock": False,
+        "dirty_flag": True,
+    }),
+    ("23.11.7", {
+        "family": "B",
+        "free_list_rule": "open",
+        "shadow_suffix": "{pid}_{tsc:x}",
+    }),
+    ("24.11.6", {
+        "message_fds": 253,
+        "fatal_prefix": "",
+        "total_line_in_dump": True,
+    }),
+    ("25.11.2", {
+        "probes_memfd": False,
+        "in_memory_with_no_huge": True,
+        "option_names": ("numa-mem", "numa-limit"),
+        "message_size": 340,
+        "retry_after_failure": True,
+    }),
+    ("26.07", {
+        "family": "C",
+        "lists": "per-type",
+        "page_file": "{prefix}map_{list}_{seg}",
+        "list_number": "slot",
+        "huge_dir_rule": "statfs",
+        "option_names": ("numa-mem", "numa-limit", "pagesz-mem"),
+        "socket_path_max": 108,
+    }),
+)
+# fmt: on
+
+
+class Release:
+    """One DPDK release: its name, version word, and the facts of the table as attributes."""
+
+    name: str
+    word: int
+    family: str
+    numa_nodes_max: int
+    lists: str
+    page_file: str
+    list_number: str
+    probes_memfd: bool
+    stats_page_file: bool
+    huge_dir_rule: str
+    huge_unlink_takes_value: bool
+    in_memory_with_no_huge: bool
+    option_names: tuple[str, ...]
+    runtime_directory_env: bool
+    runtime_dir_without_shconf: bool
+    hint_warning: str
+    rwlock: tuple[int, int]
+    nested_walk_lock: bool
+    dirty_flag: bool
+    free_list_rule: str
+    service_tables: tuple[tuple[int, int], ...]
+    shadow_suffix: str
+    detaches_memory: bool
+    message_size: int
+    message_fds: int
+    fatal_prefix: str
+    retry_after_failure: bool
+    socket_path_max: int
+    total_line_in_dump: bool
+
+    def __init__(self, name: str, facts: dict[str, object]) -> None:
+        self.__dict__.update(facts, name=name, word=word_of(name))
+
+    def __repr__(self) -> str:
+        return f"Release({self.name})"
+
+    @property
+    def line(self) -> str:
+        """The line that it belongs to: "22.11" for 22.11.11."""
+        return self.name[:5]
+
+
+def word_of(name: str) -> int:
+    """The version word in `config`. lib/eal/include/rte_version.h: RTE_VERSION"""
+    year, month, minor = (*map(int, name.split(".")), 0)[:3]
+    return year << 24 | month << 16 | minor << 8 | 99
+
+
+def _table() -> dict[str, Release]:
+    facts: dict[str, object] = {}
+    table = {}
+    for name, change in _CHANGES:
+        facts = {**facts, **change}
+        table[name] = Release(name, facts)
+    return table
+
+
+RELEASES = _table()
+_LINES = {r.line: r for r in RELEASES.values()}
+
+
+def get(name: str) -> Release:
+    """The release of that name: "22.11.11", "22.11", or another minor one of a known line.
+
+    Raises ValueError that names the known ones.
+    """
+    if name in RELEASES:
+        return RELEASES[name]
+    parts = name.split(".")
+    line = _LINES.get(".".join(parts[:2]))
+    if line is None or len(parts) > 3 or not all(p.isdigit() for p in parts):
+        raise ValueError(f"release {name!r} is not known; known: {', '.join(RELEASES)}")
+    return line if len(parts) == 2 else Release(name, {**line.__dict__})
+
+
+def by_word(word: int) -> Release:
+    """The release whose version word stands in a `config` file. Raises ValueError if unknown."""
+    year, month, minor = word >> 24, word >> 16 & 0xFF, word >> 8 & 0xFF
+    return get(f"{year:02}.{month:02}" + (f".{minor}" if minor else ""))
