@@ -5,9 +5,8 @@ Sizes are in bytes. Only `rte_mem_config` and `hugepage_info` differ between rel
 """
 
 import ctypes
-from functools import cache
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # importing typing costs more than all of pyeal
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
@@ -148,12 +147,16 @@ class HugepageFile(Struct):
     filepath: c_char * 4096  # type: ignore[valid-type]
 
 
-@cache
-def hugepage_info(nodes: int) -> type[Struct]:
+_made: dict[object, "type[Struct]"] = {}  # one class for each family and node count
+
+
+def hugepage_info(nodes: int) -> "type[Struct]":
     """A record of hugepage_info for RTE_MAX_NUMA_NODES `nodes`: 4240 bytes for 32, 4128 for 4.
 
     lib/eal/common/eal_internal_cfg.h: struct hugepage_info
     """
+    if nodes in _made:
+        return _made[nodes]
 
     @sized(4112 + 4 * nodes)
     class HugepageInfo(Struct):
@@ -162,16 +165,17 @@ def hugepage_info(nodes: int) -> type[Struct]:
         num_pages: u32 * nodes  # type: ignore[valid-type]
         lock_descriptor: i32
 
-    return HugepageInfo
+    return _made.setdefault(nodes, HugepageInfo)
 
 
-@cache
-def config(family: str) -> type[Struct]:
+def config(family: str) -> "type[Struct]":
     """`rte_mem_config` of layout family A (20.11-22.11), B (23.11-25.11) or C (26.07).
 
     lib/eal/common/eal_memcfg.h: struct rte_mem_config. The heaps' 64-byte alignment swallows
     what the families insert, so the size and everything from malloc_heaps on never move.
     """
+    if family in _made:
+        return _made[family]
     b, c = family in "BC", family == "C"
     head = 144 if b else 136
     tailqs = head + MAX_MEMSEG_LISTS * 136 + (24 if c else 0)
@@ -208,4 +212,4 @@ def config(family: str) -> type[Struct]:
         max_memzone: u64
         tail: u64 * 2  # type: ignore[valid-type]
 
-    return MemConfig
+    return _made.setdefault(family, MemConfig)

@@ -28,7 +28,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "nested_walk_lock": True,            # walks inside init lock again
         "dirty_flag": False,                 # RTE_MEMSEG_FLAG_DIRTY
         "free_list_rule": "closed",          # 256 * 4^k belongs to the lower free list
-        "service_tables": ((8192, 64), (81920, 64)),
+        "service_tables": (8192, 81920),     # bytes that rte_service_init takes from the heap
         "shadow_suffix": "{pid}",
         "detaches_memory": False,            # rte_eal_memory_detach at cleanup
         "message_size": 332,
@@ -52,6 +52,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "rwlock": (4, 2),
         "nested_walk_lock": False,
         "dirty_flag": True,
+        "service_tables": (8192, 147456),
     }),
     ("23.11.7", {
         "family": "B",
@@ -59,6 +60,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "shadow_suffix": "{pid}_{tsc:x}",
     }),
     ("24.11.6", {
+        "service_tables": (8192,),
         "message_fds": 253,
         "fatal_prefix": "",
         "total_line_in_dump": True,
@@ -106,7 +108,7 @@ class Release:
     nested_walk_lock: bool
     dirty_flag: bool
     free_list_rule: str
-    service_tables: tuple[tuple[int, int], ...]
+    service_tables: tuple[int, ...]
     shadow_suffix: str
     detaches_memory: bool
     message_size: int
