@@ -1,0 +1,116 @@
+"""Reserving address space: a rising cursor that makes addresses the same in every process."""
+
+from __future__ import annotations
+
+import os
+from errno import E2BIG, EADDRNOTAVAIL
+
+from . import libc
+from .errors import EalError
+from .libc import MADV_DONTDUMP, MAP_FIXED, PAGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BASE = {"loongarch64": 0x7000000000}.get(os.uname().machine, 0x100000000)
+TRIES = 5  # moves of the cursor before the kernel's own choice is taken
+
+
+def align(n: int, to: int) -> int:
+    """n rounded up to a power of two."""
+    return (n + to - 1) & -to
+
+
+class VaSpace:
+    """The address cursor of one EAL. common/eal_common_memory.c: eal_get_virtual_area
+
+    base: --base-virtaddr, 0 for the architecture's own; primary: only a primary has a cursor.
+    """
+
+    __slots__ = ("asked", "cursor", "hint_warning", "log")
+
+    def __init__(
+        self,
+        base: int = 0,
+        log: Callable[[str, str], None] = lambda level, text: None,
+        hint_warning: str = "asked",
+        primary: bool = True,
+    ) -> None:
+        self.cursor = (base or BASE) if primary else 0
+        self.asked, self.hint_warning, self.log = bool(base), hint_warning, log
+
+    def reserve(self, size: int, page_sz: int = PAGE, addr: int = 0) -> int:
+        """Reserves size bytes (a multiple of page_sz), aligned to page_sz; their address.
+
+        Without addr the cursor is the hint and moves behind the area. With addr the area lies
+        there or EalError(EADDRNOTAVAIL) says what does. EalError(ENOMEM) when nothing fits.
+        """
+        hint = not addr and bool(self.cursor)
+        wanted = align(self.cursor, page_sz) if hint else addr
+        exact = (bool(wanted) and wanted % page_sz == 0 and not hint) or page_sz == PAGE
+        length = size if exact else size + page_sz
+        if length > 2**64 - 1:
+            raise EalError(E2BIG, "vaspace", f"Map size too big: {length:#x} bytes")
+        tries = 0
+        while True:
+            try:
+                got = libc.reserve(wanted, length)
+            except OSError as e:
+                raise EalError(
+                    e.errno or 0, "vaspace",
+                    f"Cannot get a virtual area: {size:#x} bytes at {wanted:#x} wanted: "
+                    f"{os.strerror(e.errno or 0)}; see ulimit -v and vm.overcommit_memory",
+                ) from None  # fmt: skip
+            if not hint or got == wanted:
+                break
+            tries += 1
+            self.cursor += page_sz
+            if tries > TRIES:
+                break
+            libc.munmap(got, length)
+            wanted = self.cursor
+        va = got if exact else align(got, page_sz)
+        if wanted and va != wanted:
+            if not hint:
+                libc.munmap(got, length)
+                raise EalError(
+                    EADDRNOTAVAIL, "vaspace",
+                    f"Cannot get a virtual area at requested address: {wanted:#x} (got {va:#x}); "
+                    f"{what_lies_at(wanted, size)}",
+                )  # fmt: skip
+            self._not_respected(wanted, va)
+        elif self.cursor:
+            self.cursor = va + size
+        if before := va - got:
+            libc.munmap(got, before)
+        if after := got + length - va - size:
+            libc.munmap(va + size, after)
+        libc.madvise(va, size, MADV_DONTDUMP)
+        return va
+
+    def _not_respected(self, wanted: int, got: int) -> None:
+        loud = self.hint_warning == "always" or self.asked
+        for text in (
+            f"WARNING! Base virtual address hint ({wanted:#x} != {got:#x}) not respected!",
+            "   This may cause issues with mapping memory into secondary processes",
+        ):
+            self.log("WARNING" if loud else "DEBUG", text)
+
+
+def give_back(va: int, length: int) -> None:
+    """Pages at va become a reservation again: no access, no memory, not in core dumps."""
+    libc.reserve(va, length, MAP_FIXED)
+    libc.madvise(va, length, MADV_DONTDUMP)
+
+
+def what_lies_at(va: int, length: int) -> str:
+    """The first mapping of this process that overlaps the range, as a phrase."""
+    with open("/proc/self/maps") as f:
+        for line in f:
+            span, _, rest = line.partition(" ")
+            start, end = (int(x, 16) for x in span.split("-"))
+            if start < va + length and end > va:
+                name = rest.split(maxsplit=4)[4:]
+                return f"{start:#x}-{end:#x} is {name[0].strip() if name else 'anonymous memory'}"
+    return "nothing lies there now"
