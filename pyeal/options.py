@@ -133,7 +133,7 @@ def whole(text: str, base: int = 10) -> int | None:
 
 
 def size_of(text: str) -> int | None:
-    """"2M", "1 G", "2048kB" -> bytes; None without a number. rte_str_to_size"""
+    """Bytes of "2M", "1 G", "2048kB"; None without a number. rte_str_to_size"""
     s = text.lstrip()
     n, rest = strto(s, 0)
     if rest == s or s[:1] == "-" or n > U64:
