@@ -225,7 +225,7 @@ def _iova_mode(o: Options, value: str | None) -> None:
 
 def _simd(o: Options, value: str | None) -> None:
     n = whole(value or "", 0)
-    if n is None or n and (not 64 <= n <= 32768 or n & n - 1):
+    if n is None or (n and (not 64 <= n <= 32768 or n & n - 1)):
         raise _bad(o, "number", value, "0 or a power of two is wanted", "force-max-simd-bitwidth")
 
 
@@ -282,7 +282,7 @@ def _corelist(o: Options, value: str | None) -> None:
         n, rest = strto(s)
         rest = rest.lstrip(_BLANK)
         more = rest != ""
-        if not s.strip(_BLANK) or not 0 <= n <= 0xFFFF or more and rest[0] not in "-,":
+        if not s.strip(_BLANK) or not 0 <= n <= 0xFFFF or (more and rest[0] not in "-,"):
             raise _bad(o, "list", value, _CORES)
         if rest[:1] == "-":
             low = n
@@ -328,7 +328,7 @@ def _core_set(text: str) -> tuple[set[int], str]:
     s = text.lstrip(_BLANK)
     group = s[:1] == "("
     s = s if group else "(" + s
-    while s[:1] == "(" or group and s[:1] == ",":
+    while s[:1] == "(" or (group and s[:1] == ","):
         low, s = _cpu(s[1:])
         dash = s[:1] == "-"
         high, s = _cpu(s[1:]) if dash else (low, s)

@@ -1,0 +1,354 @@
+"""Hugepage discovery: sizes, mounts, free pages of each node. linux/eal_hugepage_info.c
+
+survey() only reads and runs on any tree; discover() also locks each hugedir and clears it of stale
+files, which EAL does between finding a mount and counting its pages.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from errno import EACCES
+
+from . import libc
+from .errors import EalError
+from .options import size_of, strto
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .options import Options
+    from .releases import Release
+
+    Log = Callable[[str, str], object]
+    Statfs = Callable[[str], tuple[int, int]]
+    Enter = Callable[["HugepageInfo"], None]
+
+MAX_SIZES = 4 if os.uname().machine in ("aarch64", "armv7l", "armv8l") else 3  # MAX_HUGEPAGE_SIZES
+U32 = 0xFFFFFFFF
+GLOBAL = "kernel/mm/hugepages"
+NODES = "devices/system/node"
+
+
+class HugepageInfo:
+    """One page size that counts. common/eal_internal_cfg.h: struct hugepage_info"""
+
+    __slots__ = ("hugedir", "lock_fd", "num_pages", "num_reusable", "page_sz")
+
+    def __init__(self, page_sz: int, hugedir: str, nodes: int) -> None:
+        self.page_sz, self.hugedir = page_sz, hugedir  # "": anonymous pages (--in-memory)
+        self.num_pages = [0] * nodes  # by node id
+        self.lock_fd = -1
+        self.num_reusable = 0  # unlocked pages in hugedir that --huge-unlink=never kept
+
+    def __repr__(self) -> str:
+        pages = {k: n for k, n in enumerate(self.num_pages) if n}
+        return f"HugepageInfo({self.page_sz >> 10} kB, {self.hugedir!r}, {pages})"
+
+
+class Infos(list[HugepageInfo]):
+    """The sizes that count, descending. `dropped` is the page size that EAL leaves in the record
+    after them, in a file that is written whole: a size without a mount, found last (or 0)."""
+
+    dropped = 0
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _value(path: str, log: Log) -> int | None:
+    """The number in a sysfs file. unix/eal_filesystem.c: eal_parse_sysfs_value"""
+    try:
+        with open(path, "rb", buffering=0) as f:
+            text = f.read(64).decode("latin-1")
+    except OSError:
+        log("ERR", f"eal_parse_sysfs_value(): cannot open sysfs value {path}")
+        return None
+    line, newline, _ = text.partition("\n")
+    n, rest = strto(line, 0)
+    if rest or not newline:
+        what = "parse" if text else "read"
+        log("ERR", f"eal_parse_sysfs_value(): cannot {what} sysfs value {path}")
+        return None
+    return n & (1 << 64) - 1
+
+
+def sizes(sys: str = "/sys") -> list[tuple[str, int]]:
+    """(directory name, bytes) of each page size, in the directory's own order, as EAL goes."""
+    path = f"{sys}/{GLOBAL}"
+    try:
+        names = [n for n in os.listdir(path) if n.startswith("hugepages-")]
+    except OSError as e:
+        raise EalError(
+            EACCES,
+            "hugepages",
+            f"Cannot open directory {path} to read system hugepage info: {e.strerror}:"
+            " this kernel has no hugetlb pages, use --no-huge",
+        ) from None
+    return [(n, sz) for n in names if (sz := size_of(n[10:]))]
+
+
+_ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
+
+
+def mounts(proc: str = "/proc", decoded: bool = True) -> list[tuple[str, int | None]]:
+    """(mount point, page size or None where the line names none) of each hugetlbfs, as listed.
+
+    decoded: with \\040 and its like turned back into blanks, which EAL does not before 26.07.
+    """
+    found = []
+    with open(f"{proc}/mounts", "rb") as f:
+        text = os.fsdecode(f.read())
+    for line in text.split("\n") if "hugetlbfs" in text else ():
+        fields = line.split(" ", 3)
+        if len(fields) < 4:
+            break
+        if fields[2].startswith("hugetlbfs"):
+            point, (_, eq, size) = fields[1], fields[3].partition("pagesize=")
+            for code, char in _ESCAPES if decoded else ():
+                point = point.replace(code, char)
+            found.append((point, size_of(size) if eq else None))
+    return found
+
+
+def default_size(proc: str = "/proc") -> int:
+    """Hugepagesize of /proc/meminfo, which a mount line without pagesize= stands for."""
+    with open(f"{proc}/meminfo", encoding="ascii") as f:
+        for line in f:
+            if line.startswith("Hugepagesize:"):
+                return size_of(line[13:]) or 0
+    return 0
+
+
+def pools(sys: str = "/sys") -> dict[int, dict[str, int | dict[int, dict[str, int]]]]:
+    """Every counter of every pool: {page size: {counter: n, ..., "nodes": {node: {...}}}}."""
+
+    def counters(path: str) -> dict[str, int]:
+        return {
+            name.removesuffix("_hugepages"): n
+            for name in sorted(os.listdir(path))
+            if name.endswith("_hugepages")  # not demote, which is write-only
+            and (n := _value(f"{path}/{name}", lambda level, text: None)) is not None
+        }
+
+    found: dict[int, dict[str, int | dict[int, dict[str, int]]]] = {}
+    nodes = sorted(
+        int(n[4:])
+        for n in (os.listdir(f"{sys}/{NODES}") if os.path.isdir(f"{sys}/{NODES}") else ())
+        if n.startswith("node") and n[4:].isdecimal()
+    )
+    for name, sz in sorted(sizes(sys), key=lambda s: -s[1]):
+        found[sz] = {**counters(f"{sys}/{GLOBAL}/{name}")}
+        found[sz]["nodes"] = {
+            k: counters(path)
+            for k in nodes
+            if os.path.isdir(path := f"{sys}/{NODES}/node{k}/hugepages/{name}")
+        }
+    return found
+
+
+class Survey:
+    """One reading of a host for one set of options."""
+
+    def __init__(
+        self, options: Options, release: Release, nodes: list[int], sys: str, proc: str,
+        log: Log | None, statfs: Statfs,
+    ) -> None:  # fmt: skip
+        self.o, self.release, self.nodes, self.sys, self.proc = options, release, nodes, sys, proc
+        self.log: Log = log or (lambda level, text: None)
+        self.statfs = statfs
+        self.mounts: list[tuple[str, int | None]] | None = None
+        self.default = 0
+
+    def _matching(self, page_sz: int) -> list[str]:
+        """Mount points of pages of that size."""
+        if self.mounts is None:
+            self.mounts = mounts(self.proc, self.release.mounts_decoded)
+        if not self.default and any(sz is None for _, sz in self.mounts):
+            self.default = default_size(self.proc)
+        return [point for point, sz in self.mounts if page_sz == (sz or self.default)]
+
+    def hugedir(self, page_sz: int) -> str:
+        """The directory for that size's files or "". get_hugepage_dir"""
+        asked, rule = self.o.huge_dir, self.release.huge_dir_rule
+        if asked is None:
+            return next(iter(self._matching(page_sz)), "")
+        if rule == "exact":
+            return asked if asked in self._matching(page_sz) else ""
+        try:
+            kind, block = self.statfs(asked)
+        except OSError:
+            return ""
+        if rule == "statfs":
+            return asked if kind == libc.HUGETLBFS_MAGIC and block == page_sz else ""
+        for point in self._matching(page_sz):  # a directory below the mount point will do
+            if asked == point or (asked.startswith(point) and asked[len(point)] == "/"):
+                return asked
+        return ""
+
+    def overall(self, name: str, page_sz: int, reusable: int) -> int:
+        """Pages that the kernel could give on any node. get_num_hugepages"""
+        path = f"{self.sys}/{GLOBAL}/{name}"
+        resv = _value(f"{path}/resv_hugepages", self.log)
+        if resv is None or (free := _value(f"{path}/free_hugepages", self.log)) is None:
+            return 0
+        over = _value(f"{path}/nr_overcommit_hugepages", self.log) or 0
+        surplus = _value(f"{path}/surplus_hugepages", self.log) or 0
+        n = max(free - resv, 0) + max(over - surplus, 0)
+        if n == 0 and (reusable or not self.release.none_available_if_reusable):
+            text = self.release.none_available
+            self.log("WARNING", text.format(dir=name, kb=page_sz >> 10))
+        return min(n + reusable, U32)
+
+    def on_node(self, name: str, page_sz: int, node: int) -> int:
+        """Free pages of one node. get_num_hugepages_on_node"""
+        path = f"{self.sys}/{NODES}/node{node}/hugepages"
+        if not os.path.isdir(path):
+            return 0
+        n = _value(f"{path}/{name}/free_hugepages", self.log)
+        if n == 0:
+            text = self.release.none_free
+            self.log("WARNING", text.format(dir=name, kb=page_sz >> 10, node=node))
+        return min(n or 0, U32)
+
+    def count(self, info: HugepageInfo, name: str) -> None:
+        """calc_num_pages: by node; all on node 0 for legacy, reusable pages or if none is free."""
+        if not self.o.legacy_mem and not info.num_reusable:
+            for node in self.nodes:
+                info.num_pages[node] = self.on_node(name, info.page_sz, node)
+        if not any(info.num_pages):
+            info.num_pages[0] = self.overall(name, info.page_sz, info.num_reusable)
+
+    def unmounted(self, name: str, page_sz: int) -> None:
+        if n := self.overall(name, page_sz, 0):
+            text = "reserved, but no mounted hugetlbfs found for that size"
+            self.log("NOTICE", f"{n} hugepages of size {page_sz} {text}")
+        if self.o.in_memory:
+            text = f"hugepages of size {page_sz} bytes will be allocated anonymously"
+            self.log("DEBUG", f"In-memory mode enabled, {text}")
+
+    def run(self, enter: Enter | None) -> Infos:
+        """hugepage_info_init; enter locks and clears a hugedir before its pages are counted."""
+        infos = Infos()
+        try:
+            for name, sz in sizes(self.sys):
+                if len(infos) == MAX_SIZES:
+                    raise _none(f"EAL counts at most {MAX_SIZES} page sizes", "mount fewer of them")
+                info = HugepageInfo(sz, self.hugedir(sz), self.release.numa_nodes_max)
+                if info.hugedir and any(i.hugedir == info.hugedir for i in infos):
+                    raise _none(  # EAL waits for ever for the lock that it holds itself
+                        f"mounts of two page sizes lie on top of each other at {info.hugedir}",
+                        f"umount {info.hugedir}",
+                    )
+                if not info.hugedir:
+                    self.unmounted(name, sz)
+                    infos.dropped = sz
+                    if not self.o.in_memory:
+                        continue
+                infos.dropped = 0
+                infos.append(info)
+                if info.hugedir and enter:
+                    enter(info)
+                self.count(info, name)
+            infos.sort(key=lambda i: -i.page_sz)
+            if not any(any(i.num_pages) for i in infos):
+                raise self.nothing(infos)
+        except BaseException:
+            unlock(infos)
+            raise
+        return infos
+
+    def nothing(self, infos: Infos) -> EalError:
+        mounted = {i.page_sz: i.hugedir for i in infos}
+        found = [
+            f"{sz >> 10} kB: " + (f"none free in {mounted[sz]}" if sz in mounted else "not mounted")
+            for _, sz in sizes(self.sys)
+        ]
+        asked = f" for --huge-dir {self.o.huge_dir}" if self.o.huge_dir else ""
+        return _none(
+            f"no free page of a mounted size{asked} ({'; '.join(found) or 'no size at all'})",
+            "dpdk-hugepages.py --setup 256M, or --in-memory, or --no-huge",
+        )
+
+
+def _none(found: str, todo: str) -> EalError:
+    return EalError(EACCES, "hugepages", f"Cannot get hugepage information: {found}: {todo}")
+
+
+def survey(
+    options: Options, release: Release, nodes: list[int], sys: str = "/sys", proc: str = "/proc",
+    log: Log | None = None, statfs: Statfs = libc.statfs,
+) -> Infos:  # fmt: skip
+    """What discover() would count, by reading alone; stale files are not looked for.
+
+    EalError(EACCES) when no size with a page is left.
+    """
+    return Survey(options, release, nodes, sys, proc, log, statfs).run(None)
+
+
+# --- locking and clearing -------------------------------------------------------------------------
+
+
+def discover(
+    options: Options, release: Release, nodes: list[int], sys: str = "/sys", proc: str = "/proc",
+    log: Log | None = None,
+) -> Infos:  # fmt: skip
+    """The sizes that count, their hugedirs locked until unlock(), stale files cleared.
+
+    Waits while another EAL initialises on the same mount. EalError(EACCES), nothing locked then.
+    """
+
+    def enter(info: HugepageInfo) -> None:
+        _lock(info, log)
+        stale = _stale(info, remove=options.unlink_existing)
+        info.num_reusable = 0 if options.unlink_existing else stale // info.page_sz
+
+    return Survey(options, release, nodes, sys, proc, log, libc.statfs).run(enter)
+
+
+def _lock(info: HugepageInfo, log: Log | None) -> None:
+    try:
+        info.lock_fd = os.open(info.hugedir, os.O_RDONLY)
+        fcntl.flock(info.lock_fd, fcntl.LOCK_EX)
+    except OSError as e:
+        text = "Failed to lock hugepage directory!"
+        if log:
+            log("CRIT", text)
+        raise EalError(
+            EACCES,
+            "hugepages",
+            f"{text} {info.hugedir}: {e.strerror}: mount it for this user (uid=, mode=)"
+            " or name another one with --huge-dir",
+        ) from None
+
+
+def _stale(info: HugepageInfo, remove: bool) -> int:
+    """Bytes of the *map_* files, of any prefix, that nobody holds a lock on; removed if asked."""
+    total = 0
+    for name in os.listdir(info.lock_fd):
+        if "map_" not in name:
+            continue
+        try:
+            fd = os.open(name, os.O_RDONLY, dir_fd=info.lock_fd)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            total += os.fstat(fd).st_size
+            if remove:
+                os.unlink(name, dir_fd=info.lock_fd)
+        except OSError:
+            pass  # somebody's, or a directory
+        finally:
+            os.close(fd)
+    return total
+
+
+def unlock(infos: list[HugepageInfo]) -> None:
+    """Gives the hugedirs back. linux/eal.c: eal_hugedirs_unlock"""
+    for info in infos:
+        if info.lock_fd >= 0:
+            fcntl.flock(info.lock_fd, fcntl.LOCK_UN)  # a forked child may hold the descriptor too
+            os.close(info.lock_fd)
+            info.lock_fd = -1
