@@ -1,0 +1,206 @@
+"""Where a target runs: as root in private mounts that go with it, otherwise as it is."""
+from __future__ import annotations
+
+import glob
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from conformance import host
+
+HUGE = host.RUN + "/hugepages"          # inside the box: HUGE/2M is a hugetlbfs
+
+
+class BoxError(Exception):
+    """The mounts could not be made: a fault of the suite or of this machine."""
+
+
+class Box:
+    """A private mount namespace, held open by a process that waits for the end of its input.
+
+    /run (what /var/run is) is an empty tmpfs, /run/hugepages/2M a hugetlbfs of exactly the pages
+    asked for (min_size= takes them out of the pool, size= allows no more), every other hugetlbfs
+    is out of sight, and so are PCI devices and DPDK's plug-ins. All is gone with the last process.
+
+    binds: {path: tree bound over it}; mounts: [("2M", where, options)] more hugetlbfs, or another
+    file system by its type; lease: pages that an in-memory EAL will take from the machine's pool.
+    """
+    private = True
+
+    def __init__(self, pages=None, *, binds=None, mounts=(), lease=None, ledger=None):
+        self.pages, self.lease = dict(pages or {}), dict(lease or {})
+        self.ledger = ledger or host.Ledger()
+        script = ["set -e", *self._base()]
+        script += [self._hugetlbfs(sz, f"{HUGE}/{sz}", f"size={n * host.size(sz)},"
+                                   f"min_size={n * host.size(sz)}")
+                   for sz, n in self.pages.items()]
+        script += [self._hugetlbfs(*m) if m[0][0].isdigit() else
+                   f"mkdir -p {m[1]}; mount -t {m[0]} -o {m[2] or 'rw'} none {m[1]}"
+                   for m in mounts]
+        script += [f"mount --bind {shlex.quote(str(b))} {shlex.quote(str(a))}"
+                   for a, b in (binds or {}).items()]
+        script += ["echo ready", "read _ || :"]
+        self.ledger.take(self.pages, lambda: self._open("\n".join(script)))
+        if self.lease:
+            self._lease()
+
+    def _lease(self):
+        try:
+            self.ledger.take(self.lease)
+        except host.NotEnough:
+            self.lease = {}
+            self.close()
+            raise
+
+    @staticmethod
+    def _base():
+        run = host.RUN
+        yield f"mount -t tmpfs -o mode=755 none {run}; mkdir {HUGE}; mkdir -m 1777 {run}/user"
+        hide = ["/sys/bus/pci/devices", *glob.glob("/usr/lib/*/dpdk/pmds-*"),
+                *glob.glob("/usr/local/lib/*/dpdk/pmds-*")]
+        for d in filter(os.path.isdir, hide):
+            yield f"mount -t tmpfs none {d}"
+        for where, kind, _ in host.mountinfo():
+            if kind == "hugetlbfs":
+                yield f"umount -l {shlex.quote(where)}"
+
+    @staticmethod
+    def _hugetlbfs(size, where, options=""):
+        options = f"pagesize={size}" + ("," + options if options else "")
+        return f"mkdir -p {where}; mount -t hugetlbfs -o {options} none {where}"
+
+    def _open(self, script):
+        self.holder = subprocess.Popen(
+            [*lifeline(), "unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.pid = self.holder.pid
+        if self.holder.stdout.readline() != "ready\n":
+            _, err = self.holder.communicate(timeout=10)
+            raise BoxError(err.strip() or "the box did not open")
+        self.ns = os.readlink(f"/proc/{self.pid}/ns/mnt")
+
+    @property
+    def enter(self):
+        """Command prefix that runs inside. It execs: the pid stays."""
+        return ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt", "--"]
+
+    def path(self, inside):
+        """A path inside the box as this process can open it.
+
+        Links are followed here: /var/run is an absolute one, and would lead out of the box.
+        """
+        return Path(f"/proc/{self.pid}/root{os.path.realpath(inside)}")
+
+    def hugedir(self, size):
+        """Mount point inside, as for --huge-dir."""
+        return f"{HUGE}/{size}"
+
+    def sh(self, command):
+        """Run a shell command inside and answer what it prints."""
+        done = subprocess.run([*self.enter, "sh", "-ec", command], capture_output=True, text=True,
+                              timeout=30)
+        if done.returncode:
+            raise BoxError(f"{command}: {done.stderr.strip()}")
+        return done.stdout
+
+    def environment(self):
+        return {"XDG_RUNTIME_DIR": f"{host.RUN}/user"}
+
+    def inside(self):
+        """Processes in the box, but for its holder."""
+        found = []
+        for d in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.readlink(d / "ns/mnt") == self.ns and int(d.name) != self.pid:
+                    found.append(int(d.name))
+            except OSError:
+                continue
+        return found
+
+    def close(self):
+        """Give all back. Answers what still ran inside; it is killed, or the pages would stay."""
+        left = [f"{p} {host.cmdline(p)}" for p in self.inside()]
+        for p in self.inside():
+            os.kill(p, signal.SIGKILL)
+        end = time.monotonic() + 5
+        while self.inside() and time.monotonic() < end:
+            time.sleep(0.01)
+        self.holder.communicate(timeout=10)
+        if self.lease:
+            self.ledger.give(self.lease)
+        return left
+
+
+class Open:
+    """No box: an ordinary user's process. The runtime directory is a temporary one; pages that
+    an in-memory EAL takes from the machine's pool are written down in the ledger."""
+    private = False
+    enter: list[str] = []
+
+    def __init__(self, tmp, lease=None, ledger=None):
+        self.pages, self.lease, self.ledger = {}, dict(lease or {}), ledger or host.Ledger()
+        self.tmp = Path(tmp, "run")
+        self.tmp.mkdir(exist_ok=True)
+        self.ledger.take(self.lease)
+
+    def path(self, inside):
+        return Path(inside)
+
+    def environment(self):
+        return {"XDG_RUNTIME_DIR": str(self.tmp)}
+
+    def close(self):
+        self.ledger.give(self.lease)
+        return []
+
+
+def lifeline():
+    """Command prefix: killed with this process, so that `kill -9` of a run leaves nothing."""
+    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+
+
+def limits(**soft):
+    """Command prefix: resource limits by prlimit's names: nofile=20, as_=1 << 30, fsize=100."""
+    return ["prlimit", *(f"--{k.rstrip('_')}={v}" for k, v in soft.items())] if soft else []
+
+
+def user(name=None, drop=()):
+    """Command prefix: another user and/or without capabilities: drop=["sys_admin"]."""
+    caps = ",".join(f"-{c}" for c in drop)
+    prefix = ["--reuid", name, "--regid", group(name), "--clear-groups"] if name else []
+    prefix += [f"--bounding-set={caps}", f"--inh-caps={caps}"] if drop else []
+    return ["setpriv", "--pdeathsig", "KILL", *prefix] if prefix else []
+
+
+def group(name):
+    import pwd
+    return str(pwd.getpwnam(name).pw_gid)
+
+
+class Cgroup:
+    """A hugetlb cgroup with one limit, for children that are put into it by pid."""
+
+    def __init__(self, label, size, limit, reserve=False):
+        self.root, self.version = host.hugetlb_cgroup()
+        self.enabled = self.version == 2 and "hugetlb" not in (
+            self.root / "cgroup.subtree_control").read_text().split()
+        if self.enabled:
+            (self.root / "cgroup.subtree_control").write_text("+hugetlb")
+        self.dir = self.root / label
+        self.dir.mkdir()
+        mb = host.size(size) >> 20
+        unit = f"{mb}MB" if mb < 1024 else f"{mb >> 10}GB"
+        word = "rsvd." * reserve + ("max" if self.version == 2 else "limit_in_bytes")
+        (self.dir / f"hugetlb.{unit}.{word}").write_text(str(limit))
+
+    def add(self, pid):
+        (self.dir / "cgroup.procs").write_text(str(pid))
+
+    def close(self):
+        self.dir.rmdir()
+        if self.enabled:
+            (self.root / "cgroup.subtree_control").write_text("-hugetlb")

@@ -1,0 +1,318 @@
+"""Options, fixtures and checks of the suite: the only machinery that a test's author must know.
+
+start(*args, ...)   an initialised EAL in this test's box; init=False: not yet initialised
+eal                 one that is up, in the cheapest mode: for tests that do not care
+box                 this test's private mounts, with the pages of @needs or @sizes
+mode, page          what @modes and @sizes run through
+evidence(text)      a line for the report: what was seen
+"""
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from conformance import MODES, catalogue, host
+from conformance.box import Box, Cgroup, Open
+from conformance.child import Child, TargetDied, TargetError, TargetHung, command
+from conformance.eal import Eal
+
+HERE = Path(__file__).parent
+REFUSALS = AssertionError, TargetError, TargetDied, TargetHung, pytest.fail.Exception
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("conformance")
+    group.addoption("--target", default="pyeal", help="the EAL under test: pyeal[:RELEASE] "
+                    "(default), librte_eal[:PATH] or 'cmd:PROGRAM ARGS'")
+    group.addoption("--host", default=platform.node(), help="name of this machine in reports")
+    group.addoption("--id", action="append", default=[], metavar="ID",
+                    help="only these requirements: FBA-017, 'MSL-*'")
+    group.addoption("--limit", type=float, default=30, metavar="S",
+                    help="seconds that a target has for one answer (default 30)")
+    group.addoption("--suite", type=Path, default=HERE, help="where requirements/ and "
+                    "deviations.toml lie (tests of the suite itself)")
+
+
+# The run: one target, greeted once.
+
+HELLO = pytest.StashKey()
+NUMBERS = itertools.count(1)
+
+
+class Facts(NamedTuple):
+    """What the target said of itself."""
+    target: str
+    release: str
+    can: frozenset
+
+
+def pytest_configure(config):
+    if config.option.collectonly or config.option.help:
+        config.stash[HELLO] = None
+        return
+    log = Path(os.devnull)
+    try:
+        spec = config.getoption("target")
+        child = Child(command(spec), log, limit=config.getoption("limit"))
+        config.stash[HELLO] = Facts(child.target, child.release, frozenset(child.can))
+        child.close()
+    except (OSError, TargetDied, TargetHung) as e:
+        raise pytest.UsageError(f"--target {spec} does not start: {e}") from None
+
+
+def pytest_report_header(config):
+    if hello := config.stash[HELLO]:
+        pools = ", ".join(f"{p.available} of {p.total} {sz} pages free"
+                          for sz, p in host.pools().items()) or "no hugepages"
+        return [f"target: {hello.target} {hello.release} ({config.getoption('target')})",
+                f"host: {config.getoption('host')}, kernel {platform.release()}, "
+                f"uid {os.geteuid()}, {len(host.nodes()) or 1} node(s), {pools}"]
+    return None
+
+
+def pytest_xdist_auto_num_workers(config):
+    """As many as have 64 pages each; without pages or root nothing but the cores counts."""
+    cores = len(os.sched_getaffinity(0))
+    pages = host.pools().get("2M")
+    if not host.is_root() or not pages or not pages.total:
+        return cores
+    return max(1, min(cores, pages.available // 64))
+
+
+# Collection: ids are known, single, and complete.
+
+def requirement_of(item):
+    m = item.get_closest_marker("requirement")
+    return m.args[0] if m else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session, config, items):
+    suite = config.getoption("suite")
+    try:
+        rows = catalogue.rows(suite / "requirements")
+        deviations = catalogue.deviations(suite / "deviations.toml")
+        untested = catalogue.untested(suite / "untested.toml")
+        faults = catalogue.faults(
+            [(requirement_of(i), i.nodeid.partition("[")[0]) for i in items if requirement_of(i)],
+            whole := _whole(config), rows, untested)
+    except catalogue.Broken as e:
+        raise pytest.UsageError(str(e)) from None
+    hello, used = config.stash[HELLO], set()
+    for item in items:
+        row = rows.get(requirement_of(item))
+        if row is None:
+            continue
+        item.user_properties += [("requirement", row.id), ("family", row.family),
+                                 ("level", row.level), ("statement", row.statement),
+                                 ("host", config.getoption("host"))]
+        if hello:
+            item.user_properties += [("target", hello.target), ("release", hello.release)]
+        params = item.nodeid.partition("[")[2].rstrip("]")
+        for d in deviations:
+            if d.id == row.id and fnmatchcase(params, d.params):
+                used.add(d)
+                if hello and d.covers(hello.target, hello.release):
+                    item.user_properties.append(("deviation", d.why))
+                    item.add_marker(pytest.mark.xfail(reason=f"deviation: {d.why}", strict=True,
+                                                      raises=REFUSALS))
+    if whole:
+        faults += [f"deviations.toml: {d.id} ({d.target}) matches no test"
+                   for d in deviations if d not in used]
+    if faults:
+        raise pytest.UsageError("the suite contradicts itself:\n  " + "\n  ".join(faults))
+    if wanted := config.getoption("id"):
+        keep = [i for i in items if any(fnmatchcase(requirement_of(i) or "", w) for w in wanted)]
+        config.hook.pytest_deselected(items=[i for i in items if i not in keep])
+        items[:] = keep
+
+
+def _whole(config):
+    """Nothing was left out: the suite's own folder is among the arguments."""
+    suite = config.getoption("suite").resolve()
+    at = config.invocation_params.dir
+    return any("::" not in a and (at / a).resolve() in (suite, *suite.parents)
+               for a in config.args)
+
+
+# Needs: what cannot run here is skipped with both numbers.
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    row = catalogue.rows(item.config.getoption("suite") / "requirements").get(requirement_of(item))
+    hello = item.config.stash[HELLO]
+    if row and not catalogue.holds(row.releases, hello.release):
+        pytest.skip(f"not in this release: {row.releases}, target is {hello.release}")
+    want = needs_of(item)
+    if (releases := want.pop("release", "")) and not catalogue.holds(releases, hello.release):
+        pytest.skip(f"not in this release: {releases}, target is {hello.release}")
+    if lacking := sorted(set(want.pop("verbs", ())) - hello.can):
+        pytest.skip(f"{hello.target} has no verb {', '.join(lacking)}")
+    if why := host.lacks(**want):
+        pytest.skip(why)
+
+
+def params_of(item):
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def needs_of(item):
+    """@needs of a test, its class and module in one; pages and root as its mode has them."""
+    want = {}
+    for m in reversed(list(item.iter_markers("needs"))):
+        want |= m.kwargs
+    params = params_of(item)
+    if "page" in params:
+        size, n = params["page"]
+        want["pages"] = {size: n}
+    mode = params.get("mode", "dynmem")
+    if mode == "no-huge":
+        want.pop("pages", None)
+    elif want.get("pages") and mode != "in-memory":
+        want["root"] = True             # hugetlbfs is mounted in the box
+    return want
+
+
+@pytest.fixture
+def mode(request):
+    return request.param
+
+
+@pytest.fixture
+def page(request):
+    """Bytes of the page size that @sizes runs through."""
+    return host.size(request.param[0])
+
+
+# Isolation: everything below the snapshot must be gone when it is compared.
+
+@pytest.fixture(autouse=True)
+def as_found(request):
+    """The host is compared before and after: a difference is an error of the test."""
+    before = host.snapshot()
+    yield
+    if said := host.settled(before):
+        pytest.fail("the host was not left as found: " + "; ".join(said), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def prefix():
+    """What the file prefixes of this process begin with."""
+    return f"eal_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_{os.getpid()}"
+
+
+@pytest.fixture
+def make_box(request, tmp_path, as_found):
+    """make_box({"2M": 8}, binds={"/sys/...": tree}, mounts=[("2M", where, options)], lease={})"""
+    made = []
+
+    def make(pages=None, *, lease=None, **more):
+        try:
+            if host.is_root():
+                box = Box(pages, lease=lease, **more)
+            elif pages or more:
+                pytest.skip(f"wanted root, found uid {os.geteuid()}")
+            else:
+                box = Open(tmp_path, lease)
+        except host.NotEnough as e:
+            pytest.skip(str(e))
+        made.append(box)
+        return box
+    yield make
+    left = [x for b in reversed(made) for x in b.close()]
+    if left:
+        pytest.fail(f"processes left in the box: {'; '.join(left)}", pytrace=False)
+
+
+@pytest.fixture
+def box(request, make_box):
+    """This test's box: a hugetlbfs for each page size needed, with exactly these pages."""
+    pages = needs_of(request.node).get("pages") or {}
+    if params_of(request.node).get("mode") == "in-memory":
+        return make_box(lease=pages)
+    return make_box(pages)
+
+
+@pytest.fixture
+def start(request, tmp_path, prefix, make_box):
+    """start(*args, mode=, box=, init=True, prefix=, env=, as_user=, drop=, rlimits=, cgroup=)
+
+    Every EAL of a test has the same file prefix and box unless told otherwise.
+    """
+    started, default = [], f"{prefix}_{next(NUMBERS)}"
+    test_mode = params_of(request.node).get("mode", "dynmem")
+
+    def start(*args, mode=test_mode, box=None, init=True, prefix=default, **more):
+        box = box or request.getfixturevalue("box")
+        args = [*MODES[mode], *args]
+        if not any(a.startswith("--file-prefix") for a in args):
+            args += ["--file-prefix", prefix]
+        eal = Eal(request.config.getoption("target"), args, box, tmp_path, prefix,
+                  **{"limit": request.config.getoption("limit")} | more)
+        started.append(eal)
+        return eal.init() if init else eal
+
+    yield start
+    faults = []
+    for eal in reversed(started):
+        try:
+            eal.close()
+        except (TargetDied, TargetHung) as e:
+            faults.append(str(e))
+    for eal in started:
+        request.node.add_report_section("call", f"log of {eal!r}", eal.log[-8000:])
+    if faults:
+        pytest.fail("\n".join(faults), pytrace=False)
+
+
+@pytest.fixture
+def eal(start):
+    """An initialised EAL without hugepages: 16 MB of shared files, quick and for any user."""
+    return start("-m", "16", mode="no-huge")
+
+
+@pytest.fixture
+def cgroup(request, prefix, as_found):
+    """cgroup("2M", limit_bytes, reserve=False): for start(..., cgroup=)"""
+    made = []
+
+    def make(size, limit, reserve=False):
+        made.append(Cgroup(f"{prefix}_{next(NUMBERS)}", size, limit, reserve))
+        return made[-1]
+    yield make
+    for c in made:
+        c.close()
+
+
+# Reports
+
+@pytest.fixture
+def evidence(request):
+    """Note what was seen; printed with -v and for a run of one id, kept in every report."""
+    def note(text):
+        request.node.user_properties.append(("evidence", str(text)))
+    return note
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    tr = terminalreporter
+    if config.getoption("verbose") < 1 and not config.getoption("id"):
+        return
+    last = None
+    for r in (r for word in ("passed", "failed", "xfailed", "xpassed")
+              for r in tr.stats.get(word, [])):
+        seen = [v for k, v in r.user_properties if k == "evidence"]
+        if seen and r.when == "call":
+            said = dict(r.user_properties)
+            if said.get("requirement") != last:
+                last = said.get("requirement")
+                tr.section(f"{last}: {said.get('statement')}" if last else r.nodeid, "-")
+            tr.line(f"{r.outcome:7} {r.nodeid.rpartition('::')[2]}")
+            for line in seen:
+                tr.line(f"        {line}")

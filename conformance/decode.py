@@ -1,0 +1,130 @@
+"""Shared files read by fixtures/abi/layouts.json alone, so that pyeal is not its own judge."""
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+LAYOUTS = Path(__file__).parents[1] / "fixtures/abi/layouts.json"
+
+
+class Struct(dict):
+    """A decoded structure: members as keys and attributes; anonymous ones are flattened."""
+    __getattr__ = dict.__getitem__
+
+
+@cache
+def layouts():
+    with open(LAYOUTS) as f:
+        return json.load(f)["releases"]
+
+
+@cache
+def release(name):
+    """Decoder of a release: the one of that name, or of its line (24.11.4 -> 24.11.6)."""
+    line = name.split("-")[0].split(".")[:2]
+    best = [r for r in layouts() if r == name] or [
+        r for r in layouts() if r.split(".")[:2] == line]
+    if not best:
+        raise LookupError(f"no layouts of release {name}; known: {', '.join(layouts())}")
+    return Decoder(best[0])
+
+
+class Decoder:
+    def __init__(self, name):
+        self.name, self._abi = name, layouts()[name]
+        self.structs, self.constants = self._abi["structs"], self._abi["constants"]
+        self.files, self.wire = self._abi["files"], self._abi["wire"]
+
+    def sizeof(self, struct):
+        return self.structs[struct]["size"]
+
+    def member(self, struct, *names):
+        """A member's record: offset (from the struct), size, type, dims."""
+        offset, members = 0, self.structs[struct]["members"]
+        for n in names:
+            m = next(m for m in _flat(members) if m["name"] == n)
+            offset += m["offset"]
+            members = m.get("members") or self.structs.get(_struct(m["type"]), {}).get("members")
+        return m | {"offset": offset}
+
+    def offsetof(self, struct, *names):
+        return self.member(struct, *names)["offset"]
+
+    def struct(self, name, data, offset=0):
+        """Decode one structure at an offset of a buffer."""
+        if len(data) - offset < self.sizeof(name):
+            raise ValueError(f"{name} needs {self.sizeof(name)} bytes, found {len(data) - offset}")
+        return self._members(self.structs[name]["members"], memoryview(data), offset)
+
+    def records(self, name, data):
+        """A file that is an array of one structure."""
+        n = self.sizeof(name)
+        return [self.struct(name, data, i) for i in range(0, len(data) - n + 1, n)]
+
+    def _members(self, members, data, at):
+        return Struct((m["name"], self._value(m, data, at + m["offset"])) for m in _flat(members)
+                      if m["name"] and not m.get("flexible"))
+
+    def _value(self, m, data, at):
+        if dims := m.get("dims"):
+            size = m["elem_size"]
+            if m["type"] == "char":
+                return bytes(data[at:at + m["size"]]).split(b"\0")[0].decode(errors="replace")
+            one = {k: v for k, v in m.items() if k != "dims"} | {"size": size}
+            count = m["size"] // size
+            return [self._value(one, data, at + i * size) for i in range(count)] if dims else []
+        if m.get("kind") != "union" and (sub := m.get("members")):
+            return self._members(sub, data, at)
+        if (s := _struct(m["type"])) in self.structs:
+            return self._members(self.structs[s]["members"], data, at)
+        kind = m.get("base_type", m["type"]).replace("volatile ", "").replace("const ", "")
+        signed = kind in ("int", "long int", "short int", "signed char", "long long int", "char")
+        return int.from_bytes(data[at:at + m["size"]], "little", signed=signed)
+
+    def config(self, data):
+        """RUN/config"""
+        return self.struct("rte_mem_config", data)
+
+    def fbarray(self, data, elt_sz, length):
+        return Fbarray(self, bytes(data), elt_sz, length)
+
+
+class Fbarray:
+    """A file-backed array: elements, then the mask of used ones."""
+
+    def __init__(self, decoder, data, elt_sz, length):
+        self._d, self.data, self.elt_sz, self.len = decoder, data, elt_sz, length
+        at = elt_sz * length
+        self.n_masks = int.from_bytes(data[at:at + 4], "little")
+        at += decoder.offsetof("used_mask", "data")
+        self.masks = [int.from_bytes(data[at + 8 * i:at + 8 * i + 8], "little")
+                      for i in range(-(-length // 64))]
+        self.tail = data[at + 8 * len(self.masks):]
+
+    @property
+    def used(self):
+        """Indices of used entries, ascending."""
+        return [64 * w + b for w, mask in enumerate(self.masks) if mask
+                for b in range(64) if mask >> b & 1]
+
+    def raw(self, i):
+        return self.data[i * self.elt_sz:(i + 1) * self.elt_sz]
+
+    def __getitem__(self, i):
+        """Entry i as a memseg; `raw` for arrays of something else."""
+        return self._d.struct("rte_memseg", self.data, i * self.elt_sz)
+
+
+def _struct(type):
+    return type.replace("volatile ", "").replace("const ", "").removeprefix("struct ")
+
+
+def _flat(members):
+    """Members with those of anonymous structs and unions in their place."""
+    for m in members:
+        if m["name"] is None:
+            for sub in _flat(m["members"]):
+                yield sub | {"offset": m["offset"] + sub["offset"]}
+        else:
+            yield m

@@ -1,0 +1,295 @@
+"""What this machine has, what a test finds missing, and whether it was left as found."""
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+SYS = Path("/sys/kernel/mm/hugepages")
+NODES = Path("/sys/devices/system/node")
+RUN = os.path.realpath("/var/run")
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def size(name):
+    """Bytes of "2M"."""
+    return int(name[:-1]) * UNITS[name[-1]]
+
+
+def name(sz):
+    """2097152 -> "2M"."""
+    return next(f"{sz // UNITS[u]}{u}" for u in "GMK" if not sz % UNITS[u])
+
+
+def kernel_dir(name):
+    return f"hugepages-{size(name) // 1024}kB"
+
+
+class Pool(NamedTuple):
+    """One page size of the whole machine."""
+    total: int
+    free: int
+    resv: int
+    surplus: int
+
+    @property
+    def available(self):
+        return self.free - self.resv
+
+
+def pools():
+    def pool(d):
+        return Pool(*(int((d / f"{w}_hugepages").read_text())
+                      for w in ("nr", "free", "resv", "surplus")))
+    return {name(int(d.name[10:-2]) * 1024): pool(d) for d in sorted(SYS.glob("hugepages-*kB"))}
+
+
+def nodes():
+    return sorted(int(d.name[4:]) for d in NODES.glob("node[0-9]*"))
+
+
+def is_root():
+    return os.geteuid() == 0
+
+
+def mountinfo():
+    """Mounts as (mount point, file system type, device)."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        found.append((left.split()[4].replace(r"\040", " "), right.split()[0], right.split()[1]))
+    return found
+
+
+# Needs: each answers None, or "wanted this, found that".
+
+def _pages(want, host):
+    for sz, n in want.items():
+        found = host.get(sz, Pool(0, 0, 0, 0))
+        if found.total < n:
+            return f"wanted {n} free {sz} pages, found {found.total}"
+    return None
+
+
+def _strace(_):
+    if not shutil.which("strace"):
+        return "wanted strace, found none"
+    scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+    if not is_root() and scope.exists() and (found := scope.read_text().strip()) != "0":
+        return f"wanted root or ptrace_scope 0 for strace, found uid {os.geteuid()}, scope {found}"
+    return None
+
+
+def hugetlb_cgroup():
+    """(directory, version) of the hugetlb controller, None without one."""
+    for where, kind, _ in mountinfo():
+        d = Path(where)
+        if kind == "cgroup2" and "hugetlb" in (d / "cgroup.controllers").read_text().split():
+            return d, 2
+        if kind == "cgroup" and list(d.glob("hugetlb.*.limit_in_bytes")):
+            return d, 1
+    return None
+
+
+def _cgroup(want):
+    if not is_root():
+        return f"wanted root for a {want} cgroup, found uid {os.geteuid()}"
+    return None if want == "hugetlb" and hugetlb_cgroup() else f"wanted {want} cgroup, found none"
+
+
+def _phys(_):
+    """Frame numbers in pagemap: root with CAP_SYS_ADMIN, and not a container that hides them."""
+    from conformance import proc
+    probe = bytearray(1)
+    import ctypes
+    at = ctypes.addressof(ctypes.c_char.from_buffer(probe))
+    return None if proc.frame("self", at) else "wanted physical addresses, found none in pagemap"
+
+
+NEEDS = {
+    "root": lambda want: None if is_root() else f"wanted root, found uid {os.geteuid()}",
+    "strace": _strace,
+    "gdb": lambda want: None if shutil.which("gdb") else "wanted gdb, found none",
+    "nodes": lambda want: None if len(nodes()) >= want
+             else f"wanted {want} NUMA nodes, found {len(nodes())}",
+    "cgroup": _cgroup,
+    "phys": _phys,
+    "kernel": lambda want: None if version(platform.release()) >= version(want)
+              else f"wanted kernel {want}, found {platform.release()}",
+    "path": lambda want: None if os.path.exists(want) else f"wanted {want}, found none",
+    "cpus": lambda want: None if len(os.sched_getaffinity(0)) >= want
+            else f"wanted {want} CPUs, found {len(os.sched_getaffinity(0))}",
+}
+
+
+def lacks(**want):
+    """Why a test cannot run here, or None."""
+    for what, value in want.items():
+        if what == "pages":
+            why = _pages(value, pools())
+        elif value in (None, False):
+            continue
+        else:
+            why = NEEDS[what](value)
+        if why:
+            return why
+    return None
+
+
+def version(text):
+    """22.11.11 -> (22, 11, 11); what follows the numbers does not count."""
+    return tuple(map(int, re.findall(r"\d+", re.match(r"[\d.]*", text)[0])))
+
+
+# The pool ledger. In-memory EALs take from the machine's own pool and no mount keeps pages for
+# them, so workers agree in one file. A box needs no entry: min_size= makes the kernel keep them.
+
+class NotEnough(Exception):
+    """Pages are there, but others hold them."""
+
+
+class Ledger:
+    def __init__(self, path=None, limit=60.0):
+        self.path = path or Path(tempfile.gettempdir(), f"pyeal-conformance-{os.geteuid()}.ledger")
+        self.limit = limit
+
+    @contextmanager
+    def _entries(self):
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "r+") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            try:
+                entries = json.load(f)
+            except ValueError:
+                entries = []
+            entries = [e for e in entries if e[1] == started(e[0])]     # of the living
+            yield entries
+            f.seek(0)
+            f.truncate()
+            json.dump(entries, f)
+
+    def take(self, pages, hold=None):
+        """Wait until the pages are free. With `hold`, it reserves them itself (a mount);
+        without, they are written down until `give`."""
+        end, wait = time.monotonic() + self.limit, 0.01
+        while True:
+            with self._entries() as entries:
+                now, short = pools(), None
+                for sz, n in pages.items():
+                    held = sum(e[2].get(sz, 0) for e in entries)
+                    if (found := now[sz].available - held if sz in now else 0) < n:
+                        short = f"wanted {n} free {sz} pages, found {max(found, 0)}"
+                if not short:
+                    if hold:
+                        return hold()
+                    entries.append([os.getpid(), started(os.getpid()), pages])
+                    return None
+            if time.monotonic() > end:
+                raise NotEnough(short)
+            time.sleep(wait)
+            wait = min(2 * wait, 0.5)
+
+    def give(self, pages):
+        with self._entries() as entries:
+            entries.remove([os.getpid(), started(os.getpid()), pages])
+
+
+def started(pid):
+    """Start time of a process in ticks: with the pid, it names one process. None when gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+# Left as found
+
+class Snapshot(NamedTuple):
+    """The parts of a host that a test must not change."""
+    pools: dict
+    mounts: frozenset
+    files: frozenset
+    children: frozenset
+
+
+def children(pid=None):
+    """Living processes whose parent is this one."""
+    found = set()
+    for d in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
+        found |= set(map(int, (d / "children").read_text().split()))
+    return frozenset(found)
+
+
+def snapshot(prefix="eal_"):
+    """`prefix`: file prefixes of our own; what else comes and goes in /run/dpdk is not ours."""
+    mounts = mountinfo()
+    files = set()
+    for where, kind, _ in mounts:
+        if kind == "hugetlbfs":
+            try:
+                files |= {f"{where}/{f}" for f in os.listdir(where) if f.startswith(prefix)}
+            except OSError:
+                pass
+    for base in (RUN, tempfile.gettempdir()):
+        if os.path.isdir(d := f"{base}/dpdk"):
+            try:
+                files |= {f"{d}/{f}" for f in os.listdir(d) if f.startswith(prefix)}
+            except PermissionError:
+                pass
+    ours = {m for m in mounts if m[1] == "hugetlbfs" or m[0].startswith(("/sys/", RUN + "/dpdk"))}
+    return Snapshot(pools(), frozenset(ours), frozenset(files), children())
+
+
+def users():
+    """Other processes that hold hugepages or could: counters cannot be laid at our door then."""
+    us, found = os.readlink("/proc/self/ns/mnt"), []
+    for d in Path("/proc").glob("[0-9]*"):
+        try:
+            held = re.search(r"HugetlbPages:\s+(\d+)", (d / "status").read_text())
+            elsewhere = os.readlink(d / "ns/mnt") != us
+            if (held and held[1] != "0") or (elsewhere and " hugetlbfs " in (
+                    d / "mountinfo").read_text()):
+                found.append(int(d.name))
+        except OSError:
+            continue
+    return found
+
+
+def difference(before, after):
+    """What a test left behind or took away, as sentences."""
+    said = []
+    for sz, b in before.pools.items():
+        a = after.pools.get(sz)
+        if a is None or (a.total, a.surplus) != (b.total, b.surplus):
+            said.append(f"{sz} pool changed: {b} -> {a}")
+        elif a.available < b.available and not users():
+            said.append(f"{b.available - a.available} {sz} pages are missing")
+    said += [f"mount left behind: {m[0]} ({m[1]})" for m in after.mounts - before.mounts]
+    said += [f"mount is gone: {m[0]} ({m[1]})" for m in before.mounts - after.mounts]
+    said += [f"file left behind: {f}" for f in sorted(after.files - before.files)]
+    said += [f"process left behind: {p} {cmdline(p)}" for p in after.children - before.children]
+    return said
+
+
+def cmdline(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:100]
+    except OSError:
+        return "(gone)"
+
+
+def settled(before, prefix="eal_", limit=3.0):
+    """The difference that remains once the kernel has had time to give pages back."""
+    end, wait = time.monotonic() + limit, 0.005
+    while (said := difference(before, snapshot(prefix))) and time.monotonic() < end:
+        time.sleep(wait)
+        wait *= 2
+    return said
