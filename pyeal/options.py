@@ -63,38 +63,26 @@ def _no(text: str, todo: str) -> EalError:
     return EalError(EINVAL, "options", f"{text}: {todo}")
 
 
-_TEXTS = {
-    "getopt": {
-        "channels": "invalid channel number",
-        "ranks": "invalid rank number",
-        "value": "invalid parameters for --{name}",
-        "number": "invalid parameter for --{name}",
-        "huge-dir": "Invalid length of --huge-dir option",
-        "file-prefix": "Invalid length of --file-prefix option",
-        "percent": "Invalid char, '%', in --file-prefix option",
-        "huge-unlink": "invalid --huge-unlink option",
-        "iova-mode": "invalid parameters for --iova-mode",
-        "proc-type": "Invalid process type specified",
-        "list": "invalid core list syntax",
-    },
-    "argparse": {
-        "channels": "invalid memory channel parameter",
-        "ranks": "invalid memory rank parameter",
-        "value": "invalid {name} parameter: '{value}'",
-        "number": "invalid {name} '{value}'",
-        "huge-dir": "Invalid hugepage dir parameter",
-        "file-prefix": "Invalid file prefix parameter",
-        "percent": "Invalid char, '%', in file_prefix parameter",
-        "huge-unlink": "invalid huge-unlink parameter",
-        "iova-mode": "invalid iova mode parameter '{value}'",
-        "proc-type": "invalid process type: {value}",
-        "list": "Error parsing lcore list: '{value}'",
-    },
+_TEXTS = {  # as getopt's releases put it, as argparse's do
+    "channels": ("invalid channel number", "invalid memory channel parameter"),
+    "ranks": ("invalid rank number", "invalid memory rank parameter"),
+    "value": ("invalid parameters for --{name}", "invalid {name} parameter: '{value}'"),
+    "number": ("invalid parameter for --{name}", "invalid {name} '{value}'"),
+    "dir": ("Invalid length of --huge-dir option", "Invalid hugepage dir parameter"),
+    "prefix": ("Invalid length of --file-prefix option", "Invalid file prefix parameter"),
+    "percent": (
+        "Invalid char, '%', in --file-prefix option",
+        "Invalid char, '%', in file_prefix parameter",
+    ),
+    "unlink": ("invalid --huge-unlink option", "invalid huge-unlink parameter"),
+    "iova": ("invalid parameters for --iova-mode", "invalid iova mode parameter '{value}'"),
+    "proc": ("Invalid process type specified", "invalid process type: {value}"),
+    "list": ("invalid core list syntax", "Error parsing lcore list: '{value}'"),
 }
 
 
 def _bad(o: Options, key: str, value: str | None, todo: str, name: str = "") -> EalError:
-    text = _TEXTS[o.release.arguments][key].format(name=name, value=value)
+    text = _TEXTS[key][o.release.arguments == "argparse"].format(name=name, value=value)
     return _no(text, f"{todo}, found {value!r}")
 
 
@@ -117,7 +105,7 @@ def strto(text: str, base: int = 10) -> tuple[int, str]:
     digits, n = _DIGITS[:base], 0
     while n < len(s) and s[n].lower() in digits:
         n += 1
-    return (sign * int(s[:n], base), s[n:]) if n else (0, text)
+    return (sign * int(s[: min(n, 999)], base), s[n:]) if n else (0, text)
 
 
 def atoi(text: str) -> int:
@@ -207,7 +195,7 @@ def _huge_unlink(o: Options, value: str | None) -> None:
         o.log("WARNING", "Using --huge-unlink=never may create data leaks.")
         o.unlink_existing = False
     elif value != "existing":
-        raise _bad(o, "huge-unlink", value, "existing, always or never is wanted")
+        raise _bad(o, "unlink", value, "existing, always or never is wanted")
 
 
 def _base_virtaddr(o: Options, value: str | None) -> None:
@@ -219,7 +207,7 @@ def _base_virtaddr(o: Options, value: str | None) -> None:
 
 def _iova_mode(o: Options, value: str | None) -> None:
     if value not in ("pa", "va"):
-        raise _bad(o, "iova-mode", value, "pa or va is wanted")
+        raise _bad(o, "iova", value, "pa or va is wanted")
     o.iova_mode = value.upper()
 
 
@@ -383,7 +371,7 @@ def _o(
 
 
 # since and until (the first without it) are release lines. Without a handler, or with one that
-# only looks at the value (_CHECKED), an option means nothing here. One letter: no long name.
+# only looks at the value (_CHECKED), an option means nothing here. One letter is all the name.
 # fmt: off
 _OPTIONS: tuple[Row, ...] = (
     # what decides memory; the order is the order in which argparse's values are taken
@@ -417,26 +405,22 @@ _OPTIONS: tuple[Row, ...] = (
     _o("base-virtaddr", MUST, _base_virtaddr),
     _o("help", NO, _help, "h"),
     # what does not
-    _o("force-max-simd-bitwidth", MUST, _simd),
-    _o("huge-worker-stack", MAY, _worker_stack, since="22"),
-    _o("mbuf-pool-ops-name", MUST, _pool_ops),
-    _o("vfio-intr", MUST, _vfio_intr),
-    _o("a", MUST, until="25"), _o("b", MUST, until="25"), _o("d", MUST, until="25"),
-    _o("w", MUST, until="21"), _o("s", MUST, until="25"), _o("S", MUST, until="25"),
-    _o("v", until="25"),
-    _o("allow", MUST, until="25"), _o("block", MUST, until="25"),
+    _o("force-max-simd-bitwidth", MUST, _simd), _o("mbuf-pool-ops-name", MUST, _pool_ops),
+    _o("huge-worker-stack", MAY, _worker_stack, since="22"), _o("vfio-intr", MUST, _vfio_intr),
+    *(_o(name) for name in ("create-uio-dev", "no-hpet", "no-pci", "telemetry", "no-telemetry",
+                            "vmware-tsc-map")),
+    *(_o(name, MUST) for name in ("vdev", "vfio-vf-token", "log-level", "trace", "trace-dir",
+                                  "trace-bufsz", "trace-mode")),
+    _o("syslog", MUST, until="24"), _o("syslog", MAY, since="24"),
+    _o("log-color", MAY, since="24"), _o("log-timestamp", MAY, since="24"),
+    _o("v", until="25"), _o("version", NO, None, "v", since="25"),
+    *(_o(name, MUST, until="21") for name in ("w", "pci-whitelist", "pci-blacklist")),
+    *(_o(name, MUST, until="25") for name in ("a", "allow", "b", "block", "d", "s", "S")),
     _o("allow", MUST, None, "a", since="25"), _o("block", MUST, None, "b", since="25"),
-    _o("pci-whitelist", MUST, until="21"), _o("pci-blacklist", MUST, until="21"),
     _o("driver-path", MUST, None, "d", since="25"),
     _o("service-coremask", MUST, None, "s", since="25"),
     _o("service-corelist", MUST, None, "S", since="25"),
-    _o("version", NO, None, "v", since="25"),
     _o("auto-probing", since="26"), _o("no-auto-probing", NO, None, "A", since="26"),
-    _o("create-uio-dev"), _o("no-hpet"), _o("no-pci"), _o("telemetry"), _o("no-telemetry"),
-    _o("vmware-tsc-map"), _o("vdev", MUST), _o("vfio-vf-token", MUST),
-    _o("log-level", MUST), _o("log-color", MAY, since="24"), _o("log-timestamp", MAY, since="24"),
-    _o("syslog", MUST, until="24"), _o("syslog", MAY, since="24"),
-    _o("trace", MUST), _o("trace-dir", MUST), _o("trace-bufsz", MUST), _o("trace-mode", MUST),
 )
 _CHECKED = (_simd, _worker_stack, _pool_ops, _vfio_intr)
 _MANY = ("allow", "block", "driver-path", "vdev", "log-level", "trace", "pagesz-mem")
@@ -488,6 +472,7 @@ def _getopt(args: list[str], rows: list[Row]) -> Iterator[tuple[Row, str | None]
     """getopt_long: words without a dash are passed over, long names may be cut short."""
     longs = {r[0]: r for r in rows if len(r[0]) > 1}
     shorts = {r[1] or r[0]: r for r in rows if r[1] or len(r[0]) == 1}
+    unknown = "this release of EAL has none such"
     it = iter(args)
     for arg in it:
         if arg == "--":
@@ -496,20 +481,21 @@ def _getopt(args: list[str], rows: list[Row]) -> Iterator[tuple[Row, str | None]
             name, eq, value = arg[2:].partition("=")
             hits = [name] if name in longs else [n for n in longs if n.startswith(name)]
             if not hits:
-                raise _no(f"unrecognized option '--{name}'", "this release of EAL has none such")
+                raise _no(f"unrecognized option '{arg}'", unknown)
             if len(hits) > 1:
-                raise _no(f"option '--{name}' is ambiguous", "could be --" + ", --".join(hits))
+                raise _no(f"option '{arg}' is ambiguous", "could be --" + ", --".join(hits))
             row = longs[hits[0]]
             if eq and row[2] == NO:
                 raise _no(f"option '--{row[0]}' doesn't allow an argument", "leave it out")
-            yield row, value if eq else _next(it, "--" + row[0]) if row[2] == MUST else None
+            missing = f"option '--{row[0]}' requires an argument"
+            yield row, value if eq else _next(it, missing) if row[2] == MUST else None
             continue
         while arg[:1] == "-" and len(arg) > 1:  # letters may stand together: -vm64
             if arg[1] not in shorts:
-                raise _no(f"invalid option -- '{arg[1]}'", "this release of EAL has none such")
+                raise _no(f"invalid option -- '{arg[1]}'", unknown)
             row = shorts[arg[1]]
             if row[2] == MUST:
-                yield row, arg[2:] or _next(it, arg[:2])
+                yield row, arg[2:] or _next(it, f"option requires an argument -- '{arg[1]}'")
                 break
             yield row, None
             arg = "-" + arg[2:]
@@ -532,18 +518,20 @@ def _argparse(args: list[str], rows: list[Row]) -> Iterator[tuple[Row, str | Non
         row = names.get(name)
         if row is None:
             raise _no(f"unknown argument {arg}!", "this release of EAL has none such")
-        if name in seen and row[0] not in _MANY:
+        if row[0] in seen and row[0] not in _MANY:
             raise _no(f"argument {name} should not occur multiple times!", "say it once")
         if value is not None and row[2] == NO:
             raise _no(f"argument {name} should not take value!", "leave it out")
-        seen.update(("--" + row[0], "-" + row[1]))
-        yield row, _next(it, name) if value is None and row[2] == MUST else value
+        seen.add(row[0])
+        if value is None and row[2] == MUST:
+            value = _next(it, f"argument {name} doesn't have value!")
+        yield row, value
 
 
-def _next(it: Iterator[str], name: str) -> str:
+def _next(it: Iterator[str], missing: str) -> str:
     for value in it:
         return value
-    raise _no(f"option requires an argument -- '{name}'", "a value has to follow")
+    raise _no(missing, "a value has to follow")
 
 
 def _last_words(o: Options, names: set[str]) -> None:
@@ -551,12 +539,12 @@ def _last_words(o: Options, names: set[str]) -> None:
     getopt = o.release.arguments == "getopt"
     o.proc_type = o.proc_type.lower()
     if o.proc_type not in ("primary", "secondary", "auto"):
-        raise _bad(o, "proc-type", o.proc_type, "primary, secondary or auto is wanted")
+        raise _bad(o, "proc", o.proc_type, "primary, secondary or auto is wanted")
     if not o.file_prefix or "%" in o.file_prefix:
-        key = "percent" if o.file_prefix else "file-prefix"
+        key = "percent" if o.file_prefix else "prefix"
         raise _bad(o, key, o.file_prefix, "a name without % is wanted")
     if o.huge_dir == "":
-        raise _bad(o, "huge-dir", "", "a directory in a hugetlbfs mount is wanted")
+        raise _bad(o, "dir", "", "a directory in a hugetlbfs mount is wanted")
     if getopt:
         states = (
             ("legacy", o.legacy_mem),

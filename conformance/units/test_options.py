@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pyeal import EalError, lcores, options, releases
+from pyeal import lcores, options, releases
+from pyeal.errors import EalError
 
 ORACLE = Path(__file__).with_name("oracle.py")
 M = 1 << 20
@@ -66,7 +67,7 @@ ACCEPTED: list[tuple[list[str], dict[str, object]]] = [
     (["--file-prefix=", "--file-prefix=x"], {"file_prefix": "x"}),
     (["--huge-dir=/nowhere"], {"huge_dir": "/nowhere"}),
     (["-l", "0"], {"lcores": [0], "cpus": [0]}),
-    (["-l", ","], {"lcores": [0]}),
+    (["-l", ",0"], {"lcores": [0]}),
     (["-l", " 0 , 0"], {"lcores": [0]}),
     (["-l", "3-1,0"], {"lcores": [0]}),
     (["-c", " 0x1"], {"lcores": [0]}),
@@ -140,7 +141,7 @@ REFUSED: list[tuple[list[str], str]] = [
      "Options allow (-a) and block (-b) can't be used at the same time"),
     (["--mbuf-pool-ops-name="], "Invalid length of --mbuf-pool-ops-name option"),
     (["--nonsense"], "unrecognized option '--nonsense'"),
-    (["--numa-mem=1"], "unrecognized option '--numa-mem"),
+    (["--numa-mem=1"], "unrecognized option '--numa-mem=1'"),
     (["-w", "00:01.0"], "invalid option -- 'w'"),
     (["--no-h"], "option '--no-h' is ambiguous"),
     (["--no-huge=1"], "option '--no-huge' doesn't allow an argument"),
@@ -158,7 +159,7 @@ BY_RELEASE: list[tuple[list[str], list[str], str]] = [
     (["--master-lcore=0"], ALL[:1], "--master-lcore"),
     (["-w", "00:01.0"], ALL[:1], "w"),
     (["--pci-whitelist=00:01.0"], ALL[:1], "--pci-whitelist"),
-    (["--syslog"], ALL[4:], "option requires an argument -- '--syslog'"),
+    (["--syslog"], ALL[4:], "option '--syslog' requires an argument"),
     (["--log-color=never", "--log-timestamp"], ALL[4:], "unrecognized option '--log-color'"),
     (["--numa-mem=1", "--numa-limit=2"], ARGPARSE, "unrecognized option '--numa-mem'"),
     (["--memory-size=1", "--memory-channels=2"], ARGPARSE, "unrecognized option '--memory-size'"),
@@ -214,7 +215,7 @@ def test_refusals_carry_eals_words_and_errno(args: list[str], phrase: str) -> No
 
     assert e.value.errno == EINVAL
     assert e.value.stage == "options"
-    assert "requires an argument" in e.value.text if "requires" in phrase else phrase in e.value.text
+    assert phrase in e.value.text
 
 
 @pytest.mark.parametrize("release", ALL)
@@ -233,7 +234,7 @@ def test_releases_part_where_the_table_says(
     assert (refusal is None) == (release in accepting), refusal
     if refusal and phrase:
         known = (phrase, phrase.replace("unrecognized option '", "unknown argument "))
-        assert any(k.rstrip("'") in refusal for k in known), refusal
+        assert any(k.rstrip("'") in refusal for k in known)
 
 
 def test_aliases_of_argparse_replace_each_other() -> None:
@@ -381,5 +382,5 @@ def test_a_real_eal_agrees_on_every_list(real: tuple[releases.Release, Ask]) -> 
         if answer["accepted"] != (words is None) or not agreed:
             differing.append((args, words, answer["accepted"], answer["text"]))
 
-    assert differing == []
+    assert not differing, differing
     assert len(LISTS) > 100
