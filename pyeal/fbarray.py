@@ -183,10 +183,11 @@ class Arrays:
                 path = self.path(name)
                 fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
                 _lock_new(fd, path)
-                # a file of its own size holds nothing worth zeroing page by page afterwards
-                os.ftruncate(fd, 0)
+                stale = os.fstat(fd).st_size
                 os.ftruncate(fd, size)
                 libc.mmap(va, size, PROT_RW, MAP_SHARED | MAP_FIXED, fd)
+                if stale:
+                    _clear(fd, va, size)
         except (OSError, EalError) as e:
             _undo(va, size, fd)
             raise _as_eal(e, f"array {name} could not be made") from None
@@ -226,6 +227,14 @@ class Arrays:
         if not size or size != file_size(desc.len, desc.elt_sz):
             raise EalError(ENOENT, "fbarray", f"array {desc.name.decode()!r} is not mapped here")
         return desc.data, size, fd
+
+    def write(self, desc: layout.Fbarray, offset: int, data: bytes | memoryview) -> None:
+        """Copies data into the elements; through the file, which saves a fault for each page."""
+        va, size, fd = self._area(desc)
+        if fd >= 0:
+            os.pwrite(fd, data, offset)
+        else:
+            libc.memory(va + offset, len(data))[:] = data
 
     def detach(self, desc: layout.Fbarray) -> None:
         """Unmaps it; file and descriptor stay. rte_fbarray_detach. EalError(ENOENT)."""
@@ -282,12 +291,20 @@ def _lock_new(fd: int, path: str) -> None:
     """Exclusive for a moment, which proves that nobody has it; then shared for good."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         raise EalError(
             EBUSY, "fbarray",
             f"couldn't lock {path}: another process has it; is a primary or secondary alive?",
         ) from None  # fmt: skip
     fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _clear(fd: int, va: int, size: int) -> None:
+    """Zeroes the file, by a hole where the file system can."""
+    try:
+        libc.fallocate(fd, libc.FALLOC_PUNCH_HOLE | libc.FALLOC_KEEP_SIZE, 0, size)
+    except OSError:
+        memset(va, 0, size)
 
 
 def _undo(va: int, size: int, fd: int) -> None:

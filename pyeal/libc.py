@@ -7,8 +7,14 @@ flags live here. Lengths and offsets are bytes, addresses are ints.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import time
 from ctypes import c_int, c_long, c_size_t, c_ulong, c_void_p
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 PROT_RW = PROT_READ | PROT_WRITE
@@ -150,6 +156,51 @@ def page_nodes(va: int, page_sz: int, n: int) -> list[int]:
 def memory(va: int, length: int) -> memoryview:
     """The bytes at va as a writable view. It must go before the mapping does."""
     return memoryview((ctypes.c_char * length).from_address(va)).cast("B")
+
+
+_cas: object = None
+
+
+def compare_exchange(va: int, old: int, new: int) -> bool:
+    """Atomically makes the signed 4-byte word at va new if it is old.
+
+    Python has no atomic operation on memory; gcc's run-time library has. Where that is missing
+    a plain store is made, which is right as long as no other process shares the word.
+    """
+    global _cas
+    if _cas is None:
+        try:
+            fn = ctypes.PyDLL("libatomic.so.1")["__atomic_compare_exchange_4"]
+            fn.restype, fn.argtypes = ctypes.c_bool, (c_void_p, c_void_p, c_int, c_int, c_int)
+            _cas = fn
+        except OSError:
+            _cas = False
+    if _cas:
+        seen = c_int(old)
+        return bool(_cas(va, ctypes.addressof(seen), new, 5, 5))  # type: ignore[operator]
+    word = c_int.from_address(va)
+    if word.value != old:
+        return False
+    word.value = new
+    return True
+
+
+def lock_word(va: int, free: Callable[[int], bool], add: int, wait: float = 5.0) -> None:
+    """Adds to the lock word at va once it is free; OSError(ETIMEDOUT) when it never is."""
+    word, pause, left = c_int.from_address(va), 1e-5, wait
+    while True:
+        value = word.value
+        if free(value):
+            if compare_exchange(va, value, value + add):
+                return
+        elif left > 0:
+            time.sleep(pause)
+            left, pause = left - pause, min(pause * 2, 0.01)
+        else:
+            raise OSError(
+                errno.ETIMEDOUT,
+                f"the lock word at {va:#x} holds {value} for {wait} s; a killed process may hold it",
+            )
 
 
 def zero(va: int, length: int) -> None:

@@ -13,14 +13,18 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "family": "A",                       # offsets in rte_mem_config: layout.py
         "numa_nodes_max": 4,                 # RTE_MAX_NUMA_NODES of a meson default build
         "lists": "per-list",                 # several memseg lists a type, each reserved by itself
-        "page_file": "{prefix}map_{n}",      # n = list * 8192 + segment
+        "page_file": ("{prefix}map_", 8192), # then list * 8192 + segment
         "list_number": "type",               # last number of a list's name counts within its type
         "probes_memfd": True,                # --in-memory tries memfd_create("test", MFD_HUGETLB)
         "stats_page_file": False,            # looks at a page's path before it opens it
         "huge_dir_rule": "exact",            # --huge-dir against the mount point
-        "huge_unlink_takes_value": False,
-        "in_memory_with_no_huge": False,
-        "option_names": (),                  # names that the base set lacks
+        "arguments": "getopt",               # who reads the arguments: getopt_long or rte_argparse
+        "cpus_looked_at": 128,               # for nodes; RTE_MAX_LCORE, later CPU_SETSIZE
+        "detected": ("Detected {} lcore(s)", "Detected {} NUMA nodes"),
+        "none_free": "No free hugepages reported in {dir}",
+        "none_available": "No available hugepages reported in {dir}",
+        "none_available_if_reusable": False, # 22.11 says so only when it is not so
+        "mounts_decoded": False,             # reads /proc/mounts with getmntent
         "runtime_directory_env": False,      # $RUNTIME_DIRECTORY decides the base
         "runtime_dir_without_shconf": False, # made although no file goes into it
         "hint_warning": "always",            # when "hint not respected" is a WARNING
@@ -41,11 +45,15 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     ("21.11.9", {
         "numa_nodes_max": 32,
         "huge_dir_rule": "parent",
+        "cpus_looked_at": 1024,
+        "detected": ("Detected CPU lcores: {}", "Detected NUMA nodes: {}"),
+        "none_free": "No free {kb} kB hugepages reported on node {node}",
+        "none_available": "No available {kb} kB hugepages reported",
         "detaches_memory": True,
     }),
     ("22.11.11", {
         "stats_page_file": True,
-        "huge_unlink_takes_value": True,
+        "none_available_if_reusable": True,
         "runtime_directory_env": True,
         "runtime_dir_without_shconf": True,
         "hint_warning": "asked",
@@ -67,18 +75,17 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     }),
     ("25.11.2", {
         "probes_memfd": False,
-        "in_memory_with_no_huge": True,
-        "option_names": ("numa-mem", "numa-limit"),
+        "arguments": "argparse",
         "message_size": 340,
         "retry_after_failure": True,
     }),
     ("26.07", {
         "family": "C",
         "lists": "per-type",
-        "page_file": "{prefix}map_{list}_{seg}",
+        "page_file": ("{prefix}map_{list}_", 0),
         "list_number": "slot",
         "huge_dir_rule": "statfs",
-        "option_names": ("numa-mem", "numa-limit", "pagesz-mem"),
+        "mounts_decoded": True,
         "socket_path_max": 108,
     }),
 )
@@ -93,14 +100,18 @@ class Release:
     family: str
     numa_nodes_max: int
     lists: str
-    page_file: str
+    page_file: tuple[str, int]
     list_number: str
     probes_memfd: bool
     stats_page_file: bool
     huge_dir_rule: str
-    huge_unlink_takes_value: bool
-    in_memory_with_no_huge: bool
-    option_names: tuple[str, ...]
+    arguments: str
+    cpus_looked_at: int
+    detected: tuple[str, str]
+    none_free: str
+    none_available: str
+    none_available_if_reusable: bool
+    mounts_decoded: bool
     runtime_directory_env: bool
     runtime_dir_without_shconf: bool
     hint_warning: str

@@ -1,0 +1,505 @@
+"""One EAL: the order of its stages. The only file that knows it. linux/eal.c: rte_eal_init"""
+
+from __future__ import annotations
+
+import os
+from _thread import RLock
+from ctypes import addressof, memset, sizeof
+from errno import EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC
+
+from . import (
+    dynmem,
+    hugepages,
+    layout,
+    legacy,
+    lcores,
+    libc,
+    memfd,
+    memseg,
+    options,
+    releases,
+    runtime,
+)
+from .errors import EalError
+from .fbarray import Arrays
+from .heap import Heaps
+from .layout import BAD_IOVA, FLAG_DO_NOT_FREE
+from .memseg import MemsegList, MemsegLists
+from .segments import Pagemap, Pages, Segments, frames
+from .vaspace import VaSpace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .layout import Memseg
+
+IOMMU_GROUPS = "/sys/kernel/iommu_groups"
+MEMZONE = 72  # bytes of struct rte_memzone
+MAX_DMA_BITS = 63
+
+
+class Eal:
+    """EAL's memory in this process, as a primary. `with pyeal.init([...]) as eal:` cleans up.
+
+    args: EAL's own arguments; release: whose behaviour, "22.11.11" or just "24.11"; log: called
+    with (level, text) for what EAL would log. Several may live in one process, with prefixes of
+    their own. EalError carries EAL's errno and the stage; nothing is left behind then.
+    """
+
+    def __init__(
+        self,
+        args: list[str] | tuple[str, ...] = (),
+        release: str = releases.DEFAULT,
+        log: Callable[[str, str], object] | None = None,
+    ) -> None:
+        self.log = log or (lambda level, text: None)
+        self.release = releases.get(release)
+        self.pid = os.getpid()
+        self.mutex = RLock()  # one thread at a time changes memory
+        self.infos: list[hugepages.HugepageInfo] = []
+        self._tables: list[int] = []
+        self._pages: list[Pages] = []  # what alloc() gave and free() did not take yet
+        self._undo: list[Callable[[], object]] = []  # takes a failed start back, latest first
+        self.closed = False
+        try:
+            self._init(list(args))
+        except BaseException as e:
+            self.closed = True
+            for undo in reversed(self._undo):
+                undo()
+            if isinstance(e, OSError):
+                raise EalError(e.errno or 0, "init", str(e)) from e
+            raise
+
+    def _init(self, args: list[str]) -> None:
+        cpus = lcores.discover(self.release, log=self.log)
+        opts = self.options = options.parse(args, self.release, self.log)
+        running = lcores.enabled(opts, cpus)
+        self.sockets = cpus.nodes
+        if opts.proc_type == "secondary":
+            raise EalError(
+                EINVAL, "options", "--proc-type=secondary: this release of pyeal starts primaries only"
+            )
+        self.runtime_dir = runtime.make_directory(opts, self.release, self.log)
+        self._undo.append(lambda: _rmdir(self.runtime_dir))
+        self.space = VaSpace(opts.base_virtaddr, self.log, self.release.hint_warning)
+        self.shared = not opts.no_shconf
+        path = self._file("config") if self.shared else None
+        self._config = runtime.Config(path, self.release, self.space, opts.base_virtaddr)
+        self.config = self._config.c
+        self._undo += [lambda: self._remove("config"), self._config.close]
+        self.config.version = self.release.word
+        self.config.legacy_mem = opts.legacy_mem
+        self.config.single_file_segments = opts.single_file_segments
+
+        pagemap = Pagemap()
+        self._undo.append(pagemap.close)
+        self.phys_addrs = not opts.no_huge and pagemap.works()
+        self.iova_mode = self._choose_iova_mode()
+        if not opts.no_huge:
+            self._discover()
+        self.arrays = Arrays(self.space, self.runtime_dir if self.shared else None)
+        self._undo.append(lambda: self.arrays.abandon(remove=True))
+        try:
+            self.arrays.create(self.config.memzones, "memzone", layout.MAX_MEMZONE, MEMZONE)
+        except EalError as e:
+            raise EalError(ENODEV, "memzone", f"Cannot init memzone: {e.text}") from None
+        self.lists = MemsegLists(self.config, self.arrays, self.space, self.release)
+        self.lists.lock.read()
+        try:
+            self._memory([node for _, node in running], pagemap)
+        except (EalError, OSError) as e:
+            if isinstance(e, EalError):
+                raise EalError(ENOMEM, e.stage, e.text) from None
+            raise EalError(ENOMEM, "memory", f"Cannot init memory: {e}") from None
+        finally:
+            hugepages.unlock(self.infos)
+            self.lists.lock.read_done()
+        self.heaps = Heaps(
+            self.lists, self.memalloc, opts, self.sockets, running[0][1], self.log
+        )
+        self.config.tsc_hz = runtime.tsc_hz()
+        self._tables = self.heaps.service_tables()
+        if self.shared:
+            runtime.sweep(self.runtime_dir)
+        self._config.complete()
+
+    # stages
+
+    def _choose_iova_mode(self) -> str:
+        mode = self.options.iova_mode
+        if mode is None:
+            if not self.phys_addrs:
+                mode, why = "VA", "Physical addresses are unavailable, selecting IOVA as VA mode."
+            elif _not_empty(IOMMU_GROUPS):
+                mode, why = "VA", "IOMMU is available, selecting IOVA as VA mode."
+            else:
+                mode, why = "PA", "IOMMU is not available, selecting IOVA as PA mode."
+            self.log("DEBUG", why)
+        elif mode == "PA" and not self.phys_addrs:
+            raise EalError(
+                EINVAL, "iova",
+                "Cannot use IOVA as 'PA' since physical addresses are not available: "
+                "/proc/self/pagemap shows no frame numbers; run as root or with --iova-mode=va",
+            )  # fmt: skip
+        self.log("INFO", f"Selected IOVA mode '{mode}'")
+        return mode
+
+    def _discover(self) -> None:
+        """Counts pages; hugepage directories stay locked. eal_hugepage_info_init"""
+        infos = hugepages.discover(self.options, self.release, self.sockets, log=self.log)
+        self.infos = infos
+        self._undo.append(lambda: hugepages.unlock(infos))
+        if not self.shared:
+            return
+        kind = layout.hugepage_info(self.release.numa_nodes_max)
+        records = (kind * layout.MAX_HUGEPAGE_SIZES)()
+        for record in records:
+            record.lock_descriptor = -1
+        for record, info in zip(records, infos, strict=False):
+            record.hugepage_sz, record.hugedir = info.page_sz, os.fsencode(info.hugedir)
+            record.num_pages[:] = info.num_pages
+        if len(infos) < len(records):
+            records[len(infos)].hugepage_sz = infos.dropped
+        runtime.write_file(self._file("hugepage_info"), bytes(records))
+        self._undo.append(lambda: self._remove("hugepage_info"))
+
+    def _memory(self, nodes: list[int], pagemap: Pagemap) -> None:
+        """Lists, probe, pages. common/eal_common_memory.c: rte_eal_memory_init"""
+        opts, log = self.options, self.log
+        self._raise_nofile()
+        sizes = [info.page_sz for info in self.infos]
+        if not opts.no_huge:
+            self.lists.create(memseg.plan(sizes, self.sockets, self.release, opts.pagesz_mem))
+        self._undo.append(self.lists.detach)
+        memfds = memfd.probe(sizes, opts, self.release, log)
+        pa = self.iova_mode == "PA"
+        self.memalloc = Segments(self.lists, opts, self.infos, pa, pagemap, log, memfds)
+        self._undo += [self.memalloc.close, self.memalloc.abandon]
+        by_node = {node: nodes.count(node) for node in nodes}
+        if opts.no_huge:
+            memory = opts.memory or legacy.DEFAULT_MEMORY
+            legacy.no_huge(self.lists, self.memalloc, memory, pa, log)
+        elif opts.legacy_mem:
+            data = self._file("hugepage_data") if self.shared else None
+            self._undo.append(lambda: self._remove("hugepage_data"))
+            legacy.hugepage_init(self.lists, self.memalloc, self.infos, opts, by_node, data, log)
+        else:
+            counts = [(info.page_sz, info.num_pages) for info in self.infos]
+            dynmem.hugepage_init(self.memalloc, opts, counts, by_node, log)
+        if self.shared:
+            self.config.nchannel, self.config.nrank = opts.nchannel, opts.nrank
+
+    def _raise_nofile(self) -> None:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            self.log("DEBUG", f"Setting maximum number of open files to {hard}")
+        except (OSError, ValueError) as e:
+            self.log("DEBUG", f"Setting maximum number of open files failed: {e}")
+
+    def _file(self, name: str) -> str:
+        return f"{self.runtime_dir}/{name}"
+
+    def _remove(self, name: str) -> None:
+        if self.shared:
+            try:
+                os.unlink(self._file(name))
+            except FileNotFoundError:
+                pass
+
+    # the end
+
+    def cleanup(self) -> None:
+        """Gives everything back that nobody uses; config, arrays and hugepage_info stay as files.
+
+        rte_eal_cleanup. EalError(EALREADY) the second time.
+        """
+        if self.closed:
+            raise EalError(EALREADY, "cleanup", "Already called cleanup")
+        with self.mutex:
+            self.closed = True
+            if not self.options.legacy_mem:
+                if self.options.unlink_existing:
+                    self._mark_freeable()
+                for va in self._tables:
+                    self.heaps.free(va)
+                self.heaps.give_back()
+                for pages in list(self._pages):
+                    self.memalloc.free(pages)
+            self.memalloc.close()
+            self.lists.detach()
+            self.arrays.abandon()
+            self._config.close()
+
+    def _mark_freeable(self) -> None:
+        def clear(msl: MemsegList, ms: Memseg) -> None:
+            ms.flags &= ~FLAG_DO_NOT_FREE
+
+        self.lists.walk_segments(clear)
+
+    def __enter__(self) -> Eal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.closed:
+            self.cleanup()
+
+    # lists, segments, walks
+
+    def memseg_lists(self) -> list[MemsegList]:
+        """Every list, in slot order, also empty and external ones."""
+        return list(self.lists)
+
+    def segments(self) -> Iterator[tuple[MemsegList, int, Memseg]]:
+        """(list, index, record) of every used segment; the record is the shared one, in place."""
+        for msl in self.lists:
+            for start, n in msl.arr.runs():
+                for i in range(start, start + n):
+                    yield msl, i, msl.seg(i)
+
+    def walk_lists(
+        self, fn: Callable[[MemsegList], int | None], unlocked: bool = False, heap: bool = False
+    ) -> int:
+        """fn(list) until it answers something but 0 or None; that, or 0. rte_memseg_list_walk
+
+        unlocked: without memory_hotplug_lock; heap: only lists that heaps draw from.
+        """
+        return self.lists.walk_lists(fn, unlocked, heap)
+
+    def walk_segments(
+        self, fn: Callable[[MemsegList, Memseg], int | None], unlocked: bool = False
+    ) -> int:
+        """fn(list, record) for each used segment. rte_memseg_walk"""
+        return self.lists.walk_segments(fn, unlocked)
+
+    def walk_contig(
+        self, fn: Callable[[MemsegList, Memseg, int], int | None], unlocked: bool = False
+    ) -> int:
+        """fn(list, first record, bytes) for each run of used segments. rte_memseg_contig_walk"""
+        return self.lists.walk_contig(fn, unlocked)
+
+    # memory
+
+    def alloc(self, page_size: int, socket: int = 0, n: int = 1, exact: bool = True) -> Pages:
+        """n pages of page_size bytes on a node, outside of the heap; fewer unless exact.
+
+        EalError(ENOMEM), and then no page of it is left.
+        """
+        with self.mutex, self.lists.lock:
+            pages = self.memalloc.alloc(page_size, socket, n, exact)
+        self._pages.append(pages)
+        return pages
+
+    def free(self, pages: Pages) -> None:
+        """Gives back what alloc() answered. EalError(EINVAL) for anything else."""
+        if pages not in self._pages:
+            raise EalError(EINVAL, "memalloc", f"{pages!r} is not an allocation that is still held")
+        with self.mutex, self.lists.lock:
+            self.memalloc.free(pages)
+        self._pages.remove(pages)
+
+    def malloc(self, size: int, align: int = 0, socket: int = -1) -> int:
+        """Address of size bytes of a heap, 0 when they cannot be had. rte_malloc_socket"""
+        with self.mutex:
+            return self.heaps.malloc(size, align, socket)
+
+    def mfree(self, va: int) -> None:
+        """Gives an address of malloc() back. rte_free. EalError(EINVAL)."""
+        with self.mutex:
+            self.heaps.free(va)
+
+    def register_external(self, va: int, length: int, page_sz: int, iovas: list[int] = []) -> MemsegList:  # noqa: B006
+        """Makes a list of memory that the program mapped itself. rte_extmem_register
+
+        EalError: EINVAL for sizes that do not fit each other, EEXIST, ENOSPC.
+        """
+        n = length // page_sz if page_sz > 0 else 0
+        if not (va and n) or page_sz & page_sz - 1 or length % page_sz or va % page_sz:
+            raise EalError(EINVAL, "extmem", f"{length:#x} bytes at {va:#x} are not pages of {page_sz}")
+        if iovas and len(iovas) != n:
+            raise EalError(EINVAL, "extmem", f"{n} physical addresses wanted, {len(iovas)} found")
+        with self.mutex, self.lists.lock:
+            if any(m.base_va == va and m.len == length for m in self.lists):
+                raise EalError(EEXIST, "extmem", f"{va:#x} is registered already")
+            slots = self.config.memsegs
+            slot = next((i for i, c in enumerate(slots) if not c.base_va), None)
+            if slot is None:
+                raise EalError(ENOSPC, "extmem", "Couldn't find empty memseg list")
+            socket = self.config.next_socket_id
+            msl = self.lists.add(f"extmem_{va:#x}", page_sz, n, socket, va, slot)
+            msl.c.external, msl.c.heap = 1, 0
+            msl.fill(0, iovas or [BAD_IOVA] * n, self.config.nchannel, self.config.nrank, [0] * n)
+            self.config.next_socket_id += 1
+        return msl
+
+    def unregister_external(self, va: int, length: int) -> None:
+        """Forgets such memory; the mapping stays. rte_extmem_unregister. EalError: EINVAL, ENOENT."""
+        if not va or not length:
+            raise EalError(EINVAL, "extmem", "an address and a length wanted")
+        with self.mutex, self.lists.lock:
+            for msl in self.lists:
+                if msl.external and (msl.base_va, msl.len) == (va, length):
+                    msl.arr.release()
+                    self.arrays.destroy(msl.c.memseg_arr)
+                    memset(addressof(msl.c), 0, sizeof(msl.c))
+                    del self.lists.slots[msl.index]
+                    return
+        raise EalError(ENOENT, "extmem", f"{length:#x} bytes at {va:#x} are not registered")
+
+    # addresses and descriptors
+
+    def memseg_of(self, va: int) -> tuple[MemsegList, int] | None:
+        """(list, index) of an address of any list, also of unused segments. rte_mem_virt2memseg"""
+        return self.lists.of(va)
+
+    def iova(self, va: int) -> int:
+        """IO address of an address, BAD_IOVA where there is none. rte_mem_virt2iova"""
+        if self.iova_mode == "VA":
+            return va
+        try:
+            page = frames(self.memalloc.pagemap.entries(va, libc.PAGE, 1))[0]
+        except OSError:
+            return BAD_IOVA
+        return page if page == BAD_IOVA else page + va % libc.PAGE
+
+    def virt(self, iova: int) -> int:
+        """Address of an IO address of a used segment, 0 for others. rte_mem_iova2virt"""
+        for _, _, ms in self.segments():
+            if ms.iova != BAD_IOVA and ms.iova <= iova < ms.iova + ms.len:
+                return ms.addr + iova - ms.iova
+        return 0
+
+    def fd(self, msl: MemsegList | int, seg: int) -> tuple[int, int]:
+        """(descriptor, offset) of a segment of a list (or its slot number). rte_memseg_get_fd
+
+        EalError: EINVAL, ENOENT, ENOTSUP, ENODEV.
+        """
+        if isinstance(msl, int):
+            found = self.lists.slots.get(msl)
+            if found is None:
+                raise EalError(EINVAL, "memalloc", f"slot {msl} holds no memseg list")
+            msl = found
+        return self.memalloc.fd(msl, seg)
+
+    @property
+    def physmem_size(self) -> int:
+        """Bytes of all used pages of EAL's own lists. rte_eal_get_physmem_size"""
+        return sum(m.count * m.page_sz for m in self.lists if not m.external)
+
+    def check_dma_mask(self, bits: int) -> int:
+        """0 when all memory is within so many bits (and later memory will be), 1 when not.
+
+        rte_mem_check_dma_mask; -1 for more than 63 bits.
+        """
+        if bits > MAX_DMA_BITS:
+            return -1
+        if self.heaps.beyond(bits):
+            return 1
+        old = self.config.dma_maskbits
+        self.config.dma_maskbits = min(old, bits) if old else bits
+        return 0
+
+    def dump(self) -> str:
+        """A line for each used segment. rte_dump_physmem_layout"""
+        lines = []
+        for msl, i, ms in self.segments():
+            try:
+                fd = self.memalloc.kept_fd(msl, i)
+            except EalError as e:
+                fd = -e.errno
+            lines.append(
+                f"Segment {msl.index}-{i}: IOVA:{ms.iova:#x}, len:{ms.len}, virt:{ms.addr:#x}, "
+                f"socket_id:{ms.socket_id}, hugepage_sz:{ms.hugepage_sz}, "
+                f"nchannel:{ms.nchannel:x}, nrank:{ms.nrank:x} fd:{fd}"
+            )
+        if self.release.total_line_in_dump:
+            lines.append(f"Total Memory Segments size = {self.physmem_size >> 20}M")
+        return "".join(line + "\n" for line in lines)
+
+    # what a person looks at
+
+    @property
+    def mode(self) -> str:
+        o = self.options
+        if o.no_huge:
+            return "no-huge"
+        if o.legacy_mem:
+            return "legacy"
+        if o.in_memory:
+            return "in-memory"
+        return "single-file" if o.single_file_segments else "dynmem"
+
+    def layout(self) -> dict[str, object]:
+        """The lists with their runs of used segments, as plain data for JSON and pictures."""
+        return {
+            "release": self.release.name,
+            "mode": self.mode,
+            "iova_mode": self.iova_mode,
+            "file_prefix": self.options.file_prefix,
+            "runtime_dir": self.runtime_dir,
+            "pid": self.pid,
+            "lists": [_list_layout(msl) for msl in self.lists],
+            "heaps": [
+                {
+                    "name": h.c.name.decode(),
+                    "socket_id": h.socket,
+                    "total_size": h.c.total_size,
+                    "alloc_count": h.c.alloc_count,
+                }
+                for h in self.heaps.heaps
+            ],
+            "ignored": self.options.ignored,
+        }
+
+
+def _list_layout(msl: MemsegList) -> dict[str, object]:
+    facts = ("base_va", "len", "page_sz", "socket_id", "version", "external", "heap")
+    return {
+        "index": msl.index,
+        "name": msl.name,
+        **{name: getattr(msl.c, name) for name in facts},
+        "n_segs": msl.n_segs,
+        "count": msl.count,
+        "runs": [_run_layout(msl, start, n) for start, n in msl.arr.runs()],
+    }
+
+
+def _run_layout(msl: MemsegList, start: int, n: int) -> dict[str, object]:
+    """A run of used segments; within it, pieces that are contiguous in IO addresses."""
+    iova_runs: list[dict[str, int]] = []
+    following = -1
+    for i in range(start, start + n):
+        ms = msl.seg(i)
+        if iova_runs and ms.iova == following:
+            iova_runs[-1]["n"] += 1
+        else:
+            iova_runs.append({"iova": ms.iova, "n": 1})
+        # pages without an address stay together, pages with one must follow each other
+        following = ms.iova if ms.iova == BAD_IOVA else ms.iova + ms.len
+    return {
+        "seg": start,
+        "n": n,
+        "va": msl.va(start),
+        "len": n * msl.page_sz,
+        "flags": msl.seg(start).flags,
+        "iova_runs": iova_runs,
+    }
+
+
+def _not_empty(path: str) -> bool:
+    try:
+        return bool(os.listdir(path))
+    except OSError:
+        return False
+
+
+def _rmdir(path: str) -> None:
+    """Removes a directory that this start made or emptied; others' files keep it."""
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass

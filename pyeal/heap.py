@@ -1,0 +1,425 @@
+"""The malloc heap: elements in hugepages, linked in address order and in 13 free lists.
+
+    run of pages: [header | data .......][header | data]...      header: layout.MallocElem, 128 bytes
+
+Element for element what the C library would make of the same requests, so that the words in
+`config` agree. common/malloc_heap.c, common/malloc_elem.c
+"""
+
+from __future__ import annotations
+
+from ctypes import addressof, c_uint64
+from errno import EINVAL, ENOMEM
+
+from . import layout, libc
+from .errors import EalError
+from .layout import FLAG_DIRTY, FLAG_DO_NOT_FREE, FREELISTS, MallocElem
+from .memseg import MemsegList, MemsegLists
+from .segments import Pages, Segments
+from .vaspace import align as up
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .options import Options
+
+HEADER = 128
+LINE = 64
+MIN_SPLIT = HEADER + LINE  # a part smaller than that is not worth an element
+FREE, BUSY, PAD = 0, 1, 2
+DIRTY = 8  # beside the state
+
+
+class Heap:
+    """One node's heap, in its slot of `config`."""
+
+    __slots__ = ("c", "rule", "socket", "va")
+
+    def __init__(self, c: layout.MallocHeap, socket: int, rule: str) -> None:
+        self.c, self.socket, self.rule, self.va = c, socket, rule, addressof(c)
+
+    def free_list(self, size: int) -> int:
+        """Index of the free list for data of that size. malloc_elem_free_list_index"""
+        small, bits = (size <= 256, size - 1) if self.rule == "closed" else (size < 256, size)
+        return 0 if small else min(FREELISTS - 1, (bits.bit_length() - 7) // 2)
+
+    def _head(self, i: int) -> int:
+        return self.va + layout.MallocHeap.free_head.offset + 8 * i  # type: ignore[attr-defined]
+
+    def link_free(self, va: int) -> None:
+        """malloc_elem_free_list_insert"""
+        e = elem(va)
+        e.state = e.state & ~7 | FREE
+        head = self._head(self.free_list(e.size - HEADER))
+        first = c_uint64.from_address(head)
+        e.free_next, e.free_prev = first.value, head
+        if first.value:
+            elem(first.value).free_prev = va + MallocElem.free_next.offset  # type: ignore[attr-defined]
+        first.value = va
+
+    @staticmethod
+    def unlink_free(va: int) -> None:
+        e = elem(va)
+        if e.free_next:
+            elem(e.free_next).free_prev = e.free_prev
+        c_uint64.from_address(e.free_prev).value = e.free_next
+
+    def insert(self, va: int) -> None:
+        """Links an element into the address order. malloc_elem_insert"""
+        before, after = 0, self.c.first
+        while after and after < va:
+            before, after = after, elem(after).next
+        e = elem(va)
+        e.prev, e.next = before, after
+        self._join(before, va)
+        self._join(va, after)
+
+    def _join(self, a: int, b: int) -> None:
+        """Makes a and b neighbours; 0 stands for the end of the heap."""
+        if a:
+            elem(a).next = b
+        else:
+            self.c.first = b
+        if b:
+            elem(b).prev = a
+        else:
+            self.c.last = a
+
+    def split(self, va: int, at: int) -> None:
+        """Makes an element of its own from `at` on. split_elem"""
+        e = elem(va)
+        new = write_elem(
+            at, self.va, e.msl, va + e.size - at, e.orig_elem, e.orig_size, e.state & DIRTY
+        )
+        after = e.next
+        self._join(va, at)
+        self._join(at, after)
+        e.size -= new.size
+
+    def find(self, size: int, align: int) -> tuple[int, int]:
+        """A free element for that much, and where in it the new one starts; (0, 0) if none."""
+        for i in range(self.free_list(size), FREELISTS):
+            va = self.c.free_head[i]
+            while va:
+                e = elem(va)
+                start = (va + e.size - size & -align) - HEADER
+                if e.size >= size and start >= va:
+                    return va, start
+                va = e.free_next
+        return 0, 0
+
+    def take(self, va: int, start: int, size: int) -> int:
+        """Cuts the data area out of a free element; its address. malloc_elem_alloc"""
+        e = elem(va)
+        before = start - va
+        self.unlink_free(va)
+        if e.size - before - size - HEADER > MIN_SPLIT:
+            rest = start + HEADER + size
+            self.split(va, rest)
+            self.link_free(rest)
+        if before < MIN_SPLIT:
+            e.state = e.state & ~7 | BUSY
+            e.pad = before
+            if before:
+                inner = elem(start)
+                inner.pad, inner.state, inner.size = before, PAD, e.size - before
+        else:
+            self.split(va, start)
+            taken = elem(start)
+            taken.state = taken.state & ~7 | BUSY
+            self.link_free(va)
+        self.c.alloc_count += 1
+        return start + HEADER
+
+    def merge(self, va: int, matched: bool) -> int:
+        """Joins an element with its free neighbours; where it starts then.
+
+        malloc_elem_join_adjacent_free; matched: only with those of the same growth.
+        """
+        e = elem(va)
+        if e.next and self._adjacent(va, e.next, matched):
+            self._absorb(va, e.next)
+        if e.prev and self._adjacent(e.prev, va, matched, back=True):
+            before = e.prev
+            self._absorb(before, va, back=True)
+            return before
+        return va
+
+    @staticmethod
+    def _adjacent(a: int, b: int, matched: bool, back: bool = False) -> bool:
+        x, y = elem(a), elem(b)
+        other = x if back else y
+        return (
+            other.state & 7 == FREE
+            and a + x.size == b
+            and x.msl == y.msl
+            and (not matched or x.orig_elem == y.orig_elem)
+        )
+
+    def _absorb(self, a: int, b: int, back: bool = False) -> None:
+        x, y = elem(a), elem(b)
+        self.unlink_free(a if back else b)
+        x.size += y.size
+        x.state |= y.state & DIRTY
+        self._join(a, y.next)
+        libc.zero(b, HEADER + y.pad)
+
+    def hide(self, va: int, start: int, length: int, matched: bool) -> None:
+        """Takes a range out of a free, unlinked element; the parts around stay.
+
+        malloc_elem_hide_region
+        """
+        end = start + length
+        e = elem(va)
+        if end < va + e.size:
+            self.split(va, end)
+            self.link_free(end)
+        if start > va:
+            self.split(va, start)
+            self.link_free(va)
+        e = elem(start)
+        self._join(e.prev, e.next)
+        e.prev = e.next = 0
+
+
+def elem(va: int) -> MallocElem:
+    return MallocElem.from_address(va)
+
+
+def write_elem(
+    va: int, heap: int, msl: int, size: int, orig: int, orig_size: int, dirty: int
+) -> MallocElem:
+    """malloc_elem_init"""
+    e = elem(va)
+    e.heap, e.msl, e.size, e.orig_elem, e.orig_size = heap, msl, size, orig, orig_size
+    e.prev = e.next = e.free_next = e.free_prev = e.pad = 0
+    e.state = FREE | dirty
+    return e
+
+
+class Heaps:
+    """All heaps of one EAL, and how they grow and shrink.
+
+    on_event: called with ("alloc" | "free", va, bytes) after pages came and before they go.
+    """
+
+    def __init__(
+        self,
+        lists: MemsegLists,
+        segments: Segments,
+        opts: Options,
+        sockets: list[int],
+        main_socket: int,
+        log: Callable[[str, str], object],
+    ) -> None:
+        self.lists, self.segments, self.opts, self.log = lists, segments, opts, log
+        self.main_socket = main_socket
+        self.on_event: list[Callable[[str, int, int], object]] = []
+        self.limits = {} if opts.legacy_mem or opts.no_huge else dict(opts.socket_limit or {})
+        config, rule = lists.config, lists.release.free_list_rule
+        config.next_socket_id = layout.EXTERNAL_HEAP_MIN_SOCKET_ID
+        self.heaps: list[Heap] = []
+        for i, socket in enumerate(sockets):
+            c = config.malloc_heaps[i]
+            c.name, c.socket_id = f"socket_{socket}".encode(), socket
+            self.heaps.append(Heap(c, socket, rule))
+        self.lists.walk_contig(self._add_run)
+
+    @property
+    def fixed(self) -> bool:
+        return self.opts.legacy_mem or self.opts.no_huge
+
+    def _of(self, socket: int) -> Heap | None:
+        return next((h for h in self.heaps if h.socket == socket), None)
+
+    def _add_run(self, msl: MemsegList, first: layout.Memseg, length: int) -> int:
+        heap = self._of(msl.socket)
+        if msl.external or heap is None:
+            return 0
+        self._add(heap, msl, first.addr, length, bool(first.flags & FLAG_DIRTY))
+        heap.c.total_size += length
+        self.log("DEBUG", f"Added {length >> 20}M to heap on socket {msl.socket}")
+        return 0
+
+    def _add(self, heap: Heap, msl: MemsegList, va: int, length: int, dirty: bool) -> int:
+        """malloc_heap_add_memory"""
+        dirty = dirty and self.lists.release.dirty_flag
+        write_elem(va, heap.va, addressof(msl.c), length, va, length, DIRTY if dirty else 0)
+        heap.insert(va)
+        va = heap.merge(va, self.opts.match_allocations)
+        heap.link_free(va)
+        return va
+
+    # allocation
+
+    def malloc(self, size: int, align: int = 0, socket: int = -1) -> int:
+        """Address of size bytes, 0 when they cannot be had. rte_malloc_socket
+
+        align: a power of two, 0 for a cache line; socket -1: the main lcore's, then any other.
+        """
+        if size <= 0 or align & (align - 1):
+            return 0
+        if self.opts.no_huge:
+            socket = -1
+        first = self._of(self.main_socket if socket < 0 else socket)
+        if first is None:
+            return 0
+        others = [h for h in self.heaps if h is not first] if socket < 0 else []
+        for heap in (first, *others):
+            if va := self._malloc_on(heap, up(size, LINE), up(max(align, 1), LINE)):
+                return va
+        return 0
+
+    def _malloc_on(self, heap: Heap, size: int, align: int) -> int:
+        va, start = heap.find(size, align)
+        if not va and not self.fixed and self._grow(heap, size, align):
+            va, start = heap.find(size, align)
+        return heap.take(va, start, size) if va else 0
+
+    def zmalloc(self, size: int) -> int:
+        """The same, zeroed: pages come zeroed, and what is freed is zeroed then, unless dirty."""
+        va = self.malloc(size)
+        if va:
+            libc.zero(va, size)
+        return va
+
+    def _grow(self, heap: Heap, size: int, align: int) -> bool:
+        """More pages, the smallest size that has them. alloc_more_mem_on_socket"""
+        sizes = {m.page_sz for m in self.lists if m.socket == heap.socket}
+        return any(self._grow_by(heap, page_sz, size, align) for page_sz in sorted(sizes))
+
+    def _grow_by(self, heap: Heap, page_sz: int, size: int, align: int) -> bool:
+        """try_expand_heap_primary"""
+        length = up(up(size, align) + HEADER, page_sz)
+        limit = self.limits.get(heap.socket, 0)
+        if limit and heap.c.total_size + length >= limit:
+            self.log("DEBUG", "User has disallowed allocation")
+            return False
+        with self.lists.lock:
+            try:
+                pages = self.segments.alloc(page_sz, heap.socket, length // page_sz)
+                self._enter(heap, pages, size, align)
+            except EalError as e:
+                self.log("DEBUG", str(e))
+                return False
+        self.log("DEBUG", f"Heap on socket {heap.socket} was expanded by {length >> 20}MB")
+        return True
+
+    def _enter(self, heap: Heap, pages: Pages, size: int, align: int) -> None:
+        """Makes new pages part of the heap, or gives them back. alloc_pages_on_heap"""
+        bits = self.lists.config.dma_maskbits
+        if bits and self.beyond(bits):
+            self.segments.free(pages)
+            raise EalError(
+                ENOMEM, "malloc",
+                "couldn't allocate memory due to IOVA exceeding limits of current DMA mask: "
+                f"{bits} bits",
+            )  # fmt: skip
+        dirty = any(pages.msl.seg(pages.start + i).flags & FLAG_DIRTY for i in range(pages.n))
+        va = self._add(heap, pages.msl, pages.va, pages.len, dirty)
+        if not heap.find(size, align)[0]:
+            heap.unlink_free(va)
+            heap.hide(va, pages.va, pages.len, self.opts.match_allocations)
+            self.segments.free(pages)
+            raise EalError(ENOMEM, "malloc", f"{size} bytes aligned to {align} do not fit new pages")
+        self._tell("alloc", pages.va, pages.len)
+        heap.c.total_size += pages.len
+
+    def beyond(self, bits: int) -> bool:
+        """Whether a used segment reaches beyond that many address bits."""
+
+        def check(msl: MemsegList, ms: layout.Memseg) -> int:
+            return (ms.iova + ms.len - 1 & 2**64 - 1) >> bits
+
+        return bool(self.lists.walk_segments(check, unlocked=True))
+
+    def _tell(self, what: str, va: int, length: int) -> None:
+        for fn in self.on_event:
+            fn(what, va, length)
+
+    # release
+
+    def free(self, va: int) -> None:
+        """Gives an area back, and pages that nothing is in to the system. rte_free
+
+        EalError(EINVAL) for an address that malloc did not give.
+        """
+        if not va:
+            return
+        at = va - HEADER
+        found = self.lists.of(at)
+        if found is None or not found[0].arr.is_used(found[1]):
+            raise EalError(EINVAL, "malloc", f"{va:#x} is not heap memory")
+        if elem(at).state & 7 == PAD:
+            at -= elem(at).pad
+        e = elem(at)
+        heap = next((h for h in self.heaps if h.va == e.heap), None)
+        if heap is None or e.state & 7 != BUSY:
+            raise EalError(EINVAL, "malloc", f"{va:#x} is not the start of an area in use")
+        data = e.size - HEADER
+        e.state = FREE  # clean, for joining: only a dirty neighbour leaves the whole dirty
+        whole = heap.merge(at, self.opts.match_allocations)
+        heap.link_free(whole)
+        e = elem(whole)
+        e.pad = 0
+        heap.c.alloc_count -= 1
+        if not e.state & DIRTY:
+            libc.zero(at + HEADER, data)
+        if not self.fixed and not found[0].external:
+            self._shrink(heap, whole, found[0])
+
+    def _shrink(self, heap: Heap, va: int, msl: MemsegList) -> None:
+        """Frees the pages that a free element covers whole. malloc_heap_free"""
+        e, size = elem(va), msl.page_sz
+        matched = self.opts.match_allocations
+        if e.size < size or (matched and e.size != e.orig_size):
+            return
+        first, last = -(-(va - msl.base_va) // size), (va + e.size - msl.base_va) // size
+        while first < last and msl.seg(first).flags & FLAG_DO_NOT_FREE:
+            first += 1
+        end = first
+        while end < last and not msl.seg(end).flags & FLAG_DO_NOT_FREE:
+            end += 1
+        # what stays before and behind must have room for an element
+        if 0 < msl.va(first) - va < MIN_SPLIT:
+            first += 1
+        if 0 < va + e.size - msl.va(end) < MIN_SPLIT:
+            end -= 1
+        if first >= end:
+            return
+        pages = Pages(msl, first, end - first)
+        with self.lists.lock:
+            heap.unlink_free(va)
+            heap.hide(va, pages.va, pages.len, matched)
+            heap.c.total_size -= pages.len
+            self._tell("free", pages.va, pages.len)
+            self.segments.free(pages)
+        self.log("DEBUG", f"Heap on socket {msl.socket} was shrunk by {pages.len >> 20}MB")
+
+    def service_tables(self) -> list[int]:
+        """What rte_service_init takes; EalError(ENOMEM) when it is not to be had."""
+        taken: list[int] = []
+        for size in self.lists.release.service_tables:
+            va = self.zmalloc(size)
+            if not va:
+                for other in taken:
+                    self.free(other)
+                raise EalError(
+                    ENOMEM, "service",
+                    f"rte_service_init() failed: {size} bytes of heap wanted, none found: "
+                    f"{self.segments.why or 'memory is full'}",
+                )  # fmt: skip
+            taken.append(va)
+        return taken
+
+    def give_back(self) -> None:
+        """Frees the pages of every free element, for the end; those in use stay."""
+        for heap in self.heaps:
+            va = heap.c.first
+            while va:
+                after = elem(va).next
+                found = self.lists.of(va)
+                if elem(va).state & 7 == FREE and found:
+                    self._shrink(heap, va, found[0])
+                va = after

@@ -1,0 +1,51 @@
+"""The memfd probe: can hugepages have a descriptor without a file system?"""
+
+from __future__ import annotations
+
+import os
+from errno import EINVAL, ENOMEM
+
+from . import libc
+from .errors import EalError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .options import Options
+    from .releases import Release
+
+
+def probe(
+    page_sizes: list[int], opts: Options, release: Release, log: Callable[[str, str], object]
+) -> bool:
+    """Whether pages of --in-memory come from memfds; if not, from anonymous hugepages.
+
+    Tries the largest size only. EINVAL means no; any other error, and no together with
+    --single-file-segments, is EalError(ENOMEM). Releases that dropped the probe take it for
+    granted. linux/eal_memalloc.c: eal_memalloc_init, test_memfd_create
+    """
+    if not opts.in_memory:
+        return True
+    if release.probes_memfd:
+        kind = libc.MFD_HUGETLB | libc.log2_flag(page_sizes[0])
+        try:
+            os.close(os.memfd_create("test", kind))
+        except OSError as e:
+            if e.errno != EINVAL:
+                raise EalError(
+                    ENOMEM, "memfd",
+                    f"Unable to check if memfd is supported: memfd_create of "
+                    f"{page_sizes[0] >> 10} kB pages: {e.strerror}; "
+                    "run without --in-memory, or allow memfd_create (seccomp?)",
+                ) from None  # fmt: skip
+            log("INFO", "Using memfd is not supported, falling back to anonymous hugepages")
+            if opts.single_file_segments:
+                raise EalError(
+                    ENOMEM, "memfd",
+                    "Single-file segments mode cannot be used without memfd support; "
+                    "run without --single-file-segments or without --in-memory",
+                ) from None  # fmt: skip
+            return False
+    log("DEBUG", "Using memfd for anonymous memory")
+    return True

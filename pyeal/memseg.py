@@ -1,0 +1,284 @@
+"""Memseg lists: which there will be, making them, and walking over them.
+
+A memory type is a (page size, node) pair; a list holds the pages of one type, segment i of it at
+base_va + i * page_sz. The 128 slots of `config` hold the lists in order.
+"""
+
+from __future__ import annotations
+
+from ctypes import addressof, memset, sizeof
+
+from . import layout, libc
+from .errors import EalError
+from .fbarray import Arrays, Fbarray
+from .layout import MAX_MEMSEG_LISTS, Memseg
+from .vaspace import VaSpace, align
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from .releases import Release
+
+GB = 1 << 30
+MAX_MEM = 512 * GB  # of all types together, before 26.07
+MAX_MEM_PER_TYPE = 64 * GB
+MAX_SEGS_PER_TYPE = 32768
+MAX_SEGS_PER_LIST = 8192
+MAX_MEM_PER_LIST = 32 * GB
+
+
+class ListPlan:
+    """One list to be: page size, node, segments, its number in the name, and (26.07) its place."""
+
+    __slots__ = ("n_segs", "number", "offset", "page_sz", "socket")
+
+    def __init__(self, page_sz: int, socket: int, n_segs: int, number: int, offset: int) -> None:
+        self.page_sz, self.socket, self.n_segs = page_sz, socket, n_segs
+        self.number, self.offset = number, offset
+
+    @property
+    def name(self) -> str:
+        return f"memseg-{self.page_sz >> 10}k-{self.socket}-{self.number}"
+
+
+def plan(
+    page_sizes: list[int], sockets: list[int], release: Release, limits: dict[int, int] | None = None
+) -> list[ListPlan]:
+    """The lists for page sizes (descending) on nodes (ascending), in slot order.
+
+    limits: bytes by page size (--pagesz-mem). common/eal_common_dynmem.c: eal_dynmem_memseg_lists_init
+    EalError(ENOMEM) when there are more types than slots.
+    """
+    types = [(size, socket) for size in page_sizes for socket in sockets]
+    if len(types) > MAX_MEMSEG_LISTS:
+        raise EalError(
+            12, "memseg",
+            f"Cannot accommodate all memory types, please increase RTE_MAX_MEMSEG_LISTS: "
+            f"{len(types)} types wanted, {MAX_MEMSEG_LISTS} lists found",
+        )  # fmt: skip
+    per_type = _one_list if release.lists == "per-type" else _many_lists
+    lists: list[ListPlan] = []
+    for size, socket in types:
+        lists += per_type(size, socket, len(types), lists, (limits or {}).get(size))
+    return lists
+
+
+def _many_lists(
+    size: int, socket: int, types: int, before: list[ListPlan], limit: int | None
+) -> list[ListPlan]:
+    mem = min(MAX_MEM_PER_TYPE, MAX_MEM // types)
+    segs_of_type = min(mem // size, MAX_SEGS_PER_TYPE)
+    segs = min(segs_of_type, MAX_SEGS_PER_LIST)
+    mem_of_list = min(segs * size, MAX_MEM_PER_LIST)
+    segs = min(segs, mem_of_list // size)
+    if not segs:
+        return []
+    n = min(segs_of_type // segs, mem // mem_of_list, MAX_MEMSEG_LISTS // types)
+    return [ListPlan(size, socket, segs, i, 0) for i in range(n)]
+
+
+def _one_list(
+    size: int, socket: int, types: int, before: list[ListPlan], limit: int | None
+) -> list[ListPlan]:
+    limit = min(MAX_MEM_PER_TYPE, MAX_SEGS_PER_TYPE * size) if limit is None else limit
+    offset = align(before[-1].offset + before[-1].n_segs * before[-1].page_sz if before else 0, size)
+    segs = limit // size
+    return [ListPlan(size, socket, segs, len(before), offset)] if segs else []
+
+
+class MemsegList:
+    """A list in its slot: `c` is the structure in `config`, `arr` the array of its pages."""
+
+    __slots__ = ("arr", "base_va", "c", "index", "len", "page_sz", "socket")
+
+    def __init__(self, index: int, c: layout.MemsegList, arr: Fbarray) -> None:
+        self.index, self.c, self.arr = index, c, arr
+        self.base_va, self.len = c.base_va, c.len
+        self.page_sz, self.socket = c.page_sz, c.socket_id
+
+    @property
+    def name(self) -> str:
+        return self.c.memseg_arr.name.decode()
+
+    @property
+    def n_segs(self) -> int:
+        return self.c.memseg_arr.len
+
+    @property
+    def count(self) -> int:
+        return self.c.memseg_arr.count
+
+    @property
+    def external(self) -> bool:
+        return bool(self.c.external)
+
+    def va(self, seg: int) -> int:
+        return self.base_va + seg * self.page_sz
+
+    def seg(self, i: int) -> Memseg:
+        """The record of segment i, in place."""
+        return Memseg.from_address(self.arr.address(i))
+
+    def fill(self, start: int, iovas: list[int], nchannel: int, nrank: int, flags: list[int]) -> None:
+        """Writes the records of consecutive pages and marks them used."""
+        from struct import Struct
+
+        pack, size, socket = Struct("<QQQQiIII").pack, self.page_sz, self.socket
+        va = self.va(start)
+        records = b"".join(
+            [
+                pack(iova, va + i * size, size, size, socket, nchannel, nrank, flag)
+                for i, (iova, flag) in enumerate(zip(iovas, flags, strict=True))
+            ]
+        )
+        libc.memory(self.arr.address(start), len(records))[:] = records
+        self.arr.mark(start, len(iovas))
+
+    def clear(self, start: int, n: int) -> None:
+        """Empties the records of n pages and marks them free."""
+        self.arr.mark(start, n, used=False)
+        memset(self.arr.address(start), 0, n * sizeof(Memseg))
+
+
+class MemsegLists:
+    """The lists of one EAL, in the slots of its config.
+
+    config: the `rte_mem_config` structure. Walks hold memory_hotplug_lock for reading unless
+    unlocked; a callback's value other than 0 or None ends the walk and is returned.
+    """
+
+    def __init__(self, config: Any, arrays: Arrays, space: VaSpace, release: Release) -> None:
+        self.config, self.arrays, self.space, self.release = config, arrays, space, release
+        self.slots: dict[int, MemsegList] = {}  # the ones that exist, by slot, ascending
+        self.lock = HotplugLock(config, release)
+
+    def __iter__(self) -> Iterator[MemsegList]:
+        return iter(list(self.slots.values()))
+
+    def create(self, plans: list[ListPlan]) -> None:
+        """Makes the planned lists: array, then address space, from one rising cursor."""
+        whole = 0
+        if self.release.lists == "per-type" and plans:
+            last, biggest = plans[-1], max(p.page_sz for p in plans)
+            length = last.offset + last.n_segs * last.page_sz
+            whole = self.space.reserve(length, biggest)
+            c = self.config
+            c.mem_va_addr, c.mem_va_len, c.mem_va_page_sz = whole, length, biggest
+        for i, p in enumerate(plans):
+            self.add(p.name, p.page_sz, p.n_segs, p.socket, whole + p.offset if whole else 0, i)
+
+    def add(
+        self, name: str, page_sz: int, n_segs: int, socket: int, va: int = 0, slot: int = 0
+    ) -> MemsegList:
+        """Makes one list; its space is reserved unless it has a va already.
+
+        common/eal_common_memory.c: eal_memseg_list_init_named, eal_memseg_list_alloc
+        """
+        c = self.config.memsegs[slot]
+        arr = self.arrays.create(c.memseg_arr, name, n_segs, sizeof(Memseg))
+        c.page_sz, c.socket_id, c.heap = page_sz, socket, 1
+        try:
+            c.base_va = va or self.space.reserve(page_sz * n_segs, page_sz)
+        except EalError as e:
+            raise EalError(
+                e.errno, "memseg", f"Cannot allocate VA space for memseg list {name}: {e.text}"
+            ) from None
+        c.len = page_sz * n_segs
+        msl = self.slots[slot] = MemsegList(slot, c, arr)
+        return msl
+
+    def release_unused(self) -> None:
+        """Gives back the lists without a page. linux/eal_memory.c: eal_legacy_hugepage_init"""
+        for msl in self:
+            if not msl.count:
+                libc.munmap(msl.base_va, msl.len)
+                msl.arr.release()
+                c = msl.c
+                c.base_va = c.len = c.heap = 0
+                self.arrays.destroy(c.memseg_arr)
+                del self.slots[msl.index]
+
+    def detach(self) -> None:
+        """Unmaps every list and detaches its array; files stay. rte_eal_memory_detach"""
+        for msl in self:
+            if not msl.external:
+                libc.munmap(msl.base_va, msl.len)
+            msl.arr.release()
+            self.arrays.detach(msl.c.memseg_arr)
+        self.slots.clear()
+
+    # the walks: common/eal_common_memory.c: rte_memseg_list_walk, rte_memseg_walk, ...
+
+    def walk_lists(
+        self, fn: Callable[[MemsegList], int | None], unlocked: bool = False, heap: bool = False
+    ) -> int:
+        """fn(list) for each list, also empty and external ones; heap: those of a heap only."""
+        return self._walk(((m,) for m in self if m.c.heap or not heap), fn, unlocked)
+
+    def walk_segments(
+        self, fn: Callable[[MemsegList, Memseg], int | None], unlocked: bool = False
+    ) -> int:
+        """fn(list, segment) for each used segment."""
+        return self._walk(
+            ((m, m.seg(i)) for m in self for start, n in m.arr.runs() for i in range(start, start + n)),
+            fn, unlocked,
+        )  # fmt: skip
+
+    def walk_contig(
+        self, fn: Callable[[MemsegList, Memseg, int], int | None], unlocked: bool = False
+    ) -> int:
+        """fn(list, first segment, bytes) for each run of used segments that is one in VA."""
+        return self._walk(
+            ((m, m.seg(start), n * m.page_sz) for m in self for start, n in m.arr.runs()), fn, unlocked
+        )
+
+    def _walk(self, items: Any, fn: Callable[..., int | None], unlocked: bool) -> int:
+        if not unlocked:
+            self.lock.read()
+        try:
+            for args in items:
+                if answer := fn(*args):
+                    return answer
+            return 0
+        finally:
+            if not unlocked:
+                self.lock.read_done()
+
+    def of(self, va: int) -> tuple[MemsegList, int] | None:
+        """The list that an address belongs to, and the segment; also of unused ones."""
+        for msl in self.slots.values():
+            if msl.base_va <= va < msl.base_va + msl.len:
+                return msl, (va - msl.base_va) // msl.page_sz
+        return None
+
+
+class HotplugLock:
+    """memory_hotplug_lock in the shared config, for writing as a context.
+
+    include/generic/rte_rwlock.h. EalError(ETIMEDOUT) when it stays taken.
+    """
+
+    def __init__(self, config: Any, release: Release) -> None:
+        self.va = addressof(config) + type(config).memory_hotplug_lock.offset
+        self.reader, self.writer = release.rwlock
+
+    def __enter__(self) -> None:
+        self.write()
+
+    def __exit__(self, *_: object) -> None:
+        self.write_done()
+
+    def read(self) -> None:
+        # a writer's value and a waiting writer's are below a reader's step, or negative
+        libc.lock_word(self.va, lambda v: v >= 0 and not v & (self.reader - 1), self.reader)
+
+    def read_done(self) -> None:
+        libc.lock_word(self.va, lambda v: True, -self.reader)
+
+    def write(self) -> None:
+        libc.lock_word(self.va, lambda v: v == 0, self.writer)
+
+    def write_done(self) -> None:
+        libc.lock_word(self.va, lambda v: True, -self.writer)

@@ -1,0 +1,178 @@
+"""The runtime directory and the `config` file in it: place, modes, size, lock, first and last words."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from ctypes import memset
+from errno import EINVAL
+
+from . import layout, libc
+from .errors import EalError
+from .libc import MAP_FIXED, MAP_SHARED, PAGE, PROT_RW
+from .vaspace import VaSpace, align
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any as CField
+
+    from .options import Options
+    from .releases import Release
+
+
+def directory(prefix: str, release: Release) -> str:
+    """Where the files of a prefix lie. unix/eal_filesystem.c: eal_create_runtime_dir"""
+    env = os.environ
+    base = env.get("RUNTIME_DIRECTORY", "") if release.runtime_directory_env else ""
+    if not base:
+        base = "/var/run" if os.getuid() == 0 else env.get("XDG_RUNTIME_DIR") or "/tmp"
+    return f"{base}/dpdk/{prefix}"
+
+
+def make_directory(opts: Options, release: Release, log: Callable[[str, str], None]) -> str:
+    """Makes both levels with mode 0700, where they are not there yet; the path.
+
+    EalError(EINVAL), only a warning where no file will go into it.
+    """
+    path = directory(opts.file_prefix, release)
+    if opts.no_shconf and not release.runtime_dir_without_shconf:
+        return path
+    try:
+        for level in (os.path.dirname(path), path):
+            try:
+                os.mkdir(level, 0o700)
+            except FileExistsError:
+                if not os.path.isdir(level):
+                    raise
+    except OSError as e:
+        text = f"Cannot create runtime directory {e.filename}: {e.strerror}"
+        if not opts.no_shconf:
+            raise EalError(
+                EINVAL, "runtime", f"{text}; set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR"
+            ) from None
+        log("WARNING", text)
+    return path
+
+
+# POSIX locks do not hold within a process, and closing any descriptor drops them: so a second EAL
+# of this process must not even open a config that one of its own holds.
+_mine: set[tuple[int, int]] = set()
+
+
+class Config:
+    """`rte_mem_config` of a primary, in its file or (--no-shconf) in private memory.
+
+    linux/eal.c: rte_eal_config_create; common/eal_common_mcfg.c
+    """
+
+    def __init__(self, path: str | None, release: Release, space: VaSpace, base: int = 0) -> None:
+        kind = layout.config(release.family)
+        self.path, self.fd, self.va = path, -1, 0
+        if path is None:
+            self.c = kind()
+        else:
+            self._map(path, space, base, kind.memsegs)
+            self.c = kind.from_address(self.va)
+            self.c.mem_cfg_addr = self.va
+
+    def _map(self, path: str, space: VaSpace, base: int, memsegs: CField) -> None:
+        size = align(layout.CONFIG_SIZE, PAGE)
+        try:
+            self._open(path, memsegs)
+            os.ftruncate(self.fd, layout.CONFIG_SIZE)
+            self.va = space.reserve(size, addr=(base - layout.CONFIG_SIZE & -PAGE) if base else 0)
+            libc.mmap(self.va, size, PROT_RW, MAP_SHARED | MAP_FIXED, self.fd)
+        except OSError as e:
+            self.close()
+            raise EalError(0, "config", f"Cannot open '{path}' for rte_mem_config: {e}") from None
+        except EalError:
+            self.close()
+            raise
+        memset(self.va, 0, layout.CONFIG_SIZE)
+
+    def _open(self, path: str, memsegs: CField) -> None:
+        try:
+            st = os.stat(path)
+        except FileNotFoundError:
+            st = None
+        if st is None or (st.st_dev, st.st_ino) not in _mine:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                # these bytes, locked, are what marks a live primary
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, memsegs.size, memsegs.offset)
+            except OSError:
+                os.close(fd)
+            else:
+                self.fd, st = fd, os.fstat(fd)
+                _mine.add((st.st_dev, st.st_ino))
+                return
+        raise EalError(
+            0, "config",
+            f"Cannot create lock on '{path}'. Is another primary process running? "
+            "Choose another --file-prefix, or --proc-type=secondary to join it",
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Unmaps it and drops the lock; the file stays."""
+        if self.va:
+            libc.munmap(self.va, align(layout.CONFIG_SIZE, PAGE))
+        if self.fd >= 0:
+            st = os.fstat(self.fd)
+            _mine.discard((st.st_dev, st.st_ino))
+            os.close(self.fd)
+        self.va, self.fd = 0, -1
+
+    def complete(self) -> None:
+        """The last word: others may attach from now on. eal_mcfg_complete"""
+        self.c.magic = layout.MAGIC
+
+
+def tsc_hz() -> int:
+    """Cycles of the time stamp counter a second, rounded to 10 MHz as EAL does.
+
+    The kernel measured it at boot (bogomips is twice that); linux/eal_timer.c: get_tsc_freq
+    sleeps 100 ms to measure it again.
+    """
+    fd = os.open("/proc/cpuinfo", os.O_RDONLY)
+    try:
+        text = os.read(fd, PAGE).decode()
+    finally:
+        os.close(fd)
+    for line in text.splitlines():
+        if line.startswith("bogomips"):
+            return round(float(line.split(":")[1]) / 2 / 10) * 10_000_000
+    return 1_000_000_000
+
+
+def sweep(path: str) -> None:
+    """Removes arrays and sockets that nobody holds. linux/eal.c: eal_clean_runtime_dir"""
+    dir_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(dir_fd, fcntl.LOCK_EX)
+        for name in os.listdir(dir_fd):
+            if not name.startswith(("fbarray_", "mp_socket_")):
+                continue
+            try:
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=dir_fd)
+            except OSError:
+                continue  # a socket cannot be opened, so EAL never removes one here
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(name, dir_fd=dir_fd)
+            except OSError:
+                pass
+            finally:
+                os.close(fd)
+    finally:
+        os.close(dir_fd)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Writes a shared file whole, mode 0600; stale longer content is cut."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, data)
+    finally:
+        os.close(fd)

@@ -1,0 +1,707 @@
+"""The pages of a list: allocate, free, descriptors, physical addresses, nodes (EAL's memalloc).
+
+A batch costs, per page: open, flock, mmap. The rest is one call for many pages: population by
+madvise in chunks from warmed-up threads, one bulk read of pagemap, one query of the nodes.
+linux/eal_memalloc.c
+"""
+
+from __future__ import annotations
+
+import _thread
+import fcntl
+import os
+from errno import EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTSUP
+
+from . import libc
+from .errors import EalError
+from .layout import BAD_IOVA, FLAG_DIRTY, FLAG_DO_NOT_FREE
+from .libc import (
+    FALLOC_KEEP_SIZE,
+    FALLOC_PUNCH_HOLE,
+    MADV_POPULATE_WRITE,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_HUGETLB,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MFD_HUGETLB,
+    PAGE,
+    PROT_RW,
+)
+from .memseg import MemsegList, MemsegLists
+from .vaspace import give_back
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .hugepages import HugepageInfo
+    from .options import Options
+
+CHUNK = 128 << 20  # bytes that one madvise populates: 64 pages of 2 MB
+FEW = 16  # names up to which each is looked at, instead of listing the directory
+PFN = (1 << 55) - 1
+PRESENT = 1 << 63
+
+
+class Pages:
+    """Consecutive segments of one list: what an allocation answers and `free` takes."""
+
+    __slots__ = ("msl", "n", "start")
+
+    def __init__(self, msl: MemsegList, start: int, n: int) -> None:
+        self.msl, self.start, self.n = msl, start, n
+
+    @property
+    def va(self) -> int:
+        return self.msl.va(self.start)
+
+    @property
+    def len(self) -> int:
+        return self.n * self.msl.page_sz
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __repr__(self) -> str:
+        return f"Pages(list {self.msl.index}, segments {self.start}+{self.n}, va {self.va:#x})"
+
+
+class Pagemap:
+    """Physical addresses of this process's pages, read in bulk. rte_mem_virt2phy"""
+
+    def __init__(self) -> None:
+        self.fd = -1
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+    def entries(self, va: int, page_sz: int, n: int) -> list[int]:
+        """The pagemap entry of each page's first 4 kB. OSError when it cannot be read."""
+        if self.fd < 0:
+            self.fd = os.open("/proc/self/pagemap", os.O_RDONLY)
+        step = page_sz // PAGE
+        if step > 512:  # reading what lies between costs more than a call a page
+            return [e for i in range(n) for e in self._read(va + i * page_sz, 1)]
+        return self._read(va, (n - 1) * step + 1)[::step].tolist()
+
+    def _read(self, va: int, n: int) -> memoryview[int]:
+        data = os.pread(self.fd, n * 8, va // PAGE * 8)
+        if len(data) != n * 8:
+            raise OSError(ENOMEM, f"{n * 8} bytes of /proc/self/pagemap wanted, {len(data)} read")
+        return memoryview(data).cast("Q")
+
+    def works(self) -> bool:
+        """Whether this process may see frame numbers. rte_eal_using_phys_addrs"""
+        va = libc.mmap(0, PAGE, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS)
+        try:
+            libc.zero(va, PAGE)
+            return bool(self.entries(va, PAGE, 1)[0] & PFN)
+        except OSError:
+            return False
+        finally:
+            libc.munmap(va, PAGE)
+
+
+def frames(entries: list[int]) -> list[int]:
+    """Pagemap entries as physical addresses, BAD_IOVA where there is none."""
+    return [(e & PFN) * PAGE or BAD_IOVA for e in entries]
+
+
+class OnNode:
+    """This thread's memory policy: prefer a node, then what it was (default becomes local).
+
+    prepare_numa, restore_numa
+    """
+
+    def __init__(self, node: int, log: Callable[[str, str], object]) -> None:
+        self.node, self.log, self.old = node, log, (0, b"")
+        self.works = True
+
+    def __enter__(self) -> OnNode:
+        try:
+            self.old = libc.get_mempolicy()
+        except OSError as e:
+            if e.errno == ENOSYS:
+                self.works = False
+                self.log("DEBUG", "NUMA is not supported.")
+                return self
+            self.log("ERR", f"Failed to get current mempolicy: {e}. Assuming MPOL_DEFAULT.")
+        self.prefer()
+        return self
+
+    def prefer(self) -> None:
+        """For the calling thread; helpers call it too, as a policy is a thread's own."""
+        if not self.works:
+            return
+        try:
+            libc.set_mempolicy(libc.MPOL_PREFERRED, (1 << self.node).to_bytes(128, "little"))
+        except OSError as e:
+            self.log("ERR", f"set_mempolicy failed: {os.strerror(e.errno or 0)}")
+
+    def __exit__(self, *_: object) -> None:
+        if not self.works:
+            return
+        mode, mask = self.old
+        try:
+            if mode == libc.MPOL_DEFAULT:
+                libc.set_mempolicy(libc.MPOL_LOCAL)
+            else:
+                libc.set_mempolicy(mode, mask)
+        except OSError as e:
+            self.log("ERR", f"Failed to restore mempolicy: {e}")
+            libc.set_mempolicy(libc.MPOL_LOCAL)
+
+
+class Helpers:
+    """Threads that run one function at a time together with the caller.
+
+    They are started before they are needed: a fresh thread's first memory wants the lock on the
+    address space that a running populate holds.
+    """
+
+    def __init__(self, n: int, warm: Callable[[], object]) -> None:
+        self.work: Callable[[], object] | None = None
+        self.n, self.warm = n, warm
+        self.go = [_thread.allocate_lock() for _ in range(n)]
+        self.done = [_thread.allocate_lock() for _ in range(n)]
+        for go, done in zip(self.go, self.done, strict=True):
+            go.acquire()
+            done.acquire()
+            _thread.start_new_thread(self._run, (go, done))
+
+    def _run(self, go: _thread.LockType, done: _thread.LockType) -> None:
+        try:
+            bytearray(1 << 16)
+            self.warm()
+            go.acquire()
+            if self.work:
+                self.work()
+        finally:
+            done.release()
+
+    def together(self, work: Callable[[], object]) -> None:
+        """work() in every thread, this one included; back when all are through."""
+        self.work = work
+        try:
+            for go in self.go:
+                go.release()
+            self.go = []
+            work()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Waits for the threads; those that never got work end without."""
+        for go in self.go:
+            go.release()
+        for done in self.done:
+            done.acquire()
+        self.go, self.done = [], []
+
+
+class Segments:
+    """Pages for the lists of one EAL.
+
+    infos: discovery's page sizes, whose directory locks decide whether a change takes one;
+    memfd: whether in-memory pages have descriptors (the probe's answer).
+    """
+
+    def __init__(
+        self,
+        lists: MemsegLists,
+        opts: Options,
+        infos: list[HugepageInfo],
+        pa: bool,
+        pagemap: Pagemap,
+        log: Callable[[str, str], object],
+        memfd: bool = True,
+    ) -> None:
+        self.lists, self.opts, self.log, self.pa = lists, opts, log, pa
+        self.infos = {info.page_sz: info for info in infos}
+        self.memfd = memfd or not opts.in_memory
+        self.single = opts.single_file_segments or opts.no_huge
+        self.fds: dict[int, dict[int, int]] = {}  # list -> segment -> descriptor
+        self.list_fd: dict[int, int] = {}  # list -> descriptor of all its pages
+        self.unkept: list[int] = []  # legacy pages' descriptors that single-file mode has no place for
+        self.pagemap = pagemap
+        self.why = ""  # of the page that failed last
+        self.cpus = len(os.sched_getaffinity(0))
+        self.populate_flag = 0
+        try:
+            libc.madvise(0, 0, MADV_POPULATE_WRITE)
+        except OSError:  # a kernel from before 5.14: mmap populates, and says nothing of failures
+            self.populate_flag = MAP_POPULATE
+
+    def close(self) -> None:
+        """Closes every descriptor; what they kept locked is free for others then."""
+        tables = (table.values() for table in self.fds.values())
+        for fd in [*self.unkept, *self.list_fd.values(), *(fd for t in tables for fd in t)]:
+            os.close(fd)
+        self.unkept.clear()
+        self.list_fd.clear()
+        self.fds.clear()
+        self.pagemap.close()
+
+    def abandon(self) -> None:
+        """Takes every page away, with its file, after a failed start (never's kept files stay)."""
+        if self.opts.no_huge:
+            return
+        for msl in self.lists:
+            kept = list(self.fds.get(msl.index, {}).values())
+            kept += [fd for i, fd in self.list_fd.items() if i == msl.index]
+            for fd in kept:
+                name = os.readlink(f"/proc/self/fd/{fd}")
+                if self.opts.unlink_existing and name.startswith("/") and os.path.exists(name):
+                    os.unlink(name)
+
+    # allocation
+
+    def alloc(
+        self, page_sz: int, socket: int, n: int, exact: bool = True, flags: int = 0
+    ) -> Pages:
+        """n pages of one size on one node, consecutive in one list; fewer unless exact.
+
+        flags: what each page's record carries, FLAG_DO_NOT_FREE or 0. eal_memalloc_alloc_seg_bulk. EalError(ENOMEM), and then nothing is left of a part.
+        """
+        if n < 1:
+            raise EalError(EINVAL, "memalloc", f"at least one page wanted, {n} found")
+        info = self._info(page_sz)
+        self.why = f"no memseg list of this size and node has room for {n}"
+        with OnNode(socket, self.log) as policy:
+            for msl in self.lists:
+                if (msl.page_sz, msl.socket, msl.external) != (page_sz, socket, False):
+                    continue
+                start, need = _room(msl, n, exact)
+                if not need:
+                    continue
+                got = self._alloc_run(info, msl, start, need, policy, exact, flags)
+                if got:
+                    msl.c.version += 1
+                    return Pages(msl, start, got)
+                if exact:
+                    break
+        raise EalError(
+            ENOMEM, "memalloc",
+            f"{n} pages of {page_sz >> 10} kB wanted on node {socket}, not to be had: {self.why}",
+        )  # fmt: skip
+
+    def _info(self, page_sz: int) -> HugepageInfo:
+        if page_sz in self.infos and not self.opts.legacy_mem:
+            return self.infos[page_sz]
+        sizes = ", ".join(f"{s >> 10} kB" for s in self.infos) or "none"
+        why = "memory is fixed in legacy mode" if self.opts.legacy_mem else f"sizes here: {sizes}"
+        raise EalError(ENOMEM, "memalloc", f"pages of {page_sz >> 10} kB wanted; {why}")
+
+    def _alloc_run(
+        self,
+        info: HugepageInfo,
+        msl: MemsegList,
+        start: int,
+        n: int,
+        policy: OnNode,
+        exact: bool,
+        extra: int,
+    ) -> int:
+        """Maps n segments from start; how many from the first on are good. The rest is undone."""
+        if n > FEW:
+            grow_descriptor_table(n)
+        many = n * msl.page_sz >= CHUNK and self.cpus > 1
+        helpers = Helpers(min(self.cpus, 8) - 1 if many else 0, policy.prefer)
+        good = 0
+        with Locked(info, self.opts.in_memory) as dir_fd:
+            try:
+                mapped, flags = self._map(msl, start, n, dir_fd)
+                found, iovas = self._populate(msl, start, mapped, helpers)
+                found = self._on_node(msl, start, found, policy)
+                if found < n:
+                    self.log(
+                        "DEBUG",
+                        f"attempted to allocate {n} segments, but only {found} were allocated",
+                    )
+                if found == n or (found and not exact):
+                    c = self.lists.config
+                    marks = [flag | extra for flag in flags[:found]]
+                    msl.fill(start, iovas[:found], c.nchannel, c.nrank, marks)
+                    good = found
+            finally:
+                helpers.close()
+                if good < n:
+                    self._drop(msl, start + good, n - good, dir_fd, erase=False)
+        return good
+
+    def _fail(self, level: str, why: str) -> None:
+        self.why = why
+        self.log(level, why)
+
+    def _map(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> tuple[int, list[int]]:
+        """Maps what backs n segments, without touching it: how many, and their flags."""
+        flags, fd = [0] * n, -1
+        if not self.memfd:
+            kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | libc.log2_flag(msl.page_sz)
+            return self._map_whole(msl, start, n, fd, kind), flags
+        try:
+            if self.single:
+                fd, dirty = self._open_list(msl, dir_fd)
+                return self._map_whole(msl, start, n, fd, MAP_SHARED), [dirty] * n
+            opened = self._open_each(msl, start, n, dir_fd, flags)
+        except OSError as e:
+            self._fail("ERR", f"Couldn't get fd on hugepage file: {e.strerror}: {e.filename}")
+            return 0, flags
+        done = [0]
+        try:
+            kind = MAP_SHARED | MAP_FIXED | self.populate_flag
+            libc.map_each(opened, msl.va(start), msl.page_sz, kind, done)
+        except OSError as e:
+            self._fail("DEBUG", f"mmap() failed: {e.strerror}; {_advice(msl)}")
+        return done[0], flags
+
+    def _map_whole(self, msl: MemsegList, start: int, n: int, fd: int, kind: int) -> int:
+        """One mapping for all n segments, or page by page as many as there are."""
+        kind |= MAP_FIXED | self.populate_flag
+        step = n
+        at = 0
+        while at < n:
+            seg = start + at
+            try:
+                offset = seg * msl.page_sz if fd >= 0 else 0
+                libc.mmap(msl.va(seg), step * msl.page_sz, PROT_RW, kind, fd, offset)
+            except OSError as e:
+                if step == 1:
+                    self._fail("DEBUG", f"mmap() failed: {e.strerror}; {_advice(msl)}")
+                    break
+                step = 1
+            else:
+                at += step
+        return at
+
+    def page_name(self, msl: MemsegList, seg: int) -> str:
+        """Name of a page's file in its hugepage directory. common/eal_filesystem.h"""
+        head, per_list = self.lists.release.page_file
+        head = head.format(prefix=self.opts.file_prefix, list=msl.index)
+        return f"{head}{msl.index * per_list + seg}"
+
+    def list_name(self, msl: MemsegList) -> str:
+        return f"{self.opts.file_prefix}map_{msl.index}"
+
+    def _open_list(self, msl: MemsegList, dir_fd: int) -> tuple[int, int]:
+        """The descriptor of a list's one file, and the flags of pages that come from it."""
+        fd = self.list_fd.get(msl.index, -1)
+        if fd >= 0:
+            return fd, 0
+        if self.opts.in_memory:
+            fd = os.memfd_create(f"seg_{msl.index}", MFD_HUGETLB | libc.log2_flag(msl.page_sz))
+            dirty = 0
+        else:
+            name = self.list_name(msl)
+            dirty = FLAG_DIRTY if not self.opts.unlink_existing and _exists(name, dir_fd) else 0
+            fd = _open_locked(name, dir_fd)
+        self.list_fd[msl.index] = fd
+        return fd, dirty
+
+    def _open_each(
+        self, msl: MemsegList, start: int, n: int, dir_fd: int, flags: list[int]
+    ) -> list[int]:
+        """Descriptors of n pages' own files, fewer when one fails; a dirty page's flag is set."""
+        table = self.fds.setdefault(msl.index, {})
+        opened: list[int] = []
+        try:
+            if self.opts.in_memory:
+                kind = MFD_HUGETLB | libc.log2_flag(msl.page_sz)
+                for seg in range(start, start + n):
+                    fd = table[seg] = os.memfd_create(f"seg_{msl.index}-{seg}", kind)
+                    opened.append(fd)
+                return opened
+            first = self.page_name(msl, 0)
+            head, base = first.rstrip("0123456789"), int(first[len(first.rstrip("0123456789")) :])
+            names = [f"{head}{base + seg}" for seg in range(start, start + n)]
+            there = _existing(names, dir_fd)
+            for i, name in enumerate(names):
+                if name in there:
+                    if self.opts.unlink_existing:
+                        os.unlink(name, dir_fd=dir_fd)
+                    else:
+                        flags[i] = FLAG_DIRTY
+                fd = table[start + i] = _open_locked(name, dir_fd)
+                opened.append(fd)
+                if self.opts.unlink_before_mapping:
+                    os.unlink(name, dir_fd=dir_fd)
+        except OSError as e:
+            what = "memfd create" if self.opts.in_memory else f"open '{e.filename}'"
+            self._fail("ERR", f"Couldn't get fd on hugepage file: {what} failed: {e.strerror}")
+        return opened
+
+    def _populate(
+        self, msl: MemsegList, start: int, n: int, helpers: Helpers
+    ) -> tuple[int, list[int]]:
+        """Touches n mapped pages without changing them: how many are there, and their IOVAs."""
+        va, size = msl.va(start), msl.page_sz
+        per = max(1, CHUNK // size)
+        chunks = iter(range(0, n, per))
+        found: dict[int, list[int]] = {}
+        failed: list[str] = []
+        read = self.pa or bool(self.populate_flag)
+
+        def work() -> None:
+            for at in chunks:
+                k = min(per, n - at)
+                try:
+                    if not self.populate_flag:
+                        libc.madvise(va + at * size, k * size, MADV_POPULATE_WRITE)
+                    if read:
+                        found[at] = self.pagemap.entries(va + at * size, size, k)
+                except OSError as e:
+                    failed.append(_populate_failure(e, size))
+                    break
+                if failed:
+                    break
+
+        helpers.together(work)
+        if failed:
+            self._fail("DEBUG", failed[0])
+        if not read and not failed:
+            return n, list(range(va, va + n * size, size))
+        if failed:
+            try:
+                entries = self.pagemap.entries(va, size, n) if n else []
+            except OSError:
+                return 0, []
+        else:
+            entries = [e for at in sorted(found) for e in found[at]]
+        good = next((i for i, e in enumerate(entries) if not e & PRESENT), n)
+        if good < n and not failed:
+            self._fail("DEBUG", _populate_failure(OSError(EFAULT, ""), size))
+        if not self.pa:
+            return good, list(range(va, va + good * size, size))
+        iovas = frames(entries[:good])
+        if BAD_IOVA in iovas:
+            good = iovas.index(BAD_IOVA)
+            self._fail("DEBUG", "can't get IOVA addr: /proc/self/pagemap shows no frame number")
+        return good, iovas[:good]
+
+    def _on_node(self, msl: MemsegList, start: int, n: int, policy: OnNode) -> int:
+        """How many of the n pages, from the first on, lie on the list's node."""
+        if not policy.works or not n:
+            return n
+        try:
+            nodes = libc.page_nodes(msl.va(start), msl.page_sz, n)
+        except OSError as e:
+            if e.errno == ENOSYS:
+                return n
+            self._fail("DEBUG", f"move_pages: {e.strerror}")
+            return 0
+        for i, node in enumerate(nodes):
+            if node != msl.socket:
+                self._fail(
+                    "DEBUG",
+                    f"allocation happened on wrong socket (wanted {msl.socket}, got {node}); "
+                    f"{_advice(msl)}",
+                )
+                return i
+        return n
+
+    # release
+
+    def free(self, pages: Pages) -> None:
+        """Gives pages back to the system. eal_memalloc_free_seg_bulk
+
+        EalError(EINVAL) for pages that are not in use or marked do-not-free; nothing is freed then.
+        """
+        msl = pages.msl
+        info = self._info(msl.page_sz)
+        for i in range(pages.start, pages.start + pages.n):
+            if not msl.arr.is_used(i):
+                raise EalError(EINVAL, "memalloc", f"segment {i} of {msl.name} is not in use")
+            if msl.seg(i).flags & FLAG_DO_NOT_FREE:
+                raise EalError(EINVAL, "memalloc", f"Page is not allowed to be freed: {msl.name} {i}")
+        with Locked(info, self.opts.in_memory) as dir_fd:
+            msl.c.version += pages.n
+            msl.clear(pages.start, pages.n)
+            self._drop(msl, pages.start, pages.n, dir_fd, erase=True)
+
+    def _drop(self, msl: MemsegList, start: int, n: int, dir_fd: int, erase: bool) -> None:
+        """Takes the backing of n segments away; their addresses become a reservation again.
+
+        erase: they held data, which must not be found again where the memory lives on.
+        """
+        table = self.fds.get(msl.index, {})
+        for seg in range(start, start + n):
+            fd = table.pop(seg, -1)
+            if fd < 0:
+                continue
+            if not self._unlinked(msl, seg, fd, dir_fd, erase) and erase:
+                libc.zero(msl.va(seg), msl.page_sz)
+            os.close(fd)
+        give_back(msl.va(start), n * msl.page_sz)
+        fd = self.list_fd.get(msl.index, -1)
+        if fd < 0 or not self.single:
+            return
+        try:
+            hole = FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE
+            libc.fallocate(fd, hole, start * msl.page_sz, n * msl.page_sz)
+        except OSError as e:
+            self.log("DEBUG", f"fallocate() failed: {e.strerror}")
+        if not msl.count:
+            if not self.opts.in_memory:
+                try:
+                    os.unlink(self.list_name(msl), dir_fd=dir_fd)
+                except OSError as e:
+                    self.log("ERR", f"unlinking '{e.filename}' failed: {e.strerror}")
+            os.close(self.list_fd.pop(msl.index))
+
+    def _unlinked(self, msl: MemsegList, seg: int, fd: int, dir_fd: int, erase: bool) -> bool:
+        """Whether nobody can see the page once fd is closed: its file has no name and no user."""
+        if self.opts.in_memory:
+            return False  # whoever was given the descriptor still sees it
+        if self.opts.unlink_before_mapping:
+            return True
+        if erase and not self.opts.unlink_existing:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(self.page_name(msl, seg), dir_fd=dir_fd)
+        except OSError:
+            return False
+        return True
+
+    # descriptors
+
+    def fd(self, msl: MemsegList, seg: int) -> tuple[int, int]:
+        """(descriptor, offset in bytes) of a segment. rte_memseg_get_fd, rte_memseg_get_fd_offset
+
+        EalError: ENOENT for an unused segment, ENOTSUP for external and for anonymous memory,
+        ENODEV where no descriptor is kept.
+        """
+        if not msl.arr.is_used(seg):
+            raise EalError(ENOENT, "memalloc", f"segment {seg} of {msl.name} is not in use")
+        return self.kept_fd(msl, seg), seg * msl.page_sz if self.single else 0
+
+    def kept_fd(self, msl: MemsegList, seg: int) -> int:
+        """The descriptor alone. eal_memalloc_get_seg_fd. EalError: ENOTSUP, ENODEV."""
+        what = f"descriptor of segment {seg} of {msl.name}"
+        if msl.external or not self.memfd:
+            raise EalError(ENOTSUP, "memalloc", f"{what}: its memory has none")
+        fd = self.list_fd.get(msl.index, -1)
+        if not self.single:
+            fd = self.fds.get(msl.index, {}).get(seg, -1)
+        if fd < 0:
+            raise EalError(ENODEV, "memalloc", f"{what}: none is kept")
+        return fd
+
+    def keep(self, msl: MemsegList, seg: int, fd: int) -> None:
+        """Stores a page's descriptor. eal_memalloc_set_seg_fd. EalError(ENOTSUP) if single-file."""
+        if self.single:
+            raise EalError(ENOTSUP, "memalloc", "Could not store segment fd: Operation not supported")
+        self.fds.setdefault(msl.index, {})[seg] = fd
+
+
+class Locked:
+    """A hugepage directory while its files change: exclusively locked, blocking.
+
+    During init discovery's lock serves. In-memory pages need none.
+    """
+
+    def __init__(self, info: HugepageInfo, in_memory: bool) -> None:
+        self.info, self.in_memory, self.fd = info, in_memory, -1
+
+    def __enter__(self) -> int:
+        """The directory's descriptor, -1 in memory."""
+        if self.in_memory:
+            return -1
+        if self.info.lock_fd >= 0:
+            return self.info.lock_fd
+        try:
+            self.fd = os.open(self.info.hugedir, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
+        except OSError as e:
+            self.__exit__()
+            raise EalError(
+                ENOMEM, "memalloc", f"Cannot lock '{self.info.hugedir}': {e.strerror}"
+            ) from None
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
+def _room(msl: MemsegList, n: int, exact: bool) -> tuple[int, int]:
+    """Where in the list, and how many: alloc_seg_walk's choice."""
+    if exact:
+        start = msl.arr.find_n(0, n, False) if n <= msl.n_segs else -1
+        return start, n if start >= 0 else 0
+    start = msl.arr.biggest(0, False)
+    return start, min(n, msl.arr.contig(start, False)) if start >= 0 else 0
+
+
+def grow_descriptor_table(n: int) -> None:
+    """Makes the process's table big enough at once, before there is a second thread.
+
+    The kernel doubles it step by step else, and waits for all CPUs at each step of a process
+    that has threads.
+    """
+    try:
+        probe = os.open("/", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.close(fcntl.fcntl(probe, fcntl.F_DUPFD, probe + n + FEW))
+        finally:
+            os.close(probe)
+    except OSError:
+        pass  # over the limit: the open that fails will say so
+
+
+def _exists(name: str, dir_fd: int) -> bool:
+    """OSError for anything but "is there" and "is not there"."""
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _existing(names: list[str], dir_fd: int) -> set[str]:
+    if len(names) <= FEW:
+        return {name for name in names if _exists(name, dir_fd)}
+    return set(os.listdir(dir_fd))
+
+
+def lock_shared(fd: int) -> None:
+    """The lock of a page in use; where another process holds it exclusively EAL goes on without."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+
+
+def _open_locked(name: str, dir_fd: int) -> int:
+    """A new or existing page file with its shared lock; not through a link."""
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
+    try:
+        lock_shared(fd)
+    except OSError as e:
+        os.unlink(name, dir_fd=dir_fd)
+        os.close(fd)
+        e.filename = name
+        raise
+    return fd
+
+
+def _populate_failure(e: OSError, size: int) -> str:
+    if e.errno == EFAULT:  # what a touch would have met as SIGBUS
+        return (
+            f"SIGBUS: Cannot mmap more hugepages of size {size >> 20}MB; "
+            "the pool ran dry or a hugetlb cgroup limit is reached"
+        )
+    return f"pages could not be populated: {e.strerror}"
+
+
+def _advice(msl: MemsegList) -> str:
+    size = f"{msl.page_sz >> 20}M"
+    return (
+        f"see free_hugepages of node {msl.socket} and the mount's size=; "
+        f"dpdk-hugepages.py -p {size} -n {msl.socket} -r SIZE reserves more"
+    )
