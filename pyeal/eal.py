@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from _thread import RLock
 from ctypes import addressof, memset, sizeof
-from errno import EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC
+from errno import EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTSUP
 
 from . import (
     dynmem,
@@ -294,6 +294,10 @@ class Eal:
         self._pages.append(pages)
         return pages
 
+    def allocations(self) -> list[Pages]:
+        """What alloc() answered and free() did not take yet."""
+        return list(self._pages)
+
     def free(self, pages: Pages) -> None:
         """Gives back what alloc() answered. EalError(EINVAL) for anything else."""
         if pages not in self._pages:
@@ -312,7 +316,29 @@ class Eal:
         with self.mutex:
             self.heaps.free(va)
 
-    def register_external(self, va: int, length: int, page_sz: int, iovas: list[int] = []) -> MemsegList:  # noqa: B006
+    def on_memory_event(self, fn: Callable[[str, int, int], object]) -> None:
+        """fn("alloc" | "free", va, bytes) after heap pages came and before they go.
+
+        rte_mem_event_callback_register. EalError(ENOTSUP) where memory never changes.
+        """
+        self._must_change("memory events")
+        self.heaps.on_event.append(fn)
+
+    def limit(self, socket: int, size: int) -> None:
+        """No growth of a node's heap to size bytes or more. rte_mem_alloc_validator_register
+
+        EalError(ENOTSUP) where memory never changes.
+        """
+        self._must_change("a limit")
+        self.heaps.limits[socket] = size
+
+    def _must_change(self, what: str) -> None:
+        if self.heaps.fixed:
+            raise EalError(ENOTSUP, "memalloc", f"{what}: memory is fixed in {self.mode} mode")
+
+    def register_external(
+        self, va: int, length: int, page_sz: int, iovas: list[int] | None = None
+    ) -> MemsegList:
         """Makes a list of memory that the program mapped itself. rte_extmem_register
 
         EalError: EINVAL for sizes that do not fit each other, EEXIST, ENOSPC.
@@ -384,6 +410,13 @@ class Eal:
                 raise EalError(EINVAL, "memalloc", f"slot {msl} holds no memseg list")
             msl = found
         return self.memalloc.fd(msl, seg)
+
+    def fd_of(self, va: int | None) -> tuple[int, int]:
+        """The same for the segment that an address lies in. EalError(EINVAL) for any other."""
+        found = self.memseg_of(va) if va else None
+        if found is None:
+            raise EalError(EINVAL, "memalloc", "an address of a memseg list wanted")
+        return self.memalloc.fd(*found)
 
     @property
     def physmem_size(self) -> int:

@@ -42,8 +42,8 @@ class Fbarray:
 
     __slots__ = ("desc", "words")
 
-    def __init__(self, desc: layout.Fbarray) -> None:
-        self.desc = desc
+    def __init__(self, desc: layout.Fbarray | None) -> None:
+        self.desc = desc = _given(desc)
         end = desc.data + desc.len * desc.elt_sz
         self.words = libc.memory(end + 8, 8 * n_words(desc.len))
 
@@ -167,12 +167,13 @@ class Arrays:
         return f"{self.directory}/fbarray_{name}"
 
     def create(
-        self, desc: layout.Fbarray, name: str, length: int, elt_sz: int, addr: int = 0
+        self, desc: layout.Fbarray | None, name: str, length: int, elt_sz: int, addr: int = 0
     ) -> Fbarray:
         """Makes an empty array. common/eal_common_fbarray.c: rte_fbarray_init
 
         EalError: EINVAL, ENAMETOOLONG; EBUSY when another process has the file open.
         """
+        desc = _given(desc)
         _validate(name, length, elt_sz)
         size = file_size(length, elt_sz)
         va, fd = self.space.reserve(size, addr=addr), -1
@@ -197,11 +198,12 @@ class Arrays:
         libc.memory(va + length * elt_sz, 4)[:] = n_words(length).to_bytes(4, "little")
         return Fbarray(desc)
 
-    def attach(self, desc: layout.Fbarray) -> Fbarray:
+    def attach(self, desc: layout.Fbarray | None) -> Fbarray:
         """Maps an array that another process made, where it is there. rte_fbarray_attach
 
         EalError: EEXIST when it overlaps a mapped array, ENOENT without file, EADDRNOTAVAIL.
         """
+        desc = _given(desc)
         name = desc.name.decode()
         _validate(name, desc.len, desc.elt_sz)
         size = file_size(desc.len, desc.elt_sz)
@@ -222,7 +224,8 @@ class Arrays:
         self.areas[va] = size, fd
         return Fbarray(desc)
 
-    def _area(self, desc: layout.Fbarray) -> tuple[int, int, int]:
+    def _area(self, desc: layout.Fbarray | None) -> tuple[int, int, int]:
+        desc = _given(desc)
         size, fd = self.areas.get(desc.data, (0, -1))
         if not size or size != file_size(desc.len, desc.elt_sz):
             raise EalError(ENOENT, "fbarray", f"array {desc.name.decode()!r} is not mapped here")
@@ -236,18 +239,19 @@ class Arrays:
         else:
             libc.memory(va + offset, len(data))[:] = data
 
-    def detach(self, desc: layout.Fbarray) -> None:
+    def detach(self, desc: layout.Fbarray | None) -> None:
         """Unmaps it; file and descriptor stay. rte_fbarray_detach. EalError(ENOENT)."""
         va, size, fd = self._area(desc)
         del self.areas[va]
         _undo(va, size, fd)
 
-    def destroy(self, desc: layout.Fbarray) -> None:
+    def destroy(self, desc: layout.Fbarray | None) -> None:
         """Removes file, mapping and descriptor. rte_fbarray_destroy
 
         EalError: EBUSY while others have it attached (it stays), ENOENT when the file is gone.
         """
         va, size, fd = self._area(desc)
+        desc = _given(desc)
         name = desc.name.decode()
         if fd >= 0:
             try:
@@ -272,6 +276,12 @@ class Arrays:
                     os.unlink(name)
             _undo(va, size, fd)
         self.areas.clear()
+
+
+def _given(desc: layout.Fbarray | None) -> layout.Fbarray:
+    if desc is None:
+        raise _invalid("an array's descriptor wanted, none found")
+    return desc
 
 
 def _validate(name: str, length: int, elt_sz: int) -> None:

@@ -85,21 +85,26 @@ def enabled(
         return EalError(EINVAL, "options", text)
 
     there = ",".join(map(str, cpus.node_of))
-    ids = o.lcores
-    if ids is None or o.cpus is None:
-        allowed = os.sched_getaffinity(0) if affinity is None else affinity
-        ids = [n for n, _ in cpus.lcores if n in allowed]
+    ids, run_on = o.lcores, o.cpus
+    if ids is None or run_on is None:
+        allowed = sorted(os.sched_getaffinity(0) if affinity is None else affinity)
+        run_on = [n for n in allowed if n in cpus.node_of]
+        if o.release.arguments == "getopt":  # later ones refuse what is too high
+            run_on = [n for n in run_on if n < MAX_LCORE]
+        ids = run_on = run_on[:MAX_LCORE]
         if o.remap is not None:
-            ids = [n for n in range(o.remap, o.remap + len(ids)) if n < MAX_LCORE]
+            ids = [o.remap + i for i in range(len(run_on))]
         if not ids:
             raise bad(
                 "No detected lcore is enabled, please check the core list:"
-                f" CPUs {there or 'none'} were found, affinity allows {sorted(allowed)}"
+                f" CPUs {there or 'none'} were found, affinity allows {allowed}"
             )
-    elif missing := [n for n in o.cpus if n not in cpus.node_of]:
+        if ids[-1] >= MAX_LCORE:
+            raise bad(f"lcore {ids[-1]} >= RTE_MAX_LCORE ({MAX_LCORE}): choose with -l")
+    elif missing := [n for n in run_on if n not in cpus.node_of]:
         raise bad(
             f"lcore {missing[0]} unavailable:"
-            f" please check specified cores are part of {there}, found {o.cpus}"
+            f" please check specified cores are part of {there}, found {run_on}"
         )
     main = ids[0] if o.main_lcore is None else o.main_lcore
     if main not in ids:

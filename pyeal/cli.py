@@ -1,0 +1,229 @@
+"""The command line. Only this file knows its looks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pyeal.eal import Eal
+
+OK, FAILED, USAGE = 0, 1, 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    import argparse
+
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in PASSED_ON:  # they have parsers of their own
+        return PASSED_ON[argv[0]][1](argv[1:])
+    # what follows -- is EAL's and not looked at here
+    cut = argv.index("--") if "--" in argv else len(argv)
+    argv, eal_args = argv[:cut], argv[cut + 1 :]
+
+    top = argparse.ArgumentParser(
+        prog="pyeal",
+        description="DPDK's EAL memory initialisation, and a conformance suite for any EAL.",
+    )
+    top.add_argument("--version", action="version", version=f"pyeal {_version()}")
+    sub = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (text, arguments, run) in COMMANDS.items():
+        p = sub.add_parser(name, help=text, description=text)
+        arguments(p)
+        p.add_argument("--traceback", action="store_true", help="of an error, for developers")
+        p.set_defaults(run=run)
+    for name, (text, _) in PASSED_ON.items():
+        sub.add_parser(name, help=text, add_help=False)
+    try:
+        args = top.parse_args(argv)
+    except SystemExit as e:  # argparse has said what was wrong
+        return int(e.code or 0)
+    args.eal_args = eal_args
+    if eal_args and args.command not in TAKES_EAL_ARGS:
+        return _say(f"{args.command} takes nothing after --", USAGE)
+    try:
+        return int(args.run(args))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more at exit
+        return FAILED
+
+
+def _say(text: str, code: int) -> int:
+    print(f"pyeal: {text}", file=sys.stderr)
+    return code
+
+
+def _version() -> str:
+    from pyeal import __version__
+
+    return __version__
+
+
+# --- init
+
+
+def _init_arguments(p: argparse.ArgumentParser) -> None:
+    p.usage = "pyeal init [options] [-- EAL-ARGS]"
+    p.add_argument(
+        "--as", dest="release", metavar="RELEASE", help="be this release: 20.11 .. 26.07"
+    )
+    p.add_argument(
+        "--json", action="store_true", help="the layout as JSON instead of table and map"
+    )
+    p.add_argument("--svg", metavar="FILE", help="draw the memory map into FILE")
+    p.add_argument(
+        "--hold",
+        action=_boolean(),
+        default=True,
+        help="keep the memory until Ctrl-C or end of input (default), or end at once",
+    )
+    p.add_argument("-v", "--verbose", action="store_true", help="EAL's log, all of it")
+
+
+def _boolean() -> type[argparse.Action]:
+    import argparse
+
+    return argparse.BooleanOptionalAction
+
+
+def _init(args: argparse.Namespace) -> int:
+    import pyeal.releases
+
+    if args.release:
+        try:
+            pyeal.releases.get(args.release)
+        except ValueError as e:
+            return _say(f"--as: {e}", USAGE)
+
+    def log(level: str, text: str) -> None:
+        if args.verbose or level in ("WARNING", "ERR", "CRIT", "ALERT", "EMERG"):
+            print(f"EAL: {text}", file=sys.stderr)
+
+    more = {"release": args.release} if args.release else {}
+    with _Signals():
+        try:
+            with pyeal.init(args.eal_args, log=log, **more) as eal:
+                _show(eal, args)
+                if args.hold:
+                    _hold()
+        except KeyboardInterrupt:
+            return OK  # the memory has gone with the block
+        except (pyeal.EalError, OSError) as e:
+            if isinstance(e, BrokenPipeError):
+                raise
+            if args.traceback:
+                import traceback
+
+                traceback.print_exc()
+            return _failed(e, args.json)
+    return OK
+
+
+def _failed(e: Exception, as_json: bool) -> int:
+    """What was wanted, what was found, what to do: the error's own words."""
+    no = getattr(e, "errno", None) or 0
+    stage, text = getattr(e, "stage", "system"), getattr(e, "text", str(e))
+    if as_json:
+        import json
+
+        print(json.dumps({"error": {"stage": stage, "errno": no, "text": text}}), flush=True)
+    import errno
+
+    name = errno.errorcode.get(no, str(no))
+    return _say(f"{stage}: {text} [{name}]", FAILED)
+
+
+def _show(eal: Eal, args: argparse.Namespace) -> None:
+    layout = eal.layout()
+    from pyeal.tools import picture
+
+    if args.svg:
+        with open(args.svg, "w", encoding="utf-8") as f:
+            f.write(picture.svg(layout))
+    if args.json:
+        import json
+
+        print(json.dumps(layout), flush=True)
+        return
+    import shutil
+
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    width = shutil.get_terminal_size((100, 24)).columns
+    print(picture.table(layout), end="\n\n")
+    print(picture.terminal(layout, min(width, 160), colour), flush=True)
+    if layout["ignored"]:
+        print(f"without meaning here: {' '.join(layout['ignored'])}", file=sys.stderr)
+
+
+def _hold() -> None:
+    if sys.stdin is None:
+        return
+    if sys.stdin.isatty():
+        print("held; Ctrl-C or Ctrl-D ends it", file=sys.stderr, flush=True)
+    while sys.stdin.readline():
+        pass
+
+
+class _Signals:
+    """TERM and HUP end the command as Ctrl-C does: nothing is left behind."""
+
+    def __enter__(self) -> None:
+        import signal
+
+        self.before = {
+            s: signal.signal(s, signal.default_int_handler) for s in (signal.SIGTERM, signal.SIGHUP)
+        }
+
+    def __exit__(self, *_: object) -> None:
+        import signal
+
+        for s, h in self.before.items():
+            signal.signal(s, h)
+
+
+# --- commands with parsers of their own
+
+
+def suite() -> str | None:
+    """The folder that holds conformance/ and fixtures/: in the wheel, else of the checkout."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    for d in (os.path.join(here, "suite"), os.path.dirname(here)):
+        if os.path.exists(os.path.join(d, "conformance", "run.py")):
+            return d
+    return None
+
+
+def _conform(argv: list[str]) -> int:
+    d = suite()
+    if d is None:
+        return _say("the suite is not part of this installation", USAGE)
+    sys.path.insert(0, d)
+    try:
+        from conformance.run import main as run  # type: ignore[import-not-found, unused-ignore]
+    except ModuleNotFoundError as e:
+        if (e.name or "").startswith("conformance"):
+            raise
+        return _say(f"no module {e.name}: pip install 'pyeal[conformance]'", USAGE)
+    return int(run(argv))
+
+
+def _agent(argv: list[str]) -> int:
+    import runpy
+
+    sys.argv[1:] = argv
+    runpy.run_module("pyeal.agent", run_name="__main__", alter_sys=True)
+    return OK
+
+
+# name: (one line, its arguments, what it does). A new tool is one row here.
+COMMANDS = {
+    "init": ("initialise memory as EAL does, show it, hold it", _init_arguments, _init),
+}
+TAKES_EAL_ARGS = {"init"}
+PASSED_ON = {
+    "conform": ("run the conformance suite and print the matrix", _conform),
+    "agent": ("be a target of the suite: JSON lines on stdin and stdout", _agent),
+}
