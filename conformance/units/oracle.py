@@ -1,10 +1,15 @@
 """What a real librte_eal says to argument lists: one JSON list a line in, one answer a line out.
 
-    python oracle.py [PATH]    ->  {"version": "DPDK 22.11.11"}
+    python oracle.py           ->  {"version": "DPDK 22.11.11"}
     ["-m", "64"]               ->  {"accepted": true, "text": "..."}
 
 Each list is tried in a forked child, since EAL keeps what it parsed. A driver that does not exist
-stops the accepted ones right after the options, before any memory is touched.
+stops the accepted ones right after the options, before any memory is touched. With arguments,
+
+    python oracle.py discover -m 64
+
+rte_eal_init runs as far as the hugepage_info file: its limit on address space (2 GiB) makes the
+reservation fail that comes next, so that no page is touched.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import ctypes
 import ctypes.util
 import json
 import os
+import resource
 import sys
 import tempfile
 
@@ -20,18 +26,8 @@ NO_DRIVER = ["-d", "/nonexistent/driver.so"]
 STOPPED = "Cannot init plugins"
 
 
-def find() -> str | None:
-    return ctypes.util.find_library("rte_eal") or next(
-        (name for name in ("librte_eal.so.23", "librte_eal.so.26") if _loads(name)), None
-    )
-
-
-def _loads(name: str) -> bool:
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
+def find() -> str:
+    return ctypes.util.find_library("rte_eal") or "librte_eal.so.23"
 
 
 def attempt(eal: ctypes.CDLL, args: list[str]) -> dict[str, object]:
@@ -39,9 +35,7 @@ def attempt(eal: ctypes.CDLL, args: list[str]) -> dict[str, object]:
         if (pid := os.fork()) == 0:
             for fd in (0, 1, 2):
                 os.dup2(said.fileno(), fd)
-            words = [b"oracle", *(os.fsencode(a) for a in (*NO_DRIVER, *args))]
-            argv = (ctypes.c_char_p * (len(words) + 1))(*words, None)
-            eal.rte_eal_init(len(words), argv)
+            init(eal, NO_DRIVER + args)
             ctypes.CDLL(None).fflush(None)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
@@ -50,8 +44,19 @@ def attempt(eal: ctypes.CDLL, args: list[str]) -> dict[str, object]:
     return {"accepted": STOPPED in text, "status": status, "text": text}
 
 
+def init(eal: ctypes.CDLL, args: list[str]) -> int:
+    words = [b"oracle", *map(os.fsencode, args)]
+    argv = (ctypes.c_char_p * (len(words) + 1))(*words, None)
+    return int(eal.rte_eal_init(len(words), argv))
+
+
 def main() -> None:
-    eal = ctypes.CDLL(sys.argv[1] if len(sys.argv) > 1 else find())
+    eal = ctypes.CDLL(find())
+    if sys.argv[1:]:
+        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+        init(eal, ["--no-pci", "--no-telemetry", "--log-level=lib.eal:debug", *sys.argv[2:]])
+        ctypes.CDLL(None).fflush(None)
+        os._exit(0)
     eal.rte_version.restype = ctypes.c_char_p
     print(json.dumps({"version": eal.rte_version().decode()}), flush=True)
     for line in sys.stdin:

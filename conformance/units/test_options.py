@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from errno import EINVAL
 from pathlib import Path
 
@@ -196,7 +196,7 @@ def parsed(args: list[str], release: str = "22.11.11") -> options.Options:
     return options.parse(args, releases.get(release))
 
 
-def ids(rows: list[tuple[list[str], object]]) -> list[str]:
+def ids(rows: Sequence[tuple[list[str], object]]) -> list[str]:
     return [" ".join(a if len(a) < 30 else a[:30] + "..." for a in row[0]) or "-" for row in rows]
 
 

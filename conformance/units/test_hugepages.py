@@ -1,0 +1,226 @@
+"""Discovery on fake hosts, and locking and clearing of a real directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from errno import EACCES
+from pathlib import Path
+
+import pytest
+
+from conformance import hosts
+from pyeal import hugepages, lcores, options, releases
+from pyeal.errors import EalError
+
+M2, G1 = 2 << 20, 1 << 30
+CASES = [
+    pytest.param(host, e, release, id=f"{name}-{i}-{release}")
+    for name in hosts.names()
+    for host in [hosts.load(name)]
+    for i, e in enumerate(host.expects)
+    for release in releases.RELEASES
+    if hosts.holds(e.releases, release)
+]
+
+
+@pytest.fixture(scope="session")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: hosts.expand(name, tmp_path_factory.mktemp(name)) for name in hosts.names()}
+
+
+@pytest.mark.parametrize(("host", "e", "release"), CASES)
+def test_discovery_counts_what_the_host_file_says(
+    host: hosts.Host, e: hosts.Expect, release: str, trees: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(hugepages, "MAX_SIZES", e.max_sizes or 3)
+    root, r = trees[host.name], releases.get(release)
+    sys, proc = f"{root}/sys", f"{root}/proc"
+    said: list[str] = []
+    found: list[list[object]] = []
+    refusal = ""
+    try:
+        infos = hugepages.survey(
+            options.parse(e.args, r), r, lcores.discover(r, sys).nodes, sys, proc,
+            lambda level, text: said.append(text), host.statfs,
+        )  # fmt: skip
+        found = [[i.page_sz, i.hugedir, i.num_pages, i.lock_fd] for i in infos]
+    except EalError as error:
+        refusal = error.text
+        assert (error.errno, error.stage) == (EACCES, "hugepages")
+
+    nodes = r.numa_nodes_max
+    assert found == [
+        [sz, hugedir, pages + [0] * (nodes - len(pages)), -1]
+        for sz, (hugedir, *pages) in e.counts.items()
+    ]
+    assert e.fails in refusal and bool(e.fails) == bool(refusal)
+    assert [s for s in e.says if not any(s in text for text in said)] == []
+
+
+def test_every_host_is_expected_something_by_every_release() -> None:
+    missing = [
+        (name, release)
+        for name in hosts.names()
+        for release in releases.RELEASES
+        if not any(hosts.holds(e.releases, release) for e in hosts.load(name).expects)
+        or not any(hosts.holds(d.releases, release) for d in hosts.load(name).detected)
+    ]
+
+    assert missing == []
+    assert len(hosts.names()) >= 12
+
+
+def test_the_first_of_two_sizes_without_a_mount_is_remembered(tmp_path: Path) -> None:
+    """HPI-024: the record after the counted ones keeps the size that was dropped last."""
+    r = releases.get("22.11.11")
+    host = hosts.load("one-node-2M-1G")
+    root = host.expand(tmp_path)
+    infos = hugepages.survey(
+        options.parse(["--huge-dir=/mnt/huge1G"], r), r, [0], f"{root}/sys", f"{root}/proc",
+        None, host.statfs,
+    )  # fmt: skip
+    order = [sz for _, sz in hugepages.sizes(f"{root}/sys")]
+
+    assert infos.dropped == (M2 if order == [G1, M2] else 0)
+
+
+def test_pools_shows_every_counter(trees: dict[str, Path]) -> None:
+    pools = hugepages.pools(f"{trees['surplus-and-overcommit']}/sys")
+
+    assert list(pools) == [G1, M2]
+    assert pools[M2] == {
+        "nr": 10, "free": 10, "resv": 3, "nr_overcommit": 5, "surplus": 2,
+        "nodes": {0: {"nr": 10, "free": 10, "surplus": 0}},
+    }  # fmt: skip
+
+
+def test_mounts_are_listed_in_order_and_decoded(trees: dict[str, Path]) -> None:
+    proc = f"{trees['odd-mount-points']}/proc"
+
+    assert hugepages.mounts(proc) == [("/mnt/my pages", M2), ("/mnt/gone (deleted)", G1)]
+    assert hugepages.mounts(proc, decoded=False)[0] == (r"/mnt/my\040pages", M2)
+    assert hugepages.mounts(f"{trees['one-gig-only']}/proc") == [("/mnt/huge", None)]
+
+
+# --- locking and clearing: any directory will do --------------------------------------------------
+
+
+class Dir:
+    """A host with one mount, whose directory is a real one."""
+
+    def __init__(self, root: Path) -> None:
+        host = hosts.load("one-node-2M-1G")
+        host.expand(root)
+        self.path, self.sys, self.proc = root / "huge", f"{root}/sys", f"{root}/proc"
+        self.path.mkdir()
+        (root / "proc/mounts").write_text(f"none {self.path} hugetlbfs rw,pagesize=2M 0 0\n")
+
+    def discover(self, *args: str, release: str = "22.11.11") -> hugepages.Infos:
+        r = releases.get(release)
+        return hugepages.discover(options.parse([*args], r), r, [0], self.sys, self.proc)
+
+    def make(self, *names: str) -> None:
+        for name in names:
+            (self.path / name).write_bytes(b"")
+
+    def left(self) -> list[str]:
+        return sorted(os.listdir(self.path))
+
+    def locked(self) -> bool:
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+
+@pytest.fixture
+def huge(tmp_path: Path) -> Dir:
+    return Dir(tmp_path)
+
+
+def test_stale_files_of_any_prefix_go(huge: Dir) -> None:
+    huge.make("rtemap_0", "othermap_12", "map_", "xmap_yy", ".hidmap_1", "foo_1", "map", "remap-1")
+    (huge.path / "dirmap_0").mkdir()
+    hugepages.unlock(huge.discover())
+
+    assert huge.left() == ["dirmap_0", "foo_1", "map", "remap-1"]
+
+
+def test_locked_files_stay(huge: Dir) -> None:
+    huge.make("amap_0", "bmap_0", "cmap_0")
+    with open(huge.path / "amap_0") as shared, open(huge.path / "bmap_0") as alone:
+        fcntl.flock(shared, fcntl.LOCK_SH)
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        hugepages.unlock(huge.discover())
+
+    assert huge.left() == ["amap_0", "bmap_0"]
+
+
+def test_never_keeps_files_and_counts_their_pages_on_node_0(huge: Dir) -> None:
+    """HPI-020: 3 pages in unlocked files beside the 512 of the pool; the locked one is not ours."""
+    huge.make("amap_0", "bmap_0", "cmap_0")
+    os.truncate(huge.path / "amap_0", M2)
+    os.truncate(huge.path / "bmap_0", 2 * M2)
+    os.truncate(huge.path / "cmap_0", 5 * M2)
+    with open(huge.path / "cmap_0") as used:
+        fcntl.flock(used, fcntl.LOCK_SH)
+        infos = huge.discover("--huge-unlink=never")
+        hugepages.unlock(infos)
+
+    assert huge.left() == ["amap_0", "bmap_0", "cmap_0"]
+    assert (infos[0].num_reusable, infos[0].num_pages[0]) == (3, 515)
+
+
+def test_the_directory_is_locked_until_unlock(huge: Dir) -> None:
+    infos = huge.discover()
+    during = huge.locked()
+    hugepages.unlock(infos)
+
+    assert (during, huge.locked(), infos[0].lock_fd) == (True, False, -1)
+
+
+def test_a_locked_directory_is_waited_for(huge: Dir) -> None:
+    first = huge.discover()
+    second: list[hugepages.HugepageInfo] = []
+    t = threading.Thread(target=lambda: second.extend(huge.discover()))
+    t.start()
+    t.join(0.2)
+    waiting = t.is_alive()
+    hugepages.unlock(first)
+    t.join(10)
+    hugepages.unlock(second)
+
+    assert (waiting, t.is_alive(), len(second)) == (True, False, 1)
+
+
+@pytest.mark.parametrize("break_it", ["no directory", "no pages"])
+def test_a_failure_leaves_nothing_locked(huge: Dir, break_it: str) -> None:
+    fds = len(os.listdir("/proc/self/fd"))
+    if break_it == "no pages":
+        for path in Path(huge.sys).rglob("free_hugepages"):
+            path.write_text("0\n")
+    else:
+        huge.path.rmdir()
+    with pytest.raises(EalError) as e:
+        huge.discover()
+
+    assert e.value.errno == EACCES
+    assert len(os.listdir("/proc/self/fd")) == fds
+    assert ("Failed to lock hugepage directory!" in e.value.text) == (break_it == "no directory")
+    assert break_it == "no directory" or not huge.locked()
+
+
+def test_two_sizes_on_one_directory_are_refused_and_unlocked(huge: Dir) -> None:
+    with open(f"{huge.proc}/mounts", "a") as f:
+        f.write(f"none {huge.path} hugetlbfs rw,pagesize=1G 0 0\n")
+    with pytest.raises(EalError, match="two page sizes lie on top of each other"):
+        huge.discover()
+
+    assert not huge.locked()

@@ -1,0 +1,90 @@
+"""Lcores and nodes on fake hosts."""
+
+from __future__ import annotations
+
+from errno import EINVAL
+from pathlib import Path
+
+import pytest
+
+from conformance import hosts
+from pyeal import lcores, options, releases
+from pyeal.errors import EalError
+
+DETECTED = [
+    pytest.param(host, d, release, id=f"{name}-{release}")
+    for name in hosts.names()
+    for host in [hosts.load(name)]
+    for release in releases.RELEASES
+    for d in host.detected
+    if hosts.holds(d.releases, release)
+]
+
+
+@pytest.mark.parametrize(("host", "d", "release"), DETECTED)
+def test_lcores_and_nodes_are_what_the_host_file_says(
+    host: hosts.Host, d: hosts.Detected, release: str, tmp_path: Path
+) -> None:
+    r = releases.get(release)
+    said: list[str] = []
+    cpus = lcores.discover(r, f"{host.expand(tmp_path)}/sys", lambda level, text: said.append(text))
+
+    assert [n for n, _ in cpus.lcores] == d.lcores
+    assert cpus.nodes == d.nodes
+    assert str(len(d.lcores)) in said[0] and str(len(d.nodes)) in said[1]
+    if d.enabled:
+        assert lcores.enabled(options.parse([], r), cpus, host.affinity) == d.enabled
+
+
+CPUS = lcores.Cpus({0: 0, 1: 0, 2: 1, 3: 1, 130: 1}, [0, 1])
+ENABLED: list[tuple[str, str, list[tuple[int, int]]]] = [
+    ("", "22.11", [(0, 0), (1, 0), (3, 1)]),
+    ("-l 2,0", "22.11", [(0, 0), (2, 1)]),
+    ("-c 0xc", "22.11", [(2, 1), (3, 1)]),
+    ("--main-lcore 3", "22.11", [(3, 1), (0, 0), (1, 0)]),
+    ("-l 0-3 --main-lcore 2", "22.11", [(2, 1), (0, 0), (1, 0), (3, 1)]),
+    ("--lcores 2@0,9@3", "22.11", [(2, 1), (9, 0)]),  # the node goes by the lcore's own number
+    ("--lcores 5@130", "22.11", [(5, 0)]),
+    ("-l 2-3 -R", "25.11", [(0, 0), (1, 0)]),
+    ("-R2", "25.11", [(2, 1), (3, 1), (4, 0)]),
+]
+REFUSED = [
+    ("-l 0,5", "22.11", "lcore 5 unavailable"),
+    ("--lcores 0@5", "22.11", "lcore 5 unavailable"),
+    ("--main-lcore 2", "22.11", "Main lcore is not enabled for DPDK"),
+    ("--lcores 5@0 --main-lcore 0", "22.11", "Main lcore is not enabled for DPDK"),
+    ("-R126", "25.11", "lcore 128 >= RTE_MAX_LCORE"),
+]
+
+
+@pytest.mark.parametrize(("args", "release", "want"), ENABLED)
+def test_the_arguments_choose_the_lcores(
+    args: str, release: str, want: list[tuple[int, int]]
+) -> None:
+    o = options.parse(args.split(), releases.get(release))
+
+    assert lcores.enabled(o, CPUS, {0, 1, 3, 7}) == want
+
+
+@pytest.mark.parametrize(("args", "release", "phrase"), REFUSED)
+def test_what_is_not_there_is_refused(args: str, release: str, phrase: str) -> None:
+    with pytest.raises(EalError, match=phrase) as e:
+        lcores.enabled(options.parse(args.split(), releases.get(release)), CPUS, {0, 1, 3, 7})
+
+    assert (e.value.errno, e.value.stage) == (EINVAL, "options")
+
+
+@pytest.mark.parametrize(("release", "high"), [("22.11", False), ("25.11", True)])
+def test_a_high_cpu_is_passed_over_before_argparse(release: str, high: bool) -> None:
+    o = options.parse([], releases.get(release))
+    try:
+        found = lcores.enabled(o, CPUS, {3, 130})
+    except EalError as e:
+        assert high and "lcore 130 >= RTE_MAX_LCORE" in e.text
+    else:
+        assert not high and found == [(3, 1)]
+
+
+def test_no_cpu_left_by_the_affinity() -> None:
+    with pytest.raises(EalError, match="No detected lcore is enabled"):
+        lcores.enabled(options.parse([], releases.get("22.11")), CPUS, {77})
