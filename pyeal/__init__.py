@@ -1,8 +1,8 @@
 """DPDK's EAL memory initialisation in Python: the same files, bytes, mappings and locks.
 
-    with pyeal.init(["-m", "64", "--file-prefix", "demo"]) as eal:
-        for msl in eal.memseg_lists():
-            print(msl.name, hex(msl.base_va), msl.count)
+with pyeal.init(["-m", "64", "--file-prefix", "demo"]) as eal:
+    for msl in eal.memseg_lists():
+        print(msl.name, hex(msl.base_va), msl.count)
 """
 
 from __future__ import annotations

@@ -43,22 +43,29 @@ def verbs(target: object) -> list[str]:
     return [v for v in dir(target) if v[0] != "_" and callable(getattr(target, v))]
 
 
-def serve(target: object) -> None:
+def serve(target: Any) -> None:
     """Answer requests until the end of input, then clean up.
 
     `target.target` and `target.release` are its names. An exception with an errno is the refusal
     of a request; any other is a fault of the target and has no errno.
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)                           # EAL prints its usage on stdout
+    os.dup2(2, 1)  # EAL prints its usage on stdout
     can = verbs(target)
     up = False
 
     def reply(word: str, value: object) -> None:
         replies.write(json.dumps({word: value}) + "\n")
 
-    reply("hello", {"target": target.target, "release": target.release,  # type: ignore[attr-defined]
-                    "pid": os.getpid(), "can": can})
+    reply(
+        "hello",
+        {
+            "target": target.target,
+            "release": target.release,
+            "pid": os.getpid(),
+            "can": can,
+        },
+    )
     for line in sys.stdin:
         request = json.loads(line)
         verb = request.pop("verb")
@@ -69,10 +76,16 @@ def serve(target: object) -> None:
             up = verb == "init" or (up and verb != "cleanup")
         except Exception as e:
             no = getattr(e, "errno", None)
-            reply("error", {"errno": no, "stage": getattr(e, "stage", verb),
-                            "text": f"{type(e).__name__}: {e}" if no is None else str(e)})
+            reply(
+                "error",
+                {
+                    "errno": no,
+                    "stage": getattr(e, "stage", verb),
+                    "text": f"{type(e).__name__}: {e}" if no is None else str(e),
+                },
+            )
     if up:
-        target.cleanup()  # type: ignore[attr-defined]
+        target.cleanup()
 
 
 Answer = dict[str, object]
@@ -177,10 +190,15 @@ class Target(Process):
     def free_segs(self, segs: list[dict[str, int]]) -> Answer:
         """Gives back one allocation, whole, as `alloc` answered it."""
         first = (segs[0]["list"], segs[0]["seg"], len(segs))
-        for pages in self._eal.allocations():
-            if (pages.msl.index, pages.start, pages.n) == first:
-                return _answer(lambda: self._eal.free(pages))
-        return {"ret": -1, "errno": errno.EINVAL}
+
+        def free() -> None:
+            held = self._eal.allocations()
+            found = [p for p in held if (p.msl.index, p.start, p.n) == first]
+            if not found:
+                raise EalError(errno.EINVAL, "memalloc", f"{first} is not an allocation")
+            self._eal.free(found[0])
+
+        return _answer(free)
 
     def virt2memseg(self, addr: int) -> Answer | None:
         found = self._eal.memseg_of(addr)
@@ -263,7 +281,7 @@ class Target(Process):
             return _answer(change)
         return _answer(lambda: self._element(Fbarray(desc) if arr is None else arr, op, p))
 
-    def _element(self, arr: Fbarray, op: str, p: dict[str, Any]) -> int | None:
+    def _element(self, arr: Fbarray, op: str, p: dict[str, Any]) -> int:
         if op == "find":
             return self._find(arr, **p)
         if op == "find_idx":
@@ -272,7 +290,8 @@ class Target(Process):
             return arr.address(p["idx"])
         if op == "is_used":
             return int(arr.is_used(p["idx"]))
-        return arr.mark(p["idx"], used=op == "set_used")
+        arr.mark(p["idx"], used=op == "set_used")
+        return 0
 
     @staticmethod
     def _find(arr: Fbarray, fn: str, start: int, n: int = 0) -> int:
@@ -284,7 +303,9 @@ class Target(Process):
         if "biggest" in words:
             found = arr.biggest(start, used, back)
         else:
-            found = arr.find_n(start, n, used, back) if "n" in words else arr.find(start, used, back)
+            found = (
+                arr.find_n(start, n, used, back) if "n" in words else arr.find(start, used, back)
+            )
         if found < 0:
             no = errno.ENOENT if used else errno.ENOSPC
             raise EalError(no, "fbarray", "no such entries")

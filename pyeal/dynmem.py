@@ -45,7 +45,7 @@ def pages_per_socket(
             if not rest:
                 break
             n = min(rest // size, counts[node])
-            if n < counts[node] and 0 < rest - n * size:
+            if n < counts[node] and rest - n * size > 0:
                 smaller = sum(s * c[node] for s, c in available[i + 1 :])
                 # what is left is less than a page: another one, unless smaller sizes can hold it
                 n += smaller < rest - n * size

@@ -11,8 +11,8 @@ from . import (
     dynmem,
     hugepages,
     layout,
-    legacy,
     lcores,
+    legacy,
     libc,
     memfd,
     memseg,
@@ -79,7 +79,9 @@ class Eal:
         self.sockets = cpus.nodes
         if opts.proc_type == "secondary":
             raise EalError(
-                EINVAL, "options", "--proc-type=secondary: this release of pyeal starts primaries only"
+                EINVAL,
+                "options",
+                "--proc-type=secondary: this release of pyeal starts primaries only",
             )
         self.runtime_dir = runtime.make_directory(opts, self.release, self.log)
         self._undo.append(lambda: _rmdir(self.runtime_dir))
@@ -116,9 +118,7 @@ class Eal:
         finally:
             hugepages.unlock(self.infos)
             self.lists.lock.read_done()
-        self.heaps = Heaps(
-            self.lists, self.memalloc, opts, self.sockets, running[0][1], self.log
-        )
+        self.heaps = Heaps(self.lists, self.memalloc, opts, self.sockets, running[0][1], self.log)
         self.config.tsc_hz = runtime.tsc_hz()
         self._tables = self.heaps.service_tables()
         if self.shared:
@@ -345,7 +345,9 @@ class Eal:
         """
         n = length // page_sz if page_sz > 0 else 0
         if not (va and n) or page_sz & page_sz - 1 or length % page_sz or va % page_sz:
-            raise EalError(EINVAL, "extmem", f"{length:#x} bytes at {va:#x} are not pages of {page_sz}")
+            raise EalError(
+                EINVAL, "extmem", f"{length:#x} bytes at {va:#x} are not pages of {page_sz}"
+            )
         if iovas and len(iovas) != n:
             raise EalError(EINVAL, "extmem", f"{n} physical addresses wanted, {len(iovas)} found")
         with self.mutex, self.lists.lock:
@@ -363,7 +365,7 @@ class Eal:
         return msl
 
     def unregister_external(self, va: int, length: int) -> None:
-        """Forgets such memory; the mapping stays. rte_extmem_unregister. EalError: EINVAL, ENOENT."""
+        """Forgets such memory; the mapping stays. rte_extmem_unregister. EalError(ENOENT)."""
         if not va or not length:
             raise EalError(EINVAL, "extmem", "an address and a length wanted")
         with self.mutex, self.lists.lock:

@@ -233,7 +233,7 @@ class Arrays:
 
     def write(self, desc: layout.Fbarray, offset: int, data: bytes | memoryview) -> None:
         """Copies data into the elements; through the file, which saves a fault for each page."""
-        va, size, fd = self._area(desc)
+        va, _, fd = self._area(desc)
         if fd >= 0:
             os.pwrite(fd, data, offset)
         else:
@@ -326,4 +326,6 @@ def _undo(va: int, size: int, fd: int) -> None:
 def _as_eal(e: OSError | EalError, what: str) -> EalError:
     if isinstance(e, EalError):
         return e
-    return EalError(e.errno or 0, "fbarray", f"{what}: {e.strerror}" + f" ({e.filename})" * bool(e.filename))
+    return EalError(
+        e.errno or 0, "fbarray", f"{what}: {e.strerror}" + f" ({e.filename})" * bool(e.filename)
+    )

@@ -1,6 +1,6 @@
 """The malloc heap: elements in hugepages, linked in address order and in 13 free lists.
 
-    run of pages: [header | data .......][header | data]...      header: layout.MallocElem, 128 bytes
+    run of pages: [header | data .......][header | data]...   header: layout.MallocElem, 128 bytes
 
 Element for element what the C library would make of the same requests, so that the words in
 `config` agree. common/malloc_heap.c, common/malloc_elem.c
@@ -28,6 +28,8 @@ HEADER = 128
 LINE = 64
 MIN_SPLIT = HEADER + LINE  # a part smaller than that is not worth an element
 FREE, BUSY, PAD = 0, 1, 2
+FREE_HEAD: int = layout.MallocHeap.free_head.offset
+FREE_NEXT: int = MallocElem.free_next.offset  # type: ignore[attr-defined]
 DIRTY = 8  # beside the state
 
 
@@ -45,7 +47,7 @@ class Heap:
         return 0 if small else min(FREELISTS - 1, (bits.bit_length() - 7) // 2)
 
     def _head(self, i: int) -> int:
-        return self.va + layout.MallocHeap.free_head.offset + 8 * i  # type: ignore[attr-defined]
+        return self.va + FREE_HEAD + 8 * i
 
     def link_free(self, va: int) -> None:
         """malloc_elem_free_list_insert"""
@@ -55,7 +57,7 @@ class Heap:
         first = c_uint64.from_address(head)
         e.free_next, e.free_prev = first.value, head
         if first.value:
-            elem(first.value).free_prev = va + MallocElem.free_next.offset  # type: ignore[attr-defined]
+            elem(first.value).free_prev = va + FREE_NEXT
         first.value = va
 
     @staticmethod
@@ -322,7 +324,9 @@ class Heaps:
             heap.unlink_free(va)
             heap.hide(va, pages.va, pages.len, self.opts.match_allocations)
             self.segments.free(pages)
-            raise EalError(ENOMEM, "malloc", f"{size} bytes aligned to {align} do not fit new pages")
+            raise EalError(
+                ENOMEM, "malloc", f"{size} bytes aligned to {align} do not fit new pages"
+            )
         self._tell("alloc", pages.va, pages.len)
         heap.c.total_size += pages.len
 

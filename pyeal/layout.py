@@ -9,11 +9,14 @@ import ctypes
 TYPE_CHECKING = False  # importing typing costs more than all of pyeal
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     S = TypeVar("S", bound="ctypes.Structure")
-    u8 = u32 = i32 = u64 = int
     c_char = bytes
+    u8 = int
+    u32 = int
+    i32 = int
+    u64 = int
 else:
     from ctypes import c_char
     from ctypes import c_int32 as i32
@@ -150,7 +153,7 @@ class HugepageFile(Struct):
 _made: dict[object, "type[Struct]"] = {}  # one class for each family and node count
 
 
-def hugepage_info(nodes: int) -> "type[Struct]":
+def hugepage_info(nodes: int) -> "Any":
     """A record of hugepage_info for RTE_MAX_NUMA_NODES `nodes`: 4240 bytes for 32, 4128 for 4.
 
     lib/eal/common/eal_internal_cfg.h: struct hugepage_info
@@ -168,7 +171,7 @@ def hugepage_info(nodes: int) -> "type[Struct]":
     return _made.setdefault(nodes, HugepageInfo)
 
 
-def config(family: str) -> "type[Struct]":
+def config(family: str) -> "Any":
     """`rte_mem_config` of layout family A (20.11-22.11), B (23.11-25.11) or C (26.07).
 
     lib/eal/common/eal_memcfg.h: struct rte_mem_config. The heaps' 64-byte alignment swallows

@@ -25,7 +25,6 @@ from .libc import (
 from .memseg import MemsegList, MemsegLists
 from .segments import (
     CHUNK,
-    FEW,
     PRESENT,
     Helpers,
     Locked,
@@ -91,11 +90,14 @@ def _describe(lists: MemsegLists, msl: MemsegList, pa: bool) -> None:
     n, first = msl.n_segs, msl.base_va // PAGE
     block = bytearray(
         b"".join(
-            [pack(BAD_IOVA if pa else i * PAGE, i * PAGE, PAGE, PAGE, 0, 0, 0, 0) for i in range(BLOCK)]
+            [
+                pack(BAD_IOVA if pa else i * PAGE, i * PAGE, PAGE, PAGE, 0, 0, 0, 0)
+                for i in range(BLOCK)
+            ]
         )
     )
     fields = (8,) if pa else (0, 8)
-    seen = [b"\0"] * 8
+    seen = [0] * 8
     at = 0
     while at < n:
         high, low = divmod(first + at, BLOCK)
@@ -105,7 +107,9 @@ def _describe(lists: MemsegLists, msl: MemsegList, pa: bool) -> None:
                 for field in fields:
                     block[field + k :: 48] = bytes([byte]) * BLOCK
         take = min(BLOCK - low, n - at)
-        lists.arrays.write(msl.c.memseg_arr, at * 48, memoryview(block)[low * 48 : (low + take) * 48])
+        lists.arrays.write(
+            msl.c.memseg_arr, at * 48, memoryview(block)[low * 48 : (low + take) * 48]
+        )
         at += take
     msl.arr.mark(0, n)
 
@@ -155,7 +159,7 @@ class Legacy:
         self.outstanding = dict(opts.socket_mem or {})  # bytes by node, for the policy
 
     def map_all(self, info: HugepageInfo) -> None:
-        """Creates, maps and touches a file for each page; fewer when one fails. map_all_hugepages"""
+        """Makes, maps and touches a file for each page, up to one that fails. map_all_hugepages"""
         size, wanted = info.page_sz, info.num_pages[0]
         n = min(wanted, _mount_room(info.hugedir, size))
         first = len(self.pages)
@@ -236,9 +240,7 @@ class Legacy:
             entries = self.segments.pagemap.entries(va, size, n)
             here = next((i for i, e in enumerate(entries) if not e & PRESENT), n)
             if here < n:
-                self.log(
-                    "DEBUG", f"SIGBUS: Cannot mmap more hugepages of size {size // MB} MB"
-                )
+                self.log("DEBUG", f"SIGBUS: Cannot mmap more hugepages of size {size // MB} MB")
             return here
         return n
 

@@ -43,7 +43,7 @@ _long = ctypes.CDLL(None, use_errno=True)
 _short = ctypes.PyDLL(None, use_errno=True)
 
 
-def _bind(lib: ctypes.CDLL, name: str, result: type, *args: type) -> ctypes._FuncPointer:  # type: ignore[name-defined]
+def _bind(lib: ctypes.CDLL, name: str, result: type, *args: type) -> ctypes._FuncPointer:
     fn = lib[name]  # indexing gives each user a function object of its own
     fn.restype, fn.argtypes = result, args
     return fn
@@ -199,7 +199,7 @@ def lock_word(va: int, free: Callable[[int], bool], add: int, wait: float = 5.0)
         else:
             raise OSError(
                 errno.ETIMEDOUT,
-                f"the lock word at {va:#x} holds {value} for {wait} s; a killed process may hold it",
+                f"the lock word at {va:#x} holds {value}, for {wait} s; its holder may be dead",
             )
 
 

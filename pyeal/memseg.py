@@ -44,12 +44,15 @@ class ListPlan:
 
 
 def plan(
-    page_sizes: list[int], sockets: list[int], release: Release, limits: dict[int, int] | None = None
+    page_sizes: list[int],
+    sockets: list[int],
+    release: Release,
+    limits: dict[int, int] | None = None,
 ) -> list[ListPlan]:
     """The lists for page sizes (descending) on nodes (ascending), in slot order.
 
-    limits: bytes by page size (--pagesz-mem). common/eal_common_dynmem.c: eal_dynmem_memseg_lists_init
-    EalError(ENOMEM) when there are more types than slots.
+    limits: bytes by page size (--pagesz-mem). EalError(ENOMEM) when there are more types than
+    slots. common/eal_common_dynmem.c: eal_dynmem_memseg_lists_init
     """
     types = [(size, socket) for size in page_sizes for socket in sockets]
     if len(types) > MAX_MEMSEG_LISTS:
@@ -83,7 +86,9 @@ def _one_list(
     size: int, socket: int, types: int, before: list[ListPlan], limit: int | None
 ) -> list[ListPlan]:
     limit = min(MAX_MEM_PER_TYPE, MAX_SEGS_PER_TYPE * size) if limit is None else limit
-    offset = align(before[-1].offset + before[-1].n_segs * before[-1].page_sz if before else 0, size)
+    offset = align(
+        before[-1].offset + before[-1].n_segs * before[-1].page_sz if before else 0, size
+    )
     segs = limit // size
     return [ListPlan(size, socket, segs, len(before), offset)] if segs else []
 
@@ -100,7 +105,7 @@ class MemsegList:
 
     @property
     def name(self) -> str:
-        return self.c.memseg_arr.name.decode()
+        return str(self.c.memseg_arr.name, "ascii")
 
     @property
     def n_segs(self) -> int:
@@ -121,7 +126,9 @@ class MemsegList:
         """The record of segment i, in place."""
         return Memseg.from_address(self.arr.address(i))
 
-    def fill(self, start: int, iovas: list[int], nchannel: int, nrank: int, flags: list[int]) -> None:
+    def fill(
+        self, start: int, iovas: list[int], nchannel: int, nrank: int, flags: list[int]
+    ) -> None:
         """Writes the records of consecutive pages and marks them used."""
         from struct import Struct
 
@@ -221,17 +228,18 @@ class MemsegLists:
         self, fn: Callable[[MemsegList, Memseg], int | None], unlocked: bool = False
     ) -> int:
         """fn(list, segment) for each used segment."""
-        return self._walk(
-            ((m, m.seg(i)) for m in self for start, n in m.arr.runs() for i in range(start, start + n)),
-            fn, unlocked,
-        )  # fmt: skip
+        runs = ((m, start, n) for m in self for start, n in m.arr.runs())
+        segs = ((m, m.seg(i)) for m, start, n in runs for i in range(start, start + n))
+        return self._walk(segs, fn, unlocked)
 
     def walk_contig(
         self, fn: Callable[[MemsegList, Memseg, int], int | None], unlocked: bool = False
     ) -> int:
         """fn(list, first segment, bytes) for each run of used segments that is one in VA."""
         return self._walk(
-            ((m, m.seg(start), n * m.page_sz) for m in self for start, n in m.arr.runs()), fn, unlocked
+            ((m, m.seg(start), n * m.page_sz) for m in self for start, n in m.arr.runs()),
+            fn,
+            unlocked,
         )
 
     def _walk(self, items: Any, fn: Callable[..., int | None], unlocked: bool) -> int:

@@ -1,4 +1,4 @@
-"""The runtime directory and the `config` file in it: place, modes, size, lock, first and last words."""
+"""The runtime directory and the `config` file in it: place, modes, size, lock, last word."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def directory(prefix: str, release: Release) -> str:
     return f"{base}/dpdk/{prefix}"
 
 
-def make_directory(opts: Options, release: Release, log: Callable[[str, str], None]) -> str:
+def make_directory(opts: Options, release: Release, log: Callable[[str, str], object]) -> str:
     """Makes both levels with mode 0700, where they are not there yet; the path.
 
     EalError(EINVAL), only a warning where no file will go into it.

@@ -226,7 +226,9 @@ class Segments:
         self.single = opts.single_file_segments or opts.no_huge
         self.fds: dict[int, dict[int, int]] = {}  # list -> segment -> descriptor
         self.list_fd: dict[int, int] = {}  # list -> descriptor of all its pages
-        self.unkept: list[int] = []  # legacy pages' descriptors that single-file mode has no place for
+        self.unkept: list[
+            int
+        ] = []  # legacy pages' descriptors that single-file mode has no place for
         self.pagemap = pagemap
         self.why = ""  # of the page that failed last
         self.cpus = len(os.sched_getaffinity(0))
@@ -260,12 +262,11 @@ class Segments:
 
     # allocation
 
-    def alloc(
-        self, page_sz: int, socket: int, n: int, exact: bool = True, flags: int = 0
-    ) -> Pages:
+    def alloc(self, page_sz: int, socket: int, n: int, exact: bool = True, flags: int = 0) -> Pages:
         """n pages of one size on one node, consecutive in one list; fewer unless exact.
 
-        flags: what each page's record carries, FLAG_DO_NOT_FREE or 0. eal_memalloc_alloc_seg_bulk. EalError(ENOMEM), and then nothing is left of a part.
+        flags: what each page's record carries, FLAG_DO_NOT_FREE or 0. EalError(ENOMEM), and then
+        nothing is left of a part. eal_memalloc_alloc_seg_bulk
         """
         if n < 1:
             raise EalError(EINVAL, "memalloc", f"at least one page wanted, {n} found")
@@ -516,7 +517,9 @@ class Segments:
             if not msl.arr.is_used(i):
                 raise EalError(EINVAL, "memalloc", f"segment {i} of {msl.name} is not in use")
             if msl.seg(i).flags & FLAG_DO_NOT_FREE:
-                raise EalError(EINVAL, "memalloc", f"Page is not allowed to be freed: {msl.name} {i}")
+                raise EalError(
+                    EINVAL, "memalloc", f"Page is not allowed to be freed: {msl.name} {i}"
+                )
         with Locked(info, self.opts.in_memory) as dir_fd:
             msl.c.version += pages.n
             msl.clear(pages.start, pages.n)
@@ -592,9 +595,11 @@ class Segments:
         return fd
 
     def keep(self, msl: MemsegList, seg: int, fd: int) -> None:
-        """Stores a page's descriptor. eal_memalloc_set_seg_fd. EalError(ENOTSUP) if single-file."""
+        """Stores a page's descriptor; EalError(ENOTSUP) if single-file. eal_memalloc_set_seg_fd"""
         if self.single:
-            raise EalError(ENOTSUP, "memalloc", "Could not store segment fd: Operation not supported")
+            raise EalError(
+                ENOTSUP, "memalloc", "Could not store segment fd: Operation not supported"
+            )
         self.fds.setdefault(msl.index, {})[seg] = fd
 
 

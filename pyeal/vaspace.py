@@ -33,7 +33,7 @@ class VaSpace:
     def __init__(
         self,
         base: int = 0,
-        log: Callable[[str, str], None] = lambda level, text: None,
+        log: Callable[[str, str], object] = lambda level, text: None,
         hint_warning: str = "asked",
         primary: bool = True,
     ) -> None:
