@@ -201,6 +201,14 @@ class Cgroup:
         (self.dir / "cgroup.procs").write_text(str(pid))
 
     def close(self):
-        self.dir.rmdir()
+        end = time.monotonic() + 5
+        while True:
+            try:
+                self.dir.rmdir()
+                break
+            except OSError:         # the dead are still being counted out
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
         if self.enabled:
             (self.root / "cgroup.subtree_control").write_text("-hugetlb")

@@ -45,11 +45,18 @@ class Deviation(NamedTuple):
         return fnmatchcase(target, self.target) and holds(self.releases, release)
 
 
+def load(path):
+    try:
+        return tomllib.loads(path.read_text()) if path.exists() else {}
+    except ValueError as e:
+        raise Broken(f"{path.name}: {e}") from None
+
+
 @cache
 def rows(folder=HERE / "requirements"):
     found = {}
     for f in sorted(folder.glob("*.toml")):
-        for id, row in tomllib.loads(f.read_text()).items():
+        for id, row in load(f).items():
             if id in found:
                 raise Broken(f"{f.name}: {id} stands in another file too")
             try:
@@ -61,11 +68,11 @@ def rows(folder=HERE / "requirements"):
 
 def untested(path=HERE / "untested.toml"):
     """Pattern of ids -> why no test checks them."""
-    return tomllib.loads(path.read_text()) if path.exists() else {}
+    return load(path)
 
 
 def deviations(path=HERE / "deviations.toml"):
-    entries = tomllib.loads(path.read_text()).get("deviation", []) if path.exists() else []
+    entries = load(path).get("deviation", [])
     try:
         return [Deviation(**e) for e in entries]
     except TypeError as e:
@@ -93,11 +100,14 @@ def matches(id, pattern):
 
 
 def faults(tested, whole, rows, untested):
-    """What is wrong with a collection. `tested`: (id, test function) pairs; `whole`: nothing
-    was left out, so that what is missing is missing."""
+    """What is wrong with a collection. `tested`: (id or None, test function) pairs; `whole`:
+    nothing was left out, so that what is missing is missing."""
     said, seen = [], {}
     for id, test in tested:
-        if id not in rows:
+        if id is None:
+            if whole:
+                said.append(f"{test} checks no requirement")
+        elif id not in rows:
             said.append(f"{test}: no requirement {id}")
         elif seen.setdefault(id, test) != test:
             said.append(f"{id} is tested twice: {seen[id]} and {test}")

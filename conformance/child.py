@@ -99,8 +99,9 @@ class Child:
         lines = self.log.splitlines()[-n:]
         return "".join(f"\n  | {line}" for line in lines) or "\n  | (nothing on stderr)"
 
-    def ask(self, verb, *, limit=None, **params):
+    def ask(self, verb, *, within=None, **params):
         """The answer to one request; TargetError when refused, a skip when the verb is unknown."""
+        __tracebackhide__ = True
         if verb not in self.can:
             pytest.skip(f"{self.target} has no verb {verb}")
         try:
@@ -108,13 +109,14 @@ class Child:
             self.popen.stdin.flush()
         except BrokenPipeError:
             self._died(verb)
-        reply = self._reply(verb, limit or self.limit)
+        reply = self._reply(verb, within or self.limit)
         if "error" in reply:
             e = reply["error"]
             raise TargetError(e.get("errno"), e.get("text", ""), e.get("stage", verb), self.log)
         return reply["ok"]
 
     def _reply(self, verb, limit):
+        __tracebackhide__ = True
         fd, end = self.popen.stdout.fileno(), time.monotonic() + limit
         poll = select.poll()
         poll.register(fd, select.POLLIN)
@@ -136,6 +138,7 @@ class Child:
         return reply
 
     def _died(self, verb):
+        __tracebackhide__ = True
         rc = self._wait(5)
         raise TargetDied(f"{verb}: {ending(rc)}{self.last_words()}")
 

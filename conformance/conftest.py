@@ -41,7 +41,7 @@ def pytest_addoption(parser):
 
 # The run: one target, greeted once.
 
-HELLO = pytest.StashKey()
+HELLO, STARTED = pytest.StashKey(), pytest.StashKey()
 NUMBERS = itertools.count(1)
 
 
@@ -53,9 +53,11 @@ class Facts(NamedTuple):
 
 
 def pytest_configure(config):
-    if config.option.collectonly or config.option.help:
-        config.stash[HELLO] = None
-        return
+    config.stash[HELLO] = None
+    meta = [HERE / "meta" in (p := config.invocation_params.dir / a, *p.parents)
+            for a in config.args]
+    if config.option.collectonly or config.option.help or (meta and all(meta)):
+        return                              # no target is asked anything
     log = Path(os.devnull)
     try:
         spec = config.getoption("target")
@@ -99,11 +101,12 @@ def pytest_collection_modifyitems(session, config, items):
         rows = catalogue.rows(suite / "requirements")
         deviations = catalogue.deviations(suite / "deviations.toml")
         untested = catalogue.untested(suite / "untested.toml")
-        faults = catalogue.faults(
-            [(requirement_of(i), i.nodeid.partition("[")[0]) for i in items if requirement_of(i)],
-            whole := _whole(config), rows, untested)
     except catalogue.Broken as e:
-        raise pytest.UsageError(str(e)) from None
+        return _broken(session, items, [str(e)])
+    whole = _whole(config)
+    faults = catalogue.faults(
+        [(requirement_of(i), i.nodeid.partition("[")[0]) for i in items], whole, rows,
+        untested)
     hello, used = config.stash[HELLO], set()
     for item in items:
         row = rows.get(requirement_of(item))
@@ -126,11 +129,27 @@ def pytest_collection_modifyitems(session, config, items):
         faults += [f"deviations.toml: {d.id} ({d.target}) matches no test"
                    for d in deviations if d not in used]
     if faults:
-        raise pytest.UsageError("the suite contradicts itself:\n  " + "\n  ".join(faults))
+        return _broken(session, items, faults)
     if wanted := config.getoption("id"):
         keep = [i for i in items if any(fnmatchcase(requirement_of(i) or "", w) for w in wanted)]
         config.hook.pytest_deselected(items=[i for i in items if i not in keep])
         items[:] = keep
+
+
+def _broken(session, items, faults):
+    """The suite contradicts itself: nothing runs. A report, since xdist's workers have no other
+    way to say it."""
+    items.clear()
+    session.ihook.pytest_collectreport(report=pytest.CollectReport(
+        "requirements", "failed", "the suite contradicts itself:\n" + "\n".join(faults), []))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """2 and more is a broken run, 1 a verdict."""
+    tr = session.config.pluginmanager.get_plugin("terminalreporter")
+    if tr and any(getattr(r, "nodeid", "") == "requirements" for r in tr.stats.get("error", [])):
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
 def _whole(config):
@@ -146,10 +165,11 @@ def _whole(config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     row = catalogue.rows(item.config.getoption("suite") / "requirements").get(requirement_of(item))
-    hello = item.config.stash[HELLO]
+    hello, want = item.config.stash[HELLO], needs_of(item)
+    if hello is None:
+        return
     if row and not catalogue.holds(row.releases, hello.release):
         pytest.skip(f"not in this release: {row.releases}, target is {hello.release}")
-    want = needs_of(item)
     if (releases := want.pop("release", "")) and not catalogue.holds(releases, hello.release):
         pytest.skip(f"not in this release: {releases}, target is {hello.release}")
     if lacking := sorted(set(want.pop("verbs", ())) - hello.can):
@@ -240,19 +260,21 @@ def box(request, make_box):
 
 
 @pytest.fixture
-def start(request, tmp_path, prefix, make_box):
+def start(request, tmp_path, prefix, make_box, cgroup):
     """start(*args, mode=, box=, init=True, prefix=, env=, as_user=, drop=, rlimits=, cgroup=)
 
     Every EAL of a test has the same file prefix and box unless told otherwise.
     """
-    started, default = [], f"{prefix}_{next(NUMBERS)}"
+    started = request.node.stash[STARTED] = []
+    default = f"{prefix}_{next(NUMBERS)}"
     test_mode = params_of(request.node).get("mode", "dynmem")
 
     def start(*args, mode=test_mode, box=None, init=True, prefix=default, **more):
         box = box or request.getfixturevalue("box")
         args = [*MODES[mode], *args]
-        if not any(a.startswith("--file-prefix") for a in args):
+        if "--file-prefix" not in args:
             args += ["--file-prefix", prefix]
+        prefix = args[args.index("--file-prefix") + 1]
         eal = Eal(request.config.getoption("target"), args, box, tmp_path, prefix,
                   **{"limit": request.config.getoption("limit")} | more)
         started.append(eal)
@@ -265,8 +287,6 @@ def start(request, tmp_path, prefix, make_box):
             eal.close()
         except (TargetDied, TargetHung) as e:
             faults.append(str(e))
-    for eal in started:
-        request.node.add_report_section("call", f"log of {eal!r}", eal.log[-8000:])
     if faults:
         pytest.fail("\n".join(faults), pytrace=False)
 
@@ -291,6 +311,15 @@ def cgroup(request, prefix, as_found):
 
 
 # Reports
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call" and report.outcome != "passed":
+        for eal in item.stash.get(STARTED, []):
+            report.sections.append((f"log of {eal!r}", eal.log[-6000:]))
+    return report
+
 
 @pytest.fixture
 def evidence(request):

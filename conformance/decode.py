@@ -67,17 +67,17 @@ class Decoder:
                       if m["name"] and not m.get("flexible"))
 
     def _value(self, m, data, at):
-        if dims := m.get("dims"):
+        if m.get("dims"):
             size = m["elem_size"]
             if m["type"] == "char":
                 return bytes(data[at:at + m["size"]]).split(b"\0")[0].decode(errors="replace")
             one = {k: v for k, v in m.items() if k != "dims"} | {"size": size}
             count = m["size"] // size
-            return [self._value(one, data, at + i * size) for i in range(count)] if dims else []
+            return [self._value(one, data, at + i * size) for i in range(count)]
         if m.get("kind") != "union" and (sub := m.get("members")):
             return self._members(sub, data, at)
-        if (s := _struct(m["type"])) in self.structs:
-            return self._members(self.structs[s]["members"], data, at)
+        if sub := self.structs.get(_struct(m["type"]), {}).get("members"):
+            return self._members(sub, data, at)
         kind = m.get("base_type", m["type"]).replace("volatile ", "").replace("const ", "")
         signed = kind in ("int", "long int", "short int", "signed char", "long long int", "char")
         return int.from_bytes(data[at:at + m["size"]], "little", signed=signed)

@@ -34,17 +34,19 @@ class Eal:
 
     # start and end
 
-    def init(self, *more, limit=None):
+    def init(self, *more, within=None):
         """Initialise with the arguments given at the start and `more`."""
+        __tracebackhide__ = True
         self.args += more
-        done = self.ask("init", args=self.args, limit=limit)
+        done = self.ask("init", args=self.args, within=within)
         self.iova_mode, self.runtime_dir = done["iova_mode"], done["runtime_dir"]
         return self
 
-    def refused(self, *more, limit=None):
+    def refused(self, *more, within=None):
         """Initialisation must fail: answers the TargetError, with errno, text and log."""
+        __tracebackhide__ = True
         try:
-            self.init(*more, limit=limit)
+            self.init(*more, within=within)
         except TargetError as e:
             return e
         raise AssertionError(f"rte_eal_init succeeded: {' '.join(self.args)}")
@@ -72,8 +74,9 @@ class Eal:
         """Lines of the log that contain a text."""
         return [line for line in self.log.splitlines() if text in line]
 
-    def ask(self, verb, *, limit=None, **params):
-        return self.child.ask(verb, limit=limit, **params)
+    def ask(self, verb, *, within=None, **params):
+        __tracebackhide__ = True
+        return self.child.ask(verb, within=within, **params)
 
     # verbs
 

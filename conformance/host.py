@@ -286,7 +286,7 @@ def cmdline(pid):
         return "(gone)"
 
 
-def settled(before, prefix="eal_", limit=3.0):
+def settled(before, prefix="eal_", limit=1.0):
     """The difference that remains once the kernel has had time to give pages back."""
     end, wait = time.monotonic() + limit, 0.005
     while (said := difference(before, snapshot(prefix))) and time.monotonic() < end:
