@@ -6,8 +6,8 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from layouts import ALL, EMPTY, FOUR, FULL, HOLES, LEGACY, NO_HUGE, TWO_NODES
 
+from conformance.units.layouts import ALL, EMPTY, FOUR, FULL, HOLES, LEGACY, NO_HUGE, TWO_NODES
 from pyeal.tools import picture
 
 shapes = pytest.mark.parametrize("layout", ALL.values(), ids=ALL)

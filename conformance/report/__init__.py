@@ -1,0 +1,265 @@
+"""Verdicts out of pytest-reportlog lines: matrix, summary, page.
+
+A run file is reportlog's JSON lines, each target's after a header of ours:
+
+    {"$report_type": "Run", "target": "pyeal", "release": "22.11.11", "host": {...}, ...}
+
+Unknown keys and records are passed over, as reportlog asks of its readers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).parent
+WORDS = ("passed", "deviating", "failed", "skipped")
+WORST = ("failed", "deviating", "passed", "skipped")  # of a requirement's tests, the first found
+NO_ROW = "other"  # tests that check no row of the catalogue
+
+
+class BadMerge(Exception):
+    """Files that do not make one report."""
+
+
+class Test:
+    """One test of one target: its phases made into one verdict."""
+
+    def __init__(self, nodeid):
+        self.nodeid, self.verdict, self.reason, self.trace = nodeid, "passed", "", ""
+        self.requirement = self.family = self.statement = ""
+        self.evidence, self.sections, self.duration = [], {}, 0.0
+        self.complete = False  # its teardown was reported
+
+    @property
+    def params(self):
+        return self.nodeid.partition("[")[2].rstrip("]")
+
+    @property
+    def name(self):
+        return (
+            self.nodeid.partition("[")[0]
+            .rpartition("::")[2]
+            .removeprefix("test_")
+            .replace("_", " ")
+        )
+
+    def add(self, r):
+        """One phase: setup, call or teardown."""
+        said = [tuple(p) for p in r.get("user_properties", [])]
+        props = dict(said)
+        self.requirement = props.get("requirement", self.requirement)
+        self.family = props.get("family", self.family)
+        self.statement = props.get("statement", self.statement)
+        self.evidence = [v for k, v in said if k == "evidence"] or self.evidence
+        self.sections |= dict(tuple(s) for s in r.get("sections", []))
+        self.duration += r.get("duration", 0)
+        self.complete |= r["when"] == "teardown"
+        text = _text(r.get("longrepr"))
+        if r["outcome"] == "failed":
+            self.verdict = "failed"
+            where = "" if r["when"] in ("call", "???") else f"in {r['when']}: "
+            self.reason = self.reason or where + _last(text)
+            self.trace += text + "\n"
+        elif r["outcome"] == "skipped" and self.verdict != "failed":
+            deviates = "wasxfail" in r
+            self.verdict = "deviating" if deviates else "skipped"
+            self.reason = props.get("deviation") or r.get("wasxfail") or _last(text)
+            self.trace = text if deviates else ""
+
+
+def _text(longrepr):
+    match longrepr:
+        case None:
+            return ""
+        case str():
+            return longrepr
+        case [_, _, str(why)]:
+            return why.removeprefix("Skipped: ")
+        case {"reprcrash": crash, "reprtraceback": {"reprentries": entries}}:
+            lines = [line for e in entries for line in (e.get("data") or {}).get("lines", [])]
+            return "\n".join(lines) or (crash or {}).get("message", "")
+        case {"longrepr": str(why)}:
+            return why
+    return json.dumps(longrepr)
+
+
+def _last(text):
+    """What a failure says: pytest's first E line, else the last line."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    said = [line[1:].strip() for line in lines if line.startswith("E ")]
+    return (said or lines[-1:] or ["no message"])[0]
+
+
+class Run:
+    """One target on one host."""
+
+    def __init__(self, header):
+        self.header, self.tests, self.broken, self.finished = header, {}, [], None
+        self.target, self.release = header["target"], header.get("release", "")
+        self.host = header.get("host", {})
+
+    def add(self, r):
+        match r.get("$report_type"):
+            case "TestReport":
+                self.tests.setdefault(r["nodeid"], Test(r["nodeid"])).add(r)
+            case "CollectReport" if r.get("outcome") == "failed":
+                self.broken.append(f"{r['nodeid']}: {_last(_text(r.get('longrepr')))}")
+            case "SessionFinish":
+                self.finished = r["exitstatus"]
+            case "Collected":  # whose a test is, said before it can kill its worker
+                self.collected = r["tests"]
+
+    collected: dict = {}
+
+    def close(self):
+        """In the suite's order, not its workers'; with what is known of tests that killed one."""
+        self.tests = {n: self.tests[n] for n in self.collected if n in self.tests} | self.tests
+        for nodeid, t in self.tests.items():
+            if not t.requirement and nodeid in self.collected:
+                t.requirement, t.family, t.statement = self.collected[nodeid]
+            t.requirement = t.requirement or t.nodeid
+            t.family = t.family or NO_ROW
+        if self.finished is None:
+            self.broken.append("the run ended before its time: no last line in its log")
+
+    def requirements(self):
+        """id -> its tests"""
+        found = {}
+        for t in self.tests.values():
+            found.setdefault(t.requirement, []).append(t)
+        return found
+
+    def families(self):
+        """family -> verdict -> number of requirements"""
+        found = {}
+        for tests in self.requirements().values():
+            family = found.setdefault(tests[0].family, dict.fromkeys(WORDS, 0))
+            family[verdict(tests)] += 1
+        return dict(sorted(found.items(), key=lambda kv: (kv[0] == NO_ROW, kv[0])))
+
+    def counts(self, tests=False):
+        """verdict -> number, of requirements or of single tests"""
+        if tests:
+            return Counter(t.verdict for t in self.tests.values())
+        return Counter(verdict(t) for t in self.requirements().values())
+
+    def reasons(self):
+        """(reason, number of requirements) for what could not run at all, most first."""
+        skipped = [t for t in self.requirements().values() if verdict(t) == "skipped"]
+        return grouped(tests[0].reason for tests in skipped)
+
+
+def verdict(tests):
+    words = {t.verdict for t in tests}
+    return next(w for w in WORST if w in words)
+
+
+def grouped(reasons):
+    """Reasons that differ only in the number wanted are one, with the largest."""
+    found: dict[str, list] = {}
+    for reason in reasons:
+        m = re.match(r"wanted (\d+)(?= )", reason)
+        key = "wanted # " + reason[m.end() + 1 :] if m else reason
+        entry = found.setdefault(key, [0, 0])
+        entry[0] += 1
+        entry[1] = max(entry[1], int(m[1]) if m else 0)
+    out = [(k.replace("#", f"up to {top}", 1) if top else k, n) for k, (n, top) in found.items()]
+    return sorted(out, key=lambda x: (-x[1], x[0]))
+
+
+def load(*paths):
+    """The runs in these files; refuses two of one target on one host."""
+    runs = []
+    for path in paths:
+        with open(path, encoding="utf-8") as f:
+            for number, line in enumerate(f, 1):
+                try:
+                    r = json.loads(line)
+                except ValueError:
+                    continue  # a line cut short by the end of its writer
+                if r.get("$report_type") == "Run":
+                    runs.append(Run(r))
+                elif runs:
+                    runs[-1].add(r)
+                else:
+                    raise BadMerge(f"{path}:{number}: no header of a run before it")
+    for run in runs:
+        run.close()
+    seen = Counter((r.target, r.host.get("name")) for r in runs)
+    if twice := [k for k, n in seen.items() if n > 1]:
+        raise BadMerge(f"two runs of {twice[0][0]} on {twice[0][1]}")
+    return runs
+
+
+def summary(runs):
+    return {
+        "targets": {r.target: {"release": r.release, "families": r.families()} for r in runs},
+        "host": runs[0].host if runs else {},
+    }
+
+
+def junit(files, to):
+    """One JUnit file out of one a target, each a suite with the target's name."""
+    import xml.etree.ElementTree as ET
+
+    root = ET.Element("testsuites")
+    for target, path in files:
+        try:
+            suites = ET.parse(path).getroot().iter("testsuite")
+        except (OSError, ET.ParseError):
+            continue
+        for s in suites:
+            s.set("name", target)
+            root.append(s)
+    ET.ElementTree(root).write(to, encoding="utf-8", xml_declaration=True)
+
+
+def page(runs, rows, untested):
+    """The report as one HTML file. `rows` is the catalogue, `untested` id -> why."""
+    import jinja2
+
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters["code"] = code
+    by_id = [r.requirements() for r in runs]
+    tested = {i for d in by_id for i in d}
+    families: dict[str, list] = {}
+    order = [i for i in rows if i in tested or i in untested] + [i for i in tested if i not in rows]
+    for i in order:
+        row = rows.get(i)
+        found = [d.get(i, []) for d in by_id]
+        some = next((t[0] for t in found if t), None)
+        families.setdefault(row.family if row else some.family, []).append(
+            {
+                "id": i,
+                "row": row,
+                "statement": row.statement if row else some.statement or some.name,
+                "cells": [
+                    {"tests": t, "verdict": verdict(t) if t else "untested", "run": r}
+                    for t, r in zip(found, runs, strict=True)
+                ],
+                "untested": "" if tested & {i} else untested.get(i, ""),
+            }
+        )
+    counts = [r.families() for r in runs]
+    return env.get_template("page.html").render(
+        runs=runs, families=families, counts=counts, words=WORDS, host=runs[0].host if runs else {}
+    )
+
+
+def code(text):
+    """`x` in a statement as code."""
+    import markupsafe
+
+    return markupsafe.Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(markupsafe.escape(text))))
+
+
+def write(runs, folder, rows, untested):
+    """summary.json and index.html of these runs."""
+    folder = Path(folder)
+    (folder / "summary.json").write_text(json.dumps(summary(runs), indent=1) + "\n")
+    (folder / "index.html").write_text(page(runs, rows, untested), encoding="utf-8")

@@ -1,0 +1,488 @@
+"""The conformance run: targets found, pages leased, one pytest a target, one report.
+
+`ci/conform` in a checkout and `pyeal conform` anywhere else are this file's main().
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import datetime
+import json
+import os
+import platform
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from conformance import catalogue, host, lease, peers, report
+
+SUITE = Path(__file__).parent
+OK, VERDICTS, BROKEN, INTERRUPTED = 0, 1, 2, 130
+COLOURS = {"passed": 32, "deviating": 33, "failed": 31, "skipped": 36}
+HEADS = {"passed": "passed", "deviating": "deviating", "failed": "failed", "skipped": "could not"}
+
+
+class Broken(Exception):
+    """The run cannot be, or cannot be judged; exit code 2."""
+
+
+# --- looks
+
+
+def say(text="", end="\n"):
+    print(text, end=end, flush=True)
+
+
+def ink(text, *sgr):
+    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+    return str(text) if plain else f"\x1b[{';'.join(map(str, sgr))}m{text}\x1b[0m"
+
+
+class Progress:
+    """One line that rewrites itself on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, target):
+        self.target, self.total, self.done, self.family = target, 0, 0, ""
+        self.begun = self.said = time.monotonic()
+        self.worst, self.tty = {}, sys.stdout.isatty()
+
+    def add(self, event):
+        self.total = event.get("total", self.total)
+        if "test" in event:
+            self.family = event["family"] or self.family
+            if event["outcome"] != "passed":
+                self.worst[event["test"]] = event["outcome"]
+            self.done += event["done"]
+
+    def text(self):
+        if not self.total:
+            return f"{self.target}: collecting"
+        bad = list(self.worst.values())
+        more = "".join(
+            f", {bad.count(o)} {o}" for o in ("failed", "deviating", "skipped") if o in bad
+        )
+        took = f"{time.monotonic() - self.begun:.0f} s"
+        if not self.tty:
+            return f"{self.target}: {self.done} of {self.total} tests, {self.family}{more}, {took}"
+        full = self.done * 24 // self.total
+        bar = ink("━" * full, 32) + ink("━" * (24 - full), 2)
+        return f"{self.target} {bar} {self.done}/{self.total} {self.family}{more}, {took}"
+
+    def show(self, last=False):
+        if self.tty:
+            say("\r\x1b[2K" + ("" if last else self.text()), end="")
+        elif not last and self.total and time.monotonic() - self.said > 10:
+            self.said = time.monotonic()
+            say(self.text())
+
+
+def matrix(runs):
+    """Family by target: how many requirements passed, deviate, failed, could not run."""
+    families = {f: None for r in runs for f in r.families()}
+    width = max([len(f) for f in families] + [6])
+    cell = [max(len(h), 4) for h in HEADS.values()]
+    group = sum(cell) + 2 * (len(cell) - 1)
+    titles = [f"{r.target} {r.release}".ljust(group) for r in runs]
+    out = [" " * width + "".join("    " + ink(t, 1) for t in titles)]
+    heads = "  ".join(h.rjust(w) for h, w in zip(HEADS.values(), cell, strict=True))
+    out.append(ink("family".ljust(width) + ("    " + heads) * len(runs), 2))
+
+    def row(name, counts):
+        line = ink(name.ljust(width), 1)
+        for c in counts:
+            parts = []
+            for (word, _), w in zip(HEADS.items(), cell, strict=True):
+                n = c.get(word, 0) if c else 0
+                parts.append(ink(str(n).rjust(w), COLOURS[word] if n else 2))
+            line += "    " + "  ".join(parts)
+        return line
+
+    out += [row(f, [r.families().get(f) for r in runs]) for f in families]
+    out.append(row("total", [r.counts() for r in runs]))
+    return "\n".join(out)
+
+
+def could_not(runs):
+    """Why requirements could not run, and what would let more of them run here."""
+    out = []
+    for run in runs:
+        if reasons := run.reasons():
+            out.append(f"\ncould not run on {run.target}:")
+            out += [f"  {n:>4}  {why}" for why, n in reasons[:12]]
+            if rest := sum(n for _, n in reasons[12:]):
+                out.append(f"  {rest:>4}  {len(reasons) - 12} other reasons: see index.html")
+    if lacking := wanted(runs):
+        out.append("\nmore would run here with")
+        out += [f"  {n:>4}  {what}" for what, n in lacking]
+    return "\n".join(out)
+
+
+def wanted(runs):
+    """(what would help, requirements that at least wait for it)"""
+    waits: dict[str, set] = {}
+    pages: dict[str, int] = {}
+    for run in runs:
+        for t in run.tests.values():
+            if t.verdict != "skipped":
+                continue
+            if m := re.match(r"wanted (\d+) free (\d+[KMG]) pages", t.reason):
+                pages[m[2]] = max(pages.get(m[2], 0), int(m[1]))
+                waits.setdefault("pages", set()).add(t.requirement)
+            elif m := re.match(r"wanted (.+?), found", t.reason):
+                what = re.sub(r" for .*", "", m[1])
+                waits.setdefault(what, set()).add(t.requirement)
+    if pages:
+        order = sorted(pages, key=lambda s: host.size(s))
+        sizes = ",".join(f"{s}:{max(64 if s == '2M' else 1, pages[s])}" for s in order)
+        waits[f"--reserve {sizes}" + ("" if host.is_root() else " (as root)")] = waits.pop("pages")
+    return sorted(((w, len(ids)) for w, ids in waits.items()), key=lambda x: -x[1])
+
+
+def evidence(runs):
+    """What was seen, for a run of a few requirements."""
+    out = []
+    for run in runs:
+        for rid, tests in run.requirements().items():
+            word = report.verdict(tests)
+            out.append(f"\n{ink(rid, 1)} on {run.target} {run.release}: {ink(word, COLOURS[word])}")
+            out.append(f"  {tests[0].statement.strip() or tests[0].name}")
+            for t in tests:
+                out.append(f"  {ink(t.verdict, COLOURS[t.verdict])} {t.name} {t.params}".rstrip())
+                out += [f"    {line}" for e in t.evidence for line in e.splitlines()]
+                if t.reason:
+                    out.append(f"    {t.reason}")
+                out += [f"    | {line}" for line in t.trace.strip().splitlines()]
+    return "\n".join(out)
+
+
+# --- the host and the targets
+
+
+def host_facts(name):
+    pools = {sz: {"total": p.total, "free": p.available} for sz, p in host.pools().items()}
+    return {
+        "name": name,
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "nodes": len(host.nodes()) or 1,
+        "pools": pools,
+        "uid": os.geteuid(),
+        "python": platform.python_version(),
+    }
+
+
+class Target:
+    """One EAL to test: what pytest is told, what it runs with, what it says of itself."""
+
+    def __init__(self, spec, name=None, path=None):
+        from conformance.child import Child, TargetDied, TargetHung, command, environment
+
+        self.spec, self.name = spec, name or spec
+        self.env = {"LD_LIBRARY_PATH": str(path)} if path else {}
+        with tempfile.NamedTemporaryFile("r", prefix="hello") as log:
+            try:
+                c = Child(command(spec), log.name, env=environment() | self.env, limit=20)
+                self.release = c.release
+                c.close()
+            except (OSError, TargetDied, TargetHung) as e:
+                lines = [x for x in str(e).splitlines() if x.strip()]
+                said = next((x.strip() for x in reversed(lines) if "Error" in x), lines[-1])
+                raise Broken(f"{spec} does not start: {said}") from None
+
+
+def targets(args):
+    """Those asked for; else pyeal, and librte_eal where there is one."""
+    found = []
+    names = {s: s.partition(":")[0] for s in args.target}
+    for spec, short in names.items():
+        plain = short != "cmd" and list(names.values()).count(short) == 1
+        found.append(Target(spec, short if plain else spec))
+    if args.peer:
+        try:
+            lib = peers.fetch(lambda text: say(f"peer: {text}"))
+        except peers.Unobtainable as e:
+            raise Broken(f"no peer: {e}") from None
+        name = "librte_eal" if "librte_eal" not in names.values() else f"librte_eal:{lib}"
+        found.append(Target(f"librte_eal:{lib}", name, lib.parent))
+    if not args.target:
+        found.insert(0, Target("pyeal"))
+        if not args.peer:
+            try:
+                found.append(Target("librte_eal"))
+            except Broken as e:
+                say(f"without a second target: {e}; --peer fetches Debian's")
+    return found
+
+
+def chosen(ids):
+    """Patterns of ids for pytest: FBA-017 as it is, FBA as FBA-*; refuses what nothing matches."""
+    rows = catalogue.rows()
+    patterns = []
+    for i in ids:
+        p = i.upper() if "-" in i or "*" in i else f"{i.upper()}-*"
+        if not any(fnmatchcase(r, p) for r in rows):
+            families = " ".join(sorted({r.family for r in rows.values()}))
+            raise Broken(f"no requirement {i}; families are {families}")
+        patterns.append(p)
+    return patterns
+
+
+def why_untested():
+    """id -> why no test checks it"""
+    patterns = catalogue.untested()
+    return {
+        i: next((why for p, why in patterns.items() if fnmatchcase(i, p)), "")
+        for i in catalogue.rows()
+    }
+
+
+# --- one pytest
+
+
+def die_with_parent():
+    """The child gets SIGINT when we end in any way, so that it tears its tests down."""
+    ctypes.CDLL(None).prctl(1, signal.SIGINT)
+
+
+def run_target(t, args, facts, folder, tmp):
+    """Run the suite against one target; answers its part of run.jsonl and pytest's exit code."""
+    part, log = tmp / f"{len(os.listdir(tmp))}.jsonl", folder / f"{_plain(t.name)}.log"
+    collected = part.with_suffix(".collected")
+    argv = [sys.executable, "-m", "pytest", "-c", SUITE / "pytest.toml", SUITE]
+    argv += ["-p", "conformance.report.progress", "-p", "no:cacheprovider", "--tb=short"]
+    argv += [
+        "--target",
+        t.spec,
+        "--host",
+        facts["name"],
+        *(x for p in args.patterns for x in ("--id", p)),
+    ]
+    argv += ["-n", args.n, "--dist", "loadgroup"] if args.n != "0" else []
+    argv += ["--report-log", part, "--junitxml", part.with_suffix(".xml")]
+    argv += ["--basetemp", part.with_suffix(".tmp")]
+    r, w = os.pipe()
+    path = [str(SUITE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | t.env | {
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONSAFEPATH": "1",  # the installed pyeal, not the one in the current folder
+        "CONFORM_PROGRESS": str(w),
+        "CONFORM_COLLECTED": str(collected),
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp / "hypothesis"),
+    }  # fmt: skip
+    if args.quick:
+        env["CONFORM_QUICK"] = "1"
+    progress, begun = Progress(t.name), datetime.datetime.now(datetime.UTC)
+    with open(log, "wb") as out:
+        pytest = subprocess.Popen(
+            list(map(str, argv)),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=env,
+            pass_fds=[w],
+            process_group=0,  # Ctrl-C is for us; we pass on one, not the terminal's many
+            preexec_fn=die_with_parent,
+        )
+    os.close(w)
+    interrupted = False
+    try:
+        follow(r, progress)
+        code = pytest.wait()
+    except KeyboardInterrupt:
+        interrupted, code = True, stop(pytest)
+    finally:
+        os.close(r)
+        progress.show(last=True)
+    header = {
+        "$report_type": "Run",
+        "target": t.name,
+        "release": t.release,
+        "spec": t.spec,
+        "host": facts,
+        "ids": args.patterns,
+        "started": begun.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - progress.begun, 1),
+    }
+    with open(folder / "run.jsonl", "a", encoding="utf-8") as to:
+        to.write(json.dumps(header) + "\n")
+        if collected.exists():
+            tests = json.loads(collected.read_text())
+            to.write(json.dumps({"$report_type": "Collected", "tests": tests}) + "\n")
+        if part.exists():
+            to.write(part.read_text())
+    if interrupted:
+        raise KeyboardInterrupt
+    return part.with_suffix(".xml"), code, log
+
+
+def follow(r, progress):
+    """Show the plug-in's events until pytest closes its end."""
+    buf = b""
+    while True:
+        progress.show()
+        if select.select([r], [], [], 0.5)[0]:
+            if not (got := os.read(r, 65536)):
+                return
+            *lines, buf = (buf + got).split(b"\n")
+            for line in lines:
+                progress.add(json.loads(line))
+
+
+def stop(pytest):
+    """Ask pytest to end its tests; in the end, end it."""
+    for s, wait in ((signal.SIGINT, 60), (signal.SIGTERM, 5), (signal.SIGKILL, None)):
+        pytest.send_signal(s)
+        try:
+            return pytest.wait(wait)
+        except subprocess.TimeoutExpired:
+            continue
+    return None
+
+
+def _plain(name):
+    return re.sub(r"[^\w.-]+", "_", name).strip("_")
+
+
+# --- all of it
+
+
+def arguments(argv):
+    p = argparse.ArgumentParser(
+        prog="pyeal conform",
+        description="Check EALs against the numbered requirements, with what this machine has.",
+    )
+    p.add_argument("ids", nargs="*", metavar="ID", help="only these: FBA-017, FBA, 'MSL-00*'")
+    p.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="T",
+        help="pyeal[:RELEASE], librte_eal[:PATH] or 'cmd:PROGRAM ARGS'; may be repeated "
+        "(default: pyeal, and librte_eal if installed)",
+    )
+    p.add_argument("--peer", action="store_true", help="fetch Debian's librte_eal and test that")
+    p.add_argument(
+        "--reserve",
+        metavar="2M:512,1G:1",
+        help="make so many hugepages available for the run, as root; given back at the end",
+    )
+    p.add_argument("--report", type=Path, metavar="DIR", help="default: conform-report")
+    p.add_argument("-n", default="auto", metavar="WORKERS", help="default: what pages allow")
+    p.add_argument("--quick", action="store_true", help="one parameter set of each test")
+    p.add_argument("--host", default=platform.node(), help="name of this machine in the report")
+    return p.parse_args(argv)
+
+
+def report_folder(asked):
+    """Where the report goes; a folder under /tmp when the current one is not ours to write to."""
+    folder = asked or Path("conform-report")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in ("run.jsonl", "summary.json", "index.html", "junit.xml", *folder.glob("*.log")):
+            (folder / old).unlink(missing_ok=True)
+        with open(folder / "run.jsonl", "w"):
+            return folder
+    except OSError as e:
+        if asked:
+            raise Broken(f"--report {asked}: {e.strerror}") from None
+        return Path(tempfile.mkdtemp(prefix="conform-report-"))
+
+
+def main(argv=None):
+    args = arguments(argv)
+    for s in (signal.SIGTERM, signal.SIGHUP):  # leases go back however we are ended
+        signal.signal(s, signal.default_int_handler)
+    try:
+        lease.recover(say)
+        args.patterns = chosen(args.ids)
+        folder = report_folder(args.report)
+        try:
+            if args.reserve:
+                took = lease.lease(lease.parse(args.reserve), say=say)
+                say(f"hugepages taken: {lease.text(took)}")
+            return conform(args, folder)
+        finally:
+            if gave := lease.give_back(say=say):
+                say(f"hugepages given back: {lease.text(gave)}")
+    except (Broken, lease.Refused, catalogue.Broken, report.BadMerge) as e:
+        print(f"conform: {e}", file=sys.stderr)
+        return BROKEN
+    except KeyboardInterrupt:
+        print("conform: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def conform(args, folder):
+    facts = host_facts(args.host)
+    pools = [f"{p['free']} of {p['total']} {s} pages free" for s, p in facts["pools"].items()]
+    say(
+        f"host {facts['name']}: kernel {facts['kernel']}, {facts['cpus']} CPUs, "
+        f"{facts['nodes']} node(s), {'root' if host.is_root() else 'uid ' + str(facts['uid'])}, "
+        + (", ".join(pools) or "no hugepages")
+    )
+    found = targets(args)
+    said, interrupted = [], False
+    tmp = Path(tempfile.mkdtemp(prefix="conform"))
+    try:
+        for t in found:
+            try:
+                said.append((t, *run_target(t, args, facts, folder, tmp)))
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+        report.junit([(t.name, xml) for t, xml, _, _ in said], folder / "junit.xml")
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+    runs = report.load(folder / "run.jsonl")
+    report.write(runs, folder, catalogue.rows(), why_untested())
+    say()
+    say(matrix(runs))
+    if args.ids and sum(len(r.requirements()) for r in runs) <= 8 * len(runs):
+        say(evidence(runs))
+    else:
+        if text := could_not(runs):
+            say(text)
+        if text := failures(runs):
+            say(text)
+    say(f"\nreport: {folder / 'index.html'}")
+    if interrupted:
+        raise KeyboardInterrupt
+    return judge(said, runs)
+
+
+def failures(runs):
+    bad = [(r, t) for r in runs for t in r.tests.values() if t.verdict == "failed"]
+    out = [f"\n{ink('failed', COLOURS['failed'])}:"] * bool(bad)
+    for r, t in bad[:40]:
+        where = f" [{t.params}]" if t.params else ""
+        out.append(f"  {r.target}  {t.requirement}{where}: {t.reason[:160]}")
+    out += [f"  and {len(bad) - 40} more: see index.html"] * (len(bad) > 40)
+    return "\n".join(out)
+
+
+def judge(said, runs):
+    """0 as expected, 1 verdicts, 2 when a run is broken and says nothing."""
+    code = OK
+    for (t, _, exit_code, log), run in zip(said, runs, strict=True):
+        if exit_code not in (0, 1) or run.broken:
+            tail = log.read_text(errors="replace").strip().splitlines()[-15:]
+            why = "no test was chosen" if exit_code == 5 else f"pytest ends with {exit_code}"
+            print(f"conform: {t.name}: {'; '.join([why, *run.broken])}", file=sys.stderr)
+            print("\n".join(f"  | {line}" for line in tail), file=sys.stderr)
+            code = BROKEN
+        elif run.counts()["failed"] and code == OK:
+            code = VERDICTS
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

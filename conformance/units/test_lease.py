@@ -1,0 +1,110 @@
+"""Hugepages on loan, on a copy of the pools: what was taken goes back, whoever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from conformance import lease
+
+
+@pytest.fixture
+def pools(tmp_path, monkeypatch):
+    """Two pools: 2M with 100 pages of which 60 are free and 10 of those reserved, 1G with none."""
+    for kb, nr, free, resv in ((2048, 100, 60, 10), (1 << 20, 0, 0, 0)):
+        d = tmp_path / "pools" / f"hugepages-{kb}kB"
+        d.mkdir(parents=True)
+        for word, n in (("nr", nr), ("free", free), ("resv", resv), ("surplus", 0)):
+            (d / f"{word}_hugepages").write_text(f"{n}\n")
+    monkeypatch.setattr(lease, "POOLS", tmp_path / "pools")
+    monkeypatch.setattr(lease, "STATE", tmp_path / "state")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return lambda size: lease.read(size, "nr")
+
+
+@pytest.fixture
+def dead():
+    """The pid of a process that has ended."""
+    p = subprocess.Popen(["true"])
+    p.wait()
+    return p.pid
+
+
+def test_takes_what_is_missing_and_gives_back_exactly_that(pools):
+    took = lease.lease({"2M": 80})
+
+    assert took == {"2M": 30}  # 50 could be had already
+    assert pools("2M") == 130
+    (lease.pool("2M") / "nr_hugepages").write_text("150")  # somebody else takes 20 more
+    assert lease.give_back() == {"2M": 30}
+    assert pools("2M") == 120
+    assert lease.give_back() == {}
+
+
+def test_takes_nothing_where_enough_is_free(pools):
+    assert lease.lease({"2M": 50}) == {}
+    assert pools("2M") == 100
+
+
+def test_gives_back_for_the_dead_and_not_for_the_living(pools, dead, capsys):
+    lease.lease({"2M": 60}, owner=1)
+    state = json.loads((lease.STATE / "1.json").read_text())
+    (lease.STATE / f"{dead}.json").write_text(json.dumps(state | {"pid": dead, "took": {"2M": 7}}))
+    lease.recover()
+
+    assert pools("2M") == 103
+    assert (lease.STATE / "1.json").exists()
+    assert not (lease.STATE / f"{dead}.json").exists()
+    assert f"process {dead}, which died: 7 x 2M" in capsys.readouterr().out
+
+
+def test_a_pid_used_again_is_not_the_owner(pools):
+    lease.lease({"2M": 60}, owner=os.getpid())
+    path = lease.STATE / f"{os.getpid()}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"started": 1}))
+    lease.recover(lambda text: None)
+
+    assert pools("2M") == 100
+
+
+@pytest.mark.parametrize(("reached", "back"), [(100, 100), (112, 100), (130, 100), (150, 120)])
+def test_killed_while_the_kernel_collects_pages(pools, dead, reached, back):
+    loan = {"pid": dead, "started": 1, "took": {}}
+    loan["raising"] = {"size": "2M", "by": 30, "from": 100}
+    lease.STATE.mkdir()
+    (lease.STATE / f"{dead}.json").write_text(json.dumps(loan))
+    (lease.pool("2M") / "nr_hugepages").write_text(str(reached))
+    lease.recover(lambda text: None)
+
+    assert pools("2M") == back
+
+
+def test_without_root_nothing_is_taken(pools, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+
+    with pytest.raises(lease.Refused, match="wants root, found uid 65534"):
+        lease.lease({"2M": 80})
+    assert pools("2M") == 100
+
+
+def test_unknown_size_is_refused_with_those_there_are(pools):
+    with pytest.raises(lease.Refused, match="no pool of 4M pages; it has hugepages-1048576kB"):
+        lease.lease({"2M": 80, "4M": 1})
+    assert pools("2M") == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [("2M:512", {"2M": 512}), ("2m:1, 1GB:2", {"2M": 1, "1G": 2}), ("2M:1,2M:2", {"2M": 3})],
+)
+def test_sizes_and_numbers(text, want):
+    assert lease.parse(text) == want
+
+
+@pytest.mark.parametrize("text", ["", "2M", "2M:", "2M:-1", "2X:1", "512"])
+def test_what_is_no_size_and_number_is_refused(text):
+    with pytest.raises(lease.Refused, match="is not SIZE:NUMBER"):
+        lease.parse(text)
