@@ -164,8 +164,8 @@ class Legacy:
         n = min(wanted, _mount_room(info.hugedir, size))
         first = len(self.pages)
         grow_descriptor_table(n)
-        helpers = Helpers(min(self.segments.cpus, 8) - 1 if n * size >= CHUNK else 0, lambda: None)
         with Locked(info, False) as dir_fd:
+            helpers = self.segments.helpers(n * size, lambda: None)
             try:
                 self._open(info, n, dir_fd)
                 pages = self.pages[first:]

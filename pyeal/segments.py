@@ -226,9 +226,10 @@ class Segments:
         self.single = opts.single_file_segments or opts.no_huge
         self.fds: dict[int, dict[int, int]] = {}  # list -> segment -> descriptor
         self.list_fd: dict[int, int] = {}  # list -> descriptor of all its pages
-        self.unkept: list[
-            int
-        ] = []  # legacy pages' descriptors that single-file mode has no place for
+        self.unkept: list[int] = []  # descriptors of legacy pages that single-file has no place for
+        self.kept: set[int] = (
+            set()
+        )  # lists whose one file was there before, with --huge-unlink=never
         self.pagemap = pagemap
         self.why = ""  # of the page that failed last
         self.cpus = len(os.sched_getaffinity(0))
@@ -249,16 +250,17 @@ class Segments:
         self.pagemap.close()
 
     def abandon(self) -> None:
-        """Takes every page away, with its file, after a failed start (never's kept files stay)."""
-        if self.opts.no_huge:
-            return
-        for msl in self.lists:
-            kept = list(self.fds.get(msl.index, {}).values())
-            kept += [fd for i, fd in self.list_fd.items() if i == msl.index]
-            for fd in kept:
-                name = os.readlink(f"/proc/self/fd/{fd}")
-                if self.opts.unlink_existing and name.startswith("/") and os.path.exists(name):
-                    os.unlink(name)
+        """Takes every file that this start made away; those that it found and kept stay."""
+        made = [] if self.opts.no_huge else list(self.unkept)
+        for msl in () if self.opts.no_huge else self.lists:
+            table = self.fds.get(msl.index, {})
+            made += [fd for seg, fd in table.items() if not msl.seg(seg).flags & FLAG_DIRTY]
+            if msl.index not in self.kept and msl.index in self.list_fd:
+                made.append(self.list_fd[msl.index])
+        for fd in made:
+            name = os.readlink(f"/proc/self/fd/{fd}")
+            if os.path.exists(name):
+                os.unlink(name)
 
     # allocation
 
@@ -310,12 +312,11 @@ class Segments:
         """Maps n segments from start; how many from the first on are good. The rest is undone."""
         if n > FEW:
             grow_descriptor_table(n)
-        many = n * msl.page_sz >= CHUNK and self.cpus > 1
-        helpers = Helpers(min(self.cpus, 8) - 1 if many else 0, policy.prefer)
-        good = 0
+        good, flags = 0, [0] * n
         with Locked(info, self.opts.in_memory) as dir_fd:
+            helpers = self.helpers(n * msl.page_sz, policy.prefer)
             try:
-                mapped, flags = self._map(msl, start, n, dir_fd)
+                mapped = self._map(msl, start, n, dir_fd, flags)
                 found, iovas = self._populate(msl, start, mapped, helpers)
                 found = self._on_node(msl, start, found, policy)
                 if found < n:
@@ -331,34 +332,46 @@ class Segments:
             finally:
                 helpers.close()
                 if good < n:
+                    for i in range(good, n):
+                        if flags[i] and not self.single:  # it was there before, and stays
+                            self._close(msl, start + i)
                     self._drop(msl, start + good, n - good, dir_fd, erase=False)
         return good
+
+    def helpers(self, length: int, warm: Callable[[], object]) -> Helpers:
+        """Threads to populate so many bytes with; none where that does not pay."""
+        return Helpers(min(self.cpus, 8) - 1 if length >= CHUNK else 0, warm)
+
+    def _close(self, msl: MemsegList, seg: int) -> None:
+        fd = self.fds.get(msl.index, {}).pop(seg, -1)
+        if fd >= 0:
+            os.close(fd)
 
     def _fail(self, level: str, why: str) -> None:
         self.why = why
         self.log(level, why)
 
-    def _map(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> tuple[int, list[int]]:
-        """Maps what backs n segments, without touching it: how many, and their flags."""
-        flags, fd = [0] * n, -1
+    def _map(self, msl: MemsegList, start: int, n: int, dir_fd: int, flags: list[int]) -> int:
+        """Maps what backs n segments, without touching it: how many; dirty pages' flags are set."""
         if not self.memfd:
             kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | libc.log2_flag(msl.page_sz)
-            return self._map_whole(msl, start, n, fd, kind), flags
+            return self._map_whole(msl, start, n, -1, kind)
         try:
             if self.single:
                 fd, dirty = self._open_list(msl, dir_fd)
-                return self._map_whole(msl, start, n, fd, MAP_SHARED), [dirty] * n
+                flags[:] = [dirty] * n
+                return self._map_whole(msl, start, n, fd, MAP_SHARED)
             opened = self._open_each(msl, start, n, dir_fd, flags)
         except OSError as e:
             self._fail("ERR", f"Couldn't get fd on hugepage file: {e.strerror}: {e.filename}")
-            return 0, flags
+            return 0
         done = [0]
         try:
             kind = MAP_SHARED | MAP_FIXED | self.populate_flag
             libc.map_each(opened, msl.va(start), msl.page_sz, kind, done)
         except OSError as e:
-            self._fail("DEBUG", f"mmap() failed: {e.strerror}; {_advice(msl)}")
-        return done[0], flags
+            self._fail("DEBUG", f"mmap() failed: {os.strerror(e.errno or 0)}; {_advice(msl)}")
+        return done[0]
 
     def _map_whole(self, msl: MemsegList, start: int, n: int, fd: int, kind: int) -> int:
         """One mapping for all n segments, or page by page as many as there are."""
@@ -372,18 +385,20 @@ class Segments:
                 libc.mmap(msl.va(seg), step * msl.page_sz, PROT_RW, kind, fd, offset)
             except OSError as e:
                 if step == 1:
-                    self._fail("DEBUG", f"mmap() failed: {e.strerror}; {_advice(msl)}")
+                    why = os.strerror(e.errno or 0)
+                    self._fail("DEBUG", f"mmap() failed: {why}; {_advice(msl)}")
                     break
                 step = 1
             else:
                 at += step
         return at
 
-    def page_name(self, msl: MemsegList, seg: int) -> str:
-        """Name of a page's file in its hugepage directory. common/eal_filesystem.h"""
+    def page_names(self, msl: MemsegList, start: int, n: int) -> list[str]:
+        """Names of pages' files in their hugepage directory. common/eal_filesystem.h"""
         head, per_list = self.lists.release.page_file
         head = head.format(prefix=self.opts.file_prefix, list=msl.index)
-        return f"{head}{msl.index * per_list + seg}"
+        first = msl.index * per_list + start
+        return [f"{head}{i}" for i in range(first, first + n)]
 
     def list_name(self, msl: MemsegList) -> str:
         return f"{self.opts.file_prefix}map_{msl.index}"
@@ -397,8 +412,10 @@ class Segments:
             fd = os.memfd_create(f"seg_{msl.index}", MFD_HUGETLB | libc.log2_flag(msl.page_sz))
             dirty = 0
         else:
-            name = self.list_name(msl)
-            dirty = FLAG_DIRTY if not self.opts.unlink_existing and _exists(name, dir_fd) else 0
+            name, dirty = self.list_name(msl), 0
+            if not self.opts.unlink_existing and _exists(name, dir_fd):
+                dirty = FLAG_DIRTY
+                self.kept.add(msl.index)
             fd = _open_locked(name, dir_fd)
         self.list_fd[msl.index] = fd
         return fd, dirty
@@ -416,9 +433,7 @@ class Segments:
                     fd = table[seg] = os.memfd_create(f"seg_{msl.index}-{seg}", kind)
                     opened.append(fd)
                 return opened
-            first = self.page_name(msl, 0)
-            head, base = first.rstrip("0123456789"), int(first[len(first.rstrip("0123456789")) :])
-            names = [f"{head}{base + seg}" for seg in range(start, start + n)]
+            names = self.page_names(msl, start, n)
             there = _existing(names, dir_fd)
             for i, name in enumerate(names):
                 if name in there:
@@ -471,7 +486,7 @@ class Segments:
             except OSError:
                 return 0, []
         else:
-            entries = [e for at in sorted(found) for e in found[at]]
+            entries = [e for at in range(0, n, per) for e in found[at]]
         good = next((i for i, e in enumerate(entries) if not e & PRESENT), n)
         if good < n and not failed:
             self._fail("DEBUG", _populate_failure(OSError(EFAULT, ""), size))
@@ -540,7 +555,7 @@ class Segments:
             os.close(fd)
         give_back(msl.va(start), n * msl.page_sz)
         fd = self.list_fd.get(msl.index, -1)
-        if fd < 0 or not self.single:
+        if fd < 0 or not self.single or (msl.index in self.kept and not erase):
             return
         try:
             hole = FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE
@@ -565,7 +580,7 @@ class Segments:
             return False
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(self.page_name(msl, seg), dir_fd=dir_fd)
+            os.unlink(self.page_names(msl, seg, 1)[0], dir_fd=dir_fd)
         except OSError:
             return False
         return True
