@@ -102,7 +102,7 @@ class Eal:
         if not opts.no_huge:
             self._discover()
         self.arrays = Arrays(self.space, self.runtime_dir if self.shared else None)
-        self._undo.append(lambda: self.arrays.abandon(remove=True))
+        self._undo.append(lambda: self.arrays.close(remove=True))
         try:
             self.arrays.create(self.config.memzones, "memzone", layout.MAX_MEMZONE, MEMZONE)
         except EalError as e:
@@ -172,7 +172,7 @@ class Eal:
         sizes = [info.page_sz for info in self.infos]
         if not opts.no_huge:
             self.lists.create(memseg.plan(sizes, self.sockets, self.release, opts.pagesz_mem))
-        self._undo.append(self.lists.detach)
+        self._undo.append(self.lists.unmap)
         memfds = memfd.probe(sizes, opts, self.release, log)
         pa = self.iova_mode == "PA"
         self.memalloc = Segments(self.lists, opts, self.infos, pa, pagemap, log, memfds)
@@ -231,8 +231,8 @@ class Eal:
                 for pages in list(self._pages):
                     self.memalloc.free(pages)
             self.memalloc.close()
-            self.lists.detach()
-            self.arrays.abandon()
+            self.lists.unmap()
+            self.arrays.close()
             self._config.close()
 
     def _mark_freeable(self) -> None:

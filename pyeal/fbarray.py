@@ -267,8 +267,8 @@ class Arrays:
         _undo(va, size, fd)
         memset(addressof(desc), 0, sizeof(desc))
 
-    def abandon(self, remove: bool = False) -> None:
-        """Unmaps all that is left, for the end of a failed start; remove takes the files too."""
+    def close(self, remove: bool = False) -> None:
+        """Detaches all arrays; remove takes their files too, after a failed start."""
         for va, (size, fd) in self.areas.items():
             if remove and fd >= 0:
                 name = os.readlink(f"/proc/self/fd/{fd}")

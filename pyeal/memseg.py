@@ -166,7 +166,7 @@ class MemsegLists:
 
     def create(self, plans: list[ListPlan]) -> None:
         """Makes the planned lists: array, then address space, from one rising cursor."""
-        whole = 0
+        whole = length = 0
         if self.release.lists == "per-type" and plans:
             last, biggest = plans[-1], max(p.page_sz for p in plans)
             length = last.offset + last.n_segs * last.page_sz
@@ -174,7 +174,12 @@ class MemsegLists:
             c = self.config
             c.mem_va_addr, c.mem_va_len, c.mem_va_page_sz = whole, length, biggest
         for i, p in enumerate(plans):
-            self.add(p.name, p.page_sz, p.n_segs, p.socket, whole + p.offset if whole else 0, i)
+            try:
+                self.add(p.name, p.page_sz, p.n_segs, p.socket, whole + p.offset if whole else 0, i)
+            except EalError:
+                if whole:
+                    libc.munmap(whole + p.offset, length - p.offset)
+                raise
 
     def add(
         self, name: str, page_sz: int, n_segs: int, socket: int, va: int = 0, slot: int = 0
@@ -207,13 +212,15 @@ class MemsegLists:
                 self.arrays.destroy(c.memseg_arr)
                 del self.slots[msl.index]
 
-    def detach(self) -> None:
-        """Unmaps every list and detaches its array; files stay. rte_eal_memory_detach"""
+    def unmap(self) -> None:
+        """Gives the lists' address space back; their arrays are left to whoever made them.
+
+        rte_eal_memory_detach
+        """
         for msl in self:
             if not msl.external:
                 libc.munmap(msl.base_va, msl.len)
             msl.arr.release()
-            self.arrays.detach(msl.c.memseg_arr)
         self.slots.clear()
 
     # the walks: common/eal_common_memory.c: rte_memseg_list_walk, rte_memseg_walk, ...
