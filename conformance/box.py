@@ -86,7 +86,7 @@ class Box:
     @property
     def enter(self):
         """Command prefix that runs inside. It execs: the pid stays."""
-        return ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt", "--"]
+        return ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt", "--", "env", "-C", os.getcwd()]
 
     def path(self, inside):
         """A path inside the box as this process can open it.

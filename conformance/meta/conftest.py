@@ -59,8 +59,8 @@ class Suite:
         run = self.pytester.runpytest_inprocess
         if subprocess:
             run = self.pytester.runpytest_subprocess
-        done = run("-p", "conformance.conftest", "-p", "no:cacheprovider", "-p", "no:benchmark",
-                   "--suite", self.path, "--target", target or f"cmd:{sys.executable} {script}",
+        done = run("-p", "conformance.conftest", "-p", "no:cacheprovider", "--suite", self.path,
+                   "--target", target or f"cmd:{sys.executable} {script}",
                    "--limit", str(limit), "--report-log", self.log, *args,
                    self.path / "test_mini.py" if part else self.path)
         done.text = "\n".join(done.outlines + done.errlines)
@@ -77,4 +77,6 @@ class Suite:
 def suite(pytester, monkeypatch):
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(META.parents[1]))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")       # their imports cost most
+    monkeypatch.setenv("PYTEST_PLUGINS", "xdist.plugin,pytest_timeout,pytest_reportlog.plugin")
     return Suite(pytester)

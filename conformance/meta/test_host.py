@@ -1,6 +1,7 @@
 """Leaks are caught, pages are shared out, predicates and traces read right."""
 import json
 import os
+import signal
 import subprocess
 import tempfile
 
@@ -35,15 +36,19 @@ def test_pages_that_others_hold_are_not_our_leak(monkeypatch):
 
 
 @pytest.mark.parametrize(("leak", "words"), [
-    ("import subprocess; subprocess.Popen(['sleep', '2'])", "process left behind"),
+    ("import subprocess; subprocess.Popen(['sleep', '9'])", "process left behind"),
     (f"import os; os.makedirs('{tempfile.gettempdir()}/dpdk/eal_leak', exist_ok=True)",
      "file left behind"),
 ])
 def test_leak_of_a_test_is_its_error(suite, leak, words):
+    before = host.children()
     try:
         done = suite.run('@requirement("FAKE-001")\n'
                          f"def test_it(): {leak}", "-W", "ignore::ResourceWarning")
     finally:
+        for pid in host.children() - before:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         for d in (f"{tempfile.gettempdir()}/dpdk/eal_leak", f"{tempfile.gettempdir()}/dpdk"):
             subprocess.run(["rmdir", d], check=False, stderr=subprocess.DEVNULL)
 
