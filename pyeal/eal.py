@@ -222,11 +222,11 @@ class Eal:
             raise EalError(EALREADY, "cleanup", "Already called cleanup")
         with self.mutex:
             self.closed = True
-            if not self.options.legacy_mem:
-                if self.options.unlink_existing:
-                    self._mark_freeable()
-                for va in self._tables:
-                    self.heaps.free(va)
+            if self.options.unlink_existing and not self.heaps.fixed:
+                self._mark_freeable()
+            for va in self._tables:
+                self.heaps.free(va)
+            if not self.heaps.fixed:
                 self.heaps.give_back()
                 for pages in list(self._pages):
                     self.memalloc.free(pages)
