@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import time
 from ctypes import c_int, c_long, c_size_t, c_ulong, c_void_p
@@ -201,6 +202,26 @@ def lock_word(va: int, free: Callable[[int], bool], add: int, wait: float = 5.0)
                 errno.ETIMEDOUT,
                 f"the lock word at {va:#x} holds {value}, for {wait} s; its holder may be dead",
             )
+
+
+class DirectoryLock:
+    """A lock on a directory (LOCK_SH or LOCK_EX), waited for, as long as the block runs."""
+
+    def __init__(self, path: str, kind: int = fcntl.LOCK_EX) -> None:
+        self.path, self.kind, self.fd = path, kind, -1
+
+    def __enter__(self) -> int:
+        """The directory's descriptor."""
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self.fd, self.kind)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
 
 
 def zero(va: int, length: int) -> None:

@@ -147,9 +147,7 @@ def tsc_hz() -> int:
 
 def sweep(path: str) -> None:
     """Removes arrays and sockets that nobody holds. linux/eal.c: eal_clean_runtime_dir"""
-    dir_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(dir_fd, fcntl.LOCK_EX)
+    with libc.DirectoryLock(path) as dir_fd:
         for name in os.listdir(dir_fd):
             if not name.startswith(("fbarray_", "mp_socket_")):
                 continue
@@ -164,8 +162,6 @@ def sweep(path: str) -> None:
                 pass
             finally:
                 os.close(fd)
-    finally:
-        os.close(dir_fd)
 
 
 def write_file(path: str, data: bytes) -> None:

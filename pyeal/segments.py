@@ -625,7 +625,8 @@ class Locked:
     """
 
     def __init__(self, info: HugepageInfo, in_memory: bool) -> None:
-        self.info, self.in_memory, self.fd = info, in_memory, -1
+        self.info, self.in_memory = info, in_memory
+        self.lock: libc.DirectoryLock | None = None
 
     def __enter__(self) -> int:
         """The directory's descriptor, -1 in memory."""
@@ -633,20 +634,19 @@ class Locked:
             return -1
         if self.info.lock_fd >= 0:
             return self.info.lock_fd
+        lock = libc.DirectoryLock(self.info.hugedir)
         try:
-            self.fd = os.open(self.info.hugedir, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(self.fd, fcntl.LOCK_EX)
+            fd = lock.__enter__()
         except OSError as e:
-            self.__exit__()
-            raise EalError(
-                ENOMEM, "memalloc", f"Cannot lock '{self.info.hugedir}': {e.strerror}"
-            ) from None
-        return self.fd
+            why = f"Cannot lock '{self.info.hugedir}': {e.strerror}"
+            raise EalError(ENOMEM, "memalloc", why) from None
+        self.lock = lock
+        return fd
 
     def __exit__(self, *_: object) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd = -1
+        if self.lock:
+            self.lock.__exit__()
+        self.lock = None
 
 
 def _room(msl: MemsegList, n: int, exact: bool) -> tuple[int, int]:

@@ -1,0 +1,279 @@
+"""The message channel between the processes of one prefix: datagrams on sockets in the runtime
+directory. common/eal_common_proc.c
+
+The primary's socket is mp_socket, a secondary's mp_socket_<pid>_<tsc>. One thread receives; what
+does not fit is logged and dropped, and the channel lives on.
+"""
+
+from __future__ import annotations
+
+import _socket  # the C half of socket, whose import costs more than all of an init
+import _thread
+import fcntl
+import os
+import select
+import time
+from errno import EEXIST, EFAULT
+from struct import Struct, unpack_from
+
+from .errors import EalError
+from .libc import DirectoryLock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .releases import Release
+
+    Action = Callable[[bytes], bytes | None]
+
+MSG, REQ, REP, IGN = range(4)
+PARAM = 256
+TIMEOUT = 5.0  # seconds a peer has for an answer
+BACKLOG = 256  # messages kept while a request is under way; more are dropped
+
+
+class Message:
+    """One datagram: kind, name, parameters, and the name of the socket it came from."""
+
+    __slots__ = ("kind", "name", "param", "sender")
+
+    def __init__(self, kind: int, name: str, param: bytes, sender: str = "") -> None:
+        self.kind, self.name, self.param, self.sender = kind, name, param, sender
+
+
+class Wire:
+    """How a release lays a message out: 332 bytes, or 340 from 25.11 on."""
+
+    def __init__(self, release: Release) -> None:
+        self.size, self.fds = release.message_size, release.message_fds
+        pad = "4x" if self.size == 340 else ""
+        self.fields = Struct(f"<i{pad}64sii{PARAM}s{pad}")
+
+    def encode(self, m: Message) -> bytes:
+        return self.fields.pack(m.kind, m.name.encode(), len(m.param), 0, m.param)
+
+    def decode(self, data: bytes, sender: str) -> Message:
+        """ValueError for what is not a message."""
+        if len(data) != self.size:
+            raise ValueError(f"{self.size} bytes wanted, {len(data)} found")
+        kind, name, n, fds, param = self.fields.unpack(data)
+        if not 0 <= n <= PARAM:
+            raise ValueError(f"invalid received data length {n}")
+        if not 0 <= fds <= self.fds:
+            raise ValueError(f"invalid number of fd's {fds}")
+        text = name.partition(b"\0")[0].decode("ascii", "replace")
+        return Message(kind, text, param[:n], sender)
+
+
+class Channel:
+    """This process's socket, its thread, and the requests it waits for.
+
+    actions: what answers a message of a name; bytes become the reply of a request. Until `ready`
+    a request that nobody answers is told to be ignored.
+    """
+
+    def __init__(
+        self, directory: str, release: Release, name: str, log: Callable[[str, str], object]
+    ) -> None:
+        self.directory, self.log, self.wire = directory, log, Wire(release)
+        self.path = f"{directory}/{name}"
+        self.primary = name == "mp_socket"
+        self.actions: dict[str, Action] = {}
+        self.ready = False
+        self._waiting: dict[tuple[str, str], tuple[_thread.LockType, list[Message]]] = {}
+        self._backlog: list[Message] = []
+        self._thread = 0
+        self._stopped = _thread.allocate_lock()
+        if len(self.path) >= 108:
+            raise EalError(
+                EFAULT, "mp", f"a socket path of at most 107 bytes wanted, {self.path} found; "
+                "choose a shorter --file-prefix",
+            )  # fmt: skip
+        self.sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        try:
+            with DirectoryLock(directory, fcntl.LOCK_EX):
+                try:
+                    os.unlink(self.path)
+                except FileNotFoundError:
+                    pass
+                self.sock.bind(self.path)
+        except OSError as e:
+            self.sock.close()
+            raise EalError(
+                EFAULT, "mp", f"failed to init mp channel: {self.path}: {e.strerror}"
+            ) from None
+        self._wake, self._waker = os.pipe()
+        self._poll = select.poll()
+        self._poll.register(self.sock.fileno(), select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+
+    def start(self) -> None:
+        """From now on messages are answered."""
+        self._stopped.acquire()
+        self._thread = _thread.start_new_thread(self._run, ())
+
+    def close(self) -> None:
+        """Ends the thread, after the message it works on, and removes the socket."""
+        if self._waker < 0:
+            return
+        os.close(self._waker)
+        self._waker = -1
+        if self._thread and self._thread != _thread.get_ident():
+            self._stopped.acquire(timeout=2 * TIMEOUT)
+        self.sock.close()
+        os.close(self._wake)
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+
+    # receiving
+
+    def _run(self) -> None:
+        try:
+            while self._waker >= 0:
+                for message in self._receive(None):
+                    self._handle(message)
+                while self._backlog:
+                    self._handle(self._backlog.pop(0))
+        finally:
+            self._stopped.release()
+
+    def _receive(self, timeout: float | None) -> list[Message]:
+        """Messages that are there, waiting for the first of them; replies are delivered."""
+        found: list[Message] = []
+        ready = self._poll.poll(None if timeout is None else max(1, int(timeout * 1000)))
+        if not any(fd == self.sock.fileno() for fd, _ in ready):
+            return found
+        try:
+            space = _socket.CMSG_SPACE(4 * self.wire.fds)
+            data, control, flags, sender = self.sock.recvmsg(
+                self.wire.size + 1, space, _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            return found
+        _close_fds(control)
+        try:
+            if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
+                raise ValueError("truncated msg")
+            # whatever path the sender was bound by, its socket lies in this directory
+            name = os.path.basename(sender) if isinstance(sender, str) else ""
+            message = self.wire.decode(data, name)
+        except ValueError as e:
+            self.log("ERR", f"dropped a datagram from {sender or 'an unnamed socket'}: {e}")
+            return found
+        if message.kind in (REP, IGN):
+            self._deliver(message)
+        else:
+            found.append(message)
+        return found
+
+    def _deliver(self, m: Message) -> None:
+        waiting = self._waiting.get((m.sender, m.name))
+        if waiting is None or waiting[1]:
+            self.log("ERR", f"Drop mp reply: {m.name}")
+            return
+        waiting[1].append(m)
+        waiting[0].release()
+
+    def _handle(self, m: Message) -> None:
+        action = self.actions.get(m.name)
+        if action is None:
+            if m.kind == REQ and not self.ready:
+                self._send(m.sender, Message(IGN, m.name, b""))
+            else:
+                self.log("ERR", f"Cannot find action: {m.name}")
+            return
+        try:
+            answer = action(m.param)
+        except Exception as e:  # one peer's message must not end the service for all
+            self.log("ERR", f"{m.name} from {m.sender}: {type(e).__name__}: {e}")
+            return
+        if m.kind == REQ and answer is not None:
+            self._send(m.sender, Message(REP, m.name, answer))
+
+    # sending
+
+    def peers(self) -> list[str]:
+        """Names of the sockets to speak to: all secondaries', or the primary's."""
+        if not self.primary:
+            return ["mp_socket"]
+        with DirectoryLock(self.directory, fcntl.LOCK_SH):
+            return sorted(n for n in os.listdir(self.directory) if n.startswith("mp_socket_"))
+
+    def _send(self, peer: str, m: Message) -> bool:
+        """Whether it is on its way. A dead secondary's socket file is removed."""
+        if not peer.startswith("mp_socket"):
+            return False  # a sender without an address of this prefix gets no answer
+        path = f"{self.directory}/{peer}"
+        try:
+            self.sock.sendto(self.wire.encode(m), _socket.MSG_DONTWAIT, path)
+        except ConnectionRefusedError:
+            self.log("DEBUG", f"failed to send to ({path}): Connection refused")
+            if self.primary:
+                try:
+                    os.unlink(path)
+                except FileNotFoundError:
+                    pass
+            return False
+        except FileNotFoundError:
+            return False
+        except OSError as e:  # its queue is full: it is there, and will be found mute
+            self.log("ERR", f"failed to send to ({path}): {e.strerror}")
+        return True
+
+    def send(self, name: str, param: bytes) -> int:
+        """Tells all peers; to how many it went. rte_mp_sendmsg"""
+        return sum(self._send(peer, Message(MSG, name, param)) for peer in self.peers())
+
+    def request(self, name: str, param: bytes, timeout: float = TIMEOUT) -> dict[str, bytes | None]:
+        """Asks all peers and waits: the answers by peer, None from one that did not give any.
+
+        A peer that says "ignore me" does not count. rte_mp_request_sync. EalError(EEXIST) while
+        the same is asked already.
+        """
+        asked: dict[str, tuple[_thread.LockType, list[Message]]] = {}
+        for peer in self.peers():
+            key = (peer, name)
+            if key in self._waiting:
+                raise EalError(EEXIST, "mp", f"{name} is asked of {peer} already")
+            answered = _thread.allocate_lock()
+            answered.acquire()
+            self._waiting[key] = answered, []
+            if self._send(peer, Message(REQ, name, param)):
+                asked[peer] = self._waiting[key]
+            else:
+                del self._waiting[key]
+        deadline = time.monotonic() + timeout
+        try:
+            for answered, _ in asked.values():
+                self._wait(answered, deadline)
+        finally:
+            for peer in asked:
+                del self._waiting[peer, name]
+        return {
+            peer: got[0].param if got else None
+            for peer, (_, got) in asked.items()
+            if not got or got[0].kind != IGN
+        }
+
+    def _wait(self, answered: _thread.LockType, deadline: float) -> None:
+        """Until the reply is there; the receiving thread itself receives meanwhile."""
+        if self._thread != _thread.get_ident():
+            answered.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            return
+        while not answered.acquire(False):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            self._backlog += self._receive(left)
+            del self._backlog[BACKLOG:]
+
+
+def _close_fds(control: list[tuple[int, int, bytes]]) -> None:
+    """Descriptors that nobody asked for."""
+    for level, kind, data in control:
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+            for (fd,) in (unpack_from("i", data, i) for i in range(0, len(data) & ~3, 4)):
+                os.close(fd)
