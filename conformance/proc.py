@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from pathlib import Path
 from typing import NamedTuple
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -106,7 +107,7 @@ def fds(pid):
         try:
             st = os.stat(f"/proc/{pid}/fd/{fd}")
             info = dict(x.split(":\t") for x in
-                        open(f"/proc/{pid}/fdinfo/{fd}").read().splitlines()[:2])
+                        Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()[:2])
             path = os.readlink(f"/proc/{pid}/fd/{fd}")
         except FileNotFoundError:       # closed meanwhile
             continue
@@ -116,7 +117,7 @@ def fds(pid):
 
 def limit(pid, name):
     """Soft and hard limit of a resource, by its name in /proc/PID/limits: "Max open files"."""
-    for line in open(f"/proc/{pid}/limits"):
+    for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
         if line.startswith(name):
             return [-1 if x == "unlimited" else int(x)
                     for x in line[len(name):].split()[:2]]
@@ -134,7 +135,7 @@ def frame(pid, va):
 
 def node(pid, va):
     """NUMA node of the page at the start of a mapping, by numa_maps; None when not there."""
-    for line in open(f"/proc/{pid}/numa_maps"):
+    for line in Path(f"/proc/{pid}/numa_maps").read_text().splitlines():
         if int(line.split()[0], 16) == va and (m := re.search(r" N(\d+)=", line)):
             return int(m[1])
     return None
