@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from errno import ENOMEM
 
 from . import layout
+from .errors import EalError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,27 +19,41 @@ _BATCH = 512  # records a call: two pieces each, and the kernel takes 1024
 
 
 class Page:
-    """A page as legacy mode knows it: addresses and size in bytes, fd -1 when closed."""
+    """A page as legacy mode knows it: addresses and size in bytes, fd -1 when closed.
 
-    __slots__ = ("fd", "file_id", "final_va", "node", "orig_va", "path", "physaddr", "size")
+    found: its file was there with a page before, kept by --huge-unlink=never.
+    """
+
+    __slots__ = (
+        "fd", "file_id", "final_va", "found", "node", "orig_va", "path", "physaddr", "size",
+    )  # fmt: skip
 
     def __init__(self, path: str, file_id: int, size: int, orig_va: int, fd: int) -> None:
         self.path, self.file_id, self.size, self.orig_va, self.fd = path, file_id, size, orig_va, fd
         self.final_va = self.physaddr = self.node = 0
+        self.found = False
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
 
 def write(path: str, pages: list[Page], records: int) -> None:
     """Writes the pages' records from the first on; the file has room for `records`, zeroed.
 
     linux/eal_memory.c: create_shared_memory, copy_hugepages_to_shared_mem, remap_segment
+    EalError(ENOMEM) when there is no room for all of them.
     """
     from struct import Struct
 
     pack = Struct(_HEAD).pack
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fd = -1
     try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         os.ftruncate(fd, 0)
-        os.ftruncate(fd, records * RECORD)
+        if records:
+            os.posix_fallocate(fd, 0, records * RECORD)
         zeros = memoryview(bytes(PATH))
         for at in range(0, len(pages), _BATCH):
             pieces: list[bytes | memoryview] = []
@@ -48,8 +64,16 @@ def write(path: str, pages: list[Page], records: int) -> None:
                     zeros[len(name) :],
                 )
             os.pwritev(fd, pieces, at * RECORD)
+    except OSError as e:
+        raise EalError(
+            ENOMEM,
+            "pages",
+            f"Failed to create shared memory! {records * RECORD} bytes wanted for {path}: "
+            f"{e.strerror}: make room there, or start with --no-shconf",
+        ) from None
     finally:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
 
 
 def read(path: str) -> Iterator[layout.HugepageFile]:

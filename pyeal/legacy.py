@@ -6,7 +6,7 @@ linux/eal_memory.c: eal_legacy_hugepage_init
 from __future__ import annotations
 
 import os
-from errno import ENOMEM
+from errno import EMFILE, ENOMEM
 
 from . import hugepage_data, libc
 from .dynmem import pages_per_socket
@@ -25,8 +25,8 @@ from .libc import (
 from .memseg import MemsegList, MemsegLists
 from .segments import (
     CHUNK,
+    FEW,
     PRESENT,
-    Helpers,
     Locked,
     OnNode,
     Segments,
@@ -37,7 +37,7 @@ from .segments import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .hugepages import HugepageInfo
     from .options import Options
@@ -125,7 +125,8 @@ def hugepage_init(
 ) -> None:
     """Maps all free pages of every size, keeps what is wanted, contiguous ones side by side.
 
-    data_path: hugepage_data, None to write none. EalError(ENOMEM); what was mapped is gone then.
+    data_path: hugepage_data, None to write none. EalError(ENOMEM); what was mapped is gone then,
+    but for pages that --huge-unlink=never had kept.
     """
     work = Legacy(lists, segments, opts, log)
     try:
@@ -133,12 +134,12 @@ def hugepage_init(
             if info.num_pages[0]:
                 work.map_all(info)
         kept = work.choose(infos, lcores)
+        work.unmap()  # the files hold the pages; mapped twice, they could be too many mappings
         work.remap(kept)
         if data_path:
             hugepage_data.write(data_path, kept, work.mapped)
-        if opts.unlink_before_mapping:
-            for page in kept:
-                os.unlink(page.path)
+        for page in [*work.surplus, *(kept if opts.unlink_before_mapping else ())]:
+            os.unlink(page.path)
     except BaseException:
         work.give_up()
         raise
@@ -153,120 +154,142 @@ class Legacy:
     def __init__(self, lists: MemsegLists, segments: Segments, opts: Options, log: Log) -> None:
         self.lists, self.segments, self.opts, self.log = lists, segments, opts, log
         self.pages: list[Page] = []  # sizes descending, addresses ascending
+        self.surplus: list[Page] = []
         self.holes: list[tuple[int, int]] = []  # where the first mappings lie
         self.mapped = 0
         self.pseudo = 0  # next address where there are no physical ones
+        self.why = ""  # of the page that failed last
         self.outstanding = dict(opts.socket_mem or {})  # bytes by node, for the policy
 
+    def _fail(self, why: str) -> None:
+        self.why = why
+        self.log("DEBUG", why)
+
     def map_all(self, info: HugepageInfo) -> None:
-        """Makes, maps and touches a file for each page, up to one that fails. map_all_hugepages"""
-        size, wanted = info.page_sz, info.num_pages[0]
-        n = min(wanted, _mount_room(info.hugedir, size))
-        first = len(self.pages)
-        grow_descriptor_table(n)
+        """Makes, maps and touches a file for each page, up to one that fails. map_all_hugepages
+
+        Descriptors stay open for the second mapping. A pool of more pages than there may be
+        descriptors is mapped in parts, whose files are closed; those kept are opened again.
+        """
+        size, wanted, first = info.page_sz, info.num_pages[0], len(self.pages)
+        n = min(wanted, _mount_room(info.hugedir, size) + info.num_reusable)
+        room = max(1, _free_descriptors())
+        if n <= room:
+            grow_descriptor_table(n)
+        va, at = self._hole(n * size, size), 0
         with Locked(info, False) as dir_fd:
-            helpers = self.segments.helpers(n * size, lambda: None)
-            try:
-                self._open(info, n, dir_fd)
-                pages = self.pages[first:]
-                va = libc.reserve(0, max(1, len(pages)) * size + size)
-                self.holes.append((va, max(1, len(pages)) * size + size))
-                va = (va + size - 1) & -size
-                done = [0]
-                try:
-                    fds = [p.fd for p in pages]
-                    kind = MAP_SHARED | MAP_FIXED | self.segments.populate_flag
-                    libc.map_each(fds, va, size, kind, done)
-                except OSError as e:
-                    self.log("DEBUG", f"mmap failed: {e.strerror}")
-                good = self._touch(va, size, done[0], helpers)
-            finally:
-                helpers.close()
-            for page in pages[good:]:
-                self._remove(page)
-            del self.pages[first + good :]
-        if good < wanted:
-            self.log("DEBUG", f"{good} not {wanted} hugepages of size {size // MB} MB allocated")
-        self._locate(self.pages[first:], va, size)
-        self.pages[first:] = sorted(self.pages[first:], key=lambda p: p.physaddr)
-        self.mapped += good
+            for node, some in self._turns(n, size, room):
+                got = self._map(info, dir_fd, at, some, va + at * size, node)
+                if n > room:
+                    for page in self.pages[len(self.pages) - got :]:
+                        page.close()
+                if node is not None:
+                    self.outstanding[node] = max(0, self.outstanding[node] - got * size)
+                at += some
+                if got < some:
+                    break
+        pages = self.pages[first:]
+        if len(pages) < wanted:
+            text = f"{len(pages)} not {wanted} hugepages of size {size // MB} MB allocated"
+            self.log("DEBUG", text)
+        self._locate(pages, va, size)
+        self.pages[first:] = sorted(pages, key=lambda p: p.physaddr)
+        self.mapped += len(pages)
 
-    def _open(self, info: HugepageInfo, n: int, dir_fd: int) -> None:
-        prefix = f"{self.opts.file_prefix}map_"
-        for i in range(n):
+    def _hole(self, length: int, size: int) -> int:
+        """Address space for the first mapping, at a multiple of the page size."""
+        va = libc.reserve(0, length + size)
+        self.holes.append((va, length + size))
+        return (va + size - 1) & -size
+
+    def _turns(self, n: int, size: int, most: int) -> Iterator[tuple[int | None, int]]:
+        """(node to prefer, pages) in mapping order: first what is outstanding, then in turn."""
+        asked = sorted(node for node, mem in (self.opts.socket_mem or {}).items() if mem)
+        node, some = None, n
+        while n:
+            if short := [x for x in asked if self.outstanding[x]]:
+                node, some = short[0], -(-self.outstanding[short[0]] // size)
+            elif asked:
+                after = -1 if node is None else node
+                node = next((x for x in asked if x > after), asked[0])
+                some = 1 if len(asked) > 1 else n
+            some = min(some, n, most)
+            yield node, some
+            n -= some
+
+    def _map(
+        self, info: HugepageInfo, dir_fd: int, at: int, n: int, va: int, node: int | None
+    ) -> int:
+        """Files number at to at + n, mapped and populated on a node; how many are there."""
+        first, size = len(self.pages), info.page_sz
+        self._open(info, dir_fd, at, n, va)
+        pages = self.pages[first:]
+        if node is None:
+            there = self._populate(pages, va, size, lambda: None)
+        else:
+            with OnNode(node, self.log) as policy:
+                there = self._populate(pages, va, size, policy.prefer)
+        for page, good in zip(pages, there, strict=True):
+            if not good:
+                self.pages.remove(page)
+                page.close()
+                if not page.found:
+                    os.unlink(page.path)
+        return sum(there)
+
+    def _open(self, info: HugepageInfo, dir_fd: int, at: int, n: int, va: int) -> None:
+        prefix, flags = f"{self.opts.file_prefix}map_", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        for i in range(at, at + n):
             try:
-                fd = os.open(
-                    f"{prefix}{i}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd
-                )
+                fd = os.open(f"{prefix}{i}", flags, 0o600, dir_fd=dir_fd)
             except OSError as e:
-                self.log("DEBUG", f"open failed: {e.strerror}")
+                self._fail(f"open failed: {e.strerror}: {info.hugedir}/{prefix}{i}")
                 break
-            self.pages.append(Page(f"{info.hugedir}/{prefix}{i}", i, info.page_sz, 0, fd))
+            page = Page(f"{info.hugedir}/{prefix}{i}", i, info.page_sz, va, fd)
+            self.pages.append(page)
+            page.found = not self.opts.unlink_existing and os.fstat(fd).st_size > 0
+            va += info.page_sz
 
-    def _touch(self, va: int, size: int, n: int, helpers: Helpers) -> int:
-        """Populates the pages, each on its turn's node; how many from the first on are there."""
-        turns = self._turns(n, size)
-        if len(turns) > 1 or turns[0][0] is not None:
-            return self._touch_by_node(va, size, turns)
-        chunks = iter(range(0, n, per := max(1, CHUNK // size)))
-        failed: list[OSError] = []
+    def _populate(
+        self, pages: list[Page], va: int, size: int, warm: Callable[[], object]
+    ) -> list[bool]:
+        """Maps the files side by side and touches them without a change; which are there."""
+        helpers = self.segments.helpers(len(pages) * size, warm)
+        flag, done, failed = self.segments.populate_flag, [0], []
+        try:
+            libc.map_each([p.fd for p in pages], va, size, MAP_SHARED | MAP_FIXED | flag, done)
+        except OSError as e:
+            self._fail(f"mmap failed: {e.strerror}: {pages[done[0]].path}")
+        n, per = done[0], max(1, CHUNK // size)
+        chunks = iter(() if flag else range(0, n, per))
 
         def work() -> None:
             for at in chunks:
-                if failed:
-                    break
                 try:
-                    if not self.segments.populate_flag:
-                        libc.madvise(va + at * size, min(per, n - at) * size, MADV_POPULATE_WRITE)
+                    libc.madvise(va + at * size, min(per, n - at) * size, MADV_POPULATE_WRITE)
                 except OSError as e:
                     failed.append(e)
+                    break
 
         helpers.together(work)
-        return self._present(va, size, n, bool(failed))
-
-    def _touch_by_node(self, va: int, size: int, turns: list[tuple[int | None, int]]) -> int:
-        at = 0
-        for node, n in turns:
-            with OnNode(node or 0, self.log):
-                try:
-                    libc.madvise(va + at * size, n * size, MADV_POPULATE_WRITE)
-                except OSError:
-                    return at + self._present(va + at * size, size, n, True)
-            at += n
-        return at
-
-    def _present(self, va: int, size: int, n: int, failed: bool) -> int:
-        if n and (failed or self.segments.populate_flag):
-            entries = self.segments.pagemap.entries(va, size, n)
-            here = next((i for i, e in enumerate(entries) if not e & PRESENT), n)
-            if here < n:
-                self.log("DEBUG", f"SIGBUS: Cannot mmap more hugepages of size {size // MB} MB")
-            return here
-        return n
-
-    def _turns(self, n: int, size: int) -> list[tuple[int | None, int]]:
-        """(node to prefer, pages) in mapping order: first what is outstanding, then in turn."""
-        asked = [node for node, mem in (self.opts.socket_mem or {}).items() if mem]
-        if not asked or not n:
-            return [(None, n)]
-        turns: list[tuple[int | None, int]] = []
-        left = n
-        for node in asked:
-            take = min(left, -(-self.outstanding[node] // size))
-            self.outstanding[node] = max(0, self.outstanding[node] - take * size)
-            if take:
-                turns.append((node, take))
-            left -= take
-        if len(asked) == 1:
-            return [*turns, (asked[0], left)] if left else turns
-        return turns + [(asked[i % len(asked)], 1) for i in range(left)]
+        there = [True] * n
+        if n and (failed or flag):
+            there = [bool(e & PRESENT) for e in self.segments.pagemap.entries(va, size, n)]
+            if not all(there):
+                self._fail(
+                    f"SIGBUS: Cannot mmap more hugepages of size {size // MB} MB; "
+                    "the pool ran dry or a hugetlb cgroup limit is reached"
+                )
+        return there + [False] * (len(pages) - n)
 
     def _locate(self, pages: list[Page], va: int, size: int) -> None:
         """Physical address (or a running number) and node of each page."""
         if not pages:
             return
+        at = [(page.orig_va - va) // size for page in pages]
         if self.segments.pa:
-            physical = frames(self.segments.pagemap.entries(va, size, len(pages)))
+            entries = self.segments.pagemap.entries(va, size, at[-1] + 1)
+            physical = frames([entries[i] for i in at])
             if BAD_IOVA in physical:
                 raise EalError(
                     ENOMEM, "pages", f"Failed to find phys addr for {size // MB} MB pages"
@@ -276,15 +299,15 @@ class Legacy:
             physical = list(range(self.pseudo, end, size))
             self.pseudo = end
         try:
-            nodes = libc.page_nodes(va, size, len(pages))
+            nodes = libc.page_nodes(va, size, at[-1] + 1)
         except OSError:
             self.log(
                 "NOTICE", "NUMA support not available consider that all memory is in socket_id 0"
             )
-            nodes = [0] * len(pages)
-        for i, page in enumerate(pages):
-            page.orig_va, page.physaddr, page.node = va + i * size, physical[i], nodes[i]
-            if nodes[i] < 0:
+            nodes = [0] * (at[-1] + 1)
+        for page, i, address in zip(pages, at, physical, strict=True):
+            page.physaddr, page.node = address, nodes[i]
+            if page.node < 0:
                 raise EalError(ENOMEM, "pages", f"Failed to find NUMA socket for {page.path}")
 
     def choose(self, infos: list[HugepageInfo], lcores: dict[int, int]) -> list[Page]:
@@ -297,9 +320,12 @@ class Legacy:
         if not memory and self.opts.socket_mem is None:
             memory = sum(p.size for p in self.pages)
         sizes = [info.page_sz for info in infos]
-        used = pages_per_socket(
-            memory, self.opts.socket_mem, [(s, counts[s]) for s in sizes], lcores
-        )
+        available = [(s, counts[s]) for s in sizes]
+        try:
+            used = pages_per_socket(memory, self.opts.socket_mem, available, lcores)
+        except EalError as e:
+            why = f"; the last page failed: {self.why}" if self.why else ""
+            raise EalError(e.errno, e.stage, e.text + why) from None
         left = dict(zip(sizes, used, strict=True))
         for size, row in left.items():
             for node, n in enumerate(row):
@@ -312,7 +338,8 @@ class Legacy:
                 left[page.size][page.node] -= 1
                 kept.append(page)
             else:
-                self._remove(page)
+                page.close()
+                self.surplus.append(page)
         self.pages = kept
         return kept
 
@@ -349,6 +376,8 @@ class Legacy:
         va, size = msl.va(at), msl.page_sz
         try:
             for page in run:
+                if page.fd < 0:
+                    page.fd = os.open(page.path, os.O_RDWR | os.O_NOFOLLOW)
                 lock_shared(page.fd)
             libc.map_each(
                 [p.fd for p in run], va, size,
@@ -357,7 +386,10 @@ class Legacy:
             if not self.segments.populate_flag:
                 libc.madvise(va, len(run) * size, MADV_POPULATE_WRITE)
         except OSError as e:
-            raise EalError(ENOMEM, "pages", f"Couldn't remap '{run[0].path}' and on: {e}") from None
+            many = "; each page needs a descriptor: ulimit -n" if e.errno == EMFILE else ""
+            raise EalError(
+                ENOMEM, "pages", f"Couldn't remap '{run[0].path}' and on: {e}{many}"
+            ) from None
         for i, page in enumerate(run):
             page.final_va = va + i * size
             if not self.segments.pa:
@@ -367,24 +399,23 @@ class Legacy:
             except EalError as e:
                 self.log("ERR", e.text)
                 self.segments.unkept.append(page.fd)
+            if page.found:
+                self.segments.spared.add(page.fd)
             page.fd = -1
         c = self.lists.config
         msl.fill(at, [p.physaddr for p in run], c.nchannel, c.nrank, [0] * len(run))
 
-    def _remove(self, page: Page) -> None:
-        os.unlink(page.path)
-        os.close(page.fd)
-        page.fd = -1
-
     def give_up(self) -> None:
-        """Removes every file that is left, after a failure."""
-        for page in self.pages:
-            try:
-                os.unlink(page.path)
-            except FileNotFoundError:
-                pass
-            if page.fd >= 0:
-                os.close(page.fd)
+        """Removes every file that is left, after a failure, but for those that were there."""
+        for page in [*self.pages, *self.surplus]:
+            page.close()
+            if not page.found:
+                try:
+                    os.unlink(page.path)
+                except FileNotFoundError:
+                    pass
+                except OSError as e:
+                    self.log("ERR", f"Removing {page.path} failed: {e.strerror}")
 
     def unmap(self) -> None:
         """Takes the first mappings away."""
@@ -395,6 +426,11 @@ class Legacy:
 
 def _neighbours(a: Page, b: Page) -> bool:
     return (a.size, a.node, a.physaddr + a.size) == (b.size, b.node, b.physaddr)
+
+
+def _free_descriptors() -> int:
+    """How many more files may be open, less a few for others."""
+    return os.sysconf("SC_OPEN_MAX") - len(os.listdir("/proc/self/fd")) - FEW
 
 
 def _mount_room(hugedir: str, size: int) -> int:

@@ -208,7 +208,9 @@ class MemsegLists:
                 libc.munmap(msl.base_va, msl.len)
                 msl.arr.release()
                 c = msl.c
-                c.base_va = c.len = c.heap = 0
+                c.base_va = c.heap = 0
+                if self.release.zeroes_released:
+                    c.len = 0
                 self.arrays.destroy(c.memseg_arr)
                 del self.slots[msl.index]
 

@@ -31,6 +31,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "rwlock": (1, -1),                   # a reader adds, a writer holds
         "nested_walk_lock": True,            # walks inside init lock again
         "dirty_flag": False,                 # RTE_MEMSEG_FLAG_DIRTY
+        "zeroes_released": False,            # legacy: length of a list that it released
         "free_list_rule": "closed",          # 256 * 4^k belongs to the lower free list
         "service_tables": (8192, 81920),     # bytes that rte_service_init takes from the heap
         "shadow_suffix": "{pid}",
@@ -60,6 +61,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "rwlock": (4, 2),
         "nested_walk_lock": False,
         "dirty_flag": True,
+        "zeroes_released": True,
         "service_tables": (8192, 147456),
     }),
     ("23.11.7", {
@@ -118,6 +120,7 @@ class Release:
     rwlock: tuple[int, int]
     nested_walk_lock: bool
     dirty_flag: bool
+    zeroes_released: bool
     free_list_rule: str
     service_tables: tuple[int, ...]
     shadow_suffix: str

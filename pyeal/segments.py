@@ -227,9 +227,10 @@ class Segments:
         self.fds: dict[int, dict[int, int]] = {}  # list -> segment -> descriptor
         self.list_fd: dict[int, int] = {}  # list -> descriptor of all its pages
         self.unkept: list[int] = []  # descriptors of legacy pages that single-file has no place for
-        self.kept: set[int] = (
-            set()
-        )  # lists whose one file was there before, with --huge-unlink=never
+        # what was there before, with --huge-unlink=never: lists by their one file, legacy pages
+        # by descriptor
+        self.kept: set[int] = set()
+        self.spared: set[int] = set()
         self.pagemap = pagemap
         self.why = ""  # of the page that failed last
         self.cpus = len(os.sched_getaffinity(0))
@@ -257,7 +258,7 @@ class Segments:
             made += [fd for seg, fd in table.items() if not msl.seg(seg).flags & FLAG_DIRTY]
             if msl.index not in self.kept and msl.index in self.list_fd:
                 made.append(self.list_fd[msl.index])
-        for fd in made:
+        for fd in set(made) - self.spared:
             name = os.readlink(f"/proc/self/fd/{fd}")
             if os.path.exists(name):
                 os.unlink(name)
