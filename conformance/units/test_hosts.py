@@ -62,14 +62,16 @@ def test_a_real_eal_counts_what_the_host_file_says(
     run = [*box.enter, sys.executable, oracle.__file__, "discover", *e.args]
     env = os.environ | {"RUNTIME_DIRECTORY": RUN, "LC_ALL": "C"}
     try:
-        said = subprocess.run(
+        done = subprocess.run(
             run, env=env, text=True, timeout=2 if e.hangs else 20,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        ).stdout  # fmt: skip
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         assert e.hangs
         return
 
+    said = done.stdout
+    assert done.returncode == 0, said
     file = box.path(RUN) / "dpdk/rte/hugepage_info"
     found = {}
     for raw in RECORD.iter_unpack(file.read_bytes()) if file.exists() else ():

@@ -73,18 +73,57 @@ def test_every_host_is_expected_something_by_every_release() -> None:
     assert len(hosts.names()) >= 12
 
 
-def test_the_first_of_two_sizes_without_a_mount_is_remembered(tmp_path: Path) -> None:
-    """HPI-024: the record after the counted ones keeps the size that was dropped last."""
-    r = releases.get("22.11.11")
-    host = hosts.load("one-node-2M-1G")
-    root = host.expand(tmp_path)
+def survey(
+    trees: dict[str, Path], name: str, *args: str, release: str = "22.11.11"
+) -> tuple[hugepages.Infos, list[str]]:
+    r = releases.get(release)
+    said: list[str] = []
     infos = hugepages.survey(
-        options.parse(["--huge-dir=/mnt/huge1G"], r), r, [0], f"{root}/sys", f"{root}/proc",
-        None, host.statfs,
+        options.parse([*args], r), r, [0], f"{trees[name]}/sys", f"{trees[name]}/proc",
+        lambda level, text: said.append(text), hosts.load(name).statfs,
     )  # fmt: skip
-    order = [sz for _, sz in hugepages.sizes(f"{root}/sys")]
+    return infos, said
 
-    assert infos.dropped == (M2 if order == [G1, M2] else 0)
+
+@pytest.mark.parametrize(("order", "dropped"), [("big first", 0), ("small first", M2)])
+def test_a_size_without_a_mount_stays_behind_the_last_record(
+    trees: dict[str, Path], order: str, dropped: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HPI-024: it lies in the next record if it was found after the counted ones."""
+    both = [("hugepages-1048576kB", G1), ("hugepages-2048kB", M2)]
+    monkeypatch.setattr(hugepages, "sizes", lambda sys: both)
+    dirs = {"big first": "/mnt/huge2M", "small first": "/mnt/huge1G"}
+    infos, _ = survey(trees, "one-node-2M-1G", f"--huge-dir={dirs[order]}")
+
+    assert infos.dropped == dropped
+
+
+def test_statfs_has_to_say_hugetlbfs(trees: dict[str, Path]) -> None:
+    """A disk with blocks of 2 MB is none (26.07)."""
+    r = releases.get("26.07")
+    root = trees["one-node-2M-1G"]
+    with pytest.raises(EalError, match="no free page of a mounted size for --huge-dir"):
+        hugepages.survey(
+            options.parse(["--huge-dir=/data"], r), r, [0], f"{root}/sys", f"{root}/proc",
+            None, lambda path: (0xEF53, M2),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("release", "phrase"),
+    [
+        ("20.11", "No available hugepages reported in hugepages-2048kB"),
+        ("21.11", "No available 2048 kB hugepages reported"),
+        ("22.11", ""),
+    ],
+)
+def test_a_pool_without_a_page_is_told_until_22_11(
+    trees: dict[str, Path], release: str, phrase: str
+) -> None:
+    """Since then only when there are reusable pages, which is when it is not so."""
+    _, said = survey(trees, "one-gig-only", release=release)
+
+    assert [text for text in said if "No available" in text] == ([phrase] if phrase else [])
 
 
 def test_pools_shows_every_counter(trees: dict[str, Path]) -> None:

@@ -36,6 +36,22 @@ def test_lcores_and_nodes_are_what_the_host_file_says(
         assert lcores.enabled(options.parse([], r), cpus, host.affinity) == d.enabled
 
 
+@pytest.mark.parametrize(("release", "node_of_5"), [("20.11", 0), ("21.11", 5)])
+def test_nodes_beyond_the_known_ones_are_node_0(
+    release: str, node_of_5: int, tmp_path: Path
+) -> None:
+    root = hosts.expand("six-nodes", tmp_path)
+
+    assert lcores.discover(releases.get(release), f"{root}/sys").node_of[5] == node_of_5
+
+
+def test_the_lowest_node_that_lists_a_cpu_has_it(tmp_path: Path) -> None:
+    root = hosts.expand("two-nodes-2M", tmp_path)
+    (root / "sys/devices/system/node/node1/cpu0").mkdir()
+
+    assert lcores.discover(releases.get("22.11"), f"{root}/sys").node_of == {0: 0, 1: 1, 2: 0, 3: 1}
+
+
 CPUS = lcores.Cpus({0: 0, 1: 0, 2: 1, 3: 1, 130: 1}, [0, 1])
 ENABLED: list[tuple[str, str, list[tuple[int, int]]]] = [
     ("", "22.11", [(0, 0), (1, 0), (3, 1)]),

@@ -105,7 +105,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--in-memory", "--huge-unlink=never"],
      "Option --in-memory is not compatible with --huge-unlink=never"),
     *((["--socket-mem=" + bad], "invalid parameters for --socket-mem")
-      for bad in (",1", "1,", "x", "8x", "1,,2", ",".join("1" * 33), "1" * 320,
+      for bad in (",1", "1,", "x", "8x", "1,,2", ",".join("1" * 33), "0" * 320,
                   "99999999999999999999")),
     (["--socket-limit=1,"], "invalid parameters for --socket-limit"),
     (["--huge-unlink=sometimes"], "invalid --huge-unlink option"),
@@ -127,7 +127,8 @@ REFUSED: list[tuple[list[str], str]] = [
     (["-l", "0", "-c", "1"], "Option -c is ignored, because (-l) is set!"),
     (["-c", "1", "--lcores=0"], "Option --lcores is ignored, because (-c) is set!"),
     *((["-l", bad], "invalid core list syntax") for bad in ("", "x", "0,", "-1", "3-1", "0;1")),
-    (["-l", "0,200"], "lcore 200 >= RTE_MAX_LCORE (128)"),
+    (["-l", "0,128"], "lcore 128 >= RTE_MAX_LCORE (128)"),
+    (["-c", "1" + "0" * 32], "lcore 128 >= RTE_MAX_LCORE (128)"),
     (["-l", "127"], "lcore 127 unavailable"),
     *((["-c", bad], "invalid coremask syntax") for bad in ("", "0", "0x", "1g")),
     *(([f"--lcores={bad}"], "invalid parameter for --lcores")
