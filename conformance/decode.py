@@ -51,6 +51,20 @@ class Decoder:
     def offsetof(self, struct, *names):
         return self.member(struct, *names)["offset"]
 
+    def name_at(self, struct, at):
+        """What lies at an offset of a structure: memsegs[0].version"""
+        return self._name_at(self.structs[struct]["members"], at)
+
+    def _name_at(self, members, at):
+        m = next((m for m in _flat(members) if m["offset"] <= at < m["offset"] + m["size"]), None)
+        if m is None:
+            return "padding"
+        name, at = m["name"], at - m["offset"]
+        if m.get("dims") and m["type"] != "char":
+            name, at = f"{name}[{at // m['elem_size']}]", at % m["elem_size"]
+        sub = m.get("members") or self.structs.get(_struct(m["type"]), {}).get("members")
+        return f"{name}.{self._name_at(sub, at)}" if sub else name
+
     def struct(self, name, data, offset=0):
         """Decode one structure at an offset of a buffer."""
         if len(data) - offset < self.sizeof(name):
