@@ -112,8 +112,11 @@ class Target(Process):
         self._keep: list[int] = []
 
     def init(self, args: list[str]) -> Answer:
-        self._eal = Eal(args, self.release, lambda level, text: print(text, file=sys.stderr))
-        eal = self._eal
+        try:
+            self._eal = eal = Eal(args, self.release, lambda _, text: print(text, file=sys.stderr))
+        except EalError as e:
+            print(e.text, file=sys.stderr)  # EAL logs what ends it
+            raise
         return {"ret": 0, "iova_mode": eal.iova_mode, "runtime_dir": eal.runtime_dir}
 
     def cleanup(self) -> Answer:
