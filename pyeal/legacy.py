@@ -192,6 +192,7 @@ class Legacy:
         if len(pages) < wanted:
             text = f"{len(pages)} not {wanted} hugepages of size {size // MB} MB allocated"
             self.log("DEBUG", text)
+            self.why = self.why or f"size= of {info.hugedir} leaves {n} of {wanted} free pages"
         self._locate(pages, va, size)
         self.pages[first:] = sorted(pages, key=lambda p: p.physaddr)
         self.mapped += len(pages)
@@ -324,7 +325,7 @@ class Legacy:
         try:
             used = pages_per_socket(memory, self.opts.socket_mem, available, lcores)
         except EalError as e:
-            why = f"; the last page failed: {self.why}" if self.why else ""
+            why = f"; {self.why}" if self.why else ""
             raise EalError(e.errno, e.stage, e.text + why) from None
         left = dict(zip(sizes, used, strict=True))
         for size, row in left.items():
