@@ -38,9 +38,7 @@ class Box:
         script += [self._hugetlbfs(sz, f"{HUGE}/{sz}", f"size={n * host.size(sz)},"
                                    f"min_size={n * host.size(sz)}")
                    for sz, n in self.pages.items()]
-        script += [self._hugetlbfs(*m) if m[0][0].isdigit() else
-                   f"mkdir -p {m[1]}; mount -t {m[0]} -o {m[2] or 'rw'} none {m[1]}"
-                   for m in mounts]
+        script += self._mounts(mounts)
         script += [f"mount --bind {shlex.quote(str(b))} {shlex.quote(str(a))}"
                    for a, b in (binds or {}).items()]
         script += ["echo ready", "read _ || :"]
@@ -71,7 +69,21 @@ class Box:
     @staticmethod
     def _hugetlbfs(size, where, options=""):
         options = f"pagesize={size}" + ("," + options if options else "")
+        where = shlex.quote(where)
         return f"mkdir -p {where}; mount -t hugetlbfs -o {options} none {where}"
+
+    def _mounts(self, mounts):
+        """Mount points are made, so only below what is the box's own."""
+        own = [host.RUN]
+        for kind, where, *options in mounts:
+            if not where.startswith(tuple(d + "/" for d in own)) and (
+                    kind != "tmpfs" or not os.path.isdir(where)):
+                raise BoxError(f"{where} would be made on this machine: mount a tmpfs above it")
+            own.append(where)
+            if kind[0].isdigit():
+                yield self._hugetlbfs(kind, where, *options)
+            else:
+                yield f"mkdir -p {where}; mount -t {kind} -o {','.join(options) or 'rw'} none {where}"
 
     def _open(self, script):
         self.holder = subprocess.Popen(

@@ -103,7 +103,7 @@ def faults(tested, whole, rows, untested):
     """What is wrong with a collection. `tested`: (id or None, test function) pairs; `whole`:
     nothing was left out, so that what is missing is missing."""
     said, seen = [], {}
-    for id, test in tested:
+    for id, test in dict.fromkeys(tested):
         if id is None:
             if whole:
                 said.append(f"{test} checks no requirement")

@@ -61,6 +61,7 @@ def environment():
     path = [str(SUITE.parent)]
     if (spec := importlib.util.find_spec("pyeal")) and spec.submodule_search_locations:
         path.insert(0, str(Path(next(iter(spec.submodule_search_locations))).parent))
+    path += filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     return env | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
 
 

@@ -258,6 +258,8 @@ def users():
             if (held and held[1] != "0") or (elsewhere and " hugetlbfs " in (
                     d / "mountinfo").read_text()):
                 found.append(int(d.name))
+        except PermissionError:         # another user's: who knows
+            found.append(int(d.name))
         except OSError:
             continue
     return found

@@ -1,5 +1,6 @@
 """Mini suites with a fake target: what a suite must never let pass."""
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -76,7 +77,7 @@ class Suite:
 @pytest.fixture
 def suite(pytester, monkeypatch):
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(META.parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(META.parents[1]), prepend=os.pathsep)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")       # their imports cost most
     monkeypatch.setenv("PYTEST_PLUGINS", "xdist.plugin,pytest_timeout,pytest_reportlog.plugin")
     return Suite(pytester)

@@ -2,12 +2,10 @@
 import json
 import os
 import signal
-import subprocess
-import tempfile
 
 import pytest
 
-from conformance import catalogue, decode, host, trace
+from conformance import catalogue, conftest, decode, host, trace
 from conformance.host import Pool, Snapshot
 
 CLEAN = Snapshot({"2M": Pool(8, 8, 0, 0)}, frozenset(), frozenset(), frozenset())
@@ -36,21 +34,19 @@ def test_pages_that_others_hold_are_not_our_leak(monkeypatch):
 
 
 @pytest.mark.parametrize(("leak", "words"), [
-    ("import subprocess; subprocess.Popen(['sleep', '9'])", "process left behind"),
-    (f"import os; os.makedirs('{tempfile.gettempdir()}/dpdk/eal_leak', exist_ok=True)",
-     "file left behind"),
-])
-def test_leak_of_a_test_is_its_error(suite, leak, words):
+    ("subprocess.Popen(['sleep', '9'])", "process left behind"),
+    ("os.mkdir(host.RUN + '/dpdk/eal_leak')", "file left behind"),
+], ids=["process", "file"])
+def test_leak_of_a_test_is_its_error(suite, monkeypatch, leak, words):
+    monkeypatch.setattr(host, "RUN", str(suite.path))
+    (suite.path / "dpdk").mkdir()
     before = host.children()
-    try:
-        done = suite.run('@requirement("FAKE-001")\n'
-                         f"def test_it(): {leak}", "-W", "ignore::ResourceWarning")
-    finally:
-        for pid in host.children() - before:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        for d in (f"{tempfile.gettempdir()}/dpdk/eal_leak", f"{tempfile.gettempdir()}/dpdk"):
-            subprocess.run(["rmdir", d], check=False, stderr=subprocess.DEVNULL)
+    done = suite.run("import os, subprocess\nfrom conformance import host\n"
+                     f'@requirement("FAKE-001")\ndef test_it(): {leak}',
+                     "-W", "ignore::ResourceWarning")
+    for pid in host.children() - before:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
     assert done.outcomes == {"passed": 1, "errors": 1}
     assert words in done.text
@@ -141,3 +137,12 @@ def test_fbarray_mask():
     a = decode.release("22.11.11").fbarray(data, 4, 100)
 
     assert (a.n_masks, a.used, a.raw(99)) == (2, [0, 63, 99], b"\1\1\1\1")
+
+
+@pytest.mark.parametrize(("free", "workers"), [(0, 1), (64, 1), (128, 2), (4096, 4)])
+def test_workers_are_as_many_as_pages_allow(monkeypatch, free, workers):
+    monkeypatch.setattr(host, "pools", lambda: {"2M": Pool(4096, free, 0, 0)})
+    monkeypatch.setattr(host, "is_root", lambda: True)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
+
+    assert conftest.pytest_xdist_auto_num_workers(None) == workers
