@@ -51,12 +51,12 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "none_free": "No free {kb} kB hugepages reported on node {node}",
         "none_available": "No available {kb} kB hugepages reported",
         "detaches_memory": True,
+        "runtime_dir_without_shconf": True,
     }),
     ("22.11.11", {
         "stats_page_file": True,
         "none_available_if_reusable": True,
         "runtime_directory_env": True,
-        "runtime_dir_without_shconf": True,
         "hint_warning": "asked",
         "rwlock": (4, 2),
         "nested_walk_lock": False,

@@ -51,7 +51,7 @@ def make_directory(opts: Options, release: Release, log: Callable[[str, str], ob
             raise EalError(
                 EINVAL, "runtime", f"{text}; set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR"
             ) from None
-        log("WARNING", text)
+        log("WARNING", f"No DPDK runtime directory created: {e.filename}: {e.strerror}")
     return path
 
 
