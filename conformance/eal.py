@@ -20,7 +20,7 @@ class Eal:
         n = len(list(self.tmp.glob("*.log")))
         argv = [*box.enter, *limits(**(rlimits or {})), *(user(as_user, drop) or lifeline()),
                 *command(target)]
-        env = environment() | box.environment() | {k: v for k, v in (env or {}).items() if v}
+        env = {k: v for k, v in (environment() | box.environment() | (env or {})).items() if v}
         self.child = Child(argv, self.tmp / f"{n}.log", env=env, limit=limit)
         self.pid, self.release, self.target = (
             self.child.pid, self.child.release, self.child.target)
