@@ -120,7 +120,7 @@ def could_not(runs):
             if rest := sum(n for _, n in reasons[12:]):
                 out.append(f"  {rest:>4}  {len(reasons) - 12} other reasons: see index.html")
     if lacking := wanted(runs):
-        out.append("\nmore would run here with")
+        out.append("\nmore would run here, whole or in part, with")
         out += [f"  {n:>4}  {what}" for what, n in lacking]
     return "\n".join(out)
 
@@ -250,6 +250,7 @@ def why_untested():
 
 def die_with_parent():
     """The child gets SIGINT when we end in any way, so that it tears its tests down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
     ctypes.CDLL(None).prctl(1, signal.SIGINT)
 
 
@@ -421,6 +422,14 @@ def main(argv=None):
         return INTERRUPTED
 
 
+def working_folder():
+    """Of this run; those of runs that were killed go."""
+    for d in Path(tempfile.gettempdir()).glob("conform-[0-9]*-*"):
+        if d.stat().st_uid == os.geteuid() and not lease.started(d.name.split("-")[1]):
+            shutil.rmtree(d, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"conform-{os.getpid()}-"))
+
+
 def conform(args, folder):
     facts = host_facts(args.host)
     pools = [f"{p['free']} of {p['total']} {s} pages free" for s, p in facts["pools"].items()]
@@ -431,7 +440,7 @@ def conform(args, folder):
     )
     found = targets(args)
     said, interrupted = [], False
-    tmp = Path(tempfile.mkdtemp(prefix="conform"))
+    tmp = working_folder()
     try:
         for t in found:
             try:
