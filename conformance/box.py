@@ -83,7 +83,8 @@ class Box:
             if kind[0].isdigit():
                 yield self._hugetlbfs(kind, where, *options)
             else:
-                yield f"mkdir -p {where}; mount -t {kind} -o {','.join(options) or 'rw'} none {where}"
+                yield (f"mkdir -p {where}; "
+                       f"mount -t {kind} -o {','.join(filter(None, options)) or 'rw'} none {where}")
 
     def _open(self, script):
         self.holder = subprocess.Popen(
