@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from _thread import RLock
 from ctypes import addressof, memset, sizeof
 from errno import EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTSUP
@@ -14,17 +15,21 @@ from . import (
     lcores,
     legacy,
     libc,
+    malloc_mp,
     memfd,
     memseg,
+    mp,
     options,
     releases,
     runtime,
+    secondary,
 )
 from .errors import EalError
 from .fbarray import Arrays
 from .heap import Heaps
 from .layout import BAD_IOVA, FLAG_DO_NOT_FREE
 from .memseg import MemsegList, MemsegLists
+from .memzone import Memzones
 from .segments import Pagemap, Pages, Segments, frames
 from .vaspace import VaSpace
 
@@ -35,26 +40,29 @@ if TYPE_CHECKING:
     from .layout import Memseg
 
 IOMMU_GROUPS = "/sys/kernel/iommu_groups"
-MEMZONE = 72  # bytes of struct rte_memzone
 MAX_DMA_BITS = 63
 
 
 class Eal:
-    """EAL's memory in this process, as a primary. `with pyeal.init([...]) as eal:` cleans up.
+    """EAL's memory in this process. `with pyeal.init([...]) as eal:` cleans up.
 
-    args: EAL's own arguments; release: whose behaviour, "22.11.11" or just "24.11"; log: called
-    with (level, text) for what EAL would log. Several may live in one process, with prefixes of
-    their own. EalError carries EAL's errno and the stage; nothing is left behind then.
+    args: EAL's own arguments; release: whose behaviour, "22.11.11" or just "24.11" (a secondary
+    follows its primary's); log: called with (level, text) for what EAL would log; wait: seconds a
+    secondary gives a primary that is still starting. Several may live in one process, with
+    prefixes of their own. EalError carries EAL's errno and the stage; nothing is left behind then.
     """
 
     def __init__(
         self,
         args: list[str] | tuple[str, ...] = (),
-        release: str = releases.DEFAULT,
+        release: str | None = None,
         log: Callable[[str, str], object] | None = None,
+        wait: float = secondary.WAIT,
     ) -> None:
         self.log = log or (lambda level, text: None)
-        self.release = releases.get(release)
+        self._wanted = releases.get(release) if release else None
+        self.release = self._wanted or releases.get(releases.DEFAULT)
+        self._wait = wait
         self.pid = os.getpid()
         self.mutex = RLock()  # one thread at a time changes memory
         self.infos: list[hugepages.HugepageInfo] = []
@@ -75,55 +83,141 @@ class Eal:
     def _init(self, args: list[str]) -> None:
         cpus = lcores.discover(self.release, log=self.log)
         opts = self.options = options.parse(args, self.release, self.log)
+        if self._joins():
+            # the primary decides whose arguments and layouts hold
+            self.release = secondary.find_release(self._file("config"), self._wait, self._wanted)
+            opts = self.options = options.parse(args, self.release, self.log)
         running = lcores.enabled(opts, cpus)
         self.sockets = cpus.nodes
-        if opts.proc_type == "secondary":
-            raise EalError(
-                EINVAL,
-                "options",
-                "--proc-type=secondary: this release of pyeal starts primaries only",
-            )
+        self._pagemap = Pagemap()
+        self._undo.append(self._pagemap.close)
+        if self.role == "primary":
+            self._start(opts, running)
+        else:
+            self._attach(opts, running)
+
+    def _joins(self) -> bool:
+        """Whether this is to be a secondary; where the primary's files are then."""
+        opts = self.options
+        found = [runtime.directory(opts.file_prefix, r) for r in releases.RELEASES.values()]
+        at = next((d for d in found if os.path.exists(f"{d}/config")), found[-1])
+        self.role = opts.proc_type
+        if self.role == "auto":
+            alive = not opts.no_shconf and runtime.has_primary(f"{at}/config", self.release)
+            self.role = "secondary" if alive else "primary"
+            self.log("INFO", f"Auto-detected process type: {self.role.upper()}")
+        self.runtime_dir, self.shared = at, not opts.no_shconf
+        return self.role == "secondary"
+
+    def _start(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
+        """A primary's stages."""
         self.runtime_dir = runtime.make_directory(opts, self.release, self.log)
         self._undo.append(lambda: _rmdir(self.runtime_dir))
         self.space = VaSpace(opts.base_virtaddr, self.log, self.release.hint_warning)
-        self.shared = not opts.no_shconf
         path = self._file("config") if self.shared else None
-        self._config = runtime.Config(path, self.release, self.space, opts.base_virtaddr)
-        self.config = self._config.c
-        self._undo += [lambda: self._remove("config"), self._config.close]
+        config = runtime.Config(path, self.release, self.space, opts.base_virtaddr)
+        self.config, self._close_config = config.c, config.close
+        self._undo += [lambda: self._remove("config"), config.close]
         self.config.version = self.release.word
         self.config.legacy_mem = opts.legacy_mem
         self.config.single_file_segments = opts.single_file_segments
 
-        pagemap = Pagemap()
-        self._undo.append(pagemap.close)
-        self.phys_addrs = not opts.no_huge and pagemap.works()
+        self.phys_addrs = not opts.no_huge and self._pagemap.works()
         self.iova_mode = self._choose_iova_mode()
         if not opts.no_huge:
             self._discover()
         self.arrays = Arrays(self.space, self.runtime_dir if self.shared else None)
         self._undo.append(lambda: self.arrays.close(remove=True))
         try:
-            self.arrays.create(self.config.memzones, "memzone", layout.MAX_MEMZONE, MEMZONE)
+            zones = self.arrays.create(
+                self.config.memzones, "memzone", layout.MAX_MEMZONE, sizeof(layout.Memzone)
+            )
         except EalError as e:
             raise EalError(ENODEV, "memzone", f"Cannot init memzone: {e.text}") from None
         self.lists = MemsegLists(self.config, self.arrays, self.space, self.release)
         self.lists.lock.read()
         try:
-            self._memory([node for _, node in running], pagemap)
+            self._memory([node for _, node in running])
         except (EalError, OSError) as e:
-            if isinstance(e, EalError):
-                raise EalError(ENOMEM, e.stage, e.text) from None
-            raise EalError(ENOMEM, "memory", f"Cannot init memory: {e}") from None
+            raise _in_memory_stage(e) from None
         finally:
             hugepages.unlock(self.infos)
             self.lists.lock.read_done()
         self.heaps = Heaps(self.lists, self.memalloc, opts, self.sockets, running[0][1], self.log)
+        self.heaps.create()
+        self.memzones = Memzones(self.config, zones, self.heaps, self.iova, self.release)
         self.config.tsc_hz = runtime.tsc_hz()
         self._tables = self.heaps.service_tables()
         if self.shared:
             runtime.sweep(self.runtime_dir)
-        self._config.complete()
+            self._open_channel("mp_socket")
+            malloc_mp.Sync(self.channel, self.heaps, self.log)
+            self.channel.actions["eal_dev_mp_request"] = malloc_mp.no_devices
+            self.channel.actions["bus_vdev_mp"] = malloc_mp.no_vdevs
+            self.channel.actions["eal_vfio_mp_sync"] = malloc_mp.no_vfio
+            self.channel.ready = True
+        config.complete()
+
+    def _attach(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
+        """A secondary's stages."""
+        config = secondary.AttachedConfig(self._file("config"), self.release)
+        self._undo.append(config.close)
+        self.config, self._close_config = config.c, config.close
+        opts.legacy_mem = bool(self.config.legacy_mem)
+        opts.single_file_segments = bool(self.config.single_file_segments)
+        opts.in_memory = opts.no_huge = False
+        config.join()
+        suffix = self.release.shadow_suffix.format(pid=self.pid, tsc=time.monotonic_ns())
+        self._open_channel(f"mp_socket_{self.pid}_{time.monotonic_ns():x}")
+        self.phys_addrs = self._pagemap.works()
+        self.iova_mode = self._choose_iova_mode()
+        path = self._file("hugepage_info")
+        self.infos = secondary.read_hugepage_info(path, self.release.numa_nodes_max)
+        self.space = VaSpace(0, self.log, primary=False)
+        self.arrays = Arrays(self.space, self.runtime_dir)
+        self._undo.append(self.arrays.close)
+        try:
+            zones = self.arrays.attach(self.config.memzones)
+        except EalError as e:
+            raise EalError(ENODEV, "memzone", f"Cannot attach to memzone list: {e.text}") from None
+        self.lists = MemsegLists(self.config, self.arrays, self.space, self.release)
+        self._raise_nofile()
+        self.lists.lock.read()
+        try:
+            self._undo.append(self.lists.unmap)
+            self.lists.attach()
+            self.memalloc = Segments(
+                self.lists, opts, self.infos, self.iova_mode == "PA", self._pagemap, self.log
+            )
+            self._undo.append(self.memalloc.close)
+            self.follower = secondary.Follower(
+                self.lists, self.arrays, self.memalloc, suffix, self.log
+            )
+            self._undo.append(self.follower.close)
+            if opts.legacy_mem:
+                self.follower.map_legacy(self._file("hugepage_data"))
+            else:
+                self.follower.follow()
+        except (EalError, OSError) as e:
+            raise _in_memory_stage(e) from None
+        finally:
+            self.lists.lock.read_done()
+        sockets = [h.socket_id for h in self.config.malloc_heaps if h.name.startswith(b"socket_")]
+        self.heaps = Heaps(self.lists, self.memalloc, opts, sockets, running[0][1], self.log)
+        self.heaps.on_event = self.follower.on_event
+        self.memzones = Memzones(self.config, zones, self.heaps, self.iova, self.release)
+        asker = malloc_mp.Asker(self.channel, self.release, self.follower.follow, self.log)
+        if not opts.legacy_mem:
+            self.heaps.ask = asker
+            # what changed between the first look and the socket's being answered
+            self.follower.follow()
+        self.channel.ready = True
+        runtime.sweep(self.runtime_dir)
+
+    def _open_channel(self, name: str) -> None:
+        self.channel = mp.Channel(self.runtime_dir, self.release, name, self.log)
+        self._undo.append(self.channel.close)
+        self.channel.start()
 
     # stages
 
@@ -165,7 +259,7 @@ class Eal:
         runtime.write_file(self._file("hugepage_info"), bytes(records))
         self._undo.append(lambda: self._remove("hugepage_info"))
 
-    def _memory(self, nodes: list[int], pagemap: Pagemap) -> None:
+    def _memory(self, nodes: list[int]) -> None:
         """Lists, probe, pages. common/eal_common_memory.c: rte_eal_memory_init"""
         opts, log = self.options, self.log
         self._raise_nofile()
@@ -175,7 +269,7 @@ class Eal:
         self._undo.append(self.lists.unmap)
         memfds = memfd.probe(sizes, opts, self.release, log)
         pa = self.iova_mode == "PA"
-        self.memalloc = Segments(self.lists, opts, self.infos, pa, pagemap, log, memfds)
+        self.memalloc = Segments(self.lists, opts, self.infos, pa, self._pagemap, log, memfds)
         self._undo += [self.memalloc.close, self.memalloc.abandon]
         by_node = {node: nodes.count(node) for node in nodes}
         if opts.no_huge:
@@ -222,18 +316,27 @@ class Eal:
             raise EalError(EALREADY, "cleanup", "Already called cleanup")
         with self.mutex:
             self.closed = True
-            if self.options.unlink_existing and not self.heaps.fixed:
-                self._mark_freeable()
-            for va in self._tables:
-                self.heaps.free(va)
-            if not self.heaps.fixed:
-                self.heaps.give_back()
-                for pages in list(self._pages):
-                    self.memalloc.free(pages)
+            if self.role == "primary":
+                self._give_back()
+            if self.shared:
+                self.channel.close()
             self.memalloc.close()
+            if self.role == "secondary":
+                self.follower.close()
             self.lists.unmap()
             self.arrays.close()
-            self._config.close()
+            self._close_config()
+
+    def _give_back(self) -> None:
+        """Returns the pages that nothing is in, to the system."""
+        if self.options.unlink_existing and not self.heaps.fixed:
+            self._mark_freeable()
+        for va in self._tables:
+            self.heaps.free(va)
+        if not self.heaps.fixed:
+            self.heaps.give_back()
+            for pages in list(self._pages):
+                self.memalloc.free(pages)
 
     def _mark_freeable(self) -> None:
         def clear(msl: MemsegList, ms: Memseg) -> None:
@@ -287,8 +390,10 @@ class Eal:
     def alloc(self, page_size: int, socket: int = 0, n: int = 1, exact: bool = True) -> Pages:
         """n pages of page_size bytes on a node, outside of the heap; fewer unless exact.
 
-        EalError(ENOMEM), and then no page of it is left.
+        EalError(ENOMEM), and then no page of it is left. Only a primary has pages to give.
         """
+        if self.role != "primary":
+            raise EalError(ENOTSUP, "memalloc", "pages come from the primary: use malloc()")
         with self.mutex, self.lists.lock:
             pages = self.memalloc.alloc(page_size, socket, n, exact)
         self._pages.append(pages)
@@ -315,6 +420,25 @@ class Eal:
         """Gives an address of malloc() back. rte_free. EalError(EINVAL)."""
         with self.mutex:
             self.heaps.free(va)
+
+    def memzone_reserve(
+        self, name: str, size: int, socket: int = -1, align: int = 64
+    ) -> layout.Memzone:
+        """A zone of size bytes that every process finds by name. rte_memzone_reserve_aligned
+
+        EalError: EEXIST, ENAMETOOLONG, EINVAL, ENOSPC, ENOMEM.
+        """
+        with self.mutex:
+            return self.memzones.reserve(name, size, socket, align)
+
+    def memzone_lookup(self, name: str) -> layout.Memzone | None:
+        """The zone of that name, of whichever process. rte_memzone_lookup"""
+        return self.memzones.lookup(name)
+
+    def memzone_free(self, name: str) -> None:
+        """Gives a zone back. rte_memzone_free. EalError(ENOENT)."""
+        with self.mutex:
+            self.memzones.free(name)
 
     def on_memory_event(self, fn: Callable[[str, int, int], object]) -> None:
         """fn("alloc" | "free", va, bytes) after heap pages came and before they go.
@@ -523,6 +647,13 @@ def _run_layout(msl: MemsegList, start: int, n: int) -> dict[str, object]:
         "flags": msl.seg(start).flags,
         "iova_runs": iova_runs,
     }
+
+
+def _in_memory_stage(e: EalError | OSError) -> EalError:
+    """What goes wrong with memory is ENOMEM, whatever it was."""
+    if isinstance(e, EalError):
+        return EalError(ENOMEM, e.stage, e.text)
+    return EalError(ENOMEM, "memory", f"Cannot init memory: {e}")
 
 
 def _not_empty(path: str) -> bool:

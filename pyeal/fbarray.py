@@ -33,6 +33,19 @@ def _invalid(text: str) -> EalError:
     return EalError(EINVAL, "fbarray", text)
 
 
+def runs(bits: int) -> list[tuple[int, int]]:
+    """The runs of set bits of a number as (start, n), ascending."""
+    found, at = [], 0
+    while bits:
+        skip = (bits & -bits).bit_length() - 1
+        bits >>= skip
+        n = (~bits & bits + 1).bit_length() - 1
+        found.append((at + skip, n))
+        bits >>= n
+        at += skip + n
+    return found
+
+
 class Fbarray:
     """One array through its descriptor: a view, it owns nothing.
 
@@ -142,15 +155,7 @@ class Fbarray:
 
     def runs(self, used: bool = True) -> list[tuple[int, int]]:
         """All maximal runs as (start, n), ascending."""
-        found, bits, at = [], self._bits(used), 0
-        while bits:
-            skip = (bits & -bits).bit_length() - 1
-            bits >>= skip
-            n = (~bits & bits + 1).bit_length() - 1
-            found.append((at + skip, n))
-            bits >>= n
-            at += skip + n
-        return found
+        return runs(self._bits(used))
 
 
 class Arrays:
@@ -257,6 +262,7 @@ class Arrays:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the refusal took it away
                 raise EalError(EBUSY, "fbarray", f"another process uses array {name}") from None
             try:
                 os.unlink(self.path(name))

@@ -14,7 +14,7 @@ from errno import EINVAL, ENOMEM
 from . import layout, libc
 from .errors import EalError
 from .layout import FLAG_DIRTY, FLAG_DO_NOT_FREE, FREELISTS, MallocElem
-from .memseg import MemsegList, MemsegLists
+from .memseg import MemsegList, MemsegLists, take_word
 from .segments import Pages, Segments
 from .vaspace import align as up
 
@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .malloc_mp import Asker
     from .options import Options
 
 HEADER = 128
@@ -31,15 +32,22 @@ FREE, BUSY, PAD = 0, 1, 2
 FREE_HEAD: int = layout.MallocHeap.free_head.offset
 FREE_NEXT: int = MallocElem.free_next.offset  # type: ignore[attr-defined]
 DIRTY = 8  # beside the state
+MAX_REQUEST = 1 << 40  # bytes that a secondary may ask for at once
 
 
 class Heap:
-    """One node's heap, in its slot of `config`."""
+    """One node's heap, in its slot of `config`; as a context it is locked for all processes."""
 
     __slots__ = ("c", "rule", "socket", "va")
 
     def __init__(self, c: layout.MallocHeap, socket: int, rule: str) -> None:
         self.c, self.socket, self.rule, self.va = c, socket, rule, addressof(c)
+
+    def __enter__(self) -> None:
+        take_word(self.va, lambda v: v == 0, 1)
+
+    def __exit__(self, *_: object) -> None:
+        take_word(self.va, lambda v: True, -1)
 
     def free_list(self, size: int) -> int:
         """Index of the free list for data of that size. malloc_elem_free_list_index"""
@@ -219,13 +227,17 @@ class Heaps:
         self.main_socket = main_socket
         self.on_event: list[Callable[[str, int, int], object]] = []
         self.limits = {} if opts.legacy_mem or opts.no_huge else dict(opts.socket_limit or {})
-        config, rule = lists.config, lists.release.free_list_rule
-        config.next_socket_id = layout.EXTERNAL_HEAP_MIN_SOCKET_ID
-        self.heaps: list[Heap] = []
-        for i, socket in enumerate(sockets):
-            c = config.malloc_heaps[i]
-            c.name, c.socket_id = f"socket_{socket}".encode(), socket
-            self.heaps.append(Heap(c, socket, rule))
+        self.announce: Callable[[bool, int], bool] = lambda rollback, id: True
+        self.ask: Asker | None = None  # a secondary's way to the primary
+        rule = lists.release.free_list_rule
+        slots = lists.config.malloc_heaps
+        self.heaps = [Heap(slots[i], socket, rule) for i, socket in enumerate(sockets)]
+
+    def create(self) -> None:
+        """Names the heaps and gives them all pages. rte_eal_malloc_heap_init"""
+        self.lists.config.next_socket_id = layout.EXTERNAL_HEAP_MIN_SOCKET_ID
+        for heap in self.heaps:
+            heap.c.name, heap.c.socket_id = f"socket_{heap.socket}".encode(), heap.socket
         self.lists.walk_contig(self._add_run)
 
     @property
@@ -274,10 +286,18 @@ class Heaps:
         return 0
 
     def _malloc_on(self, heap: Heap, size: int, align: int) -> int:
-        va, start = heap.find(size, align)
-        if not va and not self.fixed and self._grow(heap, size, align):
+        with heap:
             va, start = heap.find(size, align)
-        return heap.take(va, start, size) if va else 0
+            if not va and not self.fixed and self._grow(heap, size, align):
+                va, start = heap.find(size, align)
+            return heap.take(va, start, size) if va else 0
+
+    def list_of(self, va: int) -> MemsegList:
+        """The list that an address of a heap lies in. EalError(EINVAL)."""
+        found = self.lists.of(va)
+        if found is None:
+            raise EalError(EINVAL, "malloc", f"{va:#x} is not heap memory")
+        return found[0]
 
     def zmalloc(self, size: int) -> int:
         """The same, zeroed: pages come zeroed, and what is freed is zeroed then, unless dirty."""
@@ -292,24 +312,73 @@ class Heaps:
         return any(self._grow_by(heap, page_sz, size, align) for page_sz in sorted(sizes))
 
     def _grow_by(self, heap: Heap, page_sz: int, size: int, align: int) -> bool:
-        """try_expand_heap_primary"""
-        length = up(up(size, align) + HEADER, page_sz)
-        limit = self.limits.get(heap.socket, 0)
-        if limit and heap.c.total_size + length >= limit:
-            self.log("DEBUG", "User has disallowed allocation")
-            return False
+        """try_expand_heap"""
         with self.lists.lock:
             try:
-                pages = self.segments.alloc(page_sz, heap.socket, length // page_sz)
-                self._enter(heap, pages, size, align)
+                if self.ask:
+                    slot = self.heaps.index(heap)
+                    return self.ask.grow(slot, heap.socket, page_sz, size, align, heap.va)
+                self.expand(heap, page_sz, size, align)
             except EalError as e:
                 self.log("DEBUG", str(e))
                 return False
-        self.log("DEBUG", f"Heap on socket {heap.socket} was expanded by {length >> 20}MB")
         return True
 
-    def _enter(self, heap: Heap, pages: Pages, size: int, align: int) -> None:
-        """Makes new pages part of the heap, or gives them back. alloc_pages_on_heap"""
+    def expand(
+        self, heap: Heap, page_sz: int, size: int, align: int, contig: bool = False, id: int = 0
+    ) -> None:
+        """Adds pages for size bytes to a heap and has every process map them: all, or none.
+
+        The heap's lock and the hotplug lock are held, by the process that wants the memory.
+        try_expand_heap_primary. EalError(ENOMEM).
+        """
+        length = up(up(size, align) + HEADER, page_sz)
+        limit = self.limits.get(heap.socket, 0)
+        if limit and heap.c.total_size + length >= limit:
+            raise EalError(ENOMEM, "malloc", f"User has disallowed allocation: limit {limit}")
+        pages = self.segments.alloc(page_sz, heap.socket, length // page_sz)
+        if contig and not self.segments.contiguous(pages):
+            self.segments.free(pages)
+            raise EalError(ENOMEM, "malloc", "couldn't allocate physically contiguous space")
+        va = self._enter(heap, pages, size, align)
+        if not self.announce(False, id):
+            self._tell("free", pages.va, pages.len)
+            self._leave(heap, va, pages)
+            self.announce(True, id)
+            raise EalError(ENOMEM, "malloc", "not every secondary could map the new pages")
+        heap.c.total_size += pages.len
+        self.log("DEBUG", f"Heap on socket {heap.socket} was expanded by {length >> 20}MB")
+
+    def serve_growth(
+        self, socket: int, page_sz: int, size: int, align: int, contig: bool, id: int
+    ) -> None:
+        """What a secondary asks for; it holds the locks. handle_alloc_request"""
+        heap = self._of(socket)
+        if heap is None or not 0 < size <= MAX_REQUEST:
+            raise EalError(EINVAL, "malloc", f"{size} bytes on node {socket} cannot be had")
+        self.expand(heap, page_sz, size, align, contig, id)
+
+    def serve_release(self, va: int, length: int, id: int) -> None:
+        """Frees pages that a secondary took out of the heap. handle_free_request"""
+        found = self.lists.of(va)
+        if found is None or found[0].external:
+            raise EalError(EINVAL, "malloc", f"Requested to free unknown memory: {va:#x}")
+        msl, start = found
+        n = length // msl.page_sz
+        if va != msl.va(start) or n * msl.page_sz != length or not 0 < n <= msl.n_segs - start:
+            raise EalError(EINVAL, "malloc", f"{length:#x} bytes at {va:#x} are not whole pages")
+        self._tell("free", va, length)
+        self.segments.free(Pages(msl, start, n))
+        self.announce(False, id)
+
+    def _leave(self, heap: Heap, va: int, pages: Pages) -> None:
+        """Takes pages out of a heap again; va: the free element that they lie in."""
+        heap.unlink_free(va)
+        heap.hide(va, pages.va, pages.len, self.opts.match_allocations)
+        self.segments.free(pages)
+
+    def _enter(self, heap: Heap, pages: Pages, size: int, align: int) -> int:
+        """Makes new pages a free element, or gives them back. alloc_pages_on_heap"""
         bits = self.lists.config.dma_maskbits
         if bits and self.beyond(bits):
             self.segments.free(pages)
@@ -321,14 +390,12 @@ class Heaps:
         dirty = any(pages.msl.seg(pages.start + i).flags & FLAG_DIRTY for i in range(pages.n))
         va = self._add(heap, pages.msl, pages.va, pages.len, dirty)
         if not heap.find(size, align)[0]:
-            heap.unlink_free(va)
-            heap.hide(va, pages.va, pages.len, self.opts.match_allocations)
-            self.segments.free(pages)
+            self._leave(heap, va, pages)
             raise EalError(
                 ENOMEM, "malloc", f"{size} bytes aligned to {align} do not fit new pages"
             )
         self._tell("alloc", pages.va, pages.len)
-        heap.c.total_size += pages.len
+        return va
 
     def beyond(self, bits: int) -> bool:
         """Whether a used segment reaches beyond that many address bits."""
@@ -357,10 +424,17 @@ class Heaps:
             raise EalError(EINVAL, "malloc", f"{va:#x} is not heap memory")
         if elem(at).state & 7 == PAD:
             at -= elem(at).pad
+        heap = next((h for h in self.heaps if h.va == elem(at).heap), None)
+        if heap is None:
+            raise EalError(EINVAL, "malloc", f"{va:#x} is not an area of a heap")
+        with heap:
+            self._free(heap, at, found[0])
+
+    def _free(self, heap: Heap, at: int, msl: MemsegList) -> None:
+        """Frees the element at `at`. malloc_heap_free"""
         e = elem(at)
-        heap = next((h for h in self.heaps if h.va == e.heap), None)
-        if heap is None or e.state & 7 != BUSY:
-            raise EalError(EINVAL, "malloc", f"{va:#x} is not the start of an area in use")
+        if e.state & 7 != BUSY:
+            raise EalError(EINVAL, "malloc", f"{at + HEADER:#x} is not the start of an area in use")
         data = e.size - HEADER
         e.state = FREE  # clean, for joining: only a dirty neighbour leaves the whole dirty
         whole = heap.merge(at, self.opts.match_allocations)
@@ -370,8 +444,8 @@ class Heaps:
         heap.c.alloc_count -= 1
         if not e.state & DIRTY:
             libc.zero(at + HEADER, data)
-        if not self.fixed and not found[0].external:
-            self._shrink(heap, whole, found[0])
+        if not self.fixed and not msl.external:
+            self._shrink(heap, whole, msl)
 
     def _shrink(self, heap: Heap, va: int, msl: MemsegList) -> None:
         """Frees the pages that a free element covers whole. malloc_heap_free"""
@@ -397,8 +471,12 @@ class Heaps:
             heap.unlink_free(va)
             heap.hide(va, pages.va, pages.len, matched)
             heap.c.total_size -= pages.len
-            self._tell("free", pages.va, pages.len)
-            self.segments.free(pages)
+            if self.ask:
+                self.ask.release_pages(pages.va, pages.len)
+            else:
+                self._tell("free", pages.va, pages.len)
+                self.segments.free(pages)
+                self.announce(False, 0)
         self.log("DEBUG", f"Heap on socket {msl.socket} was shrunk by {pages.len >> 20}MB")
 
     def service_tables(self) -> list[int]:
@@ -420,10 +498,10 @@ class Heaps:
     def give_back(self) -> None:
         """Frees the pages of every free element, for the end; those in use stay."""
         for heap in self.heaps:
-            va = heap.c.first
-            while va:
-                after = elem(va).next
-                found = self.lists.of(va)
-                if elem(va).state & 7 == FREE and found:
-                    self._shrink(heap, va, found[0])
-                va = after
+            with heap:
+                va = heap.c.first
+                while va:
+                    after = elem(va).next
+                    if elem(va).state & 7 == FREE:
+                        self._shrink(heap, va, self.list_of(va))
+                    va = after

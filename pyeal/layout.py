@@ -95,6 +95,19 @@ class MemsegList(Struct):
     memseg_arr: Fbarray
 
 
+@sized(72)
+class Memzone(Struct):
+    """lib/eal/include/rte_memzone.h: struct rte_memzone"""
+
+    name: c_char * 32  # type: ignore[valid-type]
+    iova: u64
+    addr: u64
+    len: u64
+    hugepage_sz: u64
+    socket_id: i32
+    flags: u32
+
+
 @sized(48)
 class TailqHead(Struct):
     """lib/eal/include/rte_tailq.h: struct rte_tailq_head"""

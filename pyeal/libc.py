@@ -27,6 +27,7 @@ MADV_DONTDUMP, MADV_POPULATE_WRITE = 16, 23
 MFD_HUGETLB = 0x4
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 0x1, 0x2
 MPOL_DEFAULT, MPOL_PREFERRED, MPOL_LOCAL = 0, 1, 4
+ADDR_NO_RANDOMIZE = 0x0040000
 HUGETLBFS_MAGIC = 0x958458F6
 PAGE = 4096
 MAX_NODES = 1024
@@ -50,6 +51,7 @@ def _bind(lib: ctypes.CDLL, name: str, result: type, *args: type) -> ctypes._Fun
     return fn
 
 
+_personality = _bind(_short, "personality", c_int, c_ulong)
 _mmap_args = c_void_p, c_size_t, c_int, c_int, c_int, c_long
 _mmap = _bind(_short, "mmap", c_void_p, *_mmap_args)
 _mmap_populate = _bind(_long, "mmap", c_void_p, *_mmap_args)
@@ -152,6 +154,11 @@ def page_nodes(va: int, page_sz: int, n: int) -> list[int]:
     if _move_pages(_NR[2], 0, n, addrs, None, status, 0) < 0:
         raise fail(f"move_pages query of {n} pages at {va:#x}")
     return status[:]
+
+
+def personality() -> int:
+    """This process's execution domain flags."""
+    return int(_personality(0xFFFFFFFF))
 
 
 def memory(va: int, length: int) -> memoryview:

@@ -159,7 +159,8 @@ class MemsegLists:
     def __init__(self, config: Any, arrays: Arrays, space: VaSpace, release: Release) -> None:
         self.config, self.arrays, self.space, self.release = config, arrays, space, release
         self.slots: dict[int, MemsegList] = {}  # the ones that exist, by slot, ascending
-        self.lock = HotplugLock(config, release)
+        word = addressof(config) + type(config).memory_hotplug_lock.offset
+        self.lock = RwLock(word, release)
 
     def __iter__(self) -> Iterator[MemsegList]:
         return iter(list(self.slots.values()))
@@ -180,6 +181,29 @@ class MemsegLists:
                 if whole:
                     libc.munmap(whole + p.offset, length - p.offset)
                 raise
+
+    def attach(self) -> None:
+        """Maps the arrays of a primary's lists, and reserves the space that its pages have.
+
+        linux/eal_memory.c: memseg_secondary_init. EalError(ENOMEM) names what lies there instead.
+        """
+        c = self.config
+        try:
+            if self.release.lists == "per-type" and not c.legacy_mem:
+                self.space.reserve(c.mem_va_len, c.mem_va_page_sz, c.mem_va_addr)
+            for slot, m in enumerate(c.memsegs):
+                if not m.memseg_arr.len or m.external:
+                    continue
+                arr = self.arrays.attach(m.memseg_arr)
+                if self.release.lists != "per-type" or c.legacy_mem:
+                    self.space.reserve(m.len, m.page_sz, m.base_va)
+                self.slots[slot] = MemsegList(slot, m, arr)
+        except EalError as e:
+            raise EalError(
+                12, "memseg",
+                "Cannot attach to primary process memseg lists: "
+                f"{e.text} - please use '--base-virtaddr' option in the primary",
+            ) from None  # fmt: skip
 
     def add(
         self, name: str, page_sz: int, n_segs: int, socket: int, va: int = 0, slot: int = 0
@@ -271,14 +295,14 @@ class MemsegLists:
         return None
 
 
-class HotplugLock:
-    """memory_hotplug_lock in the shared config, for writing as a context.
+class RwLock:
+    """A reader-writer lock in shared memory, for writing as a context.
 
     include/generic/rte_rwlock.h. EalError(ETIMEDOUT) when it stays taken.
     """
 
-    def __init__(self, config: Any, release: Release) -> None:
-        self.va = addressof(config) + type(config).memory_hotplug_lock.offset
+    def __init__(self, va: int, release: Release) -> None:
+        self.va = va
         self.reader, self.writer = release.rwlock
 
     def __enter__(self) -> None:
@@ -289,13 +313,21 @@ class HotplugLock:
 
     def read(self) -> None:
         # a writer's value and a waiting writer's are below a reader's step, or negative
-        libc.lock_word(self.va, lambda v: v >= 0 and not v & (self.reader - 1), self.reader)
+        take_word(self.va, lambda v: v >= 0 and not v & (self.reader - 1), self.reader)
 
     def read_done(self) -> None:
-        libc.lock_word(self.va, lambda v: True, -self.reader)
+        take_word(self.va, lambda v: True, -self.reader)
 
     def write(self) -> None:
-        libc.lock_word(self.va, lambda v: v == 0, self.writer)
+        take_word(self.va, lambda v: v == 0, self.writer)
 
     def write_done(self) -> None:
-        libc.lock_word(self.va, lambda v: True, -self.writer)
+        take_word(self.va, lambda v: True, -self.writer)
+
+
+def take_word(va: int, free: Callable[[int], bool], add: int) -> None:
+    """Adds to a lock word once it is free. EalError(ETIMEDOUT)."""
+    try:
+        libc.lock_word(va, free, add)
+    except OSError as e:
+        raise EalError(e.errno or 0, "lock", e.strerror or "") from None

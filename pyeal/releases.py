@@ -36,6 +36,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "service_tables": (8192, 81920),     # bytes that rte_service_init takes from the heap
         "shadow_suffix": "{pid}",
         "detaches_memory": False,            # rte_eal_memory_detach at cleanup
+        "alloc_names_heap_by_address": True, # in a secondary's request to grow
         "message_size": 332,
         "message_fds": 8,
         "fatal_prefix": "FATAL: ",
@@ -52,6 +53,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "none_available": "No available {kb} kB hugepages reported",
         "detaches_memory": True,
         "runtime_dir_without_shconf": True,
+        "alloc_names_heap_by_address": False,
     }),
     ("22.11.11", {
         "stats_page_file": True,
@@ -125,6 +127,7 @@ class Release:
     service_tables: tuple[int, ...]
     shadow_suffix: str
     detaches_memory: bool
+    alloc_names_heap_by_address: bool
     message_size: int
     message_fds: int
     fatal_prefix: str

@@ -60,6 +60,33 @@ def make_directory(opts: Options, release: Release, log: Callable[[str, str], ob
 _mine: set[tuple[int, int]] = set()
 
 
+def has_primary(path: str, release: Release) -> bool:
+    """Whether a live primary holds that config. linux/eal.c: eal_proc_type_detect"""
+    if is_mine(path):
+        return True
+    memsegs = layout.config(release.family).memsegs
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, memsegs.size, memsegs.offset)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def is_mine(path: str) -> bool:
+    """Whether a primary of this process holds that config."""
+    try:
+        st = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (st.st_dev, st.st_ino) in _mine
+
+
 class Config:
     """`rte_mem_config` of a primary, in its file or (--no-shconf) in private memory.
 
@@ -92,11 +119,7 @@ class Config:
         memset(self.va, 0, layout.CONFIG_SIZE)
 
     def _open(self, path: str, memsegs: CField) -> None:
-        try:
-            st = os.stat(path)
-        except FileNotFoundError:
-            st = None
-        if st is None or (st.st_dev, st.st_ino) not in _mine:
+        if not is_mine(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 # these bytes, locked, are what marks a live primary

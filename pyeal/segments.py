@@ -520,6 +520,71 @@ class Segments:
                 return i
         return n
 
+    # a secondary's pages: the files are the primary's
+
+    def map_existing(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
+        """Maps n segments that the primary uses. sync_chunk. EalError(ENOMEM)
+
+        The C library makes an empty file where one is missing, and finds zeros; here it is named.
+        """
+        flags = os.O_RDWR | os.O_NOFOLLOW
+        table = self.fds.setdefault(msl.index, {})
+        try:
+            if self.single:
+                fd = self.list_fd.get(msl.index, -1)
+                if fd < 0:
+                    fd = self.list_fd[msl.index] = os.open(
+                        self.list_name(msl), flags, dir_fd=dir_fd
+                    )
+                    lock_shared(fd)
+                va, offset = msl.va(start), start * msl.page_sz
+                libc.mmap(va, n * msl.page_sz, PROT_RW, MAP_SHARED | MAP_FIXED, fd, offset)
+            else:
+                opened = []
+                for seg, name in enumerate(self.page_names(msl, start, n), start):
+                    fd = table[seg] = os.open(name, flags, dir_fd=dir_fd)
+                    opened.append(fd)
+                    lock_shared(fd)
+                libc.map_each(opened, msl.va(start), msl.page_sz, MAP_SHARED | MAP_FIXED, [0])
+            self._present(msl, start, n)
+        except OSError as e:
+            self.unmap(msl, start, n)
+            raise EalError(
+                ENOMEM, "sync",
+                f"Could not map memory from primary process: {n} pages of {msl.name} from "
+                f"{start} on: {e.strerror}" + (f": {e.filename}" if e.filename else "")
+                + "; has its file been removed, or does the primary run with --huge-unlink?",
+            ) from None  # fmt: skip
+
+    def map_file(self, path: str, msl: MemsegList, seg: int) -> None:
+        """Maps one legacy page. OSError names its file."""
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        self.fds.setdefault(msl.index, {})[seg] = fd
+        lock_shared(fd)
+        kind = MAP_SHARED | MAP_FIXED | MAP_POPULATE
+        libc.mmap(msl.va(seg), msl.page_sz, PROT_RW, kind, fd)
+
+    def _present(self, msl: MemsegList, start: int, n: int) -> None:
+        """Enters mapped pages that exist into the page table."""
+        if not self.populate_flag:
+            libc.madvise(msl.va(start), n * msl.page_sz, MADV_POPULATE_WRITE)
+
+    def unmap(self, msl: MemsegList, start: int, n: int, dir_fd: int = -1) -> None:
+        """Lets go of n segments; with dir_fd the last user of a page's file removes it."""
+        names = self.page_names(msl, start, n) if dir_fd >= 0 and not self.single else []
+        table = self.fds.get(msl.index, {})
+        for seg, name in enumerate(names, start):
+            if seg in table and self.opts.unlink_existing:
+                _unlink_if_last(name, table[seg], dir_fd)
+        for seg in range(start, start + n):
+            self._close(msl, seg)
+        give_back(msl.va(start), n * msl.page_sz)
+
+    def close_list(self, msl: MemsegList) -> None:
+        """Closes a single-file list's descriptor, once none of its pages is mapped."""
+        if msl.index in self.list_fd:
+            os.close(self.list_fd.pop(msl.index))
+
     # release
 
     def free(self, pages: Pages) -> None:
@@ -579,12 +644,15 @@ class Segments:
             return True
         if erase and not self.opts.unlink_existing:
             return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(self.page_names(msl, seg, 1)[0], dir_fd=dir_fd)
-        except OSError:
-            return False
-        return True
+        return _unlink_if_last(self.page_names(msl, seg, 1)[0], fd, dir_fd)
+
+    def contiguous(self, pages: Pages) -> bool:
+        """Whether the pages follow each other for devices too. eal_memalloc_is_contig"""
+        first = pages.msl.seg(pages.start).iova
+        steps = range(pages.n) if self.pa else ()
+        return all(
+            pages.msl.seg(pages.start + i).iova == first + i * pages.msl.page_sz for i in steps
+        )
 
     # descriptors
 
@@ -648,6 +716,16 @@ class Locked:
         if self.lock:
             self.lock.__exit__()
         self.lock = None
+
+
+def _unlink_if_last(name: str, fd: int, dir_fd: int) -> bool:
+    """Removes a page's file unless another process holds its lock."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name, dir_fd=dir_fd)
+    except OSError:
+        return False
+    return True
 
 
 def _room(msl: MemsegList, n: int, exact: bool) -> tuple[int, int]:

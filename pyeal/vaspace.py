@@ -104,6 +104,18 @@ def give_back(va: int, length: int) -> None:
     libc.madvise(va, length, MADV_DONTDUMP)
 
 
+def free_base(length: int, step: int = 16 << 20) -> int:
+    """An address, aligned as --base-virtaddr is, with length bytes free behind it; 0 if none."""
+    at = BASE
+    with open("/proc/self/maps") as f:
+        for line in f:
+            start, end = (int(x, 16) for x in line.partition(" ")[0].split("-"))
+            if start - at >= length:
+                return at
+            at = max(at, align(end, step))
+    return 0
+
+
 def what_lies_at(va: int, length: int) -> str:
     """The first mapping of this process that overlaps the range, as a phrase."""
     with open("/proc/self/maps") as f:

@@ -1,0 +1,243 @@
+"""A secondary: attaches to the memory of a primary and follows its changes.
+
+The shared config, arrays and pages lie where the primary has them. What this process has mapped of
+each list stands in an array of its own, the shadow. linux/eal.c: rte_eal_config_attach;
+linux/eal_memory.c: eal_legacy_hugepage_attach; linux/eal_memalloc.c: eal_memalloc_sync_with_primary
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from ctypes import sizeof
+from errno import EACCES, ENOMEM
+
+from . import hugepage_data, layout, libc, releases, runtime
+from .errors import EalError
+from .fbarray import Arrays, Fbarray, runs
+from .hugepages import HugepageInfo
+from .layout import Memseg
+from .libc import MAP_SHARED, PAGE, PROT_RW
+from .memseg import MemsegList, MemsegLists
+from .segments import Locked, Segments
+from .vaspace import align, free_base, what_lies_at
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .releases import Release
+
+    Log = Callable[[str, str], object]
+
+WAIT = 10.0  # seconds for a primary to finish its start; EAL waits for ever
+MP_DISABLED, MP_ENABLED = 1, 2
+
+
+def find_release(path: str, wait: float, wanted: Release | None) -> Release:
+    """The primary's release, once its config is complete.
+
+    EalError(0), as EAL leaves errno alone here: no config, one that stays incomplete, a version
+    that is not the one wanted.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError as e:
+        raise EalError(
+            0, "config",
+            f"Cannot open '{path}' for rte_mem_config: {e.strerror}; "
+            "start a primary with this --file-prefix first",
+        ) from None  # fmt: skip
+    try:
+        deadline, pause = time.monotonic() + wait, 0.001
+        while True:
+            words = os.pread(fd, 8, 0).ljust(8, b"\0")
+            magic, word = (int.from_bytes(words[i : i + 4], "little") for i in (0, 4))
+            if magic == layout.MAGIC:
+                break
+            if time.monotonic() > deadline:
+                raise EalError(
+                    0, "config",
+                    f"the primary of '{path}' has not finished its start within {wait:g} s: "
+                    f"magic {layout.MAGIC:#x} wanted, {magic:#x} found; "
+                    "it hangs, or it died and the file is stale",
+                )  # fmt: skip
+            time.sleep(pause)
+            pause = min(pause * 2, 0.1)
+    finally:
+        os.close(fd)
+    try:
+        found = releases.by_word(word)
+    except ValueError as e:
+        found, unknown = None, str(e)
+    if found is None or (wanted and wanted.word != word):
+        raise EalError(
+            0, "config",
+            "Primary and secondary process DPDK version mismatch: "
+            f"{wanted.name if wanted else 'a known release'} wanted, "
+            f"{found.name if found else unknown} found in '{path}'",
+        )  # fmt: skip
+    return found
+
+
+class AttachedConfig:
+    """A primary's `config`, mapped where the primary has it. rte_eal_config_reattach"""
+
+    def __init__(self, path: str, release: Release) -> None:
+        kind = layout.config(release.family)
+        if runtime.is_mine(path):
+            raise EalError(0, "config", f"the primary of '{path}' is this very process")
+        fd = os.open(path, os.O_RDWR)
+        try:
+            at = int.from_bytes(os.pread(fd, 8, kind.mem_cfg_addr.offset), "little")
+            self.va = libc.mmap(at, align(layout.CONFIG_SIZE, PAGE), PROT_RW, MAP_SHARED, fd)
+        finally:
+            os.close(fd)
+        self.c = kind.from_address(self.va)
+        if self.va != at:
+            end = max(m.base_va + m.len for m in self.c.memsegs)
+            got, fits = self.va, free_base(max(end, at) - at)
+            self.close()
+            raise EalError(
+                0, "config",
+                f"Cannot mmap memory for rte_config at [{at:#x}], got [{got:#x}] - please use "
+                f"'--base-virtaddr' option: here {what_lies_at(at, layout.CONFIG_SIZE)}; "
+                f"--base-virtaddr={fits:#x} in the primary would fit this process",
+            )  # fmt: skip
+
+    def join(self) -> None:
+        """Says that there is a secondary; EalError when the primary wants none."""
+        word = self.va + type(self.c).mp_status.offset
+        while (status := self.c.mp_status) != MP_ENABLED:
+            if status == MP_DISABLED:
+                raise EalError(0, "config", "Primary process refused secondary attachment")
+            libc.compare_exchange(word, status, MP_ENABLED)
+
+    def close(self) -> None:
+        if self.va:
+            libc.munmap(self.va, align(layout.CONFIG_SIZE, PAGE))
+        self.va = 0
+
+
+def read_hugepage_info(path: str, nodes: int) -> list[HugepageInfo]:
+    """Page sizes and directories of the primary. eal_hugepage_info_read. EalError(EACCES)."""
+    kind = layout.hugepage_info(nodes)
+    try:
+        with open(path, "rb") as f:
+            data = bytearray(f.read())
+    except OSError as e:
+        raise EalError(
+            EACCES, "hugepages",
+            f"Failed to open shared memory! Cannot get hugepage information: {path}: "
+            f"{e.strerror}; a primary with --no-huge cannot be joined",
+        ) from None  # fmt: skip
+    infos = []
+    for at in range(0, len(data) // sizeof(kind) * sizeof(kind), sizeof(kind)):
+        record = kind.from_buffer(data, at)
+        if record.hugedir:
+            infos.append(HugepageInfo(record.hugepage_sz, os.fsdecode(record.hugedir), nodes))
+            infos[-1].num_pages = list(record.num_pages)
+    return infos
+
+
+class Follower:
+    """This process's mappings of a primary's lists, and what keeps them in line."""
+
+    def __init__(
+        self, lists: MemsegLists, arrays: Arrays, segments: Segments, suffix: str, log: Log
+    ) -> None:
+        self.lists, self.arrays, self.segments, self.log = lists, arrays, segments, log
+        self.on_event: list[Callable[[str, int, int], object]] = []
+        self.shadows: dict[int, tuple[layout.Fbarray, Fbarray]] = {}
+        self.versions: dict[int, int] = {}
+        for msl in lists:
+            desc = layout.Fbarray()
+            name = f"{msl.name}_{suffix}"
+            self.shadows[msl.index] = desc, arrays.create(desc, name, msl.n_segs, sizeof(Memseg))
+            self.versions[msl.index] = 0
+
+    def close(self) -> None:
+        """Removes the shadow arrays. secondary_msl_destroy_walk"""
+        for desc, arr in self.shadows.values():
+            arr.release()
+            self.arrays.destroy(desc)
+        self.shadows.clear()
+
+    def follow(self) -> None:
+        """Maps what the primary has and this process lacks, and unmaps the opposite. sync_walk
+
+        EalError(ENOMEM) when a page cannot be had; what is mapped by then stays.
+        """
+        for msl in self.lists:
+            if self.versions[msl.index] == msl.c.version:
+                continue
+            info = self.segments.infos.get(msl.page_sz)
+            if info is None:
+                raise EalError(
+                    ENOMEM,
+                    "sync",
+                    f"no hugepage directory is known for {msl.page_sz >> 10} kB pages",
+                )
+            version = msl.c.version
+            with Locked(info, False) as dir_fd:
+                self._align(msl, dir_fd)
+            self.versions[msl.index] = version
+
+    def _align(self, msl: MemsegList, dir_fd: int) -> None:
+        _, shadow = self.shadows[msl.index]
+        theirs, mine = msl.arr.used(), shadow.used()
+        for start, n in runs(theirs & ~mine):
+            self.segments.map_existing(msl, start, n, dir_fd)
+            at, size = start * sizeof(Memseg), n * sizeof(Memseg)
+            records = libc.memory(msl.arr.desc.data + at, size)
+            libc.memory(shadow.desc.data + at, size)[:] = records
+            shadow.mark(start, n)
+            self._tell("alloc", msl, start, n)
+        for start, n in runs(mine & ~theirs):
+            self._tell("free", msl, start, n)
+            self.segments.unmap(msl, start, n, dir_fd)
+            shadow.mark(start, n, used=False)
+        if self.segments.single and not shadow.desc.count:
+            self.segments.close_list(msl)
+
+    def _tell(self, what: str, msl: MemsegList, start: int, n: int) -> None:
+        for fn in self.on_event:
+            fn(what, msl.va(start), n * msl.page_sz)
+
+    def map_legacy(self, path: str) -> None:
+        """Maps each page that hugepage_data records. eal_legacy_hugepage_attach
+
+        EalError(ENOMEM) that names the file that is missing.
+        """
+        if aslr_enabled():
+            self.log(
+                "WARNING",
+                "WARNING: Address Space Layout Randomization (ASLR) is enabled in the kernel.",
+            )
+            self.log(
+                "WARNING", "   This may cause issues with mapping memory into secondary processes"
+            )
+        try:
+            for record in hugepage_data.read(path):
+                self._map_record(record)
+        except (OSError, ValueError) as e:
+            what = getattr(e, "filename", None) or path
+            raise EalError(ENOMEM, "legacy", f"Could not open {what}: {e}") from None
+
+    def _map_record(self, record: layout.HugepageFile) -> None:
+        found = self.lists.of(record.final_va)
+        if found is None:
+            raise ValueError(f"page {record.file_id} lies in no memseg list: {record.final_va:#x}")
+        msl, seg = found
+        self.segments.map_file(os.fsdecode(record.filepath), msl, seg)
+
+
+def aslr_enabled() -> bool:
+    """Whether this process's addresses are random. linux/eal_memory.c: aslr_enabled"""
+    if libc.personality() & libc.ADDR_NO_RANDOMIZE:
+        return False
+    try:
+        with open("/proc/sys/kernel/randomize_va_space") as f:
+            return f.read().strip() != "0"
+    except OSError:
+        return False
