@@ -67,7 +67,21 @@ _TEXTS = {  # as getopt's releases put it, as argparse's do
     "channels": ("invalid channel number", "invalid memory channel parameter"),
     "ranks": ("invalid rank number", "invalid memory rank parameter"),
     "value": ("invalid parameters for --{name}", "invalid {name} parameter: '{value}'"),
-    "number": ("invalid parameter for --{name}", "invalid {name} '{value}'"),
+    "virtaddr": ("invalid parameter for --base-virtaddr", "invalid base virtaddr '{value}'"),
+    "mapping": ("invalid parameter for --lcores", "invalid lcore mapping list: '{value}'"),
+    "simd": (
+        "invalid parameter for --force-max-simd-bitwidth",
+        "invalid SIMD bitwidth parameter '{value}'",
+    ),
+    "stack": (
+        "invalid parameter for --huge-worker-stack",
+        "invalid huge worker stack parameter",
+    ),
+    "intr": ("invalid parameters for --vfio-intr", "invalid vfio interrupt parameter: '{value}'"),
+    "pool": (
+        "Invalid length of --mbuf-pool-ops-name option",
+        "Invalid mbuf pool ops name parameter",
+    ),
     "dir": ("Invalid length of --huge-dir option", "Invalid hugepage dir parameter"),
     "prefix": ("Invalid length of --file-prefix option", "Invalid file prefix parameter"),
     "percent": (
@@ -201,7 +215,7 @@ def _huge_unlink(o: Options, value: str | None) -> None:
 def _base_virtaddr(o: Options, value: str | None) -> None:
     va = whole(value or "", 16)
     if va is None:
-        raise _bad(o, "number", value, "a hexadecimal address is wanted", "base-virtaddr")
+        raise _bad(o, "virtaddr", value, "a hexadecimal address is wanted")
     o.base_virtaddr = (va + 0xFFFFFF) & ~0xFFFFFF & U64  # 16 MiB: POWER's smallest huge page
 
 
@@ -214,22 +228,22 @@ def _iova_mode(o: Options, value: str | None) -> None:
 def _simd(o: Options, value: str | None) -> None:
     n = whole(value or "", 0)
     if n is None or (n and (not 64 <= n <= 32768 or n & n - 1)):
-        raise _bad(o, "number", value, "0 or a power of two is wanted", "force-max-simd-bitwidth")
+        raise _bad(o, "simd", value, "0 or a power of two is wanted")
 
 
 def _worker_stack(o: Options, value: str | None) -> None:
     if value and not 1 <= strto(value)[0] < U64 // 1024:
-        raise _bad(o, "number", value, "a size in kB is wanted", "huge-worker-stack")
+        raise _bad(o, "stack", value, "a size in kB is wanted")
 
 
 def _vfio_intr(o: Options, value: str | None) -> None:
     if value not in ("legacy", "msi", "msix"):
-        raise _bad(o, "value", value, "legacy, msi or msix is wanted", "vfio-intr")
+        raise _bad(o, "intr", value, "legacy, msi or msix is wanted")
 
 
 def _pool_ops(o: Options, value: str | None) -> None:
     if not value:
-        raise _no("Invalid length of --mbuf-pool-ops-name option", "a name is wanted")
+        raise _bad(o, "pool", value, "a name is wanted")
 
 
 def _help(o: Options, value: str | None) -> None:
@@ -340,7 +354,7 @@ def _lcores(o: Options, value: str | None) -> None:
             lcores, cpus = lcores | ids, cpus | on
     except ValueError:
         todo = f"<lcores>[@<cpus>],... below {MAX_LCORE} is wanted"
-        raise _bad(o, "number", value, todo, "lcores") from None
+        raise _bad(o, "mapping", value, todo) from None
     _take_cores(o, "--lcores", sorted(cpus), sorted(lcores))
 
 

@@ -150,6 +150,45 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--file-prefix"], "option '--file-prefix' requires an argument"),
 ]  # fmt: skip
 
+# The words of 25.11, which are others; seen in Debian's 25.11.4.
+PAIRS = (
+    "no-huge numa-mem=1", "coremask=1 lcores=0", "service-coremask=1 service-corelist=1",
+    "no-telemetry telemetry", "memory-size=1 numa-mem=1", "no-huge huge-worker-stack",
+    "numa-limit=1 legacy-mem", "legacy-mem in-memory", "legacy-mem match-allocations",
+    "no-huge match-allocations", "no-huge huge-unlink=existing", "in-memory huge-unlink",
+    "single-file-segments huge-unlink=existing", "no-huge single-file-segments",
+)  # fmt: skip
+ARGPARSE_WORDS: list[tuple[list[str], str]] = [
+    *(
+        (
+            ["--" + word for word in pair.split()],
+            "Options '{}' and '{}' can't be".format(*(w.partition("=")[0] for w in pair.split())),
+        )
+        for pair in PAIRS
+    ),
+    (["-a", "00:01.0", "-b", "00:02.0"],
+     "Options allow (-a) and block (-b) can't be used at the same time"),
+    (["--base-virtaddr=junk"], "invalid base virtaddr 'junk'"),
+    (["--iova-mode=dc"], "invalid iova mode parameter 'dc'"),
+    (["--proc-type=bogus"], "invalid process type: bogus"),
+    (["--socket-mem=1,"], "invalid numa-mem parameter: '1,'"),
+    (["--numa-limit=x"], "invalid numa-limit parameter: 'x'"),
+    (["--huge-unlink=x"], "invalid huge-unlink parameter"),
+    (["--huge-dir="], "Invalid hugepage dir parameter"),
+    (["--file-prefix="], "Invalid file prefix parameter"),
+    (["--file-prefix=a%b"], "Invalid char, '%', in file_prefix parameter"),
+    (["-n0"], "invalid memory channel parameter"),
+    (["-r17"], "invalid memory rank parameter"),
+    (["-lx"], "Error parsing lcore list: 'x'"),
+    (["-l", "0-1@0"], "invalid lcore mapping list: '0-1@0'"),
+    (["-R128"], "invalid lcore base id: 128"),
+    (["-R", "-l", "0@1"], "cannot use '@' or core groupings '()' in lcore list"),
+    (["--nonsense"], "unknown argument --nonsense!"),
+    (["-n4", "-n=4"], "argument -n should not occur multiple times!"),
+    (["--no-huge=1"], "argument --no-huge should not take value!"),
+    (["-m"], "argument -m doesn't have value!"),
+]  # fmt: skip
+
 # Where releases part: arguments, the releases that accept them, the others' words.
 ALL = list(releases.RELEASES)
 GETOPT, ARGPARSE = ALL[:5], ALL[5:]
@@ -217,6 +256,14 @@ def test_refusals_carry_eals_words_and_errno(args: list[str], phrase: str) -> No
     assert e.value.errno == EINVAL
     assert e.value.stage == "options"
     assert phrase in e.value.text
+
+
+@pytest.mark.parametrize(("args", "phrase"), ARGPARSE_WORDS, ids=ids(ARGPARSE_WORDS))
+def test_refusals_of_argparse(args: list[str], phrase: str) -> None:
+    with pytest.raises(EalError) as e:
+        parsed(args, "25.11.2")
+
+    assert e.value.text.startswith(phrase)
 
 
 @pytest.mark.parametrize("release", ALL)
