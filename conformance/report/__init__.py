@@ -201,6 +201,18 @@ def summary(runs):
     }
 
 
+def markdown(runs):
+    """The matrix for a README or a CI summary: requirements passed / deviating / failed / skipped."""
+    heads = [f"{r.target} {r.release}" for r in runs]
+    out = [f"| family | {' | '.join(heads)} |", "|---|" + "---|" * len(runs)]
+    families = {f: None for r in runs for f in r.families()}
+    rows = {f: [r.families().get(f, {}) for r in runs] for f in families}
+    for name, counts in [*rows.items(), ("**total**", [r.counts() for r in runs])]:
+        cells = (" / ".join(str(c.get(w, 0)) for w in WORDS) for c in counts)
+        out.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(out) + "\n"
+
+
 def junit(files, to):
     """One JUnit file out of one a target, each a suite with the target's name."""
     import xml.etree.ElementTree as ET
@@ -259,7 +271,8 @@ def code(text):
 
 
 def write(runs, folder, rows, untested):
-    """summary.json and index.html of these runs."""
+    """summary.json, matrix.md and index.html of these runs."""
     folder = Path(folder)
+    (folder / "matrix.md").write_text(markdown(runs))
     (folder / "summary.json").write_text(json.dumps(summary(runs), indent=1) + "\n")
     (folder / "index.html").write_text(page(runs, rows, untested), encoding="utf-8")

@@ -145,6 +145,7 @@ def test_matrix_and_page_hold_every_verdict(log):
     text, html = run.matrix(runs), report.page(runs, {}, {})
 
     assert text.splitlines()[2].split() == ["AAA", "1", "1", "2", "0"]
+    assert "| AAA | 1 / 1 / 2 / 0 |" in report.markdown(runs)
     for i in runs[0].requirements():
         assert i in html
     assert "saw 2" in html and "it counts from one" in html
