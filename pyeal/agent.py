@@ -282,7 +282,10 @@ class Target(Process):
                     self._arrays[id] = desc, made
 
             return _answer(change)
-        return _answer(lambda: self._element(Fbarray(desc) if arr is None else arr, op, p))
+        done = _answer(lambda: self._element(Fbarray(desc) if arr is None else arr, op, p))
+        if op == "get" and done["errno"]:
+            done["ret"] = 0  # a pointer
+        return done
 
     def _element(self, arr: Fbarray, op: str, p: dict[str, Any]) -> int:
         if op == "find":
