@@ -6,7 +6,7 @@ import os
 import time
 from _thread import RLock
 from ctypes import addressof, memset, sizeof
-from errno import EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTSUP
+from errno import EACCES, EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTSUP
 
 from . import (
     dynmem,
@@ -48,8 +48,9 @@ class Eal:
 
     args: EAL's own arguments; release: whose behaviour, "22.11.11" or just "24.11" (a secondary
     follows its primary's); log: called with (level, text) for what EAL would log; wait: seconds a
-    secondary gives a primary that is still starting. Several may live in one process, with
-    prefixes of their own. EalError carries EAL's errno and the stage; nothing is left behind then.
+    secondary gives a primary that is still starting; role: "observer" attaches without socket,
+    shadow array or lock, to look only, else --proc-type decides. Several may live in one process,
+    with prefixes of their own. EalError carries EAL's errno and the stage; nothing is left behind then.
     """
 
     def __init__(
@@ -58,11 +59,12 @@ class Eal:
         release: str | None = None,
         log: Callable[[str, str], object] | None = None,
         wait: float = secondary.WAIT,
+        role: str | None = None,
     ) -> None:
         self.log = log or (lambda level, text: None)
         self._wanted = releases.get(release) if release else None
         self.release = self._wanted or releases.get(releases.DEFAULT)
-        self._wait = wait
+        self._wait, self._asked_role = wait, role
         self.pid = os.getpid()
         self.mutex = RLock()  # one thread at a time changes memory
         self.infos: list[hugepages.HugepageInfo] = []
@@ -101,13 +103,13 @@ class Eal:
         opts = self.options
         found = [runtime.directory(opts.file_prefix, r) for r in releases.RELEASES.values()]
         at = next((d for d in found if os.path.exists(f"{d}/config")), found[-1])
-        self.role = opts.proc_type
+        self.role = self._asked_role or opts.proc_type
         if self.role == "auto":
             alive = not opts.no_shconf and runtime.has_primary(f"{at}/config", self.release)
             self.role = "secondary" if alive else "primary"
             self.log("INFO", f"Auto-detected process type: {self.role.upper()}")
         self.runtime_dir, self.shared = at, not opts.no_shconf
-        return self.role == "secondary"
+        return self.role != "primary"
 
     def _start(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
         """A primary's stages."""
@@ -160,21 +162,25 @@ class Eal:
 
     def _attach(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
         """A secondary's stages."""
-        config = secondary.AttachedConfig(self._file("config"), self.release)
+        look_only = self.role == "observer"
+        config = secondary.AttachedConfig(self._file("config"), self.release, look_only)
         self._undo.append(config.close)
         self.config, self._close_config = config.c, config.close
         opts.legacy_mem = bool(self.config.legacy_mem)
         opts.single_file_segments = bool(self.config.single_file_segments)
         opts.in_memory = opts.no_huge = False
-        config.join()
-        suffix = self.release.shadow_suffix.format(pid=self.pid, tsc=time.monotonic_ns())
-        self._open_channel(f"mp_socket_{self.pid}_{time.monotonic_ns():x}")
+        suffix = None
+        if not look_only:
+            config.join()
+            tsc = time.monotonic_ns()
+            suffix = self.release.shadow_suffix.format(pid=self.pid, tsc=tsc)
+            self._open_channel(f"mp_socket_{self.pid}_{tsc:x}")
         self.phys_addrs = self._pagemap.works()
         self.iova_mode = self._choose_iova_mode()
         path = self._file("hugepage_info")
         self.infos = secondary.read_hugepage_info(path, self.release.numa_nodes_max)
         self.space = VaSpace(0, self.log, primary=False)
-        self.arrays = Arrays(self.space, self.runtime_dir)
+        self.arrays = Arrays(self.space, self.runtime_dir, look_only)
         self._undo.append(self.arrays.close)
         try:
             zones = self.arrays.attach(self.config.memzones)
@@ -187,7 +193,13 @@ class Eal:
             self._undo.append(self.lists.unmap)
             self.lists.attach()
             self.memalloc = Segments(
-                self.lists, opts, self.infos, self.iova_mode == "PA", self._pagemap, self.log
+                self.lists,
+                opts,
+                self.infos,
+                self.iova_mode == "PA",
+                self._pagemap,
+                self.log,
+                look_only=look_only,
             )
             self._undo.append(self.memalloc.close)
             self.follower = secondary.Follower(
@@ -206,6 +218,8 @@ class Eal:
         self.heaps = Heaps(self.lists, self.memalloc, opts, sockets, running[0][1], self.log)
         self.heaps.on_event = self.follower.on_event
         self.memzones = Memzones(self.config, zones, self.heaps, self.iova, self.release)
+        if look_only:
+            return
         asker = malloc_mp.Asker(self.channel, self.release, self.follower.follow, self.log)
         if not opts.legacy_mem:
             self.heaps.ask = asker
@@ -213,6 +227,11 @@ class Eal:
             self.follower.follow()
         self.channel.ready = True
         runtime.sweep(self.runtime_dir)
+
+    def refresh(self) -> None:
+        """Brings an observer's mappings in line with the primary's lists. EalError(ENOMEM)."""
+        if self.role == "observer" and not self.options.legacy_mem:
+            self.follower.follow()
 
     def _open_channel(self, name: str) -> None:
         self.channel = mp.Channel(self.runtime_dir, self.release, name, self.log)
@@ -318,10 +337,10 @@ class Eal:
             self.closed = True
             if self.role == "primary":
                 self._give_back()
-            if self.shared:
+            if self.shared and self.role != "observer":
                 self.channel.close()
             self.memalloc.close()
-            if self.role == "secondary":
+            if self.role != "primary":
                 self.follower.close()
             self.lists.unmap()
             self.arrays.close()
@@ -413,13 +432,19 @@ class Eal:
 
     def malloc(self, size: int, align: int = 0, socket: int = -1) -> int:
         """Address of size bytes of a heap, 0 when they cannot be had. rte_malloc_socket"""
+        self._must_not_look_only()
         with self.mutex:
             return self.heaps.malloc(size, align, socket)
 
     def mfree(self, va: int) -> None:
         """Gives an address of malloc() back. rte_free. EalError(EINVAL)."""
+        self._must_not_look_only()
         with self.mutex:
             self.heaps.free(va)
+
+    def _must_not_look_only(self) -> None:
+        if self.role == "observer":
+            raise EalError(EACCES, "malloc", "an observer changes nothing: attach as a secondary")
 
     def memzone_reserve(
         self, name: str, size: int, socket: int = -1, align: int = 64
@@ -428,6 +453,7 @@ class Eal:
 
         EalError: EEXIST, ENAMETOOLONG, EINVAL, ENOSPC, ENOMEM.
         """
+        self._must_not_look_only()
         with self.mutex:
             return self.memzones.reserve(name, size, socket, align)
 
@@ -437,6 +463,7 @@ class Eal:
 
     def memzone_free(self, name: str) -> None:
         """Gives a zone back. rte_memzone_free. EalError(ENOENT)."""
+        self._must_not_look_only()
         with self.mutex:
             self.memzones.free(name)
 

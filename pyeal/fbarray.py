@@ -14,7 +14,7 @@ from errno import EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT
 
 from . import layout, libc
 from .errors import EalError
-from .libc import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PAGE, PROT_RW
+from .libc import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PAGE, PROT_READ, PROT_RW
 from .vaspace import VaSpace, align
 
 INT_MAX = 2**31 - 1
@@ -161,11 +161,12 @@ class Fbarray:
 class Arrays:
     """The arrays that this process has mapped: makes, attaches, detaches and destroys them.
 
-    directory: where the files go, None to keep arrays in private memory (--no-shconf).
+    directory: where the files go, None to keep arrays in private memory (--no-shconf); look_only:
+    attach without a lock and without the right to write.
     """
 
-    def __init__(self, space: VaSpace, directory: str | None) -> None:
-        self.space, self.directory = space, directory
+    def __init__(self, space: VaSpace, directory: str | None, look_only: bool = False) -> None:
+        self.space, self.directory, self.look_only = space, directory, look_only
         self.areas: dict[int, tuple[int, int]] = {}  # data address -> (bytes, fd or -1)
 
     def path(self, name: str) -> str:
@@ -219,10 +220,13 @@ class Arrays:
                 )
         va, fd = self.space.reserve(size, addr=desc.data), -1
         try:
-            fd = os.open(self.path(name), os.O_RDWR)
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            os.ftruncate(fd, size)
-            libc.mmap(va, size, PROT_RW, MAP_SHARED | MAP_FIXED, fd)
+            if self.look_only:
+                fd, prot = os.open(self.path(name), os.O_RDONLY), PROT_READ
+            else:
+                fd, prot = os.open(self.path(name), os.O_RDWR), PROT_RW
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                os.ftruncate(fd, size)
+            libc.mmap(va, size, prot, MAP_SHARED | MAP_FIXED, fd)
         except OSError as e:
             _undo(va, size, fd)
             raise _as_eal(e, f"array {name} could not be attached") from None

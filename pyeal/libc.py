@@ -23,7 +23,7 @@ MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
 MAP_POPULATE, MAP_HUGETLB = 0x8000, 0x40000
 MAP_FAILED = c_void_p(-1).value
 HUGE_SHIFT = 26  # log2 of the page size goes here, for mmap and memfd_create alike
-MADV_DONTDUMP, MADV_POPULATE_WRITE = 16, 23
+MADV_DONTDUMP, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 16, 22, 23
 MFD_HUGETLB = 0x4
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 0x1, 0x2
 MPOL_DEFAULT, MPOL_PREFERRED, MPOL_LOCAL = 0, 1, 4
@@ -81,12 +81,14 @@ def mmap(addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: in
     return va or 0
 
 
-def map_each(fds: list[int], va: int, page_sz: int, flags: int, done: list[int]) -> None:
+def map_each(
+    fds: list[int], va: int, page_sz: int, flags: int, done: list[int], prot: int = PROT_RW
+) -> None:
     """Maps the start of each file at va, va + page_sz, ...; one call a page, nothing else.
 
     done[0] counts the pages mapped so far, so that a failing one is known. Raises OSError.
     """
-    call, prot, n = _mmap, PROT_RW, done[0]
+    call, n = _mmap, done[0]
     for fd in fds[n:]:
         if call(va + n * page_sz, page_sz, prot, flags, fd, 0) == MAP_FAILED:
             done[0] = n

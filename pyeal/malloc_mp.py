@@ -89,7 +89,7 @@ class Sync:
         self.channel.send("mp_malloc_response", head(t, id, result))
 
     def _alloc(self, param: bytes, id: int) -> None:
-        _, heap, page_sz, size, socket, _, align, _, contig, _, _ = _ALLOC.unpack(param)
+        _, _, page_sz, size, socket, _, align, _, contig, _, _ = _ALLOC.unpack(param)
         if page_sz <= 0 or page_sz & page_sz - 1 or align & align - 1:
             raise ValueError(f"pages of {page_sz} bytes, alignment {align}")
         self.heaps.serve_growth(socket, page_sz, size, max(align, 1), contig, id)

@@ -7,6 +7,7 @@ base_va + i * page_sz. The 128 slots of `config` hold the lists in order.
 from __future__ import annotations
 
 from ctypes import addressof, memset, sizeof
+from errno import EACCES, ENOMEM
 
 from . import layout, libc
 from .errors import EalError
@@ -57,7 +58,7 @@ def plan(
     types = [(size, socket) for size in page_sizes for socket in sockets]
     if len(types) > MAX_MEMSEG_LISTS:
         raise EalError(
-            12, "memseg",
+            ENOMEM, "memseg",
             f"Cannot accommodate all memory types, please increase RTE_MAX_MEMSEG_LISTS: "
             f"{len(types)} types wanted, {MAX_MEMSEG_LISTS} lists found",
         )  # fmt: skip
@@ -160,7 +161,7 @@ class MemsegLists:
         self.config, self.arrays, self.space, self.release = config, arrays, space, release
         self.slots: dict[int, MemsegList] = {}  # the ones that exist, by slot, ascending
         word = addressof(config) + type(config).memory_hotplug_lock.offset
-        self.lock = RwLock(word, release)
+        self.lock: RwLock | NoLock = NoLock() if arrays.look_only else RwLock(word, release)
 
     def __iter__(self) -> Iterator[MemsegList]:
         return iter(list(self.slots.values()))
@@ -200,7 +201,7 @@ class MemsegLists:
                 self.slots[slot] = MemsegList(slot, m, arr)
         except EalError as e:
             raise EalError(
-                12, "memseg",
+                ENOMEM, "memseg",
                 "Cannot attach to primary process memseg lists: "
                 f"{e.text} - please use '--base-virtaddr' option in the primary",
             ) from None  # fmt: skip
@@ -323,6 +324,21 @@ class RwLock:
 
     def write_done(self) -> None:
         take_word(self.va, lambda v: True, -self.writer)
+
+
+class NoLock:
+    """The lock of one who only looks: it takes none, and changes nothing."""
+
+    def read(self) -> None:
+        pass
+
+    read_done = read
+
+    def __enter__(self) -> None:
+        raise EalError(EACCES, "lock", "an observer changes nothing")
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def take_word(va: int, free: Callable[[int], bool], add: int) -> None:

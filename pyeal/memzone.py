@@ -8,7 +8,7 @@ from errno import EEXIST, EINVAL, ENAMETOOLONG, ENOENT, ENOMEM, ENOSPC
 from .errors import EalError
 from .fbarray import Fbarray
 from .layout import Memzone
-from .memseg import RwLock
+from .memseg import NoLock, RwLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ class Memzones:
         self, config: Any, arr: Fbarray, heaps: Heaps, iova: Callable[[int], int], release: Release
     ) -> None:
         self.arr, self.heaps, self.iova = arr, heaps, iova
-        self.lock = RwLock(addressof(config) + type(config).mlock.offset, release)
+        word = addressof(config) + type(config).mlock.offset
+        look_only = heaps.segments.look_only
+        self.lock: RwLock | NoLock = NoLock() if look_only else RwLock(word, release)
 
     def __iter__(self) -> Any:
         for start, n in self.arr.runs():

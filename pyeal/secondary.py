@@ -17,7 +17,7 @@ from .errors import EalError
 from .fbarray import Arrays, Fbarray, runs
 from .hugepages import HugepageInfo
 from .layout import Memseg
-from .libc import MAP_SHARED, PAGE, PROT_RW
+from .libc import MAP_SHARED, PAGE, PROT_READ, PROT_RW
 from .memseg import MemsegList, MemsegLists
 from .segments import Locked, Segments
 from .vaspace import align, free_base, what_lies_at
@@ -81,16 +81,20 @@ def find_release(path: str, wait: float, wanted: Release | None) -> Release:
 
 
 class AttachedConfig:
-    """A primary's `config`, mapped where the primary has it. rte_eal_config_reattach"""
+    """A primary's `config`, mapped where the primary has it. rte_eal_config_reattach
 
-    def __init__(self, path: str, release: Release) -> None:
+    look_only: not to be written to.
+    """
+
+    def __init__(self, path: str, release: Release, look_only: bool = False) -> None:
         kind = layout.config(release.family)
         if runtime.is_mine(path):
             raise EalError(0, "config", f"the primary of '{path}' is this very process")
-        fd = os.open(path, os.O_RDWR)
+        prot = PROT_READ if look_only else PROT_RW
+        fd = os.open(path, os.O_RDONLY if look_only else os.O_RDWR)
         try:
             at = int.from_bytes(os.pread(fd, 8, kind.mem_cfg_addr.offset), "little")
-            self.va = libc.mmap(at, align(layout.CONFIG_SIZE, PAGE), PROT_RW, MAP_SHARED, fd)
+            self.va = libc.mmap(at, align(layout.CONFIG_SIZE, PAGE), prot, MAP_SHARED, fd)
         finally:
             os.close(fd)
         self.c = kind.from_address(self.va)
@@ -141,20 +145,29 @@ def read_hugepage_info(path: str, nodes: int) -> list[HugepageInfo]:
 
 
 class Follower:
-    """This process's mappings of a primary's lists, and what keeps them in line."""
+    """This process's mappings of a primary's lists, and what keeps them in line.
+
+    suffix: of the shadow arrays' names; None for an observer, who leaves no trace and takes no
+    lock, and for whom a page that went meanwhile is no error.
+    """
 
     def __init__(
-        self, lists: MemsegLists, arrays: Arrays, segments: Segments, suffix: str, log: Log
+        self,
+        lists: MemsegLists,
+        arrays: Arrays,
+        segments: Segments,
+        suffix: str | None,
+        log: Log,
     ) -> None:
         self.lists, self.arrays, self.segments, self.log = lists, arrays, segments, log
         self.on_event: list[Callable[[str, int, int], object]] = []
+        self.mapped = {msl.index: 0 for msl in lists}  # bit i: segment i is mapped here
+        self.versions = dict(self.mapped)
         self.shadows: dict[int, tuple[layout.Fbarray, Fbarray]] = {}
-        self.versions: dict[int, int] = {}
-        for msl in lists:
+        for msl in lists if suffix is not None else ():
             desc = layout.Fbarray()
             name = f"{msl.name}_{suffix}"
             self.shadows[msl.index] = desc, arrays.create(desc, name, msl.n_segs, sizeof(Memseg))
-            self.versions[msl.index] = 0
 
     def close(self) -> None:
         """Removes the shadow arrays. secondary_msl_destroy_walk"""
@@ -169,36 +182,59 @@ class Follower:
         EalError(ENOMEM) when a page cannot be had; what is mapped by then stays.
         """
         for msl in self.lists:
-            if self.versions[msl.index] == msl.c.version:
+            version = msl.c.version
+            if self.versions[msl.index] == version:
                 continue
             info = self.segments.infos.get(msl.page_sz)
             if info is None:
+                size = msl.page_sz >> 10
                 raise EalError(
-                    ENOMEM,
-                    "sync",
-                    f"no hugepage directory is known for {msl.page_sz >> 10} kB pages",
+                    ENOMEM, "sync", f"no hugepage directory is known for {size} kB pages"
                 )
-            version = msl.c.version
-            with Locked(info, False) as dir_fd:
-                self._align(msl, dir_fd)
+            if self.segments.look_only:
+                dir_fd = os.open(info.hugedir, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    self._align(msl, dir_fd)
+                finally:
+                    os.close(dir_fd)
+            else:
+                with Locked(info, False) as dir_fd:
+                    self._align(msl, dir_fd)
             self.versions[msl.index] = version
 
     def _align(self, msl: MemsegList, dir_fd: int) -> None:
-        _, shadow = self.shadows[msl.index]
-        theirs, mine = msl.arr.used(), shadow.used()
+        theirs, mine = msl.arr.used(), self.mapped[msl.index]
         for start, n in runs(theirs & ~mine):
-            self.segments.map_existing(msl, start, n, dir_fd)
-            at, size = start * sizeof(Memseg), n * sizeof(Memseg)
-            records = libc.memory(msl.arr.desc.data + at, size)
-            libc.memory(shadow.desc.data + at, size)[:] = records
-            shadow.mark(start, n)
-            self._tell("alloc", msl, start, n)
+            self._map(msl, start, n, dir_fd)
         for start, n in runs(mine & ~theirs):
             self._tell("free", msl, start, n)
-            self.segments.unmap(msl, start, n, dir_fd)
-            shadow.mark(start, n, used=False)
-        if self.segments.single and not shadow.desc.count:
+            self.segments.unmap(msl, start, n, -1 if self.segments.look_only else dir_fd)
+            self._mark(msl, start, n, False)
+        if self.segments.single and not self.mapped[msl.index]:
             self.segments.close_list(msl)
+
+    def _map(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
+        try:
+            self.segments.map_existing(msl, start, n, dir_fd)
+        except EalError as e:
+            if self.segments.look_only and not msl.arr.is_used(start):
+                self.log("DEBUG", f"gone before it was mapped: {e.text}")
+                return
+            raise
+        self._mark(msl, start, n, True)
+        self._tell("alloc", msl, start, n)
+
+    def _mark(self, msl: MemsegList, start: int, n: int, used: bool) -> None:
+        """Enters what is mapped, also into the shadow array where there is one."""
+        bits = (1 << n) - 1 << start
+        old = self.mapped[msl.index]
+        self.mapped[msl.index] = old | bits if used else old & ~bits
+        if msl.index in self.shadows:
+            _, shadow = self.shadows[msl.index]
+            at, size = start * sizeof(Memseg), n * sizeof(Memseg)
+            records = libc.memory(msl.arr.desc.data + at, size)
+            libc.memory(shadow.desc.data + at, size)[:] = records if used else bytes(size)
+            shadow.mark(start, n, used)
 
     def _tell(self, what: str, msl: MemsegList, start: int, n: int) -> None:
         for fn in self.on_event:

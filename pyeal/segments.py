@@ -18,6 +18,7 @@ from .layout import BAD_IOVA, FLAG_DIRTY, FLAG_DO_NOT_FREE
 from .libc import (
     FALLOC_KEEP_SIZE,
     FALLOC_PUNCH_HOLE,
+    MADV_POPULATE_READ,
     MADV_POPULATE_WRITE,
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -27,6 +28,7 @@ from .libc import (
     MAP_SHARED,
     MFD_HUGETLB,
     PAGE,
+    PROT_READ,
     PROT_RW,
 )
 from .memseg import MemsegList, MemsegLists
@@ -219,11 +221,13 @@ class Segments:
         pagemap: Pagemap,
         log: Callable[[str, str], object],
         memfd: bool = True,
+        look_only: bool = False,
     ) -> None:
         self.lists, self.opts, self.log, self.pa = lists, opts, log, pa
         self.infos = {info.page_sz: info for info in infos}
         self.memfd = memfd or not opts.in_memory
         self.single = opts.single_file_segments or opts.no_huge
+        self.look_only = look_only
         self.fds: dict[int, dict[int, int]] = {}  # list -> segment -> descriptor
         self.list_fd: dict[int, int] = {}  # list -> descriptor of all its pages
         self.unkept: list[int] = []  # descriptors of legacy pages that single-file has no place for
@@ -527,26 +531,25 @@ class Segments:
 
         The C library makes an empty file where one is missing, and finds zeros; here it is named.
         """
-        flags = os.O_RDWR | os.O_NOFOLLOW
+        prot = PROT_READ if self.look_only else PROT_RW
         table = self.fds.setdefault(msl.index, {})
         try:
             if self.single:
                 fd = self.list_fd.get(msl.index, -1)
                 if fd < 0:
-                    fd = self.list_fd[msl.index] = os.open(
-                        self.list_name(msl), flags, dir_fd=dir_fd
-                    )
-                    lock_shared(fd)
+                    fd = self.list_fd[msl.index] = self._join(self.list_name(msl), dir_fd)
                 va, offset = msl.va(start), start * msl.page_sz
-                libc.mmap(va, n * msl.page_sz, PROT_RW, MAP_SHARED | MAP_FIXED, fd, offset)
+                libc.mmap(va, n * msl.page_sz, prot, MAP_SHARED | MAP_FIXED, fd, offset)
             else:
                 opened = []
                 for seg, name in enumerate(self.page_names(msl, start, n), start):
-                    fd = table[seg] = os.open(name, flags, dir_fd=dir_fd)
+                    fd = table[seg] = self._join(name, dir_fd)
                     opened.append(fd)
-                    lock_shared(fd)
-                libc.map_each(opened, msl.va(start), msl.page_sz, MAP_SHARED | MAP_FIXED, [0])
-            self._present(msl, start, n)
+                kind = MAP_SHARED | MAP_FIXED
+                libc.map_each(opened, msl.va(start), msl.page_sz, kind, [0], prot)
+            if not self.populate_flag:
+                advice = MADV_POPULATE_READ if self.look_only else MADV_POPULATE_WRITE
+                libc.madvise(msl.va(start), n * msl.page_sz, advice)
         except OSError as e:
             self.unmap(msl, start, n)
             raise EalError(
@@ -558,16 +561,17 @@ class Segments:
 
     def map_file(self, path: str, msl: MemsegList, seg: int) -> None:
         """Maps one legacy page. OSError names its file."""
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-        self.fds.setdefault(msl.index, {})[seg] = fd
-        lock_shared(fd)
+        fd = self.fds.setdefault(msl.index, {})[seg] = self._join(path)
         kind = MAP_SHARED | MAP_FIXED | MAP_POPULATE
-        libc.mmap(msl.va(seg), msl.page_sz, PROT_RW, kind, fd)
+        libc.mmap(msl.va(seg), msl.page_sz, PROT_READ if self.look_only else PROT_RW, kind, fd)
 
-    def _present(self, msl: MemsegList, start: int, n: int) -> None:
-        """Enters mapped pages that exist into the page table."""
-        if not self.populate_flag:
-            libc.madvise(msl.va(start), n * msl.page_sz, MADV_POPULATE_WRITE)
+    def _join(self, name: str, dir_fd: int | None = None) -> int:
+        """An existing page file, with its shared lock unless this process only looks."""
+        access = os.O_RDONLY if self.look_only else os.O_RDWR
+        fd = os.open(name, access | os.O_NOFOLLOW, dir_fd=dir_fd)
+        if not self.look_only:
+            lock_shared(fd)
+        return fd
 
     def unmap(self, msl: MemsegList, start: int, n: int, dir_fd: int = -1) -> None:
         """Lets go of n segments; with dir_fd the last user of a page's file removes it."""
