@@ -50,7 +50,7 @@ class Eal:
     follows its primary's); log: called with (level, text) for what EAL would log; wait: seconds a
     secondary gives a primary that is still starting; role: "observer" attaches without socket,
     shadow array or lock, to look only, else --proc-type decides. Several may live in one process,
-    with prefixes of their own. EalError carries EAL's errno and the stage, and leaves nothing behind.
+    with prefixes of their own. EalError carries EAL's errno and the stage; nothing is left then.
     """
 
     def __init__(
