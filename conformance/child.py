@@ -46,7 +46,7 @@ def command(target):
     name, _, rest = target.partition(":")
     match name:
         case "pyeal":
-            return [sys.executable, "-m", "pyeal.agent", *(["--as", rest] if rest else [])]
+            return [sys.executable, "-P", "-m", "pyeal.agent", *(["--as", rest] if rest else [])]
         case "librte_eal":
             return [sys.executable, str(SUITE / "targets/librte_eal.py"), *([rest] if rest else [])]
         case "cmd" if rest:

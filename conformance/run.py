@@ -258,7 +258,7 @@ def run_target(t, args, facts, folder, tmp):
     """Run the suite against one target; answers its part of run.jsonl and pytest's exit code."""
     part, log = tmp / f"{len(os.listdir(tmp))}.jsonl", folder / f"{_plain(t.name)}.log"
     collected = part.with_suffix(".collected")
-    argv = [sys.executable, "-m", "pytest", "-c", SUITE / "pytest.toml", SUITE]
+    argv = [sys.executable, "-P", "-m", "pytest", "-c", SUITE / "pytest.toml", SUITE]
     argv += ["-p", "conformance.report.progress", "-p", "no:cacheprovider", "--tb=short"]
     argv += [
         "--target",
@@ -274,7 +274,6 @@ def run_target(t, args, facts, folder, tmp):
     path = [str(SUITE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = os.environ | t.env | {
         "PYTHONPATH": os.pathsep.join(path),
-        "PYTHONSAFEPATH": "1",  # the installed pyeal, not the one in the current folder
         "CONFORM_PROGRESS": str(w),
         "CONFORM_COLLECTED": str(collected),
         "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp / "hypothesis"),

@@ -202,7 +202,7 @@ def summary(runs):
 
 
 def markdown(runs):
-    """The matrix for a README or a CI summary: requirements passed / deviating / failed / skipped."""
+    """The matrix for a README or a CI summary: passed / deviating / failed / could not run."""
     heads = [f"{r.target} {r.release}" for r in runs]
     out = [f"| family | {' | '.join(heads)} |", "|---|" + "---|" * len(runs)]
     families = {f: None for r in runs for f in r.families()}

@@ -17,7 +17,7 @@ LAYOUT = "release mode iova_mode file_prefix runtime_dir pid lists heaps ignored
 
 
 def pyeal(*args, **more):
-    argv = [sys.executable, "-m", "pyeal", *args]
+    argv = [sys.executable, "-P", "-m", "pyeal", *args]
     return subprocess.run(
         argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, **more
     )
@@ -123,7 +123,7 @@ def test_version():
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, None], ids=str)
 def test_holds_until_told_and_leaves_nothing(how, eal_args):
     """Files stay as EAL's cleanup leaves them; the memory and the process are gone."""
-    argv = [sys.executable, "-m", "pyeal", "init", "--json", *eal_args]
+    argv = [sys.executable, "-P", "-m", "pyeal", "init", "--json", *eal_args]
     p = subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -146,7 +146,7 @@ def test_agent_greets():
 def test_broken_pipe_is_quiet(eal_args):
     r, w = os.pipe()
     os.close(r)
-    argv = [sys.executable, "-m", "pyeal", "init", *eal_args]
+    argv = [sys.executable, "-P", "-m", "pyeal", "init", *eal_args]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=w, stderr=subprocess.PIPE)
     os.close(w)
 
