@@ -141,6 +141,7 @@ class Eal:
         try:
             self._memory([node for _, node in running])
         except (EalError, OSError) as e:
+            self.log("ERR", "Cannot init memory")
             raise _in_memory_stage(e) from None
         finally:
             hugepages.unlock(self.infos)
@@ -211,6 +212,7 @@ class Eal:
             else:
                 self.follower.follow()
         except (EalError, OSError) as e:
+            self.log("ERR", "Cannot init memory")
             raise _in_memory_stage(e) from None
         finally:
             self.lists.lock.read_done()
