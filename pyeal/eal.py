@@ -30,7 +30,7 @@ from .heap import Heaps
 from .layout import BAD_IOVA, FLAG_DO_NOT_FREE
 from .memseg import MemsegList, MemsegLists
 from .memzone import Memzones
-from .segments import Pagemap, Pages, Segments, frames
+from .segments import Pagemap, Pages, Segments, frames, grow_descriptor_table
 from .vaspace import VaSpace
 
 TYPE_CHECKING = False
@@ -155,6 +155,8 @@ class Eal:
             runtime.sweep(self.runtime_dir)
             self._open_channel("mp_socket")
             malloc_mp.Sync(self.channel, self.heaps, self.log)
+            for lock in (self.lists.lock, self.memzones.lock, *self.heaps.heaps):
+                lock.alone = self.channel.alone
             self.channel.actions["eal_dev_mp_request"] = malloc_mp.no_devices
             self.channel.actions["bus_vdev_mp"] = malloc_mp.no_vdevs
             self.channel.actions["eal_vfio_mp_sync"] = malloc_mp.no_vfio
@@ -173,6 +175,8 @@ class Eal:
         suffix = None
         if not look_only:
             config.join()
+            if not opts.single_file_segments:
+                grow_descriptor_table(sum(m.memseg_arr.count for m in self.config.memsegs))
             tsc = time.monotonic_ns()
             suffix = self.release.shadow_suffix.format(pid=self.pid, tsc=tsc)
             self._open_channel(f"mp_socket_{self.pid}_{tsc:x}")
@@ -356,8 +360,9 @@ class Eal:
             self.heaps.free(va)
         if not self.heaps.fixed:
             self.heaps.give_back()
-            for pages in list(self._pages):
-                self.memalloc.free(pages)
+            with self.lists.lock:
+                for pages in self._pages:
+                    self._free(pages)
 
     def _mark_freeable(self) -> None:
         def clear(msl: MemsegList, ms: Memseg) -> None:
@@ -417,8 +422,15 @@ class Eal:
             raise EalError(ENOTSUP, "memalloc", "pages come from the primary: use malloc()")
         with self.mutex, self.lists.lock:
             pages = self.memalloc.alloc(page_size, socket, n, exact)
+            if not self.heaps.announce(False, 0):
+                self._free(pages)
+                raise EalError(ENOMEM, "memalloc", "not every secondary could map the new pages")
         self._pages.append(pages)
         return pages
+
+    def _free(self, pages: Pages) -> None:
+        self.memalloc.free(pages)
+        self.heaps.announce(False, 0)
 
     def allocations(self) -> list[Pages]:
         """What alloc() answered and free() did not take yet."""
@@ -429,7 +441,7 @@ class Eal:
         if pages not in self._pages:
             raise EalError(EINVAL, "memalloc", f"{pages!r} is not an allocation that is still held")
         with self.mutex, self.lists.lock:
-            self.memalloc.free(pages)
+            self._free(pages)
         self._pages.remove(pages)
 
     def malloc(self, size: int, align: int = 0, socket: int = -1) -> int:

@@ -14,7 +14,7 @@ from errno import EINVAL, ENOMEM
 from . import layout, libc
 from .errors import EalError
 from .layout import FLAG_DIRTY, FLAG_DO_NOT_FREE, FREELISTS, MallocElem
-from .memseg import MemsegList, MemsegLists, take_word
+from .memseg import MemsegList, MemsegLists, nobody_knows, take_word
 from .segments import Pages, Segments
 from .vaspace import align as up
 
@@ -38,13 +38,14 @@ MAX_REQUEST = 1 << 40  # bytes that a secondary may ask for at once
 class Heap:
     """One node's heap, in its slot of `config`; as a context it is locked for all processes."""
 
-    __slots__ = ("c", "rule", "socket", "va")
+    __slots__ = ("alone", "c", "rule", "socket", "va")
 
     def __init__(self, c: layout.MallocHeap, socket: int, rule: str) -> None:
         self.c, self.socket, self.rule, self.va = c, socket, rule, addressof(c)
+        self.alone = nobody_knows
 
     def __enter__(self) -> None:
-        take_word(self.va, lambda v: v == 0, 1)
+        take_word(self.va, lambda v: v == 0, 1, self.alone)
 
     def __exit__(self, *_: object) -> None:
         take_word(self.va, lambda v: True, -1)
@@ -341,10 +342,15 @@ class Heaps:
             self.segments.free(pages)
             raise EalError(ENOMEM, "malloc", "couldn't allocate physically contiguous space")
         va = self._enter(heap, pages, size, align)
-        if not self.announce(False, id):
-            self._tell("free", pages.va, pages.len)
-            self._leave(heap, va, pages)
-            self.announce(True, id)
+        everywhere = False
+        try:
+            everywhere = self.announce(False, id)
+        finally:
+            if not everywhere:
+                self._tell("free", pages.va, pages.len)
+                self._leave(heap, va, pages)
+                self.announce(True, id)
+        if not everywhere:
             raise EalError(ENOMEM, "malloc", "not every secondary could map the new pages")
         heap.c.total_size += pages.len
         self.log("DEBUG", f"Heap on socket {heap.socket} was expanded by {length >> 20}MB")

@@ -213,6 +213,13 @@ def lock_word(va: int, free: Callable[[int], bool], add: int, wait: float = 5.0)
             )
 
 
+def break_word(va: int) -> None:
+    """Frees a lock word whose holders are dead."""
+    word = c_int.from_address(va)
+    while not compare_exchange(va, word.value, 0):
+        pass
+
+
 class DirectoryLock:
     """A lock on a directory (LOCK_SH or LOCK_EX), waited for, as long as the block runs."""
 

@@ -8,7 +8,7 @@ common/malloc_mp.c
 from __future__ import annotations
 
 import _thread
-import time
+import os
 from errno import ENOTSUP
 from struct import Struct
 
@@ -41,12 +41,17 @@ def head(t: int, id: int, result: int = SUCCESS) -> bytes:
     return _HEAD.pack(t, id, result)
 
 
+def fresh_id() -> int:
+    """Where a process starts to number its requests: others' numbers are far away."""
+    return int.from_bytes(os.urandom(8), "little") >> 2
+
+
 class Sync:
     """The primary's half: has all secondaries follow, and serves their requests."""
 
     def __init__(self, channel: Channel, heaps: Heaps, log: Callable[[str, str], object]) -> None:
         self.channel, self.heaps, self.log = channel, heaps, log
-        self.id = time.monotonic_ns()
+        self.id = fresh_id()
         heaps.announce = self.announce
         channel.actions["mp_malloc_request"] = self.serve
 
@@ -119,7 +124,7 @@ class Asker:
         log: Callable[[str, str], object],
     ) -> None:
         self.channel, self.release, self.follow, self.log = channel, release, follow, log
-        self.id = time.monotonic_ns()
+        self.id = fresh_id()
         self._waiting: dict[int, tuple[_thread.LockType, list[int]]] = {}
         channel.actions["mp_malloc_sync"] = self._sync
         channel.actions["mp_malloc_rollback"] = self._sync

@@ -296,6 +296,10 @@ class MemsegLists:
         return None
 
 
+def nobody_knows() -> bool:
+    return False
+
+
 class RwLock:
     """A reader-writer lock in shared memory, for writing as a context.
 
@@ -305,6 +309,7 @@ class RwLock:
     def __init__(self, va: int, release: Release) -> None:
         self.va = va
         self.reader, self.writer = release.rwlock
+        self.alone = nobody_knows
 
     def __enter__(self) -> None:
         self.write()
@@ -313,14 +318,17 @@ class RwLock:
         self.write_done()
 
     def read(self) -> None:
+        take_word(self.va, self._no_writer, self.reader, self.alone)
+
+    def _no_writer(self, value: int) -> bool:
         # a writer's value and a waiting writer's are below a reader's step, or negative
-        take_word(self.va, lambda v: v >= 0 and not v & (self.reader - 1), self.reader)
+        return value >= 0 and not value & (self.reader - 1)
 
     def read_done(self) -> None:
         take_word(self.va, lambda v: True, -self.reader)
 
     def write(self) -> None:
-        take_word(self.va, lambda v: v == 0, self.writer)
+        take_word(self.va, lambda v: v == 0, self.writer, self.alone)
 
     def write_done(self) -> None:
         take_word(self.va, lambda v: True, -self.writer)
@@ -328,6 +336,8 @@ class RwLock:
 
 class NoLock:
     """The lock of one who only looks: it takes none, and changes nothing."""
+
+    alone = staticmethod(nobody_knows)
 
     def read(self) -> None:
         pass
@@ -341,9 +351,18 @@ class NoLock:
         pass
 
 
-def take_word(va: int, free: Callable[[int], bool], add: int) -> None:
-    """Adds to a lock word once it is free. EalError(ETIMEDOUT)."""
+def take_word(
+    va: int, free: Callable[[int], bool], add: int, alone: Callable[[], bool] = nobody_knows
+) -> None:
+    """Adds to a lock word once it is free.
+
+    alone: whether no other process is left; a word that stays taken then is a dead one's, and is
+    made free. EalError(ETIMEDOUT).
+    """
     try:
         libc.lock_word(va, free, add)
     except OSError as e:
-        raise EalError(e.errno or 0, "lock", e.strerror or "") from None
+        if not alone():
+            raise EalError(e.errno or 0, "lock", e.strerror or "") from None
+        libc.break_word(va)
+        libc.lock_word(va, free, add)

@@ -202,6 +202,20 @@ class Channel:
         with DirectoryLock(self.directory, fcntl.LOCK_SH):
             return sorted(n for n in os.listdir(self.directory) if n.startswith("mp_socket_"))
 
+    def alone(self) -> bool:
+        """Whether no other process listens, as far as can be told."""
+        probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        try:
+            for peer in self.peers():
+                try:
+                    probe.connect(f"{self.directory}/{peer}")
+                except OSError:
+                    continue
+                return False
+        finally:
+            probe.close()
+        return True
+
     def _send(self, peer: str, m: Message) -> bool:
         """Whether it is on its way. A dead secondary's socket file is removed."""
         if not peer.startswith("mp_socket"):
