@@ -19,7 +19,7 @@ CLEAN = Snapshot({"2M": Pool(8, 8, 0, 0)}, frozenset(), frozenset(), frozenset()
     ({"mounts": frozenset({("/mnt", "hugetlbfs", "none")})}, "mount left behind: /mnt"),
     ({"files": frozenset({"/run/dpdk/eal_1"})}, "file left behind: /run/dpdk/eal_1"),
     ({"children": frozenset({os.getpid()})}, f"process left behind: {os.getpid()}"),
-])
+], ids=["missing", "reserved", "grown", "gone", "mount", "file", "process"])
 def test_difference_is_named(monkeypatch, after, words):
     monkeypatch.setattr(host, "users", list)
 
