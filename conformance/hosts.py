@@ -156,6 +156,18 @@ def load(name: str) -> Host:
     return Host(name, tomllib.loads((DIR / f"{name}.toml").read_text()))
 
 
+def nodes(root: Path, cpus: dict[int, str], pools: dict[str, list[int]]) -> dict[str, Path]:
+    """Nodes that this machine lacks, for a box whose EAL shall run: {path: tree}, to bind.
+
+    cpus: {0: "0", 1: "1"}; pools: {"2M": [free pages of node 0, of node 1]}. Real pages keep their
+    node: an allocation on any other ends on the wrong one.
+    """
+    counts = {size: {"free": sum(n), "nodes": dict(enumerate(n))} for size, n in pools.items()}
+    facts = {"about": "", "cpus": cpus, "pools": counts, "detected": [], "expect": []}
+    Host("nodes", facts).expand(root)
+    return {f"/{path}": root / path for path in (NODES, GLOBAL)}
+
+
 def expand(name: str, dest: Path) -> Path:
     return load(name).expand(dest)
 

@@ -80,7 +80,8 @@ class Trace:
         argv = [*prefix, shutil.which("strace"), "-f", "-y", "-s", "4096", "-o", out, "-p", pid,
                 *(["-e", "trace=" + calls] if calls else []),
                 *(x for i in inject for x in ("-e", "inject=" + i)),
-                *(["-P", path] if path else []), *(["-X", "raw"] if raw else [])]
+                *(x for p in ([path] if isinstance(path, str) else path or ())
+                  for x in ("-P", p)), *(["-X", "raw"] if raw else [])]
         self.err = self.out.with_suffix(".err")
         with open(self.err, "wb") as err:
             self.popen = subprocess.Popen(list(map(str, argv)), stdin=subprocess.DEVNULL,
