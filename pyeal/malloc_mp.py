@@ -52,6 +52,7 @@ class Sync:
     def __init__(self, channel: Channel, heaps: Heaps, log: Callable[[str, str], object]) -> None:
         self.channel, self.heaps, self.log = channel, heaps, log
         self.id = fresh_id()
+        self.mute: set[str] = set()  # who did not answer; a roll-back does not wait for them again
         heaps.announce = self.announce
         channel.actions["mp_malloc_request"] = self.serve
 
@@ -64,10 +65,12 @@ class Sync:
             self.id += 1
             id = self.id
         name = "mp_malloc_rollback" if rollback else "mp_malloc_sync"
-        good = True
-        for peer, answer in self.channel.request(name, head(SYNC, id), BOUND).items():
+        good, mute = True, self.mute if rollback else set()
+        self.mute = set()
+        for peer, answer in self.channel.request(name, head(SYNC, id), BOUND, mute).items():
             if answer is None:
                 self.log("ERR", f"{peer} has not responded")
+                self.mute.add(peer)
                 good = False
             elif not _fine(answer, id):
                 # EAL loses this answer, and leaves memory in the heap that the peer cannot see

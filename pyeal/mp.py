@@ -21,7 +21,7 @@ from .libc import DirectoryLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from .releases import Release
 
@@ -241,14 +241,19 @@ class Channel:
         """Tells all peers; to how many it went. rte_mp_sendmsg"""
         return sum(self._send(peer, Message(MSG, name, param)) for peer in self.peers())
 
-    def request(self, name: str, param: bytes, timeout: float = TIMEOUT) -> dict[str, bytes | None]:
+    def request(
+        self, name: str, param: bytes, timeout: float = TIMEOUT, mute: Collection[str] = ()
+    ) -> dict[str, bytes | None]:
         """Asks all peers and waits: the answers by peer, None from one that did not give any.
 
-        A peer that says "ignore me" does not count. rte_mp_request_sync. EalError(EEXIST) while
-        the same is asked already.
+        A peer that says "ignore me" does not count; the mute ones are told, not waited for.
+        rte_mp_request_sync. EalError(EEXIST) while the same is asked already.
         """
         asked: dict[str, tuple[_thread.LockType, list[Message]]] = {}
         for peer in self.peers():
+            if peer in mute:
+                self._send(peer, Message(REQ, name, param))
+                continue
             key = (peer, name)
             if key in self._waiting:
                 raise EalError(EEXIST, "mp", f"{name} is asked of {peer} already")
