@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from conformance import MODES, catalogue, host
+from conformance import MODES, catalogue, host, hosts
 from conformance.box import Box, Cgroup, Open
 from conformance.child import Child, TargetDied, TargetError, TargetHung, command
 from conformance.eal import Eal
@@ -248,6 +248,23 @@ def make_box(request, tmp_path, as_found):
     left = [x for b in reversed(made) for x in b.close()]
     if left:
         pytest.fail(f"processes left in the box: {'; '.join(left)}", pytrace=False)
+
+
+@pytest.fixture
+def fake_host(make_box, tmp_path):
+    """fake_host({"2M": 8}, free={"2M": 9}, nodes=[0, 1]): a box of 8 pages where 9 are counted, on
+    nodes that share this machine's CPUs. For legacy mode and 1 GB pages, too: the kernel's count
+    leaves out what other tests' boxes hold."""
+    def make(pages, free=None, nodes=(), **more):
+        cpus = sorted(os.sched_getaffinity(0))
+        shares = {n: ",".join(map(str, cpus[i::len(nodes)])) for i, n in enumerate(nodes)}
+        pools = {sz: {"free": n, "nodes": dict.fromkeys(nodes or [0], n)}
+                 for sz, n in (free or pages).items()}
+        facts = {"about": "", "cpus": shares, "pools": pools, "detected": [], "expect": []}
+        root = hosts.Host("fake", facts).expand(tmp_path / "fake")
+        trees = [hosts.GLOBAL, *([hosts.NODES] if nodes else [])]
+        return make_box(pages, binds={f"/{t}": root / t for t in trees}, **more)
+    return make
 
 
 @pytest.fixture
