@@ -289,9 +289,9 @@ class Eal:
         opts, log = self.options, self.log
         self._raise_nofile()
         sizes = [info.page_sz for info in self.infos]
+        self._undo.append(self.lists.unmap)
         if not opts.no_huge:
             self.lists.create(memseg.plan(sizes, self.sockets, self.release, opts.pagesz_mem))
-        self._undo.append(self.lists.unmap)
         memfds = memfd.probe(sizes, opts, self.release, log)
         pa = self.iova_mode == "PA"
         self.memalloc = Segments(self.lists, opts, self.infos, pa, self._pagemap, log, memfds)
@@ -302,8 +302,8 @@ class Eal:
             legacy.no_huge(self.lists, self.memalloc, memory, pa, log)
         elif opts.legacy_mem:
             data = self._file("hugepage_data") if self.shared else None
-            self._undo.append(lambda: self._remove("hugepage_data"))
             legacy.hugepage_init(self.lists, self.memalloc, self.infos, opts, by_node, data, log)
+            self._undo.append(lambda: self._remove("hugepage_data"))
         else:
             counts = [(info.page_sz, info.num_pages) for info in self.infos]
             dynmem.hugepage_init(self.memalloc, opts, counts, by_node, log)
