@@ -3,7 +3,7 @@
 import errno
 import os
 
-from conformance import modes, needs, proc, requirement, sizes
+from conformance import host, modes, needs, proc, requirement, sizes
 
 MB = 1 << 20
 MEMSEG, ADDR = 48, 8  # bytes of struct rte_memseg, and where its address stands
@@ -47,14 +47,16 @@ def test_a_page_has_one_descriptor_or_its_list_has(start, mode, evidence):
 @requirement("FD-003")
 @modes("dynmem", "in-memory", "legacy")
 @sizes({"2M": 3, "1G": 1})
-def test_each_page_has_a_descriptor_of_its_own(start, page, evidence):
+def test_each_page_has_a_descriptor_of_its_own(start, page, mode, fake_host, evidence):
     """Distinct descriptors, offset 0, of the very file that maps shows at the address."""
-    eal = start("-m", str(max(page, 6 * MB) >> 20))
+    n = max(page, 6 * MB) // page
+    box = fake_host({host.name(page): n}) if mode == "legacy" else None
+    eal = start("-m", str(n * page >> 20), box=box)
     segs = eal.segments()
     answers = [eal.fd(s.addr) for s in segs]
     evidence(" ".join(f"{s.list}-{s.seg}: {a.ret}" for s, a in zip(segs, answers, strict=True)))
 
-    assert len(segs) == max(page, 6 * MB) // page
+    assert len(segs) == n
     assert len({a.ret for a in answers}) == len(segs)
     assert {a.offset for a in answers} == {0}
     assert [described(eal, a.ret) for a in answers] == [backing(eal, s) for s in segs]
@@ -174,9 +176,10 @@ def test_legacy_single_file_has_no_place_for_page_descriptors(start, evidence):
 @requirement("FD-010")
 @needs(pages={"2M": 2})
 @modes("dynmem", "single-file", "in-memory", "legacy", "no-huge")
-def test_open_files_are_raised_to_the_hard_limit(start, evidence):
-    """Soft 64, hard 3000: 3000 and 3000 after init, which says so."""
-    eal = start("-m", "4", init=False, rlimits={"nofile": "64:3000"})
+def test_open_files_are_raised_to_the_hard_limit(start, mode, evidence):
+    """Soft 64, hard 3000: 3000 and 3000 after init, which says so; a secondary does the same."""
+    limits = {"nofile": "64:3000"}
+    eal = start("-m", "4", init=False, rlimits=limits)
     before = proc.limit(eal.pid, "Max open files")
     eal.init()
     after = proc.limit(eal.pid, "Max open files")
@@ -184,3 +187,23 @@ def test_open_files_are_raised_to_the_hard_limit(start, evidence):
 
     assert (before, after) == ([64, 3000], [3000, 3000])
     assert len(eal.logged("Setting maximum number of open files to 3000")) == 1
+    if mode == "dynmem":
+        other = start("--proc-type=secondary", rlimits=limits)
+        assert proc.limit(other.pid, "Max open files") == [3000, 3000]
+
+
+@requirement("FD-009")
+@needs(pages={"2M": 2})
+@modes("dynmem", "single-file")
+def test_a_secondary_has_descriptors_of_its_own(start, evidence):
+    """The same files, opened by each process for itself."""
+    eal = start("-m", "4")
+    other = start("--proc-type=secondary")
+    segs = eal.segments()
+    pairs = [(eal.fd(s.addr).ret, other.fd(s.addr).ret) for s in segs]
+    evidence(f"primary and secondary: {pairs}")
+
+    assert len(segs) == 2
+    for seg, (mine, theirs) in zip(segs, pairs, strict=True):
+        assert described(eal, mine) == described(other, theirs) == backing(other, seg)
+    assert {theirs for _, theirs in pairs} == set(page_fds(other))
