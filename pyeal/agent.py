@@ -88,6 +88,22 @@ def serve(target: Any) -> None:
         target.cleanup()
 
 
+LEVELS = "error", "warning", "notice", "info", "debug"
+
+
+def _log(args: list[str]) -> Callable[[str, str], None]:
+    """Says what --log-level=lib.eal:LEVEL lets through on stderr; everything without it."""
+    asked = [a.rpartition(":")[2] for a in args if a.startswith("--log-level=lib.eal:")]
+    level = LEVELS.index(asked[-1]) if asked else len(LEVELS)
+    shown = {w[:3].upper() for w in LEVELS[: level + 1]}
+
+    def log(level: str, text: str) -> None:
+        if level[:3] in shown:
+            print(text, file=sys.stderr)
+
+    return log
+
+
 Answer = dict[str, object]
 
 
@@ -113,7 +129,7 @@ class Target(Process):
 
     def init(self, args: list[str]) -> Answer:
         try:
-            self._eal = eal = Eal(args, self.release, lambda _, text: print(text, file=sys.stderr))
+            self._eal = eal = Eal(args, self.release, _log(args))
         except EalError as e:
             print(e.text, file=sys.stderr)  # EAL logs what ends it
             raise
