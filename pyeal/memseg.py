@@ -159,12 +159,12 @@ class MemsegLists:
 
     def __init__(self, config: Any, arrays: Arrays, space: VaSpace, release: Release) -> None:
         self.config, self.arrays, self.space, self.release = config, arrays, space, release
-        self.slots: dict[int, MemsegList] = {}  # the ones that exist, by slot, ascending
+        self.slots: dict[int, MemsegList] = {}  # the ones that exist, by slot
         word = addressof(config) + type(config).memory_hotplug_lock.offset
         self.lock: RwLock | NoLock = NoLock() if arrays.look_only else RwLock(word, release)
 
     def __iter__(self) -> Iterator[MemsegList]:
-        return iter(list(self.slots.values()))
+        return iter([self.slots[i] for i in sorted(self.slots)])
 
     def create(self, plans: list[ListPlan]) -> None:
         """Makes the planned lists: array, then address space, from one rising cursor."""
