@@ -56,25 +56,27 @@ def with_a_hole(start):
 def test_list_walk_visits_slots_that_have_an_address(start, mode, evidence):
     """In slot order, empty lists too; slots without base_va, here the one made free, are not.
 
-    slot 0 ... EAL's own | a: unregistered | b: 2 pages | ... 127
+    slot 0 ... EAL's own | a: unregistered | b: 2 pages | ... 127, then c: 3 pages in a's slot
     """
     eal = start("-m", "2")
     own = eal.walk("list").visits
     a, b = external(eal, 1), external(eal, 2)
     eal.extmem_unregister(*a)
     visits, counts = eal.walk("list").visits, [m.count for m in eal.lists()]
-    slots = [v.list for v in visits]
-    evidence(f"slots {slots} with {counts} pages")
+    slots, n = [v.list for v in visits], len(own)
+    c = external(eal, 3)
+    refilled = eal.walk("list").visits
+    evidence(f"slots {slots} with {counts} pages, then {[v.list for v in refilled]}")
 
-    n = len(own)
     assert slots == [*range(n), n + 1]
     assert visits[:n] == own
     assert (visits[n].addr, visits[n].len) == b
+    assert [(v.list, v.addr, v.len) for v in refilled[n:]] == [(n, *c), (n + 1, *b)]
     if mode in ("dynmem", "single-file", "in-memory") and holds("<=25.11", eal.release):
         assert 0 in counts[:n] and any(counts[:n])
     if mode != "in-memory":
         table = [m.base_va for m in eal.config().memsegs]
-        assert [(i, va) for i, va in enumerate(table) if va] == [(v.list, v.addr) for v in visits]
+        assert [(i, va) for i, va in enumerate(table) if va] == [(v.list, v.addr) for v in refilled]
 
 
 @requirement("WALK-002")
