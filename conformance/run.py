@@ -267,7 +267,9 @@ def run_target(t, args, facts, folder, tmp):
         facts["name"],
         *(x for p in args.patterns for x in ("--id", p)),
     ]
-    argv += ["-n", args.n, "--dist", "loadgroup"] if args.n != "0" else []
+    # a single requirement is done before workers have started
+    n = args.n or ("0" if args.ids and "*" not in "".join(args.patterns) else "auto")
+    argv += ["-n", n, "--dist", "loadgroup"] if n != "0" else []
     argv += ["--report-log", part, "--junitxml", part.with_suffix(".xml")]
     argv += ["--basetemp", part.with_suffix(".tmp")]
     r, w = os.pipe()
@@ -376,7 +378,7 @@ def arguments(argv):
         help="make so many hugepages available for the run, as root; given back at the end",
     )
     p.add_argument("--report", type=Path, metavar="DIR", help="default: conform-report")
-    p.add_argument("-n", default="auto", metavar="WORKERS", help="default: what pages allow")
+    p.add_argument("-n", metavar="WORKERS", help="default: what pages allow")
     p.add_argument("--quick", action="store_true", help="one parameter set of each test")
     p.add_argument("--host", default=platform.node(), help="name of this machine in the report")
     return p.parse_args(argv)
@@ -452,8 +454,9 @@ def conform(args, folder):
         shutil.rmtree(tmp, ignore_errors=True)
     runs = report.load(folder / "run.jsonl")
     report.write(runs, folder, catalogue.rows(), why_untested())
-    say()
-    say(matrix(runs))
+    if any(r.tests for r in runs):
+        say()
+        say(matrix(runs))
     if args.ids and sum(len(r.requirements()) for r in runs) <= 8 * len(runs):
         say(evidence(runs))
     else:
