@@ -107,7 +107,7 @@ def matrix(runs):
 
     out += [row(f, [r.families().get(f) for r in runs]) for f in families]
     out.append(row("total", [r.counts() for r in runs]))
-    return "\n".join(out)
+    return "\n".join(line.rstrip() for line in out)
 
 
 def could_not(runs):
@@ -462,21 +462,25 @@ def conform(args, folder):
     else:
         if text := could_not(runs):
             say(text)
-        if text := failures(runs):
-            say(text)
+        for word in ("deviating", "failed"):
+            if text := listed(runs, word):
+                say(text)
     say(f"\nreport: {folder / 'index.html'}")
     if interrupted:
         raise KeyboardInterrupt
     return judge(said, runs)
 
 
-def failures(runs):
-    bad = [(r, t) for r in runs for t in r.tests.values() if t.verdict == "failed"]
-    out = [f"\n{ink('failed', COLOURS['failed'])}:"] * bool(bad)
-    for r, t in bad[:40]:
+def listed(runs, word):
+    """Tests with this verdict and why; of a deviation, which is one sentence, each only once."""
+    found = [(r, t) for r in runs for t in r.tests.values() if t.verdict == word]
+    if word == "deviating":
+        found = list({(r.target, t.requirement, t.reason): (r, t) for r, t in found}.values())
+    out = [f"\n{ink(word, COLOURS[word])}:"] * bool(found)
+    for r, t in found[:40]:
         where = f" [{t.params}]" if t.params else ""
-        out.append(f"  {r.target}  {t.requirement}{where}: {t.reason[:160]}")
-    out += [f"  and {len(bad) - 40} more: see index.html"] * (len(bad) > 40)
+        out.append(f"  {r.target}  {t.requirement}{where}: {t.reason[:200]}")
+    out += [f"  and {len(found) - 40} more: see index.html"] * (len(found) > 40)
     return "\n".join(out)
 
 
