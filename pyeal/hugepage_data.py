@@ -43,7 +43,7 @@ def write(path: str, pages: list[Page], records: int) -> None:
     """Writes the pages' records from the first on; the file has room for `records`, zeroed.
 
     linux/eal_memory.c: create_shared_memory, copy_hugepages_to_shared_mem, remap_segment
-    EalError(ENOMEM) when there is no room for all of them.
+    EalError(ENOMEM) when there is no room for all of them; the file is gone then.
     """
     from struct import Struct
 
@@ -65,6 +65,8 @@ def write(path: str, pages: list[Page], records: int) -> None:
                 )
             os.pwritev(fd, pieces, at * RECORD)
     except OSError as e:
+        if fd >= 0:
+            os.unlink(path)
         raise EalError(
             ENOMEM,
             "pages",

@@ -27,7 +27,6 @@ from .segments import (
     CHUNK,
     FEW,
     PRESENT,
-    Locked,
     OnNode,
     Segments,
     frames,
@@ -138,8 +137,7 @@ def hugepage_init(
         work.remap(kept)
         if data_path:
             hugepage_data.write(data_path, kept, work.mapped)
-        for page in [*work.surplus, *(kept if opts.unlink_before_mapping else ())]:
-            os.unlink(page.path)
+        work.unlink([*work.surplus, *(kept if opts.unlink_before_mapping else ())])
     except BaseException:
         work.give_up()
         raise
@@ -177,17 +175,16 @@ class Legacy:
         if n <= room:
             grow_descriptor_table(n)
         va, at = self._hole(n * size, size), 0
-        with Locked(info, False) as dir_fd:
-            for node, some in self._turns(n, size, room):
-                got = self._map(info, dir_fd, at, some, va + at * size, node)
-                if n > room:
-                    for page in self.pages[len(self.pages) - got :]:
-                        page.close()
-                if node is not None:
-                    self.outstanding[node] = max(0, self.outstanding[node] - got * size)
-                at += some
-                if got < some:
-                    break
+        for node, some in self._turns(n, size, room):
+            got = self._map(info, at, some, va + at * size, node)
+            if n > room:
+                for page in self.pages[len(self.pages) - got :]:
+                    page.close()
+            if node is not None:
+                self.outstanding[node] = max(0, self.outstanding[node] - got * size)
+            at += some
+            if got < some:
+                break
         pages = self.pages[first:]
         if len(pages) < wanted:
             text = f"{len(pages)} not {wanted} hugepages of size {size // MB} MB allocated"
@@ -218,35 +215,33 @@ class Legacy:
             yield node, some
             n -= some
 
-    def _map(
-        self, info: HugepageInfo, dir_fd: int, at: int, n: int, va: int, node: int | None
-    ) -> int:
+    def _map(self, info: HugepageInfo, at: int, n: int, va: int, node: int | None) -> int:
         """Files number at to at + n, mapped and populated on a node; how many are there."""
         first, size = len(self.pages), info.page_sz
-        self._open(info, dir_fd, at, n, va)
+        self._open(info, at, n, va)
         pages = self.pages[first:]
         if node is None:
             there = self._populate(pages, va, size, lambda: None)
         else:
             with OnNode(node, self.log) as policy:
                 there = self._populate(pages, va, size, policy.prefer)
-        for page, good in zip(pages, there, strict=True):
-            if not good:
-                self.pages.remove(page)
-                page.close()
-                if not page.found:
-                    os.unlink(page.path)
+        absent = [page for page, good in zip(pages, there, strict=True) if not good]
+        for page in absent:
+            self.pages.remove(page)
+            page.close()
+        self.unlink([page for page in absent if not page.found])
         return sum(there)
 
-    def _open(self, info: HugepageInfo, dir_fd: int, at: int, n: int, va: int) -> None:
-        prefix, flags = f"{self.opts.file_prefix}map_", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    def _open(self, info: HugepageInfo, at: int, n: int, va: int) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         for i in range(at, at + n):
+            path = f"{info.hugedir}/{self.opts.file_prefix}map_{i}"
             try:
-                fd = os.open(f"{prefix}{i}", flags, 0o600, dir_fd=dir_fd)
+                fd = os.open(path, flags, 0o600)
             except OSError as e:
-                self._fail(f"open failed: {e.strerror}: {info.hugedir}/{prefix}{i}")
+                self._fail(f"open failed: {e.strerror}: {path}")
                 break
-            page = Page(f"{info.hugedir}/{prefix}{i}", i, info.page_sz, va, fd)
+            page = Page(path, i, info.page_sz, va, fd)
             self.pages.append(page)
             page.found = not self.opts.unlink_existing and os.fstat(fd).st_size > 0
             va += info.page_sz
@@ -410,13 +405,16 @@ class Legacy:
         """Removes every file that is left, after a failure, but for those that were there."""
         for page in [*self.pages, *self.surplus]:
             page.close()
-            if not page.found:
-                try:
-                    os.unlink(page.path)
-                except FileNotFoundError:
-                    pass
-                except OSError as e:
-                    self.log("ERR", f"Removing {page.path} failed: {e.strerror}")
+        self.unlink([page for page in [*self.pages, *self.surplus] if not page.found])
+
+    def unlink(self, pages: list[Page]) -> None:
+        for page in pages:
+            try:
+                os.unlink(page.path)
+            except FileNotFoundError:
+                pass
+            except OSError as e:
+                self.log("WARNING", f"Removing {page.path} failed: {e.strerror}")
 
     def unmap(self) -> None:
         """Takes the first mappings away."""
