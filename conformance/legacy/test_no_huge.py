@@ -98,4 +98,4 @@ def test_no_huge_excludes_what_is_about_hugepages(start, option, evidence):
     evidence(said)
 
     assert refused.errno == errno.EINVAL
-    assert any(name in x or name == "socket-mem" and "numa-mem" in x for x in said)
+    assert any(name in x or (name == "socket-mem" and "numa-mem" in x) for x in said)
