@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-MAP_FIXED_NOREPLACE = 0x100000
-
 
 class Process:
     """Verbs that need no EAL, only the process it lives in."""
@@ -36,7 +34,7 @@ class Process:
 
     def block(self, va: int, len: int) -> int:
         """Take addresses, so that EAL finds them taken."""
-        return libc.reserve(va, len, MAP_FIXED_NOREPLACE)
+        return libc.reserve(va, len, libc.MAP_FIXED_NOREPLACE)
 
 
 def verbs(target: object) -> list[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 PROT_RW = PROT_READ | PROT_WRITE
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
-MAP_POPULATE, MAP_HUGETLB = 0x8000, 0x40000
+MAP_POPULATE, MAP_HUGETLB, MAP_FIXED_NOREPLACE = 0x8000, 0x40000, 0x100000
 MAP_FAILED = c_void_p(-1).value
 HUGE_SHIFT = 26  # log2 of the page size goes here, for mmap and memfd_create alike
 MADV_DONTDUMP, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 16, 22, 23
@@ -77,8 +77,22 @@ def mmap(addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: in
     call = _mmap_populate if flags & MAP_POPULATE else _mmap
     va = call(addr, length, prot, flags, fd, offset)
     if va == MAP_FAILED:
-        raise fail(f"mmap of {length:#x} bytes at {addr:#x} (fd {fd}, offset {offset:#x})")
+        e = fail(f"mmap of {length:#x} bytes at {addr:#x} (fd {fd}, offset {offset:#x})")
+        if flags & MAP_FIXED:
+            _close_gap(addr, length)
+        raise e
     return va or 0
+
+
+def _close_gap(addr: int, length: int) -> None:
+    """A MAP_FIXED mapping that fails can take away what was there (Linux 6.12 does).
+
+    Whoever still counts the range as his would later unmap what others got there.
+    """
+    kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+    va = _mmap(addr, length, PROT_NONE, kind, -1, 0)  # fails where all is as it was
+    if va not in (MAP_FAILED, addr):
+        _munmap(va, length)  # before Linux 4.17 the address is only a hint
 
 
 def map_each(
@@ -92,7 +106,10 @@ def map_each(
     for fd in fds[n:]:
         if call(va + n * page_sz, page_sz, prot, flags, fd, 0) == MAP_FAILED:
             done[0] = n
-            raise fail(f"mmap of {page_sz:#x} bytes at {va + n * page_sz:#x} (fd {fd})")
+            e = fail(f"mmap of {page_sz:#x} bytes at {va + n * page_sz:#x} (fd {fd})")
+            if flags & MAP_FIXED:
+                _close_gap(va + n * page_sz, page_sz)
+            raise e
         n += 1
     done[0] = n
 
