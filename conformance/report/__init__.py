@@ -230,7 +230,7 @@ def junit(files, to):
 
 
 def page(runs, rows, untested):
-    """The report as one HTML file. `rows` is the catalogue, `untested` id -> why."""
+    """The report as one HTML file. `rows` is the catalogue, `untested` says why of an id."""
     import jinja2
 
     env = jinja2.Environment(
@@ -240,7 +240,8 @@ def page(runs, rows, untested):
     by_id = [r.requirements() for r in runs]
     tested = {i for d in by_id for i in d}
     families: dict[str, list] = {}
-    order = [i for i in rows if i in tested or i in untested] + [i for i in tested if i not in rows]
+    chosen = any(r.header.get("ids") for r in runs)  # what was not asked for is not "no test"
+    order = [i for i in rows if i in tested or not chosen] + [i for i in tested if i not in rows]
     for i in order:
         row = rows.get(i)
         found = [d.get(i, []) for d in by_id]
