@@ -126,6 +126,8 @@ class Box:
     def inside(self):
         """Processes in the box, but for its holder."""
         found = []
+        if self.holder.poll() is not None:
+            return found  # the namespace's number may be another's by now
         for d in Path("/proc").glob("[0-9]*"):
             try:
                 if os.readlink(d / "ns/mnt") == self.ns and int(d.name) != self.pid:
