@@ -71,10 +71,19 @@ def started(pid):
 
 @contextmanager
 def _locked():
-    STATE.mkdir(parents=True, exist_ok=True)
-    with open(STATE / "lock", "w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+    """One at a time; the folder is there meanwhile, and afterwards only with loans in it."""
+    fd = os.open(STATE.parents[1], os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        STATE.mkdir(parents=True, exist_ok=True)
         yield
+    finally:
+        try:
+            STATE.rmdir()
+            STATE.parent.rmdir()
+        except OSError:
+            pass
+        os.close(fd)
 
 
 def _write(path, loan):

@@ -41,6 +41,7 @@ def test_takes_what_is_missing_and_gives_back_exactly_that(pools):
     (lease.pool("2M") / "nr_hugepages").write_text("150")  # somebody else takes 20 more
     assert lease.give_back() == {"2M": 30}
     assert pools("2M") == 120
+    assert not lease.STATE.exists()
     assert lease.give_back() == {}
 
 
@@ -74,7 +75,7 @@ def test_a_pid_used_again_is_not_the_owner(pools):
 def test_killed_while_the_kernel_collects_pages(pools, dead, reached, back):
     loan = {"pid": dead, "started": 1, "took": {}}
     loan["raising"] = {"size": "2M", "by": 30, "from": 100}
-    lease.STATE.mkdir()
+    lease.STATE.mkdir(parents=True)
     (lease.STATE / f"{dead}.json").write_text(json.dumps(loan))
     (lease.pool("2M") / "nr_hugepages").write_text(str(reached))
     lease.recover(lambda text: None)
