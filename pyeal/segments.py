@@ -168,12 +168,18 @@ class Helpers:
     def __init__(self, n: int, warm: Callable[[], object]) -> None:
         self.work: Callable[[], object] | None = None
         self.n, self.warm = n, warm
-        self.go = [_thread.allocate_lock() for _ in range(n)]
-        self.done = [_thread.allocate_lock() for _ in range(n)]
-        for go, done in zip(self.go, self.done, strict=True):
+        self.go: list[_thread.LockType] = []
+        self.done: list[_thread.LockType] = []
+        for _ in range(n):
+            go, done = _thread.allocate_lock(), _thread.allocate_lock()
             go.acquire()
             done.acquire()
-            _thread.start_new_thread(self._run, (go, done))
+            try:
+                _thread.start_new_thread(self._run, (go, done))
+            except RuntimeError:  # at the limit of threads: those there are do it all
+                break
+            self.go.append(go)
+            self.done.append(done)
 
     def _run(self, go: _thread.LockType, done: _thread.LockType) -> None:
         try:
@@ -231,9 +237,9 @@ class Segments:
         self.fds: dict[int, dict[int, int]] = {}  # list -> segment -> descriptor
         self.list_fd: dict[int, int] = {}  # list -> descriptor of all its pages
         self.unkept: list[int] = []  # descriptors of legacy pages that single-file has no place for
-        # what was there before, with --huge-unlink=never: lists by their one file, legacy pages
-        # by descriptor
-        self.kept: set[int] = set()
+        # what was there before, with --huge-unlink=never: a list's one file and how long it was,
+        # legacy pages by descriptor
+        self.kept: dict[int, int] = {}
         self.spared: set[int] = set()
         self.pagemap = pagemap
         self.why = ""  # of the page that failed last
@@ -260,7 +266,9 @@ class Segments:
         for msl in () if self.opts.no_huge else self.lists:
             table = self.fds.get(msl.index, {})
             made += [fd for seg, fd in table.items() if not msl.seg(seg).flags & FLAG_DIRTY]
-            if msl.index not in self.kept and msl.index in self.list_fd:
+            if msl.index in self.kept and msl.index in self.list_fd:
+                os.ftruncate(self.list_fd[msl.index], self.kept[msl.index])
+            elif msl.index in self.list_fd:
                 made.append(self.list_fd[msl.index])
         for fd in set(made) - self.spared:
             name = os.readlink(f"/proc/self/fd/{fd}")
@@ -417,11 +425,13 @@ class Segments:
             fd = os.memfd_create(f"seg_{msl.index}", MFD_HUGETLB | libc.log2_flag(msl.page_sz))
             dirty = 0
         else:
-            name, dirty = self.list_name(msl), 0
-            if not self.opts.unlink_existing and _exists(name, dir_fd):
-                dirty = FLAG_DIRTY
-                self.kept.add(msl.index)
-            fd = _open_locked(name, dir_fd)
+            name = self.list_name(msl)
+            there = _exists(name, dir_fd)
+            fd = _open_locked(name, dir_fd, there)
+            dirty = FLAG_DIRTY if there and not self.opts.unlink_existing else 0
+            self.kept.pop(msl.index, None)
+            if dirty:
+                self.kept[msl.index] = os.fstat(fd).st_size
         self.list_fd[msl.index] = fd
         return fd, dirty
 
@@ -439,17 +449,17 @@ class Segments:
                     opened.append(fd)
                 return opened
             names = self.page_names(msl, start, n)
-            there = _existing(names, dir_fd)
+            listed = set(os.listdir(dir_fd)) if n > FEW else None
             for i, name in enumerate(names):
-                if name in there:
+                if _exists(name, dir_fd) if listed is None else name in listed:
                     if self.opts.unlink_existing:
                         os.unlink(name, dir_fd=dir_fd)
                     else:
                         flags[i] = FLAG_DIRTY
-                fd = table[start + i] = _open_locked(name, dir_fd)
-                opened.append(fd)
+                fd = table[start + i] = _open_locked(name, dir_fd, bool(flags[i]))
                 if self.opts.unlink_before_mapping:
                     os.unlink(name, dir_fd=dir_fd)
+                opened.append(fd)
         except OSError as e:
             what = "memfd create" if self.opts.in_memory else f"open '{e.filename}'"
             self._fail("ERR", f"Couldn't get fd on hugepage file: {what} failed: {e.strerror}")
@@ -472,10 +482,14 @@ class Segments:
                 try:
                     if not self.populate_flag:
                         libc.madvise(va + at * size, k * size, MADV_POPULATE_WRITE)
+                except OSError as e:
+                    failed.append(_populate_failure(e, size))
+                    break
+                try:
                     if read:
                         found[at] = self.pagemap.entries(va + at * size, size, k)
                 except OSError as e:
-                    failed.append(_populate_failure(e, size))
+                    failed.append(f"can't get IOVA addr: /proc/self/pagemap: {e.strerror}")
                     break
                 if failed:
                     break
@@ -625,15 +639,17 @@ class Segments:
             os.close(fd)
         give_back(msl.va(start), n * msl.page_sz)
         fd = self.list_fd.get(msl.index, -1)
-        if fd < 0 or not self.single or (msl.index in self.kept and not erase):
+        if fd < 0 or not self.single:
             return
+        at, end = start * msl.page_sz, (start + n) * msl.page_sz
+        found = 0 if erase else self.kept.get(msl.index, 0)  # what was there before stays
         try:
-            hole = FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE
-            libc.fallocate(fd, hole, start * msl.page_sz, n * msl.page_sz)
+            if (at := max(at, found)) < end:
+                libc.fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, at, end - at)
         except OSError as e:
             self.log("DEBUG", f"fallocate() failed: {e.strerror}")
         if not msl.count:
-            if not self.opts.in_memory:
+            if not self.opts.in_memory and not found:
                 try:
                     os.unlink(self.list_name(msl), dir_fd=dir_fd)
                 except OSError as e:
@@ -766,12 +782,6 @@ def _exists(name: str, dir_fd: int) -> bool:
     return True
 
 
-def _existing(names: list[str], dir_fd: int) -> set[str]:
-    if len(names) <= FEW:
-        return {name for name in names if _exists(name, dir_fd)}
-    return set(os.listdir(dir_fd))
-
-
 def lock_shared(fd: int) -> None:
     """The lock of a page in use; where another process holds it exclusively EAL goes on without."""
     try:
@@ -780,13 +790,14 @@ def lock_shared(fd: int) -> None:
         pass
 
 
-def _open_locked(name: str, dir_fd: int) -> int:
-    """A new or existing page file with its shared lock; not through a link."""
+def _open_locked(name: str, dir_fd: int, there: bool) -> int:
+    """A page file, new or there already, with its shared lock; not through a link."""
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
     try:
         lock_shared(fd)
     except OSError as e:
-        os.unlink(name, dir_fd=dir_fd)
+        if not there:
+            os.unlink(name, dir_fd=dir_fd)
         os.close(fd)
         e.filename = name
         raise
