@@ -172,7 +172,11 @@ class MemsegLists:
         if self.release.lists == "per-type" and plans:
             last, biggest = plans[-1], max(p.page_sz for p in plans)
             length = last.offset + last.n_segs * last.page_sz
-            whole = self.space.reserve(length, biggest)
+            try:
+                whole = self.space.reserve(length, biggest)
+            except EalError as e:
+                text = f"Cannot reserve VA space for memseg lists: {e.text}"
+                raise EalError(e.errno, "memseg", text) from None
             c = self.config
             c.mem_va_addr, c.mem_va_len, c.mem_va_page_sz = whole, length, biggest
         for i, p in enumerate(plans):
