@@ -1,0 +1,150 @@
+"""Legacy mode of pyeal when a call fails: fewer pages do, or nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from conformance import modes, needs, sizes
+
+pytestmark = needs(root=True, strace=True)
+HUGE, RUN = "/run/hugepages/2M", "/var/run/dpdk"
+EXTRA = pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param([], id="plain"),
+        pytest.param(["--single-file-segments"], id="S"),
+        pytest.param(["--no-shconf"], id="no-shconf"),
+        pytest.param(["--huge-unlink"], id="always"),
+    ],
+)
+
+
+def left(eal: Any) -> list[str]:
+    """Files, pages, descriptors, mappings and address space that eal's start still holds."""
+    st = os.statvfs(eal.hugedir())
+    found = eal.page_files() + [str(p) for p in eal.box.path(RUN).rglob("*")]
+    found += [f"{st.f_blocks - st.f_bavail} pages"] * (st.f_bavail < st.f_blocks)
+    names = eal.prefix, "hugepages", "fbarray", "memfd"
+    found += [f.path for f in eal.fds().values() if any(n in f.path for n in names)]
+    found += [m.path for m in eal.maps() if any(n in m.path for n in names) or m.len > 1 << 32]
+    return found
+
+
+@needs(pages={"2M": 6})
+@modes("legacy")
+@EXTRA
+@pytest.mark.parametrize(
+    ("call", "error", "path"),
+    [
+        pytest.param("openat", "EACCES", f"{HUGE}/{{}}map_3", id="open"),
+        pytest.param("mmap", "ENOMEM", f"{HUGE}/{{}}map_3", id="mmap"),
+    ],
+)
+def test_a_page_that_fails_is_the_last(
+    start: Any, call: Any, error: Any, path: Any, extra: Any
+) -> None:
+    """Page 3 of 6 fails: pages 0 to 2 are memory, and there is no file of another."""
+    eal = start("--iova-mode=va", *extra, init=False)
+    trace = eal.trace(call, inject=f"{call}:error={error}:when=1", path=path.format(eal.prefix))
+    eal.init()
+
+    assert any(c.injected for c in trace.stop())
+    assert eal.logged("3 not ")
+    assert [s.seg for s in eal.segments()] == [0, 1, 2]
+    assert len(eal.page_files()) == (0 if "--huge-unlink" in extra else 3)
+    assert os.statvfs(eal.hugedir()).f_bavail == 3
+
+
+@needs(pages={"2M": 6})
+@modes("legacy")
+@EXTRA
+@pytest.mark.parametrize(
+    ("call", "error", "when", "path"),
+    [
+        pytest.param("openat", "EACCES", 1, f"{HUGE}/{{}}map_0", id="open"),
+        pytest.param("mmap", "ENOMEM", 1, f"{HUGE}/{{}}map_0", id="mmap"),
+        pytest.param("mmap", "ENOMEM", 2, f"{HUGE}/{{}}map_1", id="remap"),
+        pytest.param("flock", "ENOLCK", 1, f"{HUGE}/{{}}map_1", id="lock"),
+        pytest.param("openat", "ENOSPC", 1, f"{RUN}/{{}}/hugepage_data", id="data"),
+        pytest.param("fallocate", "ENOSPC", 1, None, id="room"),
+        pytest.param("pread64", "EIO", 2, None, id="pagemap"),
+    ],
+)
+def test_a_failed_start_leaves_nothing(
+    start: Any, call: Any, error: Any, when: Any, path: Any, extra: Any
+) -> None:
+    """No file, page, descriptor, mapping or reservation, whatever failed."""
+    if "--no-shconf" in extra and call in ("fallocate", "openat") and "map_" not in (path or ""):
+        pytest.skip("there is no hugepage_data without shared configuration")
+    mode = "pa" if call == "pread64" else "va"
+    eal = start("-m", "4", f"--iova-mode={mode}", *extra, init=False)
+    inject = f"{call}:error={error}:when={when}"
+    trace = eal.trace(call, inject=inject, path=path and path.format(eal.prefix))
+    refused = eal.refused()
+
+    assert any(c.injected for c in trace.stop())
+    assert left(eal) == []
+    assert refused.errno == 12
+
+
+@modes("legacy")
+@EXTRA
+@sizes({"2M": 6, "1G": 1})
+def test_a_start_that_fails_with_all_pages_mapped_leaves_nothing(
+    start: Any, fake_host: Any, page: Any, extra: Any
+) -> None:
+    """No memory is wanted, so that the heap has none: the stages behind legacy memory fail."""
+    size = "2M" if page == 2 << 20 else "1G"
+    box = fake_host({size: {"2M": 6, "1G": 1}[size], "2M": 6})
+    eal = start("--socket-mem", "0", *extra, box=box, init=False)
+    eal.refused()
+
+    assert left(eal) == []
+    assert os.statvfs(eal.hugedir(size)).f_bavail == os.statvfs(eal.hugedir(size)).f_blocks
+
+
+@needs(pages={"2M": 8}, cgroup="hugetlb")
+@modes("legacy")
+@EXTRA
+def test_more_than_a_cgroup_allows_leaves_nothing(start: Any, cgroup: Any, extra: Any) -> None:
+    """3 of 8 pages can be touched, and 4 are wanted."""
+    eal = start("-m", "8", *extra, cgroup=cgroup("2M", 6 << 20), init=False)
+    refused = eal.refused()
+
+    assert "Requested: 8MB, available: 6MB" in refused.text and "cgroup" in refused.text
+    assert left(eal) == []
+
+
+@needs(pages={"2M": 24})
+@modes("legacy")
+@EXTRA
+def test_more_pages_kept_than_descriptors_leave_nothing(start: Any, extra: Any) -> None:
+    """24 pages want 24 descriptors, and 20 are allowed."""
+    eal = start(*extra, rlimits={"nofile": 20}, init=False)
+    refused = eal.refused()
+
+    assert "ulimit -n" in refused.text
+    assert left(eal) == []
+
+
+@needs(pages={"2M": 4})
+@modes("legacy")
+@pytest.mark.parametrize(("call", "error"), [("mmap", "ENOMEM"), ("flock", "ENOLCK")])
+def test_what_never_had_kept_survives_a_failed_start(start: Any, call: Any, error: Any) -> None:
+    """Four pages with their data; a start over them fails, the next one finds all of it."""
+    args = "--huge-unlink=never", "--iova-mode=va"
+    first = start(*args)
+    at = first.segments()[3].addr + (1 << 20)
+    first.poke(at, b"pyeal")
+    first.close()
+    eal = start("-m", "4", *args, init=False)
+    path = f"{HUGE}/{eal.prefix}map_1"
+    trace = eal.trace(call, inject=f"{call}:error={error}:when=2", path=path)
+    eal.refused()
+
+    assert any(c.injected for c in trace.stop())
+    assert eal.page_files() == [f"{eal.prefix}map_{i}" for i in range(4)]
+    assert start(*args).peek(at, 5) == b"pyeal"
