@@ -106,7 +106,7 @@ def test_what_has_no_descriptor_is_refused(start, mode, evidence):
     where the record can be had from outside, in the shared array of the list.
     """
     eal = start("-m", "4")
-    segs, seen = eal.segments(), {}
+    segs = eal.segments()
     mine = next(m for m in eal.lists() if m.index == segs[0].list)
     external = eal.extmem_register(2 * MB, 2 * MB)
     seen = {"NULL": eal.fd(0), "foreign": eal.fd(segs[0].addr, foreign=True),

@@ -9,11 +9,7 @@ from conformance import modes, needs, requirement
 
 GROUPS = "/sys/kernel/iommu_groups"
 ALL = "dynmem", "single-file", "in-memory", "legacy", "no-huge"
-
-
-def unavailable(start, *args, **more):
-    """An EAL that sees no frame numbers, whoever runs the suite."""
-    return start("-m", "2", *args, drop=["sys_admin"], **more)
+HIDDEN = ["sys_admin"]  # without this capability pagemap shows no frame numbers
 
 
 @pytest.fixture
@@ -49,7 +45,7 @@ def test_physical_addresses_want_hugepages_and_frame_numbers(start, mode, eviden
     again = root.info().using_phys_addrs
     resource.prlimit(root.pid, resource.RLIMIT_NOFILE, limits)
     root.close()
-    capless = unavailable(start).info().using_phys_addrs
+    capless = start("-m", "2", drop=HIDDEN).info().using_phys_addrs
     evidence(f"root: {first}, then {again}; without CAP_SYS_ADMIN: {capless}")
 
     assert (first, again, capless) == (mode != "no-huge", mode != "no-huge", False)
@@ -62,12 +58,12 @@ def test_mode_follows_frame_numbers_and_iommu(start, mode, iommu, evidence):
     """Without frame numbers VA; with them VA if there is an IOMMU group, otherwise PA."""
     none, one = iommu(), iommu("0")
     chosen = {}
-    for what, box, starter in (
-        ("no group", none, lambda **more: start("-m", "2", **more)),
-        ("one group", one, lambda **more: start("-m", "2", **more)),
-        ("no frames", none, lambda **more: unavailable(start, **more)),
+    for what, box, drop in (
+        ("no group", none, []),
+        ("one group", one, []),
+        ("no frames", none, HIDDEN),
     ):
-        eal = starter(box=box)
+        eal = start("-m", "2", box=box, drop=drop)
         chosen[what] = eal.iova_mode
         assert eal.logged(f"Selected IOVA mode '{eal.iova_mode}'")
         eal.close()
@@ -106,7 +102,7 @@ def test_option_overrides_the_choice(start, mode, iommu, evidence):
 @modes("dynmem", "single-file", "in-memory", "legacy")
 def test_pa_without_frame_numbers_is_refused(start, evidence):
     """--iova-mode=pa for a process to which pagemap shows zeros: EINVAL."""
-    refused = unavailable(start, init=False).refused("--iova-mode=pa")
+    refused = start("-m", "2", drop=HIDDEN, init=False).refused("--iova-mode=pa")
     evidence(f"errno {refused.errno}")
 
     assert refused.errno == errno.EINVAL
