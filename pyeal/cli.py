@@ -71,6 +71,11 @@ def _init_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--as", dest="release", metavar="RELEASE", help="be this release: 20.11 .. 26.07"
     )
+    _looks(p)
+
+
+def _looks(p: argparse.ArgumentParser) -> None:
+    """What init and attach have in common."""
     p.add_argument(
         "--json", action="store_true", help="the layout as JSON instead of table and map"
     )
@@ -98,18 +103,25 @@ def _init(args: argparse.Namespace) -> int:
             pyeal.releases.get(args.release)
         except ValueError as e:
             return _say(f"--as: {e}", USAGE)
+    return _be(args, args.eal_args, "primary")
+
+
+def _be(args: argparse.Namespace, eal_args: list[str], role: str) -> int:
+    """Has an EAL of that role for as long as it is wanted, and shows it."""
+    import pyeal
 
     def log(level: str, text: str) -> None:
         if args.verbose or level in ("WARNING", "ERR", "CRIT", "ALERT", "EMERG"):
             print(f"EAL: {text}", file=sys.stderr)
 
-    more = {"release": args.release} if args.release else {}
+    # init leaves --proc-type to decide
+    asked = None if role == "primary" else role
     with _Signals():
         try:
-            with pyeal.init(args.eal_args, log=log, **more) as eal:
+            with pyeal.init(eal_args, args.release, log, role=asked) as eal:
                 _show(eal, args)
                 if args.hold:
-                    _hold()
+                    _hold(eal)
         except KeyboardInterrupt:
             return OK  # the memory has gone with the block
         except (pyeal.EalError, OSError) as e:
@@ -159,13 +171,44 @@ def _show(eal: Eal, args: argparse.Namespace) -> None:
         print(f"without meaning here: {' '.join(layout['ignored'])}", file=sys.stderr)
 
 
-def _hold() -> None:
+def _hold(eal: Eal) -> None:
+    """Until end of input; who comes and goes meanwhile is told."""
+    import select
+
     if sys.stdin is None:
         return
     if sys.stdin.isatty():
         print("held; Ctrl-C or Ctrl-D ends it", file=sys.stderr, flush=True)
-    while sys.stdin.readline():
-        pass
+    known: dict[int, str] = {}
+    while True:
+        now = eal.others()
+        for pid, role in now.items():
+            if pid not in known:
+                print(f"{role} {pid} is here", file=sys.stderr, flush=True)
+        for pid, role in known.items():
+            if pid not in now:
+                print(f"{role} {pid} has left", file=sys.stderr, flush=True)
+        known = now
+        if select.select([sys.stdin], [], [], 0.5)[0] and not sys.stdin.readline():
+            return
+
+
+# --- attach
+
+
+def _attach_arguments(p: argparse.ArgumentParser) -> None:
+    p.usage = "pyeal attach [options] [PREFIX] [-- EAL-ARGS]"
+    p.add_argument("prefix", nargs="?", metavar="PREFIX", help="--file-prefix of the primary (rte)")
+    p.add_argument(
+        "--observe", action="store_true", help="only look: no socket, no lock, nothing written"
+    )
+    _looks(p)
+
+
+def _attach(args: argparse.Namespace) -> int:
+    prefix = ["--file-prefix", args.prefix] if args.prefix else []
+    args.release = None  # the primary's
+    return _be(args, [*args.eal_args, *prefix], "observer" if args.observe else "secondary")
 
 
 class _Signals:
@@ -224,8 +267,9 @@ def _agent(argv: list[str]) -> int:
 # name: (one line, its arguments, what it does). A new tool is one row here.
 COMMANDS = {
     "init": ("initialise memory as EAL does, show it, hold it", _init_arguments, _init),
+    "attach": ("join a primary's memory, show it, hold it", _attach_arguments, _attach),
 }
-TAKES_EAL_ARGS = {"init"}
+TAKES_EAL_ARGS = {"init", "attach"}
 PASSED_ON = {
     "conform": ("run the conformance suite and print the matrix", _conform),
     "agent": ("be a target of the suite: JSON lines on stdin and stdout", _agent),

@@ -234,6 +234,11 @@ class Eal:
         self.channel.ready = True
         runtime.sweep(self.runtime_dir)
 
+    def others(self) -> dict[int, str]:
+        """The other living processes of this prefix: {pid: "primary" | "secondary"}."""
+        found = runtime.processes(self.runtime_dir) if self.shared else {}
+        return {pid: role for pid, role in found.items() if pid != self.pid}
+
     def refresh(self) -> None:
         """Brings an observer's mappings in line with the primary's lists. EalError(ENOMEM)."""
         if self.role == "observer" and not self.options.legacy_mem:

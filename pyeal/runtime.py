@@ -78,6 +78,29 @@ def has_primary(path: str, release: Release) -> bool:
     return False
 
 
+def processes(directory: str) -> dict[int, str]:
+    """The living processes of a prefix, {pid: "primary" | "secondary"}; nothing is touched.
+
+    A secondary is known by its socket, the primary by its lock on the config.
+    """
+    found: dict[int, str] = {}
+    try:
+        names = os.listdir(directory)
+        st = os.stat(f"{directory}/config")
+    except OSError:
+        return found
+    for name in names:
+        pid = name.removeprefix("mp_socket_").partition("_")[0]
+        if name.startswith("mp_socket_") and pid.isdecimal() and os.path.exists(f"/proc/{pid}"):
+            found[int(pid)] = "secondary"
+    file = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}:{st.st_ino}"
+    with open("/proc/locks") as f:
+        for words in map(str.split, f):
+            if words[1] == "POSIX" and words[5] == file and words[4].isdecimal():
+                found[int(words[4])] = "primary"
+    return found
+
+
 def is_mine(path: str) -> bool:
     """Whether a primary of this process holds that config."""
     try:
