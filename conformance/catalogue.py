@@ -34,15 +34,17 @@ class Row(NamedTuple):
 
 class Deviation(NamedTuple):
     id: str
-    target: str         # fnmatch
+    target: str         # fnmatch; of the primary
     why: str
     since: object       # date
     releases: str = ""
     params: str = "*"   # fnmatch on the test's parameter ids
     link: str = ""
+    secondary: str = "*"  # fnmatch
 
-    def covers(self, target, release):
-        return fnmatchcase(target, self.target) and holds(self.releases, release)
+    def covers(self, target, release, secondary):
+        return (fnmatchcase(target, self.target) and fnmatchcase(secondary, self.secondary)
+                and holds(self.releases, release))
 
 
 def load(path):

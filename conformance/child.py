@@ -103,6 +103,12 @@ class Child:
     def ask(self, verb, *, within=None, **params):
         """The answer to one request; TargetError when refused, a skip when the verb is unknown."""
         __tracebackhide__ = True
+        self.tell(verb, **params)
+        return self.answer(verb, within)
+
+    def tell(self, verb, **params):
+        """Half of `ask`: what is told may take its time."""
+        __tracebackhide__ = True
         if verb not in self.can:
             pytest.skip(f"{self.target} has no verb {verb}")
         try:
@@ -110,6 +116,14 @@ class Child:
             self.popen.stdin.flush()
         except BrokenPipeError:
             self._died(verb)
+
+    def answered(self, within=0):
+        """Whether an answer, or the end, is there."""
+        return bool(select.select([self.popen.stdout], [], [], within)[0])
+
+    def answer(self, verb, within=None):
+        """The other half: the answer to what was told."""
+        __tracebackhide__ = True
         reply = self._reply(verb, within or self.limit)
         if "error" in reply:
             e = reply["error"]

@@ -1,6 +1,7 @@
 """Options, fixtures and checks of the suite: the only machinery that a test's author must know.
 
 start(*args, ...)   an initialised EAL in this test's box; init=False: not yet initialised
+join(*args)         a secondary of it, of the kind that --secondary names
 eal                 one that is up, in the cheapest mode: for tests that do not care
 box                 this test's private mounts, with the pages of @needs or @sizes
 mode, page          what @modes and @sizes run through
@@ -30,6 +31,8 @@ def pytest_addoption(parser):
     group = parser.getgroup("conformance")
     group.addoption("--target", default="pyeal", help="the EAL under test: pyeal[:RELEASE] "
                     "(default), librte_eal[:PATH] or 'cmd:PROGRAM ARGS'")
+    group.addoption("--secondary", metavar="TARGET", help="the EAL that joins it, of the same "
+                    "release (default: the same as --target)")
     group.addoption("--host", default=platform.node(), help="name of this machine in reports")
     group.addoption("--id", action="append", default=[], metavar="ID",
                     help="only these requirements: FBA-017, 'MSL-*'")
@@ -39,9 +42,9 @@ def pytest_addoption(parser):
                     "deviations.toml lie (tests of the suite itself)")
 
 
-# The run: one target, greeted once.
+# The run: one target and what joins it, greeted once.
 
-HELLO, STARTED = pytest.StashKey(), pytest.StashKey()
+HELLO, SECOND, STARTED = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
 NUMBERS = itertools.count(1)
 
 
@@ -52,27 +55,39 @@ class Facts(NamedTuple):
     can: frozenset
 
 
+def greet(config, option):
+    """What the target of an option says of itself."""
+    spec = config.getoption(option)
+    try:
+        child = Child(command(spec), Path(os.devnull), limit=config.getoption("limit"))
+        child.close()
+    except (OSError, TargetDied, TargetHung) as e:
+        raise pytest.UsageError(f"--{option} {spec} does not start: {e}") from None
+    return Facts(child.target, child.release, frozenset(child.can))
+
+
 def pytest_configure(config):
-    config.stash[HELLO] = None
+    config.stash[HELLO] = config.stash[SECOND] = None
     meta = [HERE / "meta" in (p := config.invocation_params.dir / a, *p.parents)
             for a in config.args]
     if config.option.collectonly or config.option.help or (meta and all(meta)):
         return                              # no target is asked anything
-    log = Path(os.devnull)
-    try:
-        spec = config.getoption("target")
-        child = Child(command(spec), log, limit=config.getoption("limit"))
-        config.stash[HELLO] = Facts(child.target, child.release, frozenset(child.can))
-        child.close()
-    except (OSError, TargetDied, TargetHung) as e:
-        raise pytest.UsageError(f"--target {spec} does not start: {e}") from None
+    first = second = config.stash[HELLO] = greet(config, "target")
+    if config.getoption("secondary"):
+        second = greet(config, "secondary")
+    if second.release != first.release:
+        raise pytest.UsageError(f"processes of one release wanted: --target is {first.release}, "
+                                f"--secondary {second.release}")
+    config.stash[SECOND] = second
 
 
 def pytest_report_header(config):
     if hello := config.stash[HELLO]:
         pools = ", ".join(f"{p.available} of {p.total} {sz} pages free"
                           for sz, p in host.pools().items()) or "no hugepages"
+        joins = config.getoption("secondary")
         return [f"target: {hello.target} {hello.release} ({config.getoption('target')})",
+                *([f"secondary: {config.stash[SECOND].target} ({joins})"] if joins else []),
                 f"host: {config.getoption('host')}, kernel {platform.release()}, "
                 f"uid {os.geteuid()}, {len(host.nodes()) or 1} node(s), {pools}"]
     return None
@@ -107,7 +122,7 @@ def pytest_collection_modifyitems(session, config, items):
     faults = catalogue.faults(
         [(requirement_of(i), i.nodeid.partition("[")[0]) for i in items], whole, rows,
         untested)
-    hello, used = config.stash[HELLO], set()
+    hello, second, used = config.stash[HELLO], config.stash[SECOND], set()
     for item in items:
         row = rows.get(requirement_of(item))
         if row is None:
@@ -116,12 +131,13 @@ def pytest_collection_modifyitems(session, config, items):
                                  ("level", row.level), ("statement", row.statement),
                                  ("host", config.getoption("host"))]
         if hello:
-            item.user_properties += [("target", hello.target), ("release", hello.release)]
+            item.user_properties += [("target", hello.target), ("release", hello.release),
+                                     ("secondary", second.target)]
         params = item.nodeid.partition("[")[2].rstrip("]")
         for d in deviations:
             if d.id == row.id and fnmatchcase(params, d.params):
                 used.add(d)
-                if hello and d.covers(hello.target, hello.release):
+                if hello and d.covers(hello.target, hello.release, second.target):
                     item.user_properties.append(("deviation", d.why))
                     item.add_marker(pytest.mark.xfail(reason=f"deviation: {d.why}", strict=True,
                                                       raises=REFUSALS))
@@ -278,7 +294,8 @@ def box(request, make_box):
 
 @pytest.fixture
 def start(request, tmp_path, prefix, make_box, cgroup):
-    """start(*args, mode=, box=, init=True, prefix=, env=, as_user=, drop=, rlimits=, cgroup=)
+    """start(*args, mode=, box=, init=True, prefix=, target=, env=, as_user=, drop=, rlimits=,
+    cgroup=)
 
     Every EAL of a test has the same file prefix and box unless told otherwise.
     """
@@ -286,13 +303,13 @@ def start(request, tmp_path, prefix, make_box, cgroup):
     default = f"{prefix}_{next(NUMBERS)}"
     test_mode = params_of(request.node).get("mode", "dynmem")
 
-    def start(*args, mode=test_mode, box=None, init=True, prefix=default, **more):
+    def start(*args, mode=test_mode, box=None, init=True, prefix=default, target=None, **more):
         box = box or request.getfixturevalue("box")
         args = [*MODES[mode], *args]
         if "--file-prefix" not in args:
             args += ["--file-prefix", prefix]
         prefix = args[args.index("--file-prefix") + 1]
-        eal = Eal(request.config.getoption("target"), args, box, tmp_path, prefix,
+        eal = Eal(target or request.config.getoption("target"), args, box, tmp_path, prefix,
                   **{"limit": request.config.getoption("limit")} | more)
         started.append(eal)
         return eal.init() if init else eal
@@ -306,6 +323,17 @@ def start(request, tmp_path, prefix, make_box, cgroup):
             faults.append(str(e))
     if faults:
         pytest.fail("\n".join(faults), pytrace=False)
+
+
+@pytest.fixture
+def join(request, start):
+    """join(*args, target=, like start): a secondary in the same box, of --secondary's kind unless
+    told; which mode it is in, the primary decides."""
+    kind = request.config.getoption("secondary") or request.config.getoption("target")
+
+    def join(*args, mode="dynmem", target=kind, **more):
+        return start("--proc-type=secondary", *args, mode=mode, target=target, **more)
+    return join
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ class Eal:
     def __init__(self, target, args, box, tmp, prefix, *, env=None, limit=30.0, as_user=None,
                  drop=(), rlimits=None, cgroup=None):
         self.args, self.box, self.prefix, self.tmp = list(args), box, prefix, Path(tmp)
+        self.spec = target
         n = len(list(self.tmp.glob("*.log")))
         argv = [*box.enter, *limits(**(rlimits or {})), *(user(as_user, drop) or lifeline()),
                 *command(target)]
@@ -77,6 +78,17 @@ class Eal:
     def ask(self, verb, *, within=None, **params):
         __tracebackhide__ = True
         return self.child.ask(verb, within=within, **params)
+
+    def begin(self, verb, **params):
+        """Ask without waiting: `answered` looks, `answer` waits."""
+        self.child.tell(verb, **params)
+
+    def answered(self, within=0):
+        return self.child.answered(within)
+
+    def answer(self, verb="init", within=None):
+        __tracebackhide__ = True
+        return self.child.answer(verb, within)
 
     # verbs
 

@@ -71,7 +71,7 @@ def serve(target: Any) -> None:
             if verb not in can:
                 raise OSError(errno.ENOSYS, f"no verb {verb}")
             reply("ok", getattr(target, verb)(**request))
-            up = verb == "init" or (up and verb != "cleanup")
+            up = verb in ("init", "observe") or (up and verb != "cleanup")
         except Exception as e:
             no = getattr(e, "errno", None)
             reply(
@@ -125,13 +125,20 @@ class Target(Process):
         self._events: list[Answer] = []
         self._keep: list[int] = []
 
-    def init(self, args: list[str]) -> Answer:
+    def init(self, args: list[str], role: str | None = None) -> Answer:
         try:
-            self._eal = eal = Eal(args, self.release, _log(args))
+            self._eal = eal = Eal(args, self.release, _log(args), role=role)
         except EalError as e:
             print(e.text, file=sys.stderr)  # EAL logs what ends it
             raise
         return {"ret": 0, "iova_mode": eal.iova_mode, "runtime_dir": eal.runtime_dir}
+
+    def observe(self, args: list[str]) -> Answer:
+        """Joins to look only."""
+        return self.init(args, "observer")
+
+    def refresh(self) -> Answer:
+        return _answer(self._eal.refresh)
 
     def cleanup(self) -> Answer:
         return _answer(self._eal.cleanup)

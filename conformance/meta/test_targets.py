@@ -35,7 +35,8 @@ def test_honest_target_passes(two):
     assert (done.ret, done.outcomes) == (0, {"passed": 2})
     assert two.properties()[0] | {"host": ""} == {
         "requirement": "FAKE-001", "family": "FAKE", "level": "must", "host": "",
-        "statement": "Its statement.", "target": "fake", "release": "22.11.11"}
+        "statement": "Its statement.", "target": "fake", "release": "22.11.11",
+        "secondary": "fake"}
 
 
 @pytest.mark.parametrize(("fault", "words"), [
