@@ -112,7 +112,9 @@ def test_on_every_described_host_the_same_is_found(start, described, name, evide
         assert [text for text in e.says if text not in eal.log] == []
         eal.close()
     if not asked:
-        pytest.skip(f"wanted pages of {sorted(h.facts['pools'])}, found {sorted(host.pools())}")
+        hangs = any(e.hangs for e in h.expects)
+        found = "only HPI-030's waiting" if hangs else f"{sorted(host.pools())}"
+        pytest.skip(f"wanted pages of {sorted(h.facts['pools'])}, found {found}")
 
 
 @requirement("HPI-030")
