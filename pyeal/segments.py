@@ -23,6 +23,7 @@ from .libc import (
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_HUGETLB,
+    MAP_NORESERVE,
     MAP_POPULATE,
     MAP_PRIVATE,
     MAP_SHARED,
@@ -373,7 +374,8 @@ class Segments:
             if self.single:
                 fd, dirty = self._open_list(msl, dir_fd)
                 flags[:] = [dirty] * n
-                return self._map_whole(msl, start, n, fd, MAP_SHARED)
+                # what is reserved for a file and not populated would stay so as long as the file
+                return self._map_whole(msl, start, n, fd, MAP_SHARED | MAP_NORESERVE)
             opened = self._open_each(msl, start, n, dir_fd, flags)
         except OSError as e:
             self._fail("ERR", f"Couldn't get fd on hugepage file: {e.strerror}: {e.filename}")
