@@ -1,0 +1,33 @@
+"""pyeal as a target with small chunks, so that few pages cross their bounds and go to threads.
+
+python segments_target.py [helper]: with "helper" only helper threads populate.
+"""
+
+from __future__ import annotations
+
+import sys
+from _thread import get_ident
+from collections.abc import Callable
+
+from pyeal import libc, segments
+from pyeal.agent import Target, serve
+
+
+class HelpersOnly(segments.Helpers):
+    def together(self, work: Callable[[], object]) -> None:
+        main = get_ident() if self.go else 0
+        super().together(lambda: get_ident() == main or work())
+
+
+class Probe(Target):
+    """Also answers what the kernel shows nobody else: the memory policy of the main thread."""
+
+    def policy(self) -> list[object]:
+        mode, mask = libc.get_mempolicy()
+        return [mode, mask.hex()]
+
+
+segments.CHUNK = 8 << 20
+if sys.argv[1:] == ["helper"]:
+    segments.Helpers = HelpersOnly  # type: ignore[misc]
+serve(Probe())
