@@ -4,6 +4,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import select
 import shlex
 import signal
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from conformance import peers
 
 SUITE = Path(__file__).parent
 
@@ -42,16 +45,23 @@ class Rec(dict):
 
 
 def command(target):
-    """Command line of a target: pyeal[:RELEASE], librte_eal[:PATH], cmd:PROGRAM ARGS."""
+    """Command line of a target: pyeal[:RELEASE], librte_eal[:PATH or RELEASE], cmd:PROGRAM ARGS.
+
+    A release of librte_eal is a peer: Debian's, in its own tree.
+    """
     name, _, rest = target.partition(":")
     match name:
         case "pyeal":
             return [sys.executable, "-P", "-m", "pyeal.agent", *(["--as", rest] if rest else [])]
+        case "librte_eal" if re.fullmatch(r"\d\d\.\d\d(\.\d+)?", rest):
+            peer = peers.find(rest)
+            return peer.command(SUITE / "targets/librte_eal.py", peer.lib, peer.release)
         case "librte_eal":
             return [sys.executable, str(SUITE / "targets/librte_eal.py"), *([rest] if rest else [])]
         case "cmd" if rest:
             return shlex.split(rest)
-    raise pytest.UsageError(f"--target {target}: pyeal[:RELEASE], librte_eal[:PATH] or cmd:PROGRAM")
+    raise pytest.UsageError(f"--target {target}: pyeal[:RELEASE], "
+                            "librte_eal[:PATH or RELEASE] or cmd:PROGRAM")
 
 
 def environment():

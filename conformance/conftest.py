@@ -30,7 +30,7 @@ REFUSALS = AssertionError, TargetError, TargetDied, TargetHung, pytest.fail.Exce
 def pytest_addoption(parser):
     group = parser.getgroup("conformance")
     group.addoption("--target", default="pyeal", help="the EAL under test: pyeal[:RELEASE] "
-                    "(default), librte_eal[:PATH] or 'cmd:PROGRAM ARGS'")
+                    "(default), librte_eal[:PATH or RELEASE] or 'cmd:PROGRAM ARGS'")
     group.addoption("--secondary", metavar="TARGET", help="the EAL that joins it, of the same "
                     "release (default: the same as --target)")
     group.addoption("--host", default=platform.node(), help="name of this machine in reports")

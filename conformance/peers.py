@@ -1,101 +1,356 @@
-"""Debian's librte_eal without installing it: fetched and unpacked into a cache, no root needed.
+"""Debian's librte_eal of several releases: fetched, unpacked, run; no root, nothing installed.
 
-Prints the library's path. The sources are those that apt on this machine knows.
+    ci/peers RELEASE...     fetch what is not there; print the trees
+    ci/peers --list         what is known, what is there
+
+A peer is a tree with its own libc and Python: a newer librte_eal does not load into an older
+process. fixtures/peers/ says what each is made of; signatures are checked by Debian's own keys, and
+packages come from the Debian mirror that apt uses on this machine.
 """
 
 from __future__ import annotations
 
+import argparse
+import fcntl
+import io
+import json
 import os
+import posixpath
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import time
+import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-WANTED = "librte-eal23"  # 22.11, Debian 12; elsewhere whatever the distribution has
-# the process that loads the peer brings these itself
-OURS = re.compile(r"libc6|libgcc-s1|libcrypt1|gcc-\d+-base")
+DATA = Path(__file__).parents[1] / "fixtures/peers"
+KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+KEPT = "usr/bin/", "usr/sbin/", "usr/lib"  # documentation and configuration stay behind
+# what a target imports: compiled once, here
+LOADS = "import ctypes, glob, importlib.util, json, mmap, re"
 
 
-class Unobtainable(Exception):
+class Unobtainable(OSError):
     """Why there is no peer, and what would help."""
 
 
+def releases():
+    return sorted(f.stem for f in DATA.glob("[0-9]*.toml"))
+
+
 def cache():
-    """A folder of this user: under XDG_CACHE_HOME, the home directory, or /tmp."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    for d in (Path(base) / "pyeal", Path(tempfile.gettempdir()) / f"pyeal-{os.geteuid()}"):
+    """A folder of this user's. Root's is one that other users can read: they run peers, too."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    root = os.geteuid() == 0
+    bases = (["/var/cache"] if root and "XDG_CACHE_HOME" not in os.environ else []) + [home]
+    for d in (
+        *(Path(b) / "pyeal" for b in bases),
+        Path(tempfile.gettempdir()) / f"pyeal-{os.geteuid()}",
+    ):
         try:
-            d.mkdir(mode=0o700, parents=True, exist_ok=True)
+            d.mkdir(mode=0o755 if root else 0o700, parents=True, exist_ok=True)
         except OSError:
             continue
         if d.stat().st_uid == os.geteuid() and os.access(d, os.W_OK):
             return d
-    raise Unobtainable(f"no folder to cache in: neither {base} nor {tempfile.gettempdir()}")
+    raise Unobtainable(f"no folder to cache in: neither {home} nor {tempfile.gettempdir()}")
 
 
-def _run(*argv, cwd=None):
+class Peer:
+    """One tree. `facts`: DPDK's full release, the packages that it was made of."""
+
+    def __init__(self, name, root):
+        self.name, self.root = name, root
+        self.facts = json.loads((root / "peer.json").read_text())
+        self.lib = self._one("usr/lib/*/librte_eal.so.*")
+        self.dir = self.lib.parent
+
+    def _one(self, pattern):
+        found = sorted(self.root.glob(pattern), key=lambda p: len(p.name))
+        if not found:
+            raise Unobtainable(f"{self.name}: {self.root} holds no {pattern}")
+        return found[0]
+
+    @property
+    def release(self):
+        return self.facts["release"]
+
+    def command(self, *argv):
+        """Command line that runs a Python program in the tree, by its own loader: any user can.
+
+        /proc/self/exe is the loader then, and paths are this machine's: DPDK's plug-ins, too.
+        """
+        python = self.root / f"usr/bin/python{self.facts['python']}"
+        return [*map(str, (self._one("usr/lib/*/ld-linux*.so.*"), "--library-path", self.dir)),
+                str(python), "-sB", *map(str, argv)]  # fmt: skip
+
+
+def find(name):
+    """The cached peer of a release; Unobtainable when it is not there, or as described before."""
+    name = of(name)
+    root = cache() / "peers" / name
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, cwd=cwd, timeout=300)
-    except FileNotFoundError:
-        raise Unobtainable(f"wanted {argv[0]}, found none: peers come as Debian packages") from None
-    except subprocess.TimeoutExpired:
-        raise Unobtainable(f"{' '.join(argv[:4])} ... took over 5 minutes") from None
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
-        raise Unobtainable(f"{argv[0]} ends with {done.returncode}: {last[0]}")
-    return done.stdout
+        peer = Peer(name, root)
+        if peer.facts["described"] == described(name):
+            return peer
+    except (OSError, ValueError, KeyError):
+        pass
+    raise Unobtainable(f"librte_eal {name} is not fetched: ci/peers {name}")
 
 
-def _package(options):
-    names = _run("apt-cache", *options, "search", "--names-only", "^librte-eal[0-9]+$")
-    found = sorted(line.split()[0] for line in names.splitlines())
-    return WANTED if WANTED in found else found[-1] if found else None
+def of(release):
+    """24.11.4 -> 24.11, if there is such a peer."""
+    name = of_line(release)
+    if name not in releases():
+        raise Unobtainable(f"no peer {release}: there are {', '.join(releases())}")
+    return name
 
 
-def fetch(say=lambda text: None):
-    """Path of a librte_eal.so.N whose neighbours are the libraries that it needs."""
-    root = cache() / "peers"
-    have = sorted(root.glob(f"{WANTED}_*/usr/lib/*/librte_eal.so.*"))
-    if have:
-        return have[0]
-    root.mkdir(exist_ok=True)
-    options: list[str] = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-    name = _package(options)
-    if name is None:  # no package lists on this machine: lists of our own
-        say("fetching package lists")
-        state = root / "apt"
-        (state / "lists/partial").mkdir(parents=True, exist_ok=True)
-        options += ["-o", f"Dir::State={state}", "-o", f"Dir::Cache={state}"]
-        options += ["-o", "Dir::State::status=/var/lib/dpkg/status"]
-        _run("apt-get", *options, "update")
-        name = _package(options)
-        if name is None:
-            raise Unobtainable("no package librte-eal* in the sources of this machine's apt")
-    kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
-    tree = _run("apt-cache", *options, "depends", "--recurse", *(f"--no-{k}" for k in kinds), name)
-    wanted = {x for x in tree.splitlines() if x and x[0] not in " <|" and not OURS.fullmatch(x)}
-    say(f"fetching {name} and {len(wanted) - 1} libraries")
-    with tempfile.TemporaryDirectory(dir=root) as tmp:
-        _run("apt-get", *options, "download", *sorted(wanted), cwd=tmp)
-        debs = sorted(Path(tmp).glob("*.deb"))
-        version = next(d.name.split("_")[1] for d in debs if d.name.startswith(name + "_"))
-        new = Path(tmp) / "tree"
-        for deb in debs:
-            _run("dpkg-deb", "-x", str(deb), str(new))
-        to = root / f"{name}_{version}"
-        shutil.rmtree(to, ignore_errors=True)
-        new.rename(to)
-    shutil.rmtree(root / "apt", ignore_errors=True)
-    libs = sorted(to.glob("usr/lib/*/librte_eal.so.*"), key=lambda p: len(p.name))
-    if not libs:
-        raise Unobtainable(f"{name} {version} holds no librte_eal.so")
-    return libs[0]
+def described(name):
+    facts = tomllib.loads((DATA / f"{name}.toml").read_text())
+    return facts | tomllib.loads((DATA / "closure.toml").read_text())
+
+
+def fetch(name, say=lambda text: None, mirror=None):
+    """The peer of a release, from the cache or from Debian."""
+    name = of(name)
+    try:
+        return find(name)
+    except Unobtainable:
+        pass
+    top = cache() / "peers"
+    top.mkdir(exist_ok=True)
+    with open(top / ".lock", "w") as lock:
+        _lock(lock, say)
+        try:
+            return find(name)  # by whom we waited for
+        except Unobtainable:
+            pass
+        for left in top.glob("new-*"):  # of a run that was killed
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=top, prefix="new-") as tmp:
+            tree = Path(tmp) / "tree"
+            facts = described(name)
+            _make(name, facts, tree, Path(tmp), mirror, lambda text: say(f"{name}: {text}"))
+            tree.chmod(0o755)
+            shutil.rmtree(top / name, ignore_errors=True)
+            tree.rename(top / name)
+    return find(name)
+
+
+def _lock(f, say):
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for another process that fetches peers")
+        fcntl.flock(f, fcntl.LOCK_EX)
+
+
+def _make(name, facts, tree, tmp, mirror, say):
+    begun = time.monotonic()
+    apt = Apt(tmp / "apt", say)
+    suite = apt.update([mirror] if mirror else mirrors(), facts["suites"])
+    python = facts["python"]
+    wanted = [facts["eal"], f"python{python}-minimal", f"libpython{python}-stdlib"]
+    names = [n for n in apt.closure(wanted) if not any(fnmatchcase(n, w) for w in facts["without"])]
+    debs = apt.download(names, tmp / "debs")
+    size = sum(d.stat().st_size for d in debs)
+    say(f"unpacking {len(debs)} packages of {suite}, {size / 1e6:.1f} MB")
+    for deb in debs:
+        unpack(deb, tree)
+    record = {
+        "release": "", "python": python, "suite": suite, "described": facts,
+        "packages": sorted(d.stem.rpartition("_")[0].replace("%3a", ":") for d in debs),
+    }  # fmt: skip
+    # 20.11 has no function for it, and the others' ends with Debian's own number if at all
+    version = next(p for p in record["packages"] if p.startswith(facts["eal"] + "_"))
+    record["release"] = re.search(r"_(?:\d+:)?([\d.]+)", version)[1]
+    if of_line(record["release"]) != name:
+        raise Unobtainable(f"{suite} has librte_eal {record['release']} by now")
+    (tree / "peer.json").write_text(json.dumps(record, indent=1))
+    peer = Peer(name, tree)
+    load = f"{LOADS}; ctypes.CDLL({str(peer.lib)!r})"
+    _run([a.replace("-sB", "-s") for a in peer.command("-c", load)], say, "loading it")
+    say(f"librte_eal {record['release']} is there after {time.monotonic() - begun:.0f} s")
+
+
+def of_line(release):
+    return ".".join(release.split(".")[:2])
+
+
+def mirrors():
+    """Debian mirrors among the sources of this machine's apt: those that have a suite of ours."""
+    ours = {"stable", "oldstable", "oldoldstable", "testing", "unstable"}
+    ours |= {s for name in releases() for s in described(name)["suites"]}
+    lines = _run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)",
+                  "Created-By: Packages"]).splitlines()  # fmt: skip
+    found = [x for x in map(str.split, lines) if x[1:] == [x[1], "main"] and x[1] in ours]
+    if not found:
+        raise Unobtainable(
+            "wanted a Debian mirror among the sources of this machine's apt, found none: "
+            "name one by --mirror"
+        )
+    return list(dict.fromkeys(x[0] for x in found))
+
+
+class Apt:
+    """apt with lists, cache and sources of its own, and with Debian's keys alone."""
+
+    def __init__(self, home, say):
+        if not KEYS.exists():
+            raise Unobtainable(f"wanted {KEYS}, found none: apt install debian-archive-keyring")
+        self.home, self.say = home, say
+        for d in ("lists/partial", "cache/archives/partial"):
+            (home / d).mkdir(parents=True)
+        options = {
+            "Dir::Etc::sourcelist": home / "sources.list",
+            "Dir::Etc::sourceparts": "/nonexistent",
+            "Dir::Etc::trusted": "/nonexistent",
+            "Dir::Etc::trustedparts": "/nonexistent",
+            "Dir::Etc::preferences": "/nonexistent",
+            "Dir::Etc::preferencesparts": "/nonexistent",
+            "Dir::State": home,
+            "Dir::State::status": "/dev/null",  # nothing is installed: all of a closure comes
+            "Dir::Cache": home / "cache",
+            "APT::Default-Release": "",
+            "APT::Get::AllowUnauthenticated": "false",
+            "APT::Install-Recommends": "false",
+            "Acquire::AllowInsecureRepositories": "false",
+            "Acquire::AllowWeakRepositories": "false",
+            "Acquire::Check-Valid-Until": "false",  # mirrors that are frozen are older
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "2",
+        }
+        if os.geteuid() == 0:
+            options["APT::Sandbox::User"] = "root"  # _apt cannot write here
+        self.options = [x for k, v in options.items() for x in ("-o", f"{k}={v}")]
+
+    def _apt(self, what, *argv, tool="apt-get", cwd=None):
+        return _run([tool, "-q", *self.options, *argv], self.say, what, cwd)
+
+    def update(self, mirrors, suites):
+        """Fetch the lists of the first of these suites that is there; answers its name."""
+        why = None
+        for uri in mirrors:
+            for suite in suites:
+                line = f"deb [signed-by={KEYS}] {uri} {suite} main\n"
+                (self.home / "sources.list").write_text(line)
+                self.say(f"package lists of {suite}")
+                try:
+                    self._apt(f"lists of {suite}", "update", "--error-on=any")
+                    return suite
+                except Unobtainable as e:
+                    why = f"{suite}: {e}"
+        raise Unobtainable(why)
+
+    def closure(self, names):
+        """Names of all packages that these need."""
+        text = self._apt("dependencies", "install", "--simulate", *names)
+        return [line.split()[1] for line in text.splitlines() if line.startswith("Inst ")]
+
+    def download(self, names, to):
+        to.mkdir()
+        self.say(f"fetching {len(names)} packages")
+        self._apt("packages", "download", *names, cwd=to)
+        return sorted(to.glob("*.deb"))
+
+
+def unpack(deb, tree):
+    """Programs and libraries of a package, where usr-merged systems have them.
+
+    Links are relative: absolute ones (bullseye's loader) would lead out of the tree.
+    """
+    data = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], capture_output=True)
+    if data.returncode:
+        raise Unobtainable(f"{deb.name}: {data.stderr.decode().strip()}")
+    safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    with tarfile.open(fileobj=io.BytesIO(data.stdout)) as tar:
+        for m in tar:
+            m.name = _merged(m.name)
+            if not m.name.startswith(KEPT):
+                continue
+            if m.issym():
+                to = posixpath.join("/", posixpath.dirname(m.name), m.linkname)
+                m.linkname = posixpath.relpath("/" + _merged(to), "/" + posixpath.dirname(m.name))
+            elif m.islnk():
+                m.linkname = _merged(m.linkname)
+            tar.extract(m, tree, set_attrs=not m.isdir(), **safe)
+
+
+def _merged(name):
+    """./lib/x -> usr/lib/x"""
+    name = posixpath.normpath("/" + name).lstrip("/")
+    return f"usr/{name}" if re.match(r"(bin|sbin|lib\d*)(/|$)", name) else name
+
+
+def _run(argv, say=lambda text: None, what="", cwd=None):
+    """stdout of a command; says that it still runs after every few seconds."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        env = os.environ | {"LC_ALL": "C.UTF-8"}
+        try:
+            p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd,
+                                 env=env)  # fmt: skip
+        except FileNotFoundError:
+            raise Unobtainable(
+                f"wanted {argv[0]}, found none: peers come as Debian packages"
+            ) from None
+        try:
+            for n in range(1, 61):
+                try:
+                    p.wait(5)
+                    break
+                except subprocess.TimeoutExpired:
+                    say(f"{what}: {5 * n} s")
+            else:
+                raise Unobtainable(f"{what or argv[0]}: over 5 minutes")
+        finally:
+            if p.poll() is None:
+                p.kill()
+                p.wait()
+        out.seek(0)
+        err.seek(0)
+        said = out.read()
+        if p.returncode:
+            lines = [x for x in (err.read() or said).splitlines() if x.strip()]
+            first = next((x for x in lines if x.startswith(("E:", "Err"))), (lines or ["?"])[-1])
+            raise Unobtainable(f"{Path(argv[0]).name} ends with {p.returncode}: {first}")
+        return said
+
+
+def known():
+    """--list: one line a release."""
+    for name in releases():
+        try:
+            peer = find(name)
+            yield f"{name}  {peer.release:9} Python {peer.facts['python']:5} {peer.root}"
+        except Unobtainable:
+            suites = " or ".join(described(name)["suites"])
+            yield f"{name}  not fetched; of Debian's {suites}"
+
+
+def main():
+    p = argparse.ArgumentParser(prog="ci/peers", description=__doc__.split("\n")[0])
+    p.add_argument("releases", nargs="*", metavar="RELEASE", help=f"default: {releases()}")
+    p.add_argument("--list", action="store_true", help="what is known and what is there")
+    p.add_argument("--mirror", metavar="URI", help="of Debian; default: that of this machine's apt")
+    args = p.parse_args()
+    if args.list:
+        print(*known(), sep="\n")
+        return 0
+    code = 0
+    for name in args.releases or releases():
+        try:
+            say = lambda text: print(f"peers: {text}", file=sys.stderr, flush=True)  # noqa: E731
+            print(fetch(name, say, args.mirror).root, flush=True)
+        except Unobtainable as e:
+            print(f"peers: {name}: {e}", file=sys.stderr)
+            code = 1
+    return code
 
 
 if __name__ == "__main__":
-    try:
-        print(fetch(lambda text: print(text, file=sys.stderr)))
-    except Unobtainable as e:
-        sys.exit(f"peers: {e}")
+    sys.exit(main())

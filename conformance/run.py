@@ -183,14 +183,13 @@ def host_facts(name):
 class Target:
     """One EAL to test: what pytest is told, what it runs with, what it says of itself."""
 
-    def __init__(self, spec, name=None, path=None):
+    def __init__(self, spec, name=None):
         from conformance.child import Child, TargetDied, TargetHung, command, environment
 
         self.spec, self.name = spec, name or spec
-        self.env = {"LD_LIBRARY_PATH": str(path)} if path else {}
         with tempfile.NamedTemporaryFile("r", prefix="hello") as log:
             try:
-                c = Child(command(spec), log.name, env=environment() | self.env, limit=20)
+                c = Child(command(spec), log.name, env=environment(), limit=20)
                 self.release = c.release
                 c.close()
             except (OSError, TargetDied, TargetHung) as e:
@@ -206,13 +205,9 @@ def targets(args):
     for spec, short in names.items():
         plain = short != "cmd" and list(names.values()).count(short) == 1
         found.append(Target(spec, short if plain else spec))
-    if args.peer:
-        try:
-            lib = peers.fetch(lambda text: say(f"peer: {text}"))
-        except peers.Unobtainable as e:
-            raise Broken(f"no peer: {e}") from None
-        name = "librte_eal" if "librte_eal" not in names.values() else f"librte_eal:{lib}"
-        found.append(Target(f"librte_eal:{lib}", name, lib.parent))
+    for release in fetched(args.peer):
+        spec = f"librte_eal:{release}"
+        found.append(Target(spec, "librte_eal" if len(args.peer) == 1 and not names else spec))
     if not args.target:
         found.insert(0, Target("pyeal"))
         if not args.peer:
@@ -221,6 +216,15 @@ def targets(args):
             except Broken as e:
                 say(f"without a second target: {e}; --peer fetches Debian's")
     return found
+
+
+def fetched(names):
+    """Peers of these releases, all of them for "all"."""
+    for name in peers.releases() if "all" in names else names:
+        try:
+            yield peers.fetch(name, lambda text: say(f"peer {text}")).name
+        except peers.Unobtainable as e:
+            raise Broken(f"no peer {name}: {e}") from None
 
 
 def chosen(ids):
@@ -274,7 +278,7 @@ def run_target(t, args, facts, folder, tmp):
     argv += ["--basetemp", part.with_suffix(".tmp")]
     r, w = os.pipe()
     path = [str(SUITE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = os.environ | t.env | {
+    env = os.environ | {
         "PYTHONPATH": os.pathsep.join(path),
         "CONFORM_PROGRESS": str(w),
         "CONFORM_COLLECTED": str(collected),
@@ -368,10 +372,18 @@ def arguments(argv):
         action="append",
         default=[],
         metavar="T",
-        help="pyeal[:RELEASE], librte_eal[:PATH] or 'cmd:PROGRAM ARGS'; may be repeated "
+        help="pyeal[:RELEASE], librte_eal[:PATH or RELEASE] or 'cmd:PROGRAM ARGS'; may be repeated "
         "(default: pyeal, and librte_eal if installed)",
     )
-    p.add_argument("--peer", action="store_true", help="fetch Debian's librte_eal and test that")
+    p.add_argument(
+        "--peer",
+        action="append",
+        nargs="?",
+        const="22.11",
+        default=[],
+        metavar="RELEASE",
+        help=f"fetch Debian's librte_eal and test that: {', '.join(peers.releases())} or all",
+    )
     p.add_argument(
         "--reserve",
         metavar="2M:512,1G:1",

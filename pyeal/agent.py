@@ -1,6 +1,6 @@
 """pyeal as a target of the conformance suite: one JSON object a line.
 
-conformance/PROTOCOL.md says what the verbs are. `serve` is the loop for any target: the verbs are
+conformance/PROTOCOL.md says what the verbs are, serve.py is the loop for any target: the verbs are
 the public methods of one object. `python -m pyeal.agent [--as RELEASE]` serves pyeal itself.
 """
 
@@ -8,82 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
-import os
 import sys
 
 from . import layout, libc, releases
 from .eal import Eal
 from .errors import EalError
 from .fbarray import Fbarray
+from .serve import Process, serve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
-
-
-class Process:
-    """Verbs that need no EAL, only the process it lives in."""
-
-    def peek(self, va: int, n: int) -> str:
-        return ctypes.string_at(va, n).hex()
-
-    def poke(self, va: int, hex: str) -> None:
-        ctypes.memmove(va, bytes.fromhex(hex), len(hex) // 2)
-
-    def block(self, va: int, len: int) -> int:
-        """Take addresses, so that EAL finds them taken."""
-        return libc.reserve(va, len, libc.MAP_FIXED_NOREPLACE)
-
-
-def verbs(target: object) -> list[str]:
-    return [v for v in dir(target) if v[0] != "_" and callable(getattr(target, v))]
-
-
-def serve(target: Any) -> None:
-    """Answer requests until the end of input, then clean up.
-
-    `target.target` and `target.release` are its names. An exception with an errno is the refusal
-    of a request; any other is a fault of the target and has no errno.
-    """
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # EAL prints its usage on stdout
-    can = verbs(target)
-    up = False
-
-    def reply(word: str, value: object) -> None:
-        replies.write(json.dumps({word: value}) + "\n")
-
-    reply(
-        "hello",
-        {
-            "target": target.target,
-            "release": target.release,
-            "pid": os.getpid(),
-            "can": can,
-        },
-    )
-    for line in sys.stdin:
-        request = json.loads(line)
-        verb = request.pop("verb")
-        try:
-            if verb not in can:
-                raise OSError(errno.ENOSYS, f"no verb {verb}")
-            reply("ok", getattr(target, verb)(**request))
-            up = verb in ("init", "observe") or (up and verb != "cleanup")
-        except Exception as e:
-            no = getattr(e, "errno", None)
-            reply(
-                "error",
-                {
-                    "errno": no,
-                    "stage": getattr(e, "stage", verb),
-                    "text": f"{type(e).__name__}: {e}" if no is None else str(e),
-                },
-            )
-    if up:
-        target.cleanup()
 
 
 LEVELS = "error", "warning", "notice", "info", "debug"
@@ -103,6 +39,7 @@ def _log(args: list[str]) -> Callable[[str, str], None]:
 
 
 Answer = dict[str, object]
+ZONE = "addr", "len", "iova", "socket_id"
 
 
 def _answer(call: Callable[[], int | None], **more: object) -> Answer:
@@ -223,6 +160,20 @@ class Target(Process):
             self._eal.free(found[0])
 
         return _answer(free)
+
+    def memzone(self, op: str, name: str, size: int = 0, socket: int = -1) -> Answer:
+        eal, zone = self._eal, None
+        try:
+            if op == "reserve":
+                zone = eal.memzone_reserve(name, size, socket)
+            elif op == "lookup":
+                zone = eal.memzone_lookup(name)
+            else:
+                eal.memzone_free(name)
+        except EalError as e:
+            return {**dict.fromkeys(ZONE, 0), "errno": e.errno}
+        missing = op == "lookup" and zone is None
+        return {f: getattr(zone, f, 0) for f in ZONE} | {"errno": errno.ENOENT if missing else 0}
 
     def virt2memseg(self, addr: int) -> Answer | None:
         found = self._eal.memseg_of(addr)

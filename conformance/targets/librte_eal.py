@@ -1,4 +1,8 @@
-"""DPDK's own librte_eal as a target: python librte_eal.py [PATH]"""
+"""DPDK's own librte_eal as a target: python librte_eal.py [PATH [RELEASE]]
+
+Runs under the Python of the library's own system: 3.9 and later. RELEASE is for libraries that do
+not tell theirs: 20.11 has no function for it.
+"""
 from __future__ import annotations
 
 import ctypes as C
@@ -9,8 +13,11 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
-from pyeal.agent import Process, serve
+# without pyeal, which needs 3.11
+sys.path += find_spec("pyeal").submodule_search_locations  # type: ignore
+from serve import Process, serve
 
 u32, u64, i32, ptr, size = C.c_uint32, C.c_uint64, C.c_int32, C.c_void_p, C.c_size_t
 
@@ -33,12 +40,17 @@ class MemsegList(C.Structure):
 
 class Memseg(C.Structure):
     """lib/eal/include/rte_memory.h: struct rte_memseg"""
-    _pack_ = 1
     _fields_ = [("iova", u64), ("addr", ptr), ("len", size), ("hugepage_sz", u64),
                 ("socket_id", i32), ("nchannel", u32), ("nrank", u32), ("flags", u32)]
 
 
-assert (C.sizeof(Fbarray), C.sizeof(MemsegList), C.sizeof(Memseg)) == (96, 136, 48)
+class Memzone(C.Structure):
+    """lib/eal/include/rte_memzone.h: struct rte_memzone"""
+    _fields_ = [("name", C.c_char * 32), ("iova", u64), ("addr", ptr), ("len", size),
+                ("hugepage_sz", u64), ("socket_id", i32), ("flags", u32)]
+
+
+assert [C.sizeof(x) for x in (Fbarray, MemsegList, Memseg, Memzone)] == [96, 136, 48, 72]
 
 pMsl, pMs, pArr = C.POINTER(MemsegList), C.POINTER(Memseg), C.POINTER(Fbarray)
 CALLBACKS = {
@@ -55,6 +67,9 @@ SIGNATURES = {  # name: result, arguments; what is not here takes ints and answe
     "rte_eal_get_physmem_size": (u64,),
     "rte_malloc_socket": (ptr, C.c_char_p, size, u32, C.c_int),
     "rte_free": (None, ptr),
+    "rte_memzone_reserve": (C.POINTER(Memzone), C.c_char_p, size, C.c_int, u32),
+    "rte_memzone_lookup": (C.POINTER(Memzone), C.c_char_p),
+    "rte_memzone_free": (C.c_int, C.POINTER(Memzone)),
     "rte_mem_virt2memseg": (pMs, ptr, pMsl),
     "rte_mem_virt2memseg_list": (pMsl, ptr),
     "rte_mem_virt2iova": (u64, ptr),
@@ -71,6 +86,8 @@ SIGNATURES = {  # name: result, arguments; what is not here takes ints and answe
     "rte_fbarray_get": (ptr, pArr, u32),
     "rte_fbarray_find_idx": (C.c_int, pArr, ptr),
 }
+
+ZONE = dict.fromkeys(("addr", "len", "iova", "socket_id"), 0)
 
 
 def find() -> str:
@@ -89,26 +106,24 @@ class Eal(Process):
     """The verbs over one loaded library."""
     target = "librte_eal"
 
-    def __init__(self, path: str = "") -> None:
+    def __init__(self, path: str = "", release: str = "") -> None:
         self._path = path or find()
         self._lib = lib = C.CDLL(self._path)
         for name, (res, *args) in SIGNATURES.items():
             if fn := getattr(lib, name, None):
                 fn.restype, fn.argtypes = res, args
         self._rte_errno = C.c_int.in_dll(lib, "per_lcore__rte_errno")
-        self.release = self._version()
+        self.release = self._version() or release
+        if not self.release:
+            raise ValueError(f"{self._path} does not tell its release: give it after the path")
         self._keep: list[object] = []       # callbacks and buffers that EAL holds on to
         self._arrays: list[Fbarray] = []
         self._events: list[dict] = []
         self._mcfg = 0
 
     def _version(self) -> str:
-        if fn := getattr(self._lib, "rte_version", None):
-            text = fn().decode()
-        else:                               # a function only since 21.11; 20.11 has just the text
-            with open(self._path, "rb") as f:
-                text = re.search(rb"DPDK \d+\.\d+\.\d+[^\0]*", f.read())[0].decode()  # type: ignore[index]
-        return text.removeprefix("DPDK ")
+        fn = getattr(self._lib, "rte_version", None)    # a function only since 21.11
+        return fn().decode().removeprefix("DPDK ") if fn else ""
 
     @property
     def _errno(self) -> int:
@@ -273,6 +288,18 @@ class Eal(Process):
         return self._ret(self._lib.rte_extmem_register(va, len, None, 0, page_sz), va=va)
 
     def extmem_unregister(self, va: int, len: int) -> dict:
+    def memzone(self, op: str, name: str, size: int = 0, socket: int = -1) -> dict:
+        lib, zone, key = self._lib, None, name.encode()
+        if op == "reserve":
+            zone = lib.rte_memzone_reserve(key, size, socket, 0)
+        elif op == "lookup":
+            zone = lib.rte_memzone_lookup(key)
+        elif found := lib.rte_memzone_lookup(key):
+            return ZONE | {"errno": -lib.rte_memzone_free(found)}
+        if not zone:
+            return ZONE | {"errno": self._errno}
+        return {f: getattr(zone.contents, f) for f in ZONE} | {"errno": 0}
+
         return self._ret(self._lib.rte_extmem_unregister(va, len))
 
     def events_register(self) -> dict:
@@ -321,4 +348,4 @@ class Eal(Process):
 
 
 if __name__ == "__main__":
-    serve(Eal(*sys.argv[1:2]))
+    serve(Eal(*sys.argv[1:3]))
