@@ -20,8 +20,8 @@ def machine(request, make_box, tmp_path):
     params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
     numbers = itertools.count()
 
-    def make(pools, pages, files=None, **more):
-        lease = pages if params.get("mode") == "in-memory" else None
+    def make(pools, pages, files=None, lease=None, **more):
+        lease = lease or (pages if params.get("mode") == "in-memory" else None)
         binds, root = {}, tmp_path / f"machine-{next(numbers)}"
         if pools is not None:
             nodes = sorted({n for p in pools.values() for n in p.get("nodes", {0: 0})})
