@@ -53,7 +53,7 @@ def check_head(eal, locks, mp_status, memzones, memsegs, tailqs):
     assert [text(data, memsegs + LIST * m.index + 40, 64) for m in lists] == [m.name for m in lists]
     for slot in range(tailqs, tailqs + TAILQS * TAILQ, TAILQ):
         first, last, name = at(data, slot, "Q"), at(data, slot + 8, "Q"), text(data, slot + 16, 32)
-        assert (bool(last), bool(first)) == (bool(name), False)
+        assert (first, last) == (0, at(data, 25288, "Q") + slot if name else 0)
     assert not any(data[tailqs + TAILQS * TAILQ : HEAPS_AT])
 
 
