@@ -94,7 +94,8 @@ def test_a_failed_page_leaves_a_reservation(start, make_box, tmp_path, evidence)
              f"files {eal.page_files()}")  # fmt: skip
 
     assert refused.va == 0 and eal.logged("allocation happened on wrong socket")
-    assert (there.start, there.end, there.perms) == (msl.base_va, msl.base_va + msl.len, "---p")
+    assert there.perms == "---p"  # 26.07 reserves all lists at once
+    assert there.start <= msl.base_va and there.end >= msl.base_va + msl.len
     assert "dd" in there.flags
     assert eal.page_files() == files
     assert state(eal) == before

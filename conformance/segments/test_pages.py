@@ -50,8 +50,8 @@ def test_pages_are_mapped_in_their_places(start, page, box, evidence):
     assert [s.addr for s in segs] == [msl.base_va + i * page for i in range(len(segs))]
     assert {(m.perms, m.page_sz) for _, m in spans} == {("rw-s", page)}
     assert sum(m.huge for _, m in spans) == len(segs) * page == sum(b - a for (a, b), _ in spans)
-    assert (rest.start, rest.end, rest.perms) == (segs[-1].addr + page, msl.base_va + msl.len,
-                                                  "---p")  # fmt: skip
+    assert (rest.start, rest.perms) == (segs[-1].addr + page, "---p")
+    assert rest.end >= msl.base_va + msl.len  # 26.07 reserves all lists at once
 
 
 @requirement("SEG-012")

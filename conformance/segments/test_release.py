@@ -63,7 +63,8 @@ def test_a_released_page_is_erased(start, evidence):
 
     assert (secret, nonzero) == (64, 0)
     assert eal.page_files() == [files[0], files[2]]
-    assert (there.start, there.end, there.perms) == (segs[1].addr, msl.base_va + msl.len, "---p")
+    assert (there.start, there.perms) == (segs[1].addr, "---p")
+    assert there.end >= msl.base_va + msl.len
     assert "dd" in there.flags
     assert array.used == [0]
     assert array.raw(1) == array.raw(2) == bytes(48)
