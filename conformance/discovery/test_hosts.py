@@ -34,9 +34,10 @@ def described(make_box, tmp_path):
         alone = any(set(e.counts) == {hosts.size("1G")} for e in h.expects)
         for at, sz in real_mounts(h):
             room = hosts.size(sz) * (2 if sz == "2M" else alone)
-            mounts.append((sz, at, f"size={room}" + f",min_size={room}" * (room > 0)))
+            mounts.append((sz, at, f"size={room}"))
         binds = {"/run/proc": "/proc", **h.binds(root)}
-        box = make_box({}, lease={"2M": 2}, mounts=mounts, binds=binds)
+        lease = {"2M": 4, "1G": 1} if alone else {"2M": 4}
+        box = make_box({}, lease=lease, mounts=mounts, binds=binds)
         for at in h.dirs():
             box.path("/mnt").joinpath(at.removeprefix("/mnt/")).mkdir(parents=True, exist_ok=True)
         return h, box
