@@ -333,6 +333,7 @@ def join(request, start):
 
     def join(*args, mode="dynmem", target=kind, **more):
         return start("--proc-type=secondary", *args, mode=mode, target=target, **more)
+    join.kind = kind
     return join
 
 

@@ -205,6 +205,12 @@ class Eal:
         """RUN/config, decoded."""
         return self.decode.config((self.run / "config").read_bytes())
 
+    def patch(self, field, value, size=4):
+        """Overwrite a number in RUN/config, as a faulty process would."""
+        with open(self.run / "config", "r+b") as f:
+            f.seek(self.decode.offsetof("rte_mem_config", field))
+            f.write(value.to_bytes(size, "little"))
+
     def array(self, name, elt_sz=48, length=None):
         """RUN/fbarray_<name>; its length from the config unless given."""
         if length is None:

@@ -35,7 +35,7 @@ from .vaspace import VaSpace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from .layout import Memseg
 
@@ -49,8 +49,9 @@ class Eal:
     args: EAL's own arguments; release: whose behaviour, "22.11.11" or just "24.11" (a secondary
     follows its primary's); log: called with (level, text) for what EAL would log; wait: seconds a
     secondary gives a primary that is still starting; role: "observer" attaches without socket,
-    shadow array or lock, to look only, else --proc-type decides. Several may live in one process,
-    with prefixes of their own. EalError carries EAL's errno and the stage; nothing is left then.
+    shadow array or lock, to look only, else --proc-type decides; tailqs:
+    names of tail queues, without which programs that link more than EAL cannot join (TAILQS: those
+    of all libraries). Several may live in one process, with prefixes of their own. EalError carries EAL's errno and the stage; nothing is left then.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class Eal:
         log: Callable[[str, str], object] | None = None,
         wait: float = secondary.WAIT,
         role: str | None = None,
+        tailqs: Sequence[str] = (),
     ) -> None:
         self.log = log or (lambda level, text: None)
         self._wanted = releases.get(release) if release else None
         self.release = self._wanted or releases.get(releases.DEFAULT)
-        self._wait, self._asked_role = wait, role
+        self._wait, self._asked_role, self._tailqs = wait, role, tailqs
         self.pid = os.getpid()
         self.mutex = RLock()  # one thread at a time changes memory
         self.infos: list[hugepages.HugepageInfo] = []
@@ -123,6 +125,8 @@ class Eal:
         self.config.version = self.release.word
         self.config.legacy_mem = opts.legacy_mem
         self.config.single_file_segments = opts.single_file_segments
+        for queue, name in zip(self.config.tailq_head, self._tailqs, strict=False):
+            queue.tqh_last, queue.name = addressof(queue), name.encode()
 
         self.phys_addrs = not opts.no_huge and self._pagemap.works()
         self.iova_mode = self._choose_iova_mode()
@@ -171,7 +175,7 @@ class Eal:
         self.config, self._close_config = config.c, config.close
         opts.legacy_mem = bool(self.config.legacy_mem)
         opts.single_file_segments = bool(self.config.single_file_segments)
-        opts.in_memory = opts.no_huge = False
+        no_huge, opts.in_memory, opts.no_huge = opts.no_huge, False, False
         suffix = None
         if not look_only:
             config.join()
@@ -182,8 +186,9 @@ class Eal:
             self._open_channel(f"mp_socket_{self.pid}_{tsc:x}")
         self.phys_addrs = self._pagemap.works()
         self.iova_mode = self._choose_iova_mode()
-        path = self._file("hugepage_info")
-        self.infos = secondary.read_hugepage_info(path, self.release.numa_nodes_max)
+        if not no_huge:
+            path = self._file("hugepage_info")
+            self.infos = secondary.read_hugepage_info(path, self.release.numa_nodes_max)
         self.space = VaSpace(0, self.log, primary=False)
         self.arrays = Arrays(self.space, self.runtime_dir, look_only)
         self._undo.append(self.arrays.close)

@@ -195,19 +195,28 @@ class MemsegLists:
         c = self.config
         try:
             if self.release.lists == "per-type" and not c.legacy_mem:
-                self.space.reserve(c.mem_va_len, c.mem_va_page_sz, c.mem_va_addr)
+                self._reserve_at(c.mem_va_addr, c.mem_va_len, c.mem_va_page_sz)
             for slot, m in enumerate(c.memsegs):
                 if not m.memseg_arr.len or m.external:
                     continue
                 arr = self.arrays.attach(m.memseg_arr)
                 if self.release.lists != "per-type" or c.legacy_mem:
-                    self.space.reserve(m.len, m.page_sz, m.base_va)
+                    self._reserve_at(m.base_va, m.len, m.page_sz)
                 self.slots[slot] = MemsegList(slot, m, arr)
         except EalError as e:
             raise EalError(
                 ENOMEM, "memseg",
-                "Cannot attach to primary process memseg lists: "
-                f"{e.text} - please use '--base-virtaddr' option in the primary",
+                f"Cannot attach to primary process memseg lists: {e.text}",
+            ) from None  # fmt: skip
+
+    def _reserve_at(self, va: int, size: int, page_sz: int) -> None:
+        try:
+            self.space.reserve(size, page_sz, va)
+        except EalError as e:
+            raise EalError(
+                ENOMEM, "memseg",
+                f"Cannot reserve {size} bytes at [{va:#x}] - please use '--base-virtaddr' option "
+                f"in the primary: {e.text}",
             ) from None  # fmt: skip
 
     def add(

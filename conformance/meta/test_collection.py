@@ -100,8 +100,8 @@ def test_deviation_does_not_cover_a_fault_of_the_test(suite):
     assert (done.ret, done.outcomes) == (1, {"failed": 1})
 
 
-@pytest.mark.parametrize("entry", [{"target": "other"}, {"releases": ">=25.11"}],
-                         ids=["target", "release"])
+@pytest.mark.parametrize("entry", [{"target": "other"}, {"releases": ">=25.11"},
+                                   {"secondary": "other"}], ids=["target", "release", "secondary"])
 def test_deviation_of_another_does_not_count(suite, entry):
     suite.deviation(id="FAKE-001", **entry)
 

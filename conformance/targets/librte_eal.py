@@ -146,6 +146,13 @@ class Eal(Process):
         return {"ret": 0, "iova_mode": self._iova_mode(),
                 "runtime_dir": self._lib.rte_eal_get_runtime_dir().decode()}
 
+    def tailq(self, name: str) -> dict:
+        """Registers a tail queue before init, as a library does when it is loaded."""
+        elem = C.create_string_buffer(24 + 32)  # struct rte_tailq_elem: head, two links, name
+        C.memmove(C.addressof(elem) + 24, name.encode(), len(name))
+        self._keep.append(elem)
+        return self._ret(self._lib.rte_eal_tailq_register(elem))
+
     def cleanup(self) -> dict:
         return self._ret(self._lib.rte_eal_cleanup())
 
@@ -281,13 +288,6 @@ class Eal(Process):
     def free(self, va: int) -> dict:
         return self._ret(self._lib.rte_free(va))
 
-    def extmem_register(self, len: int, page_sz: int) -> dict:
-        m = mmap.mmap(-1, len + page_sz)
-        self._keep.append(m)
-        va = -(-C.addressof(C.c_char.from_buffer(m)) // page_sz) * page_sz
-        return self._ret(self._lib.rte_extmem_register(va, len, None, 0, page_sz), va=va)
-
-    def extmem_unregister(self, va: int, len: int) -> dict:
     def memzone(self, op: str, name: str, size: int = 0, socket: int = -1) -> dict:
         lib, zone, key = self._lib, None, name.encode()
         if op == "reserve":
@@ -300,6 +300,13 @@ class Eal(Process):
             return ZONE | {"errno": self._errno}
         return {f: getattr(zone.contents, f) for f in ZONE} | {"errno": 0}
 
+    def extmem_register(self, len: int, page_sz: int) -> dict:
+        m = mmap.mmap(-1, len + page_sz)
+        self._keep.append(m)
+        va = -(-C.addressof(C.c_char.from_buffer(m)) // page_sz) * page_sz
+        return self._ret(self._lib.rte_extmem_register(va, len, None, 0, page_sz), va=va)
+
+    def extmem_unregister(self, va: int, len: int) -> dict:
         return self._ret(self._lib.rte_extmem_unregister(va, len))
 
     def events_register(self) -> dict:
