@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .eal import Eal
 from .errors import EalError
-from .layout import BAD_IOVA, FLAG_DIRTY, FLAG_DO_NOT_FREE
+from .layout import BAD_IOVA, FLAG_DIRTY, FLAG_DO_NOT_FREE, TAILQS
 from .releases import DEFAULT as DEFAULT_RELEASE
 
 __version__ = "0.1.0"
@@ -18,6 +18,7 @@ __all__ = [
     "DEFAULT_RELEASE",
     "FLAG_DIRTY",
     "FLAG_DO_NOT_FREE",
+    "TAILQS",
     "Eal",
     "EalError",
     "init",

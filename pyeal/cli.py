@@ -118,7 +118,7 @@ def _be(args: argparse.Namespace, eal_args: list[str], role: str) -> int:
     asked = None if role == "primary" else role
     with _Signals():
         try:
-            with pyeal.init(eal_args, args.release, log, role=asked) as eal:
+            with pyeal.init(eal_args, args.release, log, role=asked, tailqs=pyeal.TAILQS) as eal:
                 _show(eal, args)
                 if args.hold:
                     _hold(eal)

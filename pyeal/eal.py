@@ -46,12 +46,15 @@ MAX_DMA_BITS = 63
 class Eal:
     """EAL's memory in this process. `with pyeal.init([...]) as eal:` cleans up.
 
-    args: EAL's own arguments; release: whose behaviour, "22.11.11" or just "24.11" (a secondary
-    follows its primary's); log: called with (level, text) for what EAL would log; wait: seconds a
-    secondary gives a primary that is still starting; role: "observer" attaches without socket,
-    shadow array or lock, to look only, else --proc-type decides; tailqs:
-    names of tail queues, without which programs that link more than EAL cannot join (TAILQS: those
-    of all libraries). Several may live in one process, with prefixes of their own. EalError carries EAL's errno and the stage; nothing is left then.
+    args: EAL's own arguments.
+    release: whose behaviour, "22.11.11" or just "24.11"; a secondary follows its primary's.
+    log: called with (level, text) for what EAL would log.
+    wait: seconds that a secondary gives a primary which is still starting.
+    role: "observer" attaches without socket, shadow array or lock, to look; else --proc-type says.
+    tailqs: names of tail queues, which programs that link more than EAL must find (pyeal.TAILQS).
+
+    Several may live in one process, with prefixes of their own. EalError carries EAL's errno and
+    the stage; nothing is left behind then.
     """
 
     def __init__(
