@@ -224,6 +224,7 @@ class Apt:
             "Acquire::Check-Valid-Until": "false",  # mirrors that are frozen are older
             "Acquire::Languages": "none",
             "Acquire::Retries": "2",
+            "Acquire::http::Timeout": "15",
         }
         if os.geteuid() == 0:
             options["APT::Sandbox::User"] = "root"  # _apt cannot write here
@@ -249,8 +250,8 @@ class Apt:
 
     def closure(self, names):
         """Names of all packages that these need."""
-        text = self._apt("dependencies", "install", "--simulate", *names)
-        return [line.split()[1] for line in text.splitlines() if line.startswith("Inst ")]
+        text = self._apt("dependencies", "install", "--print-uris", "-qq", *names)
+        return [line.split()[1].split("_")[0] for line in text.splitlines() if line[:1] == "'"]
 
     def download(self, names, to):
         to.mkdir()
@@ -290,7 +291,8 @@ def _merged(name):
 def _run(argv, say=lambda text: None, what="", cwd=None):
     """stdout of a command; says that it still runs after every few seconds."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        env = os.environ | {"LC_ALL": "C.UTF-8"}
+        env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        env["LC_ALL"] = "C.UTF-8"
         try:
             p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd,
                                  env=env)  # fmt: skip
