@@ -36,8 +36,7 @@ STRUCTS = {
     "hugepage_data": "hugepage_file",
     "fbarray_memzone": "rte_memzone",
 }
-# frames and the clock are this run's, tail queues those of the libraries beside EAL
-OTHERS = re.compile(r"iova|physaddr|tsc_hz|tailq_head")
+OTHERS = re.compile(r"iova|physaddr|tsc_hz")  # of this run: frames and the clock
 
 
 def word_of(decode, file, at, elements):
