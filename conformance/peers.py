@@ -3,7 +3,7 @@
     ci/peers RELEASE...     fetch what is not there; print the trees
     ci/peers --list         what is known, what is there
 
-A peer is a tree with its own libc and Python: a newer librte_eal does not load into an older
+RELEASE-programs is DPDK's own programs of a release, with its drivers. A peer is a tree with its own libc and Python: a newer librte_eal does not load into an older
 process. fixtures/peers/ says what each is made of; signatures are checked by Debian's own keys, and
 packages come from the Debian mirror that apt uses on this machine.
 """
@@ -30,6 +30,7 @@ from pathlib import Path
 DATA = Path(__file__).parents[1] / "fixtures/peers"
 KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 KEPT = "usr/bin/", "usr/sbin/", "usr/lib"  # documentation and configuration stay behind
+ROOM = 1 << 30  # free bytes wanted before anything is fetched; the largest tree takes a fifth
 # what a target imports: compiled once, here
 LOADS = "import ctypes, glob, importlib.util, json, mmap, re"
 
@@ -85,8 +86,20 @@ class Peer:
         /proc/self/exe is the loader then, and paths are this machine's: DPDK's plug-ins, too.
         """
         python = self.root / f"usr/bin/python{self.facts['python']}"
-        return [*map(str, (self._one("usr/lib/*/ld-linux*.so.*"), "--library-path", self.dir)),
-                str(python), "-sB", *map(str, argv)]  # fmt: skip
+        return [*self._loader(), str(python), "-sB", *map(str, argv)]
+
+    def _loader(self):
+        loader = self._one("usr/lib/*/ld-linux*.so.*")
+        return [*map(str, (loader, "--library-path", self.dir))]
+
+    def complete(self, say):
+        """Nothing that programs and drivers load was left out."""
+        for f in (*self.root.glob("usr/bin/dpdk-*"), *self.dir.glob("dpdk/pmds-*/*.so.*")):
+            if f.read_bytes()[:4] != b"\x7fELF":
+                continue
+            said = _run([*self._loader(), "--list", str(f)], say, f.name)
+            if lacking := [x.strip() for x in said.splitlines() if x.endswith("not found")]:
+                raise Unobtainable(f"{self.name}: {f.name}: {', '.join(lacking)}")
 
 
 def find(name):
@@ -103,16 +116,18 @@ def find(name):
 
 
 def of(release):
-    """24.11.4 -> 24.11, if there is such a peer."""
+    """24.11.4 -> 24.11, if there is such a peer; 24.11.4-programs -> 24.11-programs"""
+    release, _, programs = release.partition("-")
     name = of_line(release)
-    if name not in releases():
+    if name not in releases() or programs not in ("", "programs"):
         raise Unobtainable(f"no peer {release}: there are {', '.join(releases())}")
-    return name
+    return f"{name}-programs" if programs else name
 
 
 def described(name):
-    facts = tomllib.loads((DATA / f"{name}.toml").read_text())
-    return facts | tomllib.loads((DATA / "closure.toml").read_text())
+    release, _, kind = name.partition("-")
+    facts = tomllib.loads((DATA / f"{release}.toml").read_text())
+    return facts | tomllib.loads((DATA / f"{kind or 'closure'}.toml").read_text())
 
 
 def fetch(name, say=lambda text: None, mirror=None):
@@ -126,6 +141,8 @@ def fetch(name, say=lambda text: None, mirror=None):
     top.mkdir(exist_ok=True)
     with open(top / ".lock", "w") as lock:
         _lock(lock, say)
+        if (free := shutil.disk_usage(top).free) < ROOM:
+            raise Unobtainable(f"wanted {ROOM >> 20} MB free in {top}, found {free >> 20}")
         try:
             return find(name)  # by whom we waited for
         except Unobtainable:
@@ -154,8 +171,10 @@ def _make(name, facts, tree, tmp, mirror, say):
     begun = time.monotonic()
     apt = Apt(tmp / "apt", say)
     suite = apt.update([mirror] if mirror else mirrors(), facts["suites"])
-    python = facts["python"]
-    wanted = [facts["eal"], f"python{python}-minimal", f"libpython{python}-stdlib"]
+    python, programs = facts["python"], "packages" in facts
+    wanted = facts.get("packages") or [
+        facts["eal"], f"python{python}-minimal", f"libpython{python}-stdlib"
+    ]  # fmt: skip
     names = [n for n in apt.closure(wanted) if not any(fnmatchcase(n, w) for w in facts["without"])]
     debs = apt.download(names, tmp / "debs")
     size = sum(d.stat().st_size for d in debs)
@@ -169,12 +188,20 @@ def _make(name, facts, tree, tmp, mirror, say):
     # 20.11 has no function for it, and the others' ends with Debian's own number if at all
     version = next(p for p in record["packages"] if p.startswith(facts["eal"] + "_"))
     record["release"] = re.search(r"_(?:\d+:)?([\d.]+)", version)[1]
-    if of_line(record["release"]) != name:
+    if of_line(record["release"]) != of_line(name.partition("-")[0]):
         raise Unobtainable(f"{suite} has librte_eal {record['release']} by now")
     (tree / "peer.json").write_text(json.dumps(record, indent=1))
     peer = Peer(name, tree)
-    load = f"{LOADS}; ctypes.CDLL({str(peer.lib)!r})"
-    _run([a.replace("-sB", "-s") for a in peer.command("-c", load)], say, "loading it")
+    if programs:
+        peer.complete(say)
+        for d in ("proc", "sys", "dev", "run", "tmp", "var"):  # to bind this machine's over
+            (tree / d).mkdir()
+        (tree / "var/run").symlink_to("../run")
+        for d in ("lib", "lib64"):  # where the loader is, and looks
+            (tree / d).symlink_to(f"usr/{d}")
+    else:
+        load = f"{LOADS}; ctypes.CDLL({str(peer.lib)!r})"
+        _run([a.replace("-sB", "-s") for a in peer.command("-c", load)], say, "loading it")
     say(f"librte_eal {record['release']} is there after {time.monotonic() - begun:.0f} s")
 
 
@@ -324,14 +351,14 @@ def _run(argv, say=lambda text: None, what="", cwd=None):
 
 
 def known():
-    """--list: one line a release."""
-    for name in releases():
+    """--list: one line a peer."""
+    for name in [r + kind for kind in ("", "-programs") for r in releases()]:
         try:
             peer = find(name)
-            yield f"{name}  {peer.release:9} Python {peer.facts['python']:5} {peer.root}"
+            yield f"{name:14}  {peer.release:9} Python {peer.facts['python']:5} {peer.root}"
         except Unobtainable:
             suites = " or ".join(described(name)["suites"])
-            yield f"{name}  not fetched; of Debian's {suites}"
+            yield f"{name:14}  not fetched; of Debian's {suites}"
 
 
 def main():
