@@ -45,11 +45,11 @@ class Eal:
 
     # start and end
 
-    def init(self, *more, within=None):
+    def init(self, *more, within=None, verb="init", **params):
         """Initialise with the arguments given at the start and `more`."""
         __tracebackhide__ = True
         self.args += more
-        done = self.ask("init", args=self.args, within=within)
+        done = self.ask(verb, args=self.args, within=within, **params)
         self.iova_mode, self.runtime_dir = done["iova_mode"], done["runtime_dir"]
         return self
 
@@ -183,8 +183,8 @@ class Eal:
 
     @property
     def run(self):
-        """The runtime directory, as this process can open it."""
-        return self.box.path(self.runtime_dir)
+        """The runtime directory, as this process can open it. 20.11 has none when all is private."""
+        return self.box.path(self.runtime_dir or "/nonexistent")
 
     def run_files(self, pattern="*"):
         if not self.run.is_dir():
