@@ -183,7 +183,7 @@ class Eal:
 
     @property
     def run(self):
-        """The runtime directory, as this process can open it. 20.11 has none when all is private."""
+        """The runtime directory, as this process can open it; 20.11 may have none."""
         return self.box.path(self.runtime_dir or "/nonexistent")
 
     def run_files(self, pattern="*"):
