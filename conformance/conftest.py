@@ -12,6 +12,8 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import shlex
+import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -335,6 +337,17 @@ def join(request, start):
         return start("--proc-type=secondary", *args, mode=mode, target=target, **more)
     join.kind = kind
     return join
+
+
+@pytest.fixture
+def peer(start):
+    """peer(eal): a socket beside it that says what it is told to, as a faulty secondary would."""
+    def peer(eal):
+        p = start(init=False, mode="dynmem", box=eal.box, target=shlex.join(
+            ["cmd:" + sys.executable, str(HERE / "targets/peer.py"), eal.release]))
+        p.name = p.ask("open", run=eal.runtime_dir)
+        return p
+    return peer
 
 
 @pytest.fixture

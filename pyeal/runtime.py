@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from ctypes import memset
-from errno import EINVAL
+from errno import EINVAL, ENODEV
 
 from . import layout, libc
 from .errors import EalError
@@ -130,6 +130,7 @@ class Config:
         size = align(layout.CONFIG_SIZE, PAGE)
         try:
             self._open(path, memsegs)
+            _spare_survivors(f"{os.path.dirname(path)}/fbarray_memzone")
             os.ftruncate(self.fd, layout.CONFIG_SIZE)
             self.va = space.reserve(size, addr=(base - layout.CONFIG_SIZE & -PAGE) if base else 0)
             libc.mmap(self.va, size, PROT_RW, MAP_SHARED | MAP_FIXED, self.fd)
@@ -172,6 +173,27 @@ class Config:
     def complete(self) -> None:
         """The last word: others may attach from now on. eal_mcfg_complete"""
         self.c.magic = layout.MAGIC
+
+
+def _spare_survivors(path: str) -> None:
+    """Refuses to overwrite what a dead primary's secondaries live on; EAL does it, and fails then.
+
+    They keep its arrays locked. EalError(ENODEV), as EAL says when it comes to them.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise EalError(
+            ENODEV, "memzone",
+            f"Cannot init memzone: couldn't lock {path}: secondaries of a primary that is gone "
+            "still live on it; end them first, or choose another --file-prefix",
+        ) from None  # fmt: skip
+    finally:
+        os.close(fd)
 
 
 def tsc_hz() -> int:
