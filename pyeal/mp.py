@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MSG, REQ, REP, IGN = range(4)
 PARAM = 256
 TIMEOUT = 5.0  # seconds a peer has for an answer
+PULSE = 0.1  # seconds after which a peer that has not answered yet is looked at: does it live
 BACKLOG = 256  # messages kept while a request is under way; more are dropped
 
 
@@ -204,14 +205,14 @@ class Channel:
 
     def alone(self) -> bool:
         """Whether no other process listens, as far as can be told."""
+        return not any(self._listens(peer) for peer in self.peers())
+
+    def _listens(self, peer: str) -> bool:
         probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         try:
-            for peer in self.peers():
-                try:
-                    probe.connect(f"{self.directory}/{peer}")
-                except OSError:
-                    continue
-                return False
+            probe.connect(f"{self.directory}/{peer}")
+        except OSError:
+            return False
         finally:
             probe.close()
         return True
@@ -246,8 +247,9 @@ class Channel:
     ) -> dict[str, bytes | None]:
         """Asks all peers and waits: the answers by peer, None from one that did not give any.
 
-        A peer that says "ignore me" does not count; the mute ones are told, not waited for.
-        rte_mp_request_sync. EalError(EEXIST) while the same is asked already.
+        A peer that says "ignore me" or ends meanwhile does not count (EAL waits for the latter);
+        the mute ones are told, not waited for. rte_mp_request_sync. EalError(EEXIST) while the
+        same is asked already.
         """
         asked: dict[str, tuple[_thread.LockType, list[Message]]] = {}
         for peer in self.peers():
@@ -265,29 +267,36 @@ class Channel:
             else:
                 del self._waiting[key]
         deadline = time.monotonic() + timeout
+        gone = []
         try:
-            for answered, _ in asked.values():
-                self._wait(answered, deadline)
+            for peer, (answered, _) in asked.items():
+                if not self._wait(answered, deadline, peer):
+                    gone.append(peer)
         finally:
             for peer in asked:
                 del self._waiting[peer, name]
         return {
             peer: got[0].param if got else None
             for peer, (_, got) in asked.items()
-            if not got or got[0].kind != IGN
+            if (got[0].kind != IGN if got else peer not in gone)
         }
 
-    def _wait(self, answered: _thread.LockType, deadline: float) -> None:
-        """Until the reply is there; the receiving thread itself receives meanwhile."""
-        if self._thread != _thread.get_ident():
-            answered.acquire(timeout=max(0.0, deadline - time.monotonic()))
-            return
-        while not answered.acquire(False):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return
-            self._backlog += self._receive(left)
-            del self._backlog[BACKLOG:]
+    def _wait(self, answered: _thread.LockType, deadline: float, peer: str) -> bool:
+        """Until the reply is there, or it is too late; False when the peer ended without one.
+
+        The receiving thread itself receives meanwhile.
+        """
+        receives = self._thread == _thread.get_ident()
+        while (left := deadline - time.monotonic()) > 0:
+            pause = min(left, PULSE)
+            if answered.acquire(timeout=0 if receives else pause):
+                return True
+            if receives and (more := self._receive(pause)):
+                self._backlog += more
+                del self._backlog[BACKLOG:]
+            elif not answered.locked() or not self._listens(peer):
+                return answered.acquire(timeout=0)
+        return True
 
 
 def _close_fds(control: list[tuple[int, int, bytes]]) -> None:
