@@ -356,14 +356,30 @@ class Eal:
             self.closed = True
             if self.role == "primary":
                 self._give_back()
+            still = self._hold_still()
             if self.shared and self.role != "observer":
                 self.channel.close()
             self.memalloc.close()
+            if still:
+                self.lists.lock.read_done()
             if self.role != "primary":
                 self.follower.close()
             self.lists.unmap()
             self.arrays.close()
             self._close_config()
+
+    def _hold_still(self) -> bool:
+        """Keeps others from changing memory while this process stops to follow: they would wait for
+        its answer, and not find themselves the last user of a page's file. EAL just goes.
+        """
+        if not self.shared or self.role == "observer":
+            return False
+        try:
+            self.lists.lock.read()
+        except EalError as e:  # of somebody who died with it
+            self.log("ERR", e.text)
+            return False
+        return True
 
     def _give_back(self) -> None:
         """Returns the pages that nothing is in, to the system."""
