@@ -3,9 +3,10 @@
     ci/peers RELEASE...     fetch what is not there; print the trees
     ci/peers --list         what is known, what is there
 
-RELEASE-programs is DPDK's own programs of a release, with its drivers. A peer is a tree with its own libc and Python: a newer librte_eal does not load into an older
-process. fixtures/peers/ says what each is made of; signatures are checked by Debian's own keys, and
-packages come from the Debian mirror that apt uses on this machine.
+RELEASE-programs is DPDK's own programs of a release, with its drivers. A peer is a tree with its
+own libc and Python: a newer librte_eal does not load into an older process. fixtures/peers/ says
+what each is made of; signatures are checked by Debian's own keys, and packages come from the Debian
+mirror that apt uses on this machine.
 """
 
 from __future__ import annotations
