@@ -62,9 +62,9 @@ class Target(Process):
         self._events: list[Answer] = []
         self._keep: list[int] = []
 
-    def init(self, args: list[str], role: str | None = None) -> Answer:
+    def init(self, args: list[str], role: str | None = None, tailqs: Sequence[str] = ()) -> Answer:
         try:
-            self._eal = eal = Eal(args, self.release, _log(args), role=role)
+            self._eal = eal = Eal(args, self.release, _log(args), role=role, tailqs=tailqs)
         except EalError as e:
             print(e.text, file=sys.stderr)  # EAL logs what ends it
             raise

@@ -1,0 +1,241 @@
+"""DPDK's own programs, as Debian built them, beside pyeal: each release in a tree of its own.
+
+host(*args)             a pyeal primary that dpdk-test and dpdk-proc-info can join
+program(eal, ...)       one program beside it to its end, which must be a good one
+testpmd(*args)          a running dpdk-testpmd with one port, a primary; `it("command")`
+beside(testpmd, role)   pyeal of its release, joining it
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pty
+import re
+import select
+import subprocess
+import time
+
+import pytest
+
+import pyeal
+from conformance import MODES, peers
+from conformance.box import lifeline
+from conformance.child import ending
+
+PAGES = 48  # of 2M; the box has no more
+SHOWN = 40  # last lines of a program that fails
+VERDICTS = {"passed": "ok", "failed": "FAILED", "skipped": "-"}
+
+
+def pytest_generate_tests(metafunc):
+    """Every test is run with each release that there are programs of."""
+    if "release" in metafunc.fixturenames:
+        metafunc.parametrize("release", peers.releases(), indirect=True)
+
+
+class Failed(Exception):
+    """A program did not end as it should."""
+
+    def __init__(self, name, why, text):
+        last = "".join(f"\n  | {line}" for line in text.splitlines()[-SHOWN:])
+        super().__init__(f"{name}: {why}{last}")
+
+
+class Tree:
+    """The programs of a release, to be run with their own libraries and drivers in a box."""
+
+    def __init__(self, peer):
+        self.peer, self.boxes = peer, set()
+
+    def command(self, box, *argv):
+        if box.pid not in self.boxes:
+            for d in ("proc", "sys", "dev", "run"):  # as the box has them: no PCI device in sight
+                box.sh(f"mount --rbind /{d} {self.peer.root}/{d}")
+            self.boxes.add(box.pid)
+        name, *args = argv
+        args = [f"/usr/bin/{name}", "--no-pci", *args]
+        return [*box.enter, *lifeline(), "chroot", str(self.peer.root), *args]
+
+
+@pytest.fixture
+def release(request):
+    """ "22.11" -> "22.11.11", of what is fetched"""
+    try:
+        request.node.tree = Tree(peers.find(f"{request.param}-programs"))
+    except peers.Unobtainable as e:
+        pytest.skip(f"wanted dpdk-test {request.param}, found none: {e}")
+    return request.node.tree.peer.release
+
+
+@pytest.fixture(autouse=True)
+def cell(request):
+    """What the table at the end is made of."""
+    params = request.node.callspec.params
+    what = request.node.originalname.removeprefix("test_").replace("_", " ")
+    if "autotest" in params:
+        what = f"dpdk-test {params['autotest']}"
+    request.node.user_properties.append(("cell", (params["release"], what)))
+
+
+@pytest.fixture
+def host(start, make_box, release):
+    def host(*args):
+        """The queues of every library; dpdk-test has one more of its own."""
+        box = make_box({"2M": PAGES})
+        eal = start("-m", "32", *args, target=f"pyeal:{release}", init=False, box=box)
+        return eal.init(tailqs=[*pyeal.TAILQS, "dummy"])
+
+    return host
+
+
+@pytest.fixture
+def program(request, release):
+    def program(eal, *argv, env=None, limit=60):
+        """What it prints; it must end with 0."""
+        name, *args = argv
+        argv = request.node.tree.command(eal.box, name, f"--file-prefix={eal.prefix}", *args)
+        try:
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, timeout=limit, text=True,
+                                  errors="replace", env=os.environ | (env or {}))  # fmt: skip
+        except subprocess.TimeoutExpired as e:
+            raise Failed(name, f"over {limit} s", (e.stdout or b"").decode()) from None
+        if done.returncode:
+            raise Failed(name, ending(done.returncode), done.stdout)
+        return done.stdout
+
+    return program
+
+
+class Testpmd:
+    """Its command line. A terminal, or nothing that it prints comes before the end."""
+
+    PROMPT = "testpmd> "
+
+    def __init__(self, argv, box, prefix, limit=30):
+        self.box, self.prefix, self.limit, self.text = box, prefix, limit, ""
+        self.fd, terminal = pty.openpty()
+        self.popen = subprocess.Popen(argv, bufsize=0, stdin=subprocess.PIPE, stdout=terminal,
+                                      stderr=terminal)  # fmt: skip
+        os.close(terminal)
+        self.pid = self.popen.pid
+        self._until_prompt(0)
+
+    def __call__(self, command):
+        """What it prints until it asks for the next."""
+        at = len(self.text)
+        self.popen.stdin.write(command.encode() + b"\n")
+        self._until_prompt(at)
+        return self.text[at:].removesuffix(self.PROMPT)
+
+    def _until_prompt(self, at):
+        end = time.monotonic() + self.limit
+        # the echo of the command has no prompt of its own
+        while not self.text.endswith(self.PROMPT) or len(self.text) == at:
+            if not self._read(end - time.monotonic()):
+                raise Failed("dpdk-testpmd", "ended or silent", self.text)
+
+    def _read(self, wait):
+        if not select.select([self.fd], [], [], max(0, wait))[0]:
+            return False
+        try:
+            data = os.read(self.fd, 1 << 16)
+        except OSError:  # EIO: nobody has the terminal any more
+            return False
+        self.text += data.decode(errors="replace").replace("\r\n", "\n")
+        return bool(data)
+
+    def segments(self):
+        """dump_physmem as tuples of list, segment, IOVA, length, address."""
+        found = re.findall(r"Segment (\d+)-(\d+): IOVA:(0x\w+), len:(\d+), virt:(0x\w+)",
+                           self("dump_physmem"))  # fmt: skip
+        return [tuple(int(x, 0) for x in f) for f in found]
+
+    def zones(self):
+        """dump_memzone: name -> (address, length)"""
+        found = re.findall(r"name:<(.*?)>, len:(0x\w+), virt:(0x\w+)", self("dump_memzone"))
+        return {name: (int(va, 0), int(n, 0)) for name, n, va in found}
+
+    def quit(self):
+        """Seconds that it took to end, and it ended well."""
+        begun = time.monotonic()
+        try:
+            self.popen.stdin.write(b"quit\n")
+            self.popen.stdin.close()
+            while self._read(self.limit):
+                pass
+            rc = self.popen.wait(self.limit)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            raise Failed("dpdk-testpmd", "did not quit", self.text) from None
+        if rc:
+            raise Failed("dpdk-testpmd", ending(rc), self.text)
+        return time.monotonic() - begun
+
+    def close(self):
+        if self.popen.poll() is None:
+            self.popen.kill()
+        self.popen.wait(10)
+        self.popen.stdin.close()
+        os.close(self.fd)
+
+
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def testpmd(request, release, make_box, prefix):
+    made = []
+    mode = request.node.callspec.params.get("mode", "dynmem")
+
+    def testpmd(*args):
+        box = make_box({"2M": PAGES})
+        name = f"{prefix}_pmd{next(NUMBERS)}"
+        cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
+        argv = ["dpdk-testpmd", *MODES[mode], "-l", cpus, "-m", "32", "--no-telemetry",
+                "--vdev=net_null0", f"--file-prefix={name}", *args,
+                "--", "-i", "--no-mlockall", "--total-num-mbufs=2048"]  # fmt: skip
+        made.append(Testpmd(request.node.tree.command(box, *argv), box, name))
+        return made[-1]
+
+    yield testpmd
+    for t in made:
+        t.close()
+
+
+@pytest.fixture
+def beside(start, release):
+    def beside(pmd, role="secondary"):
+        kind = ["--proc-type=secondary"] if role == "secondary" else []
+        eal = start(*kind, mode="dynmem", box=pmd.box, prefix=pmd.prefix, init=False,
+                    target=f"pyeal:{release}")  # fmt: skip
+        return eal.init(verb="observe" if role == "observer" else "init")
+
+    return beside
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Release by program; of several runs of a cell the worst counts."""
+    table, order = {}, list(VERDICTS)
+    for word, reports in terminalreporter.stats.items():
+        for r in reports:
+            where = dict(getattr(r, "user_properties", ())).get("cell")
+            word = "failed" if word == "error" else word
+            if where and word in order:
+                cells = table.setdefault(where[1], {})
+                found = cells.setdefault(where[0], [])
+                found.append(word)
+    if not table:
+        return
+    tr, names = terminalreporter, sorted({r for cells in table.values() for r in cells})
+    width = max(map(len, table))
+    tr.section("programs", "-")
+    tr.line(" " * width + "".join(f"{r:>10}" for r in names))
+    for what in sorted(table):
+        cells = [_verdict(table[what].get(r, ["skipped"])) for r in names]
+        tr.line(f"{what:{width}}" + "".join(f"{c:>10}" for c in cells))
+
+
+def _verdict(words):
+    worst = next(w for w in ("failed", "passed", "skipped") if w in words)
+    return VERDICTS[worst]
