@@ -210,6 +210,8 @@ class MemsegLists:
             ) from None  # fmt: skip
 
     def _reserve_at(self, va: int, size: int, page_sz: int) -> None:
+        if not (va and size and page_sz):
+            raise EalError(ENOMEM, "memseg", "the primary's config names no space for its lists")
         try:
             self.space.reserve(size, page_sz, va)
         except EalError as e:

@@ -209,7 +209,7 @@ def test_a_missing_page_file_is_made_again_and_empty(start, join, evidence):
 @pytest.mark.parametrize("gone", ["removed", "always"])
 def test_a_missing_page_file_is_named(start, join, gone, evidence):
     """Refused by its name, and not made again; also where the primary keeps no files at all."""
-    eal = start("-m", "4", *(["--huge-unlink=always"] if gone == "always" else []))
+    eal = start("-m", "4", *(["--huge-unlink"] if gone == "always" else []))
     if gone == "removed":
         (eal.hugedir() / eal.page_files()[1]).unlink()
     files = eal.page_files()
