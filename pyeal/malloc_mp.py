@@ -67,7 +67,10 @@ class Sync:
         name = "mp_malloc_rollback" if rollback else "mp_malloc_sync"
         good, mute = True, self.mute if rollback else set()
         self.mute = set()
-        for peer, answer in self.channel.request(name, head(SYNC, id), BOUND, mute).items():
+        answers = self.channel.request(name, head(SYNC, id), BOUND, mute)
+        if answers:
+            self.heaps.segments.settle()
+        for peer, answer in answers.items():
             if answer is None:
                 self.log("ERR", f"{peer} has not responded")
                 self.mute.add(peer)

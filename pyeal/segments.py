@@ -14,6 +14,7 @@ from errno import EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTSUP
 
 from . import libc
 from .errors import EalError
+from .fbarray import runs
 from .layout import BAD_IOVA, FLAG_DIRTY, FLAG_DO_NOT_FREE
 from .libc import (
     FALLOC_KEEP_SIZE,
@@ -242,6 +243,7 @@ class Segments:
         # legacy pages by descriptor
         self.kept: dict[int, int] = {}
         self.spared: set[int] = set()
+        self.left: dict[int, int] = {}  # list -> bit i: segment i was freed while others had it
         self.pagemap = pagemap
         self.why = ""  # of the page that failed last
         self.cpus = len(os.sched_getaffinity(0))
@@ -287,6 +289,8 @@ class Segments:
         if n < 1:
             raise EalError(EINVAL, "memalloc", f"at least one page wanted, {n} found")
         info = self._info(page_sz)
+        if not self.single:
+            self.settle()
         self.why = f"no memseg list of this size and node has room for {n}"
         with OnNode(socket, self.log) as policy:
             for msl in self.lists:
@@ -638,6 +642,7 @@ class Segments:
                 continue
             if not self._unlinked(msl, seg, fd, dir_fd, erase) and erase:
                 libc.zero(msl.va(seg), msl.page_sz)
+                self._leave(msl, seg, 1)
             os.close(fd)
         give_back(msl.va(start), n * msl.page_sz)
         fd = self.list_fd.get(msl.index, -1)
@@ -648,6 +653,7 @@ class Segments:
         try:
             if (at := max(at, found)) < end:
                 libc.fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, at, end - at)
+                self._leave(msl, start, n)
         except OSError as e:
             self.log("DEBUG", f"fallocate() failed: {e.strerror}")
         if not msl.count:
@@ -657,6 +663,37 @@ class Segments:
                 except OSError as e:
                     self.log("ERR", f"unlinking '{e.filename}' failed: {e.strerror}")
             os.close(self.list_fd.pop(msl.index))
+
+    def _leave(self, msl: MemsegList, start: int, n: int) -> None:
+        if self.opts.unlink_existing and not self.opts.in_memory:
+            self.left[msl.index] = self.left.get(msl.index, 0) | (1 << n) - 1 << start
+
+    def settle(self) -> None:
+        """Takes away the files of freed pages that others had then; called when they were told.
+
+        The last user does so, but not one that is killed or that just goes. A librte_eal that lets
+        go of a page of a single file touches it, and so puts it back.
+        """
+        left, self.left = self.left, {}
+        for index, bits in left.items():
+            msl = self.lists.slots[index]
+            for start, n in runs(bits & ~msl.arr.used()):
+                if not self.single:
+                    self._remove_left(msl, start, n)
+                elif (fd := self.list_fd.get(index, -1)) >= 0:
+                    at, size = start * msl.page_sz, n * msl.page_sz
+                    libc.fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, at, size)
+
+    def _remove_left(self, msl: MemsegList, start: int, n: int) -> None:
+        with Locked(self.infos[msl.page_sz], False) as dir_fd:
+            for seg, name in enumerate(self.page_names(msl, start, n), start):
+                try:
+                    fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=dir_fd)
+                except FileNotFoundError:
+                    continue
+                if not _unlink_if_last(name, fd, dir_fd):
+                    self._leave(msl, seg, 1)
+                os.close(fd)
 
     def _unlinked(self, msl: MemsegList, seg: int, fd: int, dir_fd: int, erase: bool) -> bool:
         """Whether nobody can see the page once fd is closed: its file has no name and no user."""
