@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from conformance.stress.world import CANNOT, PAGE, World
+from conformance.stress.world import PAGE, World
 
 SECONDARIES = "ABC"
 # what is done how often
@@ -43,6 +43,7 @@ class Walk:
                 break
             w.steps.clear()
             self.seed += 1
+        w.forget()
         w.do(["start", "P", "-m", "2"])  # after whatever end, the next start is clean
         w.check()
         w.do(["close", "P"])
@@ -118,7 +119,7 @@ class Walk:
 
     def die(self):
         who = self.secondary()
-        if not who or "die" in CANNOT.get(self.world.kind("P"), ()):
+        if not who or self.world.cannot("die"):
             return None
         size = self.r.choice([self.r.randint(64, 4096), self.r.randint(PAGE, 6 * PAGE)])
         return ["die", who, size, round(self.r.choice([1, 5, 25]) * self.r.random(), 3)]
