@@ -137,6 +137,8 @@ class Walk:
         if r.random() < 0.25 and (step := self.attach()):
             steps.append(step)
         going = self.secondary() if r.random() < 0.15 else None
+        if going and w.kind(going) == "librte_eal" and w.cannot("leave"):
+            going = None
         for who in r.sample(w.living(), len(w.living())):
             step = self.free(who) if r.random() < 0.4 else self.malloc(who)
             if who == going:
