@@ -34,7 +34,7 @@ def pytest_addoption(parser):
     group.addoption("--target", default="pyeal", help="the EAL under test: pyeal[:RELEASE] "
                     "(default), librte_eal[:PATH or RELEASE] or 'cmd:PROGRAM ARGS'")
     group.addoption("--secondary", metavar="TARGET", help="the EAL that joins it, of the same "
-                    "release (default: the same as --target)")
+                    "release: only tests with such a process run (default: the same as --target)")
     group.addoption("--host", default=platform.node(), help="name of this machine in reports")
     group.addoption("--id", action="append", default=[], metavar="ID",
                     help="only these requirements: FBA-017, 'MSL-*'")
@@ -150,6 +150,10 @@ def pytest_collection_modifyitems(session, config, items):
         return _broken(session, items, faults)
     if wanted := config.getoption("id"):
         keep = [i for i in items if any(fnmatchcase(requirement_of(i) or "", w) for w in wanted)]
+        config.hook.pytest_deselected(items=[i for i in items if i not in keep])
+        items[:] = keep
+    if config.getoption("secondary"):
+        keep = [i for i in items if "join" in i.fixturenames]
         config.hook.pytest_deselected(items=[i for i in items if i not in keep])
         items[:] = keep
 

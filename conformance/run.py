@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import ctypes
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -26,6 +28,8 @@ from conformance import catalogue, host, lease, peers, report
 
 SUITE = Path(__file__).parent
 OK, VERDICTS, BROKEN, INTERRUPTED = 0, 1, 2, 130
+NOTHING = 5  # pytest's word for no test at all
+PAIRED = "SEC", "CLEAN", "ERR", "CFG"  # families with processes that meet
 COLOURS = {"passed": 32, "deviating": 33, "failed": 31, "skipped": 36}
 HEADS = {"passed": "passed", "deviating": "deviating", "failed": "failed", "skipped": "could not"}
 
@@ -181,7 +185,9 @@ def host_facts(name):
 
 
 class Target:
-    """One EAL to test: what pytest is told, what it runs with, what it says of itself."""
+    """One EAL to test: what pytest is told, what it says of itself, what may join it."""
+
+    secondary = ""
 
     def __init__(self, spec, name=None):
         from conformance.child import Child, TargetDied, TargetHung, command, environment
@@ -216,6 +222,18 @@ def targets(args):
             except Broken as e:
                 say(f"without a second target: {e}; --peer fetches Debian's")
     return found
+
+
+def pairs(found, patterns):
+    """Targets of one release and different kinds, each with the other to join it."""
+    if patterns and not any(fnmatchcase(i, p) and i.startswith(PAIRED)
+                            for i in catalogue.rows() for p in patterns):  # fmt: skip
+        return
+    for a, b in itertools.permutations(found, 2):
+        if a.release == b.release and a.spec.partition(":")[0] != b.spec.partition(":")[0]:
+            pair = copy.copy(a)
+            pair.name, pair.secondary = f"{a.name} × {b.name}", b.spec
+            yield pair
 
 
 def fetched(names):
@@ -259,7 +277,10 @@ def die_with_parent():
 
 
 def run_target(t, args, facts, folder, tmp):
-    """Run the suite against one target; answers its part of run.jsonl and pytest's exit code."""
+    """Run the suite against one target; answers pytest's JUnit file, exit code and log.
+
+    Nothing for a pair of processes that no test was chosen for.
+    """
     part, log = tmp / f"{len(os.listdir(tmp))}.jsonl", folder / f"{_plain(t.name)}.log"
     collected = part.with_suffix(".collected")
     argv = [sys.executable, "-P", "-m", "pytest", "-c", SUITE / "pytest.toml", SUITE]
@@ -271,6 +292,7 @@ def run_target(t, args, facts, folder, tmp):
         facts["name"],
         *(x for p in args.patterns for x in ("--id", p)),
     ]
+    argv += ["--secondary", t.secondary] if t.secondary else []
     # a single requirement is done before workers have started
     n = args.n or ("0" if args.ids and "*" not in "".join(args.patterns) else "auto")
     argv += ["-n", n, "--dist", "loadgroup"] if n != "0" else []
@@ -308,11 +330,14 @@ def run_target(t, args, facts, folder, tmp):
     finally:
         os.close(r)
         progress.show(last=True)
+    if code == NOTHING and t.secondary:
+        return None
     header = {
         "$report_type": "Run",
         "target": t.name,
         "release": t.release,
         "spec": t.spec,
+        "secondary": t.secondary,
         "host": facts,
         "ids": args.patterns,
         "started": begun.isoformat(timespec="seconds"),
@@ -455,9 +480,10 @@ def conform(args, folder):
     said, interrupted = [], False
     tmp = working_folder()
     try:
-        for t in found:
+        for t in [*found, *pairs(found, args.patterns)]:
             try:
-                said.append((t, *run_target(t, args, facts, folder, tmp)))
+                if done := run_target(t, args, facts, folder, tmp):
+                    said.append((t, *done))
             except KeyboardInterrupt:
                 interrupted = True
                 break

@@ -135,8 +135,8 @@ def test_the_next_start_clears_what_a_killed_one_left(start, join, mode, prefix,
     (eal.run / "fbarray_stale").write_bytes(bytes(4096))
     eal.kill()
     kept = eal.run_files(), eal.page_files() if mode != "no-huge" else []
-    locks = [x for d in (eal.run, eal.hugedir()) if d.is_dir() for p in d.iterdir()
-             for x in eal.locks(p)]  # fmt: skip
+    places = [eal.run] if mode == "no-huge" else [eal.run, eal.hugedir()]
+    locks = [x for d in places for p in d.iterdir() for x in eal.locks(p)]
     other = start("-m", MEMORY[mode], prefix=f"{prefix}_other", target=join.kind)
     left = eal.page_files() if mode != "no-huge" else []
     other.close()

@@ -21,6 +21,7 @@ def mapped(eal, name):
 
 
 @requirement("SEC-001")
+@needs(root=True)
 def test_without_a_primary_there_is_nothing_to_join(join, box, evidence):
     """Named, and rte_errno left alone; no config is made."""
     e = join(init=False).refused("-m", "4")
