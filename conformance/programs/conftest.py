@@ -2,6 +2,7 @@
 
 host(*args)             a pyeal primary that dpdk-test and dpdk-proc-info can join
 program(eal, ...)       one program beside it to its end, which must be a good one
+memory(eal)             what dpdk-proc-info sees beside it: segments and zones
 testpmd(*args)          a running dpdk-testpmd with one port, a primary; `it("command")`
 beside(testpmd, role)   pyeal of its release, joining it
 """
@@ -108,6 +109,22 @@ def program(request, release):
     return program
 
 
+@pytest.fixture
+def memory(program):
+    """([(address, length, IOVA) of each segment], {zone: (address, length)})"""
+
+    def memory(eal):
+        said = program(eal, "dpdk-proc-info", "--", "-m")
+        pages = re.findall(r"Segment \S+ IOVA:(0x\w+), len:(\d+), virt:(0x\w+)", said)
+        zones = re.findall(r"name:<(.*?)>, len:(0x\w+), virt:(0x\w+)", said)
+        return (
+            [(int(va, 0), int(n), int(iova, 0)) for iova, n, va in pages],
+            {name: (int(va, 0), int(n, 0)) for name, n, va in zones},
+        )
+
+    return memory
+
+
 class Testpmd:
     """Its command line. A terminal, or nothing that it prints comes before the end."""
 
@@ -145,17 +162,6 @@ class Testpmd:
             return False
         self.text += data.decode(errors="replace").replace("\r\n", "\n")
         return bool(data)
-
-    def segments(self):
-        """dump_physmem as tuples of list, segment, IOVA, length, address."""
-        found = re.findall(r"Segment (\d+)-(\d+): IOVA:(0x\w+), len:(\d+), virt:(0x\w+)",
-                           self("dump_physmem"))  # fmt: skip
-        return [tuple(int(x, 0) for x in f) for f in found]
-
-    def zones(self):
-        """dump_memzone: name -> (address, length)"""
-        found = re.findall(r"name:<(.*?)>, len:(0x\w+), virt:(0x\w+)", self("dump_memzone"))
-        return {name: (int(va, 0), int(n, 0)) for name, n, va in found}
 
     def quit(self):
         """Seconds that it took to end, and it ended well."""
