@@ -118,11 +118,11 @@ def find(name):
 
 def of(release):
     """24.11.4 -> 24.11, if there is such a peer; 24.11.4-programs -> 24.11-programs"""
-    release, _, programs = release.partition("-")
-    name = of_line(release)
-    if name not in releases() or programs not in ("", "programs"):
+    minor, _, kind = release.partition("-")
+    name = of_line(minor)
+    if name not in releases() or kind not in ("", "programs"):
         raise Unobtainable(f"no peer {release}: there are {', '.join(releases())}")
-    return f"{name}-programs" if programs else name
+    return f"{name}-{kind}" if kind else name
 
 
 def described(name):
@@ -160,6 +160,10 @@ def fetch(name, say=lambda text: None, mirror=None):
     return find(name)
 
 
+def left_out(package, facts):
+    return any(fnmatchcase(package, pattern) for pattern in facts["without"])
+
+
 def _lock(f, say):
     try:
         fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,7 +180,7 @@ def _make(name, facts, tree, tmp, mirror, say):
     wanted = facts.get("packages") or [
         facts["eal"], f"python{python}-minimal", f"libpython{python}-stdlib"
     ]  # fmt: skip
-    names = [n for n in apt.closure(wanted) if not any(fnmatchcase(n, w) for w in facts["without"])]
+    names = [n for n in apt.closure(wanted) if not left_out(n, facts)]
     debs = apt.download(names, tmp / "debs")
     size = sum(d.stat().st_size for d in debs)
     say(f"unpacking {len(debs)} packages of {suite}, {size / 1e6:.1f} MB")

@@ -4,6 +4,7 @@ host(*args)             a pyeal primary that dpdk-test and dpdk-proc-info can jo
 program(eal, ...)       one program beside it to its end, which must be a good one
 memory(eal)             what dpdk-proc-info sees beside it: segments and zones
 testpmd(*args)          a running dpdk-testpmd with one port, a primary; `it("command")`
+dpdk_test(*args)        dpdk-test as a primary, to compare with; `it("command")`
 beside(testpmd, role)   pyeal of its release, joining it
 """
 
@@ -24,7 +25,7 @@ from conformance import MODES, peers
 from conformance.box import lifeline
 from conformance.child import ending
 
-PAGES = 48  # of 2M; the box has no more
+PAGES = 32  # of 2M in a box, half of them the primary's from the start
 SHOWN = 40  # last lines of a program that fails
 VERDICTS = {"passed": "ok", "failed": "FAILED", "skipped": "-"}
 
@@ -92,8 +93,8 @@ def host(start, make_box, release):
 
 @pytest.fixture
 def program(request, release):
-    def program(eal, *argv, env=None, limit=60):
-        """What it prints; it must end with 0."""
+    def program(eal, *argv, env=None, limit=60, good=(0,)):
+        """What it prints; it must end with 0, or one of these."""
         name, *args = argv
         argv = request.node.tree.command(eal.box, name, f"--file-prefix={eal.prefix}", *args)
         try:
@@ -102,7 +103,7 @@ def program(request, release):
                                   errors="replace", env=os.environ | (env or {}))  # fmt: skip
         except subprocess.TimeoutExpired as e:
             raise Failed(name, f"over {limit} s", (e.stdout or b"").decode()) from None
-        if done.returncode:
+        if done.returncode not in good:
             raise Failed(name, ending(done.returncode), done.stdout)
         return done.stdout
 
@@ -125,13 +126,12 @@ def memory(program):
     return memory
 
 
-class Testpmd:
-    """Its command line. A terminal, or nothing that it prints comes before the end."""
+class Prompt:
+    """A program's command line. A terminal, or nothing that it prints comes before the end."""
 
-    PROMPT = "testpmd> "
-
-    def __init__(self, argv, box, prefix, limit=30):
-        self.box, self.prefix, self.limit, self.text = box, prefix, limit, ""
+    def __init__(self, prompt, argv, box, prefix, limit=30):
+        self.prompt, self.box, self.prefix, self.limit = prompt, box, prefix, limit
+        self.text = ""
         self.fd, terminal = pty.openpty()
         self.popen = subprocess.Popen(argv, bufsize=0, stdin=subprocess.PIPE, stdout=terminal,
                                       stderr=terminal)  # fmt: skip
@@ -144,14 +144,14 @@ class Testpmd:
         at = len(self.text)
         self.popen.stdin.write(command.encode() + b"\n")
         self._until_prompt(at)
-        return self.text[at:].removesuffix(self.PROMPT)
+        return self.text[at:].removesuffix(self.prompt)
 
     def _until_prompt(self, at):
         end = time.monotonic() + self.limit
         # the echo of the command has no prompt of its own
-        while not self.text.endswith(self.PROMPT) or len(self.text) == at:
+        while not self.text.endswith(self.prompt) or len(self.text) == at:
             if not self._read(end - time.monotonic()):
-                raise Failed("dpdk-testpmd", "ended or silent", self.text)
+                raise Failed(self.prompt.strip(), "ended or silent", self.text)
 
     def _read(self, wait):
         if not select.select([self.fd], [], [], max(0, wait))[0]:
@@ -173,9 +173,9 @@ class Testpmd:
                 pass
             rc = self.popen.wait(self.limit)
         except (BrokenPipeError, subprocess.TimeoutExpired):
-            raise Failed("dpdk-testpmd", "did not quit", self.text) from None
+            raise Failed(self.prompt.strip(), "did not quit", self.text) from None
         if rc:
-            raise Failed("dpdk-testpmd", ending(rc), self.text)
+            raise Failed(self.prompt.strip(), ending(rc), self.text)
         return time.monotonic() - begun
 
     def close(self):
@@ -190,23 +190,33 @@ NUMBERS = itertools.count(1)
 
 
 @pytest.fixture
-def testpmd(request, release, make_box, prefix):
+def prompt(request, release, make_box, prefix):
     made = []
     mode = request.node.callspec.params.get("mode", "dynmem")
 
-    def testpmd(*args):
+    def prompt(word, program, *args):
         box = make_box({"2M": PAGES})
-        name = f"{prefix}_pmd{next(NUMBERS)}"
+        name = f"{prefix}_program{next(NUMBERS)}"
         cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
-        argv = ["dpdk-testpmd", *MODES[mode], "-l", cpus, "-m", "32", "--no-telemetry",
-                "--vdev=net_null0", f"--file-prefix={name}", *args,
-                "--", "-i", "--no-mlockall", "--total-num-mbufs=2048"]  # fmt: skip
-        made.append(Testpmd(request.node.tree.command(box, *argv), box, name))
+        argv = [program, *MODES[mode], "-l", cpus, "-m", "32", "--no-telemetry",
+                f"--file-prefix={name}", *args]  # fmt: skip
+        made.append(Prompt(word, request.node.tree.command(box, *argv), box, name))
         return made[-1]
 
-    yield testpmd
-    for t in made:
-        t.close()
+    yield prompt
+    for p in made:
+        p.close()
+
+
+@pytest.fixture
+def testpmd(prompt):
+    more = "--", "-i", "--no-mlockall", "--total-num-mbufs=2048"
+    return lambda *args: prompt("testpmd> ", "dpdk-testpmd", "--vdev=net_null0", *args, *more)
+
+
+@pytest.fixture
+def dpdk_test(prompt):
+    return lambda *args: prompt("RTE>>", "dpdk-test", *args)
 
 
 @pytest.fixture

@@ -25,8 +25,20 @@ def test_each_peer_is_described() -> None:
         assert sorted(facts) == ["eal", "python", "suites", "without"]
 
 
+def test_programs_come_with_their_libraries_and_drivers() -> None:
+    for name in peers.releases():
+        facts = peers.described(f"{name}-programs")
+        assert facts["packages"] == ["dpdk-dev"]
+        kept = ["dpdk-dev", "librte-net-null23", "librte-eal26", "libc6", "libssl3t64", "libelf1"]
+        left = ["libdpdk-dev", "libc6-dev", "perl", "python3.13-minimal", "librte-meta-all"]
+        assert [p for p in kept + left if peers.left_out(p, facts)] == left
+
+
 def test_a_minor_release_is_its_line() -> None:
     assert peers.of("24.11.4") == "24.11"
+    assert peers.of("24.11.4-programs") == "24.11-programs"
+    with pytest.raises(peers.Unobtainable, match=r"no peer 24\.11-others: there are"):
+        peers.of("24.11-others")
     with pytest.raises(peers.Unobtainable, match=r"no peer 26\.07: there are 20\.11, 22\.11"):
         peers.of("26.07")
 
