@@ -2,6 +2,7 @@
 
 What a test author imports; the fixtures are those of conftest.py.
 """
+
 import pytest
 
 MODES = {  # what each mode is called in reports: the arguments that choose it
@@ -37,4 +38,5 @@ def _through(fixture, values, ids):
     def mark(test):
         run = pytest.mark.parametrize(fixture, list(values), indirect=True, ids=list(ids))
         return pytest.mark.usefixtures(fixture)(run(test))
+
     return mark

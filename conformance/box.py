@@ -1,4 +1,5 @@
 """Where a target runs: as root in private mounts that go with it, otherwise as it is."""
+
 from __future__ import annotations
 
 import glob
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from conformance import host
 
-HUGE = host.RUN + "/hugepages"          # inside the box: HUGE/2M is a hugetlbfs
+HUGE = host.RUN + "/hugepages"  # inside the box: HUGE/2M is a hugetlbfs
 
 
 class BoxError(Exception):
@@ -29,18 +30,24 @@ class Box:
     binds: {path: tree bound over it}; mounts: [("2M", where, options)] more hugetlbfs, or another
     file system by its type; lease: pages that an in-memory EAL will take from the machine's pool.
     """
+
     private = True
 
     def __init__(self, pages=None, *, binds=None, mounts=(), lease=None, ledger=None):
         self.pages, self.lease = dict(pages or {}), dict(lease or {})
         self.ledger = ledger or host.Ledger()
         script = ["set -e", *self._base()]
-        script += [self._hugetlbfs(sz, f"{HUGE}/{sz}", f"size={n * host.size(sz)},"
-                                   f"min_size={n * host.size(sz)}")
-                   for sz, n in self.pages.items()]
+        script += [
+            self._hugetlbfs(
+                sz, f"{HUGE}/{sz}", f"size={n * host.size(sz)},min_size={n * host.size(sz)}"
+            )
+            for sz, n in self.pages.items()
+        ]
         script += self._mounts(mounts)
-        script += [f"mount --bind {shlex.quote(str(b))} {shlex.quote(str(a))}"
-                   for a, b in (binds or {}).items()]
+        script += [
+            f"mount --bind {shlex.quote(str(b))} {shlex.quote(str(a))}"
+            for a, b in (binds or {}).items()
+        ]
         script += ["echo ready", "read _ || :"]
         self.ledger.take(self.pages, lambda: self._open("\n".join(script)))
         if self.lease:
@@ -58,8 +65,11 @@ class Box:
     def _base():
         run = host.RUN
         yield f"mount -t tmpfs -o mode=755 none {run}; mkdir {HUGE}; mkdir -m 1777 {run}/user"
-        hide = ["/sys/bus/pci/devices", *glob.glob("/usr/lib/*/dpdk/pmds-*"),
-                *glob.glob("/usr/local/lib/*/dpdk/pmds-*")]
+        hide = [
+            "/sys/bus/pci/devices",
+            *glob.glob("/usr/lib/*/dpdk/pmds-*"),
+            *glob.glob("/usr/local/lib/*/dpdk/pmds-*"),
+        ]
         for d in filter(os.path.isdir, hide):
             yield f"mount -t tmpfs none {d}"
         for where, kind, _ in host.mountinfo():
@@ -77,19 +87,26 @@ class Box:
         own = [host.RUN]
         for kind, where, *options in mounts:
             if not where.startswith(tuple(d + "/" for d in own)) and (
-                    kind != "tmpfs" or not os.path.isdir(where)):
+                kind != "tmpfs" or not os.path.isdir(where)
+            ):
                 raise BoxError(f"{where} would be made on this machine: mount a tmpfs above it")
             own.append(where)
             if kind[0].isdigit():
                 yield self._hugetlbfs(kind, where, *options)
             else:
-                yield (f"mkdir -p {where}; "
-                       f"mount -t {kind} -o {','.join(filter(None, options)) or 'rw'} none {where}")
+                yield (
+                    f"mkdir -p {where}; "
+                    f"mount -t {kind} -o {','.join(filter(None, options)) or 'rw'} none {where}"
+                )
 
     def _open(self, script):
         self.holder = subprocess.Popen(
             [*lifeline(), "unshare", "--mount", "--propagation", "private", "sh", "-c", script],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.pid = self.holder.pid
         if self.holder.stdout.readline() != "ready\n":
             _, err = self.holder.communicate(timeout=10)
@@ -114,8 +131,9 @@ class Box:
 
     def sh(self, command):
         """Run a shell command inside and answer what it prints."""
-        done = subprocess.run([*self.enter, "sh", "-ec", command], capture_output=True, text=True,
-                              timeout=30)
+        done = subprocess.run(
+            [*self.enter, "sh", "-ec", command], capture_output=True, text=True, timeout=30
+        )
         if done.returncode:
             raise BoxError(f"{command}: {done.stderr.strip()}")
         return done.stdout
@@ -153,6 +171,7 @@ class Box:
 class Open:
     """No box: an ordinary user's process. The runtime directory is a temporary one; pages that
     an in-memory EAL takes from the machine's pool are written down in the ledger."""
+
     private = False
     enter: list[str] = []
 
@@ -193,6 +212,7 @@ def user(name=None, drop=()):
 
 def group(name):
     import pwd
+
     return str(pwd.getpwnam(name).pw_gid)
 
 
@@ -201,8 +221,10 @@ class Cgroup:
 
     def __init__(self, label, size, limit, reserve=False):
         self.root, self.version = host.hugetlb_cgroup()
-        self.enabled = self.version == 2 and "hugetlb" not in (
-            self.root / "cgroup.subtree_control").read_text().split()
+        self.enabled = (
+            self.version == 2
+            and "hugetlb" not in (self.root / "cgroup.subtree_control").read_text().split()
+        )
         if self.enabled:
             (self.root / "cgroup.subtree_control").write_text("+hugetlb")
         self.dir = self.root / label
@@ -221,7 +243,7 @@ class Cgroup:
             try:
                 self.dir.rmdir()
                 break
-            except OSError:         # the dead are still being counted out
+            except OSError:  # the dead are still being counted out
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.01)

@@ -1,4 +1,5 @@
 """The catalogue as data: requirements, what is not tested yet, where targets differ."""
+
 from __future__ import annotations
 
 import re
@@ -18,10 +19,10 @@ class Broken(Exception):
 class Row(NamedTuple):
     id: str
     statement: str
-    level: str          # must | as-is
+    level: str  # must | as-is
     applies: str
-    modes: list[str]    # letters: D S M L N 2
-    releases: str       # predicate, "" for all
+    modes: list[str]  # letters: D S M L N 2
+    releases: str  # predicate, "" for all
     check: str
     needs: str
     source: str
@@ -34,17 +35,20 @@ class Row(NamedTuple):
 
 class Deviation(NamedTuple):
     id: str
-    target: str         # fnmatch; of the primary
+    target: str  # fnmatch; of the primary
     why: str
-    since: object       # date
+    since: object  # date
     releases: str = ""
-    params: str = "*"   # fnmatch on the test's parameter ids
+    params: str = "*"  # fnmatch on the test's parameter ids
     link: str = ""
     secondary: str = "*"  # fnmatch
 
     def covers(self, target, release, secondary):
-        return (fnmatchcase(target, self.target) and fnmatchcase(secondary, self.secondary)
-                and holds(self.releases, release))
+        return (
+            fnmatchcase(target, self.target)
+            and fnmatchcase(secondary, self.secondary)
+            and holds(self.releases, release)
+        )
 
 
 def load(path):
@@ -81,18 +85,24 @@ def deviations(path=HERE / "deviations.toml"):
         raise Broken(f"{path.name}: {e}") from None
 
 
-OPS = {"<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b,
-       ">=": lambda a, b: a >= b, "==": lambda a, b: a == b, "!=": lambda a, b: a != b}
+OPS = {
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+}
 
 
 def holds(predicate, release):
-    """">=22.11,<=24.11" against "24.11.4": compared as far as the predicate's number goes."""
+    """ ">=22.11,<=24.11" against "24.11.4": compared as far as the predicate's number goes."""
     numbers = [int(x) for x in re.findall(r"\d+", release)[:3]]
     for term in filter(None, predicate.split(",")):
         if not (m := re.fullmatch(r"\s*([<>=!]=?)\s*(\d+(?:\.\d+)*)\s*", term)) or m[1] not in OPS:
             raise Broken(f"release predicate {predicate!r}: {term!r}")
         want = [int(x) for x in m[2].split(".")]
-        if not OPS[m[1]](numbers[:len(want)], want):
+        if not OPS[m[1]](numbers[: len(want)], want):
             return False
     return True
 
@@ -116,8 +126,11 @@ def faults(tested, whole, rows, untested):
     if not whole:
         return said
     for row in rows.values():
-        if row.level == "must" and row.id not in seen and not any(
-                matches(row.id, p) for p in untested):
+        if (
+            row.level == "must"
+            and row.id not in seen
+            and not any(matches(row.id, p) for p in untested)
+        ):
             said.append(f"{row.id} is a must without a test; untested.toml gives no reason")
     for pattern in untested:
         ids = [id for id in rows if matches(id, pattern)]

@@ -1,4 +1,5 @@
 """A target: a child process that answers JSON lines. PROTOCOL.md says how."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -41,6 +42,7 @@ class TargetHung(Exception):
 
 class Rec(dict):
     """One JSON object, its keys as attributes."""
+
     __getattr__ = dict.__getitem__
 
 
@@ -60,14 +62,14 @@ def command(target):
             return [sys.executable, str(SUITE / "targets/librte_eal.py"), *([rest] if rest else [])]
         case "cmd" if rest:
             return shlex.split(rest)
-    raise pytest.UsageError(f"--target {target}: pyeal[:RELEASE], "
-                            "librte_eal[:PATH or RELEASE] or cmd:PROGRAM")
+    raise pytest.UsageError(
+        f"--target {target}: pyeal[:RELEASE], librte_eal[:PATH or RELEASE] or cmd:PROGRAM"
+    )
 
 
 def environment():
     """Where a target finds pyeal and the suite; no runtime directory from outside."""
-    env = {k: v for k, v in os.environ.items()
-           if k not in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR")}
+    env = {k: v for k, v in os.environ.items() if k not in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR")}
     path = [str(SUITE.parent)]
     if (spec := importlib.util.find_spec("pyeal")) and spec.submodule_search_locations:
         path.insert(0, str(Path(next(iter(spec.submodule_search_locations))).parent))
@@ -82,12 +84,18 @@ class Child:
         self.argv, self.logfile, self.limit = list(map(str, argv)), Path(log), limit
         self._buf = b""
         with open(log, "wb") as err:
-            self.popen = subprocess.Popen(self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                          stderr=err, env=environment() if env is None else env)
+            self.popen = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=err,
+                env=environment() if env is None else env,
+            )
         try:
             hello = self._reply("hello", limit)["hello"]
             self.target, self.release, self.pid, self.can = (
-                hello[k] for k in ("target", "release", "pid", "can"))
+                hello[k] for k in ("target", "release", "pid", "can")
+            )
         except (KeyError, TypeError):
             self.kill()
             raise TargetDied(f"{self.argv[0]}: its first line is no hello") from None
@@ -197,8 +205,9 @@ class Child:
             rc = self.popen.wait(self.limit)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise TargetHung(f"did not exit in {self.limit:g} s at the end of input"
-                             f"{self.last_words()}") from None
+            raise TargetHung(
+                f"did not exit in {self.limit:g} s at the end of input{self.last_words()}"
+            ) from None
         self.popen.stdout.close()
         if rc:
             raise TargetDied(f"at the end of input: {ending(rc)}{self.last_words()}")

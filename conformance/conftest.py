@@ -7,6 +7,7 @@ box                 this test's private mounts, with the pages of @needs or @siz
 mode, page          what @modes and @sizes run through
 evidence(text)      a line for the report: what was seen
 """
+
 from __future__ import annotations
 
 import itertools
@@ -31,17 +32,39 @@ REFUSALS = AssertionError, TargetError, TargetDied, TargetHung, pytest.fail.Exce
 
 def pytest_addoption(parser):
     group = parser.getgroup("conformance")
-    group.addoption("--target", default="pyeal", help="the EAL under test: pyeal[:RELEASE] "
-                    "(default), librte_eal[:PATH or RELEASE] or 'cmd:PROGRAM ARGS'")
-    group.addoption("--secondary", metavar="TARGET", help="the EAL that joins it, of the same "
-                    "release: only tests with such a process run (default: the same as --target)")
+    group.addoption(
+        "--target",
+        default="pyeal",
+        help="the EAL under test: pyeal[:RELEASE] "
+        "(default), librte_eal[:PATH or RELEASE] or 'cmd:PROGRAM ARGS'",
+    )
+    group.addoption(
+        "--secondary",
+        metavar="TARGET",
+        help="the EAL that joins it, of the same "
+        "release: only tests with such a process run (default: the same as --target)",
+    )
     group.addoption("--host", default=platform.node(), help="name of this machine in reports")
-    group.addoption("--id", action="append", default=[], metavar="ID",
-                    help="only these requirements: FBA-017, 'MSL-*'")
-    group.addoption("--limit", type=float, default=30, metavar="S",
-                    help="seconds that a target has for one answer (default 30)")
-    group.addoption("--suite", type=Path, default=HERE, help="where requirements/ and "
-                    "deviations.toml lie (tests of the suite itself)")
+    group.addoption(
+        "--id",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="only these requirements: FBA-017, 'MSL-*'",
+    )
+    group.addoption(
+        "--limit",
+        type=float,
+        default=30,
+        metavar="S",
+        help="seconds that a target has for one answer (default 30)",
+    )
+    group.addoption(
+        "--suite",
+        type=Path,
+        default=HERE,
+        help="where requirements/ and deviations.toml lie (tests of the suite itself)",
+    )
 
 
 # The run: one target and what joins it, greeted once.
@@ -52,6 +75,7 @@ NUMBERS = itertools.count(1)
 
 class Facts(NamedTuple):
     """What the target said of itself."""
+
     target: str
     release: str
     can: frozenset
@@ -70,28 +94,37 @@ def greet(config, option):
 
 def pytest_configure(config):
     config.stash[HELLO] = config.stash[SECOND] = None
-    meta = [HERE / "meta" in (p := config.invocation_params.dir / a, *p.parents)
-            for a in config.args]
+    meta = [
+        HERE / "meta" in (p := config.invocation_params.dir / a, *p.parents) for a in config.args
+    ]
     if config.option.collectonly or config.option.help or (meta and all(meta)):
-        return                              # no target is asked anything
+        return  # no target is asked anything
     first = second = config.stash[HELLO] = greet(config, "target")
     if config.getoption("secondary"):
         second = greet(config, "secondary")
     if second.release != first.release:
-        raise pytest.UsageError(f"processes of one release wanted: --target is {first.release}, "
-                                f"--secondary {second.release}")
+        raise pytest.UsageError(
+            f"processes of one release wanted: --target is {first.release}, "
+            f"--secondary {second.release}"
+        )
     config.stash[SECOND] = second
 
 
 def pytest_report_header(config):
     if hello := config.stash[HELLO]:
-        pools = ", ".join(f"{p.available} of {p.total} {sz} pages free"
-                          for sz, p in host.pools().items()) or "no hugepages"
+        pools = (
+            ", ".join(
+                f"{p.available} of {p.total} {sz} pages free" for sz, p in host.pools().items()
+            )
+            or "no hugepages"
+        )
         joins = config.getoption("secondary")
-        return [f"target: {hello.target} {hello.release} ({config.getoption('target')})",
-                *([f"secondary: {config.stash[SECOND].target} ({joins})"] if joins else []),
-                f"host: {config.getoption('host')}, kernel {platform.release()}, "
-                f"uid {os.geteuid()}, {len(host.nodes()) or 1} node(s), {pools}"]
+        return [
+            f"target: {hello.target} {hello.release} ({config.getoption('target')})",
+            *([f"secondary: {config.stash[SECOND].target} ({joins})"] if joins else []),
+            f"host: {config.getoption('host')}, kernel {platform.release()}, "
+            f"uid {os.geteuid()}, {len(host.nodes()) or 1} node(s), {pools}",
+        ]
     return None
 
 
@@ -105,6 +138,7 @@ def pytest_xdist_auto_num_workers(config):
 
 
 # Collection: ids are known, single, and complete.
+
 
 def requirement_of(item):
     m = item.get_closest_marker("requirement")
@@ -122,30 +156,43 @@ def pytest_collection_modifyitems(session, config, items):
         return _broken(session, items, [str(e)])
     whole = _whole(config)
     faults = catalogue.faults(
-        [(requirement_of(i), i.nodeid.partition("[")[0]) for i in items], whole, rows,
-        untested)
+        [(requirement_of(i), i.nodeid.partition("[")[0]) for i in items], whole, rows, untested
+    )
     hello, second, used = config.stash[HELLO], config.stash[SECOND], set()
     for item in items:
         row = rows.get(requirement_of(item))
         if row is None:
             continue
-        item.user_properties += [("requirement", row.id), ("family", row.family),
-                                 ("level", row.level), ("statement", row.statement),
-                                 ("host", config.getoption("host"))]
+        item.user_properties += [
+            ("requirement", row.id),
+            ("family", row.family),
+            ("level", row.level),
+            ("statement", row.statement),
+            ("host", config.getoption("host")),
+        ]
         if hello:
-            item.user_properties += [("target", hello.target), ("release", hello.release),
-                                     ("secondary", second.target)]
+            item.user_properties += [
+                ("target", hello.target),
+                ("release", hello.release),
+                ("secondary", second.target),
+            ]
         params = item.nodeid.partition("[")[2].rstrip("]")
         for d in deviations:
             if d.id == row.id and fnmatchcase(params, d.params):
                 used.add(d)
                 if hello and d.covers(hello.target, hello.release, second.target):
                     item.user_properties.append(("deviation", d.why))
-                    item.add_marker(pytest.mark.xfail(reason=f"deviation: {d.why}", strict=True,
-                                                      raises=REFUSALS))
+                    item.add_marker(
+                        pytest.mark.xfail(
+                            reason=f"deviation: {d.why}", strict=True, raises=REFUSALS
+                        )
+                    )
     if whole:
-        faults += [f"deviations.toml: {d.id} ({d.target}) matches no test"
-                   for d in deviations if d not in used]
+        faults += [
+            f"deviations.toml: {d.id} ({d.target}) matches no test"
+            for d in deviations
+            if d not in used
+        ]
     if faults:
         return _broken(session, items, faults)
     if wanted := config.getoption("id"):
@@ -162,8 +209,11 @@ def _broken(session, items, faults):
     """The suite contradicts itself: nothing runs. A report, since xdist's workers have no other
     way to say it."""
     items.clear()
-    session.ihook.pytest_collectreport(report=pytest.CollectReport(
-        "requirements", "failed", "the suite contradicts itself:\n" + "\n".join(faults), []))
+    session.ihook.pytest_collectreport(
+        report=pytest.CollectReport(
+            "requirements", "failed", "the suite contradicts itself:\n" + "\n".join(faults), []
+        )
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -178,11 +228,11 @@ def _whole(config):
     """Nothing was left out: the suite's own folder is among the arguments."""
     suite = config.getoption("suite").resolve()
     at = config.invocation_params.dir
-    return any("::" not in a and (at / a).resolve() in (suite, *suite.parents)
-               for a in config.args)
+    return any("::" not in a and (at / a).resolve() in (suite, *suite.parents) for a in config.args)
 
 
 # Needs: what cannot run here is skipped with both numbers.
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
@@ -217,7 +267,7 @@ def needs_of(item):
     if mode == "no-huge":
         want.pop("pages", None)
     elif want.get("pages") and mode != "in-memory":
-        want["root"] = True             # hugetlbfs is mounted in the box
+        want["root"] = True  # hugetlbfs is mounted in the box
     return want
 
 
@@ -233,6 +283,7 @@ def page(request):
 
 
 # Isolation: everything below the snapshot must be gone when it is compared.
+
 
 @pytest.fixture(autouse=True)
 def as_found(request):
@@ -266,6 +317,7 @@ def make_box(request, tmp_path, as_found):
             pytest.skip(str(e))
         made.append(box)
         return box
+
     yield make
     left = [x for b in reversed(made) for x in b.close()]
     if left:
@@ -277,15 +329,19 @@ def fake_host(make_box, tmp_path):
     """fake_host({"2M": 8}, free={"2M": 9}, nodes=[0, 1]): a box of 8 pages where 9 are counted, on
     nodes that share this machine's CPUs. For legacy mode and 1 GB pages, too: the kernel's count
     leaves out what other tests' boxes hold."""
+
     def make(pages, free=None, nodes=(), **more):
         cpus = sorted(os.sched_getaffinity(0))
-        shares = {n: ",".join(map(str, cpus[i::len(nodes)])) for i, n in enumerate(nodes)}
-        pools = {sz: {"free": n, "nodes": dict.fromkeys(nodes or [0], n)}
-                 for sz, n in (free or pages).items()}
+        shares = {n: ",".join(map(str, cpus[i :: len(nodes)])) for i, n in enumerate(nodes)}
+        pools = {
+            sz: {"free": n, "nodes": dict.fromkeys(nodes or [0], n)}
+            for sz, n in (free or pages).items()
+        }
         facts = {"about": "", "cpus": shares, "pools": pools, "detected": [], "expect": []}
         root = hosts.Host("fake", facts).expand(tmp_path / "fake")
         trees = [hosts.GLOBAL, *([hosts.NODES] if nodes else [])]
         return make_box(pages, binds={f"/{t}": root / t for t in trees}, **more)
+
     return make
 
 
@@ -315,8 +371,14 @@ def start(request, tmp_path, prefix, make_box, cgroup):
         if "--file-prefix" not in args:
             args += ["--file-prefix", prefix]
         prefix = args[args.index("--file-prefix") + 1]
-        eal = Eal(target or request.config.getoption("target"), args, box, tmp_path, prefix,
-                  **{"limit": request.config.getoption("limit")} | more)
+        eal = Eal(
+            target or request.config.getoption("target"),
+            args,
+            box,
+            tmp_path,
+            prefix,
+            **{"limit": request.config.getoption("limit")} | more,
+        )
         started.append(eal)
         return eal.init() if init else eal
 
@@ -339,6 +401,7 @@ def join(request, start):
 
     def join(*args, mode="dynmem", target=kind, **more):
         return start("--proc-type=secondary", *args, mode=mode, target=target, **more)
+
     join.kind = kind
     return join
 
@@ -346,11 +409,19 @@ def join(request, start):
 @pytest.fixture
 def peer(start):
     """peer(eal): a socket beside it that says what it is told to, as a faulty secondary would."""
+
     def peer(eal):
-        p = start(init=False, mode="dynmem", box=eal.box, target=shlex.join(
-            ["cmd:" + sys.executable, str(HERE / "targets/peer.py"), eal.release]))
+        p = start(
+            init=False,
+            mode="dynmem",
+            box=eal.box,
+            target=shlex.join(
+                ["cmd:" + sys.executable, str(HERE / "targets/peer.py"), eal.release]
+            ),
+        )
         p.name = p.ask("open", run=eal.runtime_dir)
         return p
+
     return peer
 
 
@@ -368,12 +439,14 @@ def cgroup(request, prefix, as_found):
     def make(size, limit, reserve=False):
         made.append(Cgroup(f"{prefix}_{next(NUMBERS)}", size, limit, reserve))
         return made[-1]
+
     yield make
     for c in made:
         c.close()
 
 
 # Reports
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
@@ -387,8 +460,10 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture
 def evidence(request):
     """Note what was seen; printed with -v and for a run of one id, kept in every report."""
+
     def note(text):
         request.node.user_properties.append(("evidence", str(text)))
+
     return note
 
 
@@ -397,8 +472,9 @@ def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("verbose") < 1 and not config.getoption("id"):
         return
     last = None
-    for r in (r for word in ("passed", "failed", "xfailed", "xpassed")
-              for r in tr.stats.get(word, [])):
+    for r in (
+        r for word in ("passed", "failed", "xfailed", "xpassed") for r in tr.stats.get(word, [])
+    ):
         seen = [v for k, v in r.user_properties if k == "evidence"]
         if seen and r.when == "call":
             said = dict(r.user_properties)

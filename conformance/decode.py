@@ -1,4 +1,5 @@
 """Shared files read by fixtures/abi/layouts.json alone, so that pyeal is not its own judge."""
+
 from __future__ import annotations
 
 import json
@@ -10,6 +11,7 @@ LAYOUTS = Path(__file__).parents[1] / "fixtures/abi/layouts.json"
 
 class Struct(dict):
     """A decoded structure: members as keys and attributes; anonymous ones are flattened."""
+
     __getattr__ = dict.__getitem__
 
 
@@ -23,8 +25,7 @@ def layouts():
 def release(name):
     """Decoder of a release: the one of that name, or of its line (24.11.4 -> 24.11.6)."""
     line = name.split("-")[0].split(".")[:2]
-    best = [r for r in layouts() if r == name] or [
-        r for r in layouts() if r.split(".")[:2] == line]
+    best = [r for r in layouts() if r == name] or [r for r in layouts() if r.split(".")[:2] == line]
     if not best:
         raise LookupError(f"no layouts of release {name}; known: {', '.join(layouts())}")
     return Decoder(best[0])
@@ -77,14 +78,17 @@ class Decoder:
         return [self.struct(name, data, i) for i in range(0, len(data) - n + 1, n)]
 
     def _members(self, members, data, at):
-        return Struct((m["name"], self._value(m, data, at + m["offset"])) for m in _flat(members)
-                      if m["name"] and not m.get("flexible"))
+        return Struct(
+            (m["name"], self._value(m, data, at + m["offset"]))
+            for m in _flat(members)
+            if m["name"] and not m.get("flexible")
+        )
 
     def _value(self, m, data, at):
         if m.get("dims"):
             size = m["elem_size"]
             if m["type"] == "char":
-                return bytes(data[at:at + m["size"]]).split(b"\0")[0].decode(errors="replace")
+                return bytes(data[at : at + m["size"]]).split(b"\0")[0].decode(errors="replace")
             one = {k: v for k, v in m.items() if k != "dims"} | {"size": size}
             count = m["size"] // size
             return [self._value(one, data, at + i * size) for i in range(count)]
@@ -94,7 +98,7 @@ class Decoder:
             return self._members(sub, data, at)
         kind = m.get("base_type", m["type"]).replace("volatile ", "").replace("const ", "")
         signed = kind in ("int", "long int", "short int", "signed char", "long long int", "char")
-        return int.from_bytes(data[at:at + m["size"]], "little", signed=signed)
+        return int.from_bytes(data[at : at + m["size"]], "little", signed=signed)
 
     def config(self, data):
         """RUN/config"""
@@ -110,20 +114,27 @@ class Fbarray:
     def __init__(self, decoder, data, elt_sz, length):
         self._d, self.data, self.elt_sz, self.len = decoder, data, elt_sz, length
         at = elt_sz * length
-        self.n_masks = int.from_bytes(data[at:at + 4], "little")
+        self.n_masks = int.from_bytes(data[at : at + 4], "little")
         at += decoder.offsetof("used_mask", "data")
-        self.masks = [int.from_bytes(data[at + 8 * i:at + 8 * i + 8], "little")
-                      for i in range(-(-length // 64))]
-        self.tail = data[at + 8 * len(self.masks):]
+        self.masks = [
+            int.from_bytes(data[at + 8 * i : at + 8 * i + 8], "little")
+            for i in range(-(-length // 64))
+        ]
+        self.tail = data[at + 8 * len(self.masks) :]
 
     @property
     def used(self):
         """Indices of used entries, ascending."""
-        return [64 * w + b for w, mask in enumerate(self.masks) if mask
-                for b in range(64) if mask >> b & 1]
+        return [
+            64 * w + b
+            for w, mask in enumerate(self.masks)
+            if mask
+            for b in range(64)
+            if mask >> b & 1
+        ]
 
     def raw(self, i):
-        return self.data[i * self.elt_sz:(i + 1) * self.elt_sz]
+        return self.data[i * self.elt_sz : (i + 1) * self.elt_sz]
 
     def __getitem__(self, i):
         """Entry i as a memseg; `raw` for arrays of something else."""

@@ -1,4 +1,5 @@
 """An EAL under test: the verbs of its target as methods, its files and its process in sight."""
+
 from __future__ import annotations
 
 import fnmatch
@@ -17,17 +18,37 @@ from conformance.trace import Trace
 class Eal:
     """`args` are those of rte_eal_init; nothing is initialised before `init`."""
 
-    def __init__(self, target, args, box, tmp, prefix, *, env=None, limit=30.0, as_user=None,
-                 drop=(), rlimits=None, cgroup=None):
+    def __init__(
+        self,
+        target,
+        args,
+        box,
+        tmp,
+        prefix,
+        *,
+        env=None,
+        limit=30.0,
+        as_user=None,
+        drop=(),
+        rlimits=None,
+        cgroup=None,
+    ):
         self.args, self.box, self.prefix, self.tmp = list(args), box, prefix, Path(tmp)
         self.spec = target
         n = len(list(self.tmp.glob("*.log")))
-        argv = [*box.enter, *limits(**(rlimits or {})), *(user(as_user, drop) or lifeline()),
-                *self._command(target)]
+        argv = [
+            *box.enter,
+            *limits(**(rlimits or {})),
+            *(user(as_user, drop) or lifeline()),
+            *self._command(target),
+        ]
         env = {k: v for k, v in (environment() | box.environment() | (env or {})).items() if v}
         self.child = Child(argv, self.tmp / f"{n}.log", env=env, limit=limit)
         self.pid, self.release, self.target = (
-            self.child.pid, self.child.release, self.child.target)
+            self.child.pid,
+            self.child.release,
+            self.child.target,
+        )
         self.decode = decode.release(self.release)
         self._traces = []
         if cgroup:
@@ -176,8 +197,9 @@ class Eal:
         return self.ask("dump")
 
     def fbarray(self, length, elt_sz, name="suite", *, null=False):
-        return Fbarray(self, self.ask("fbarray", op="init", name=name, length=length,
-                                      elt_sz=elt_sz, null=null))
+        return Fbarray(
+            self, self.ask("fbarray", op="init", name=name, length=length, elt_sz=elt_sz, null=null)
+        )
 
     # files
 
@@ -197,9 +219,10 @@ class Eal:
 
     def page_files(self, size="2M"):
         """Names of this prefix's files there."""
-        return sorted((f for f in os.listdir(self.hugedir(size))
-                       if f.startswith(self.prefix + "map_")),
-                      key=lambda f: [int(x) for x in f.rpartition("map_")[2].split("_")])
+        return sorted(
+            (f for f in os.listdir(self.hugedir(size)) if f.startswith(self.prefix + "map_")),
+            key=lambda f: [int(x) for x in f.rpartition("map_")[2].split("_")],
+        )
 
     def config(self):
         """RUN/config, decoded."""
@@ -214,15 +237,18 @@ class Eal:
     def array(self, name, elt_sz=48, length=None):
         """RUN/fbarray_<name>; its length from the config unless given."""
         if length is None:
-            length = next(m.memseg_arr.len for m in self.config().memsegs
-                          if m.memseg_arr.name == name)
+            length = next(
+                m.memseg_arr.len for m in self.config().memsegs if m.memseg_arr.name == name
+            )
         return self.decode.fbarray((self.run / f"fbarray_{name}").read_bytes(), elt_sz, length)
 
     def hugepage_info(self):
         """Records of RUN/hugepage_info with a directory: the others mean nothing."""
-        return [r for r in self.decode.records("hugepage_info",
-                                               (self.run / "hugepage_info").read_bytes())
-                if r.hugedir]
+        return [
+            r
+            for r in self.decode.records("hugepage_info", (self.run / "hugepage_info").read_bytes())
+            if r.hugedir
+        ]
 
     def hugepage_data(self):
         """All records of RUN/hugepage_data."""
@@ -250,8 +276,15 @@ class Eal:
     def trace(self, calls="", *, inject=(), path=None, raw=False):
         """Watch or falsify system calls from here on: usually before `init`."""
         inject = [inject] if isinstance(inject, str) else inject
-        t = Trace(self.pid, calls, self.tmp / f"{self.pid}-{len(self._traces)}.strace",
-                  inject=inject, path=path, raw=raw, prefix=[*self.box.enter, *lifeline()])
+        t = Trace(
+            self.pid,
+            calls,
+            self.tmp / f"{self.pid}-{len(self._traces)}.strace",
+            inject=inject,
+            path=path,
+            raw=raw,
+            prefix=[*self.box.enter, *lifeline()],
+        )
         self._traces.append(t)
         return t
 

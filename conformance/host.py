@@ -1,4 +1,5 @@
 """What this machine has, what a test finds missing, and whether it was left as found."""
+
 from __future__ import annotations
 
 import fcntl
@@ -35,6 +36,7 @@ def kernel_dir(name):
 
 class Pool(NamedTuple):
     """One page size of the whole machine."""
+
     total: int
     free: int
     resv: int
@@ -47,8 +49,10 @@ class Pool(NamedTuple):
 
 def pools():
     def pool(d):
-        return Pool(*(int((d / f"{w}_hugepages").read_text())
-                      for w in ("nr", "free", "resv", "surplus")))
+        return Pool(
+            *(int((d / f"{w}_hugepages").read_text()) for w in ("nr", "free", "resv", "surplus"))
+        )
+
     return {name(int(d.name[10:-2]) * 1024): pool(d) for d in sorted(SYS.glob("hugepages-*kB"))}
 
 
@@ -70,6 +74,7 @@ def mountinfo():
 
 
 # Needs: each answers None, or "wanted this, found that".
+
 
 def _pages(want, host):
     for sz, n in want.items():
@@ -108,8 +113,10 @@ def _cgroup(want):
 def _phys(_):
     """Frame numbers in pagemap: root with CAP_SYS_ADMIN, and not a container that hides them."""
     from conformance import proc
+
     probe = bytearray(1)
     import ctypes
+
     at = ctypes.addressof(ctypes.c_char.from_buffer(probe))
     return None if proc.frame("self", at) else "wanted physical addresses, found none in pagemap"
 
@@ -118,15 +125,22 @@ NEEDS = {
     "root": lambda want: None if is_root() else f"wanted root, found uid {os.geteuid()}",
     "strace": _strace,
     "gdb": lambda want: None if shutil.which("gdb") else "wanted gdb, found none",
-    "nodes": lambda want: None if len(nodes()) >= want
-             else f"wanted {want} NUMA nodes, found {len(nodes())}",
+    "nodes": lambda want: (
+        None if len(nodes()) >= want else f"wanted {want} NUMA nodes, found {len(nodes())}"
+    ),
     "cgroup": _cgroup,
     "phys": _phys,
-    "kernel": lambda want: None if version(platform.release()) >= version(want)
-              else f"wanted kernel {want}, found {platform.release()}",
+    "kernel": lambda want: (
+        None
+        if version(platform.release()) >= version(want)
+        else f"wanted kernel {want}, found {platform.release()}"
+    ),
     "path": lambda want: None if os.path.exists(want) else f"wanted {want}, found none",
-    "cpus": lambda want: None if len(os.sched_getaffinity(0)) >= want
-            else f"wanted {want} CPUs, found {len(os.sched_getaffinity(0))}",
+    "cpus": lambda want: (
+        None
+        if len(os.sched_getaffinity(0)) >= want
+        else f"wanted {want} CPUs, found {len(os.sched_getaffinity(0))}"
+    ),
 }
 
 
@@ -152,6 +166,7 @@ def version(text):
 # The pool ledger. In-memory EALs take from the machine's own pool and no mount keeps pages for
 # them, so workers agree in one file. A box needs no entry: min_size= makes the kernel keep them.
 
+
 class NotEnough(Exception):
     """Pages are there, but others hold them."""
 
@@ -170,7 +185,7 @@ class Ledger:
                 entries = json.load(f)
             except ValueError:
                 entries = []
-            entries = [e for e in entries if e[1] == started(e[0])]     # of the living
+            entries = [e for e in entries if e[1] == started(e[0])]  # of the living
             yield entries
             f.seek(0)
             f.truncate()
@@ -212,8 +227,10 @@ def started(pid):
 
 # Left as found
 
+
 class Snapshot(NamedTuple):
     """The parts of a host that a test must not change."""
+
     pools: dict
     mounts: frozenset
     files: frozenset
@@ -255,10 +272,11 @@ def users():
         try:
             held = re.search(r"HugetlbPages:\s+(\d+)", (d / "status").read_text())
             elsewhere = os.readlink(d / "ns/mnt") != us
-            if (held and held[1] != "0") or (elsewhere and " hugetlbfs " in (
-                    d / "mountinfo").read_text()):
+            if (held and held[1] != "0") or (
+                elsewhere and " hugetlbfs " in (d / "mountinfo").read_text()
+            ):
                 found.append(int(d.name))
-        except PermissionError:         # another user's: who knows
+        except PermissionError:  # another user's: who knows
             found.append(int(d.name))
         except OSError:
             continue

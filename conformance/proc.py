@@ -1,4 +1,5 @@
 """What the kernel says of a process: /proc/PID and /proc/locks as plain objects."""
+
 from __future__ import annotations
 
 import os
@@ -12,6 +13,7 @@ PAGE = os.sysconf("SC_PAGESIZE")
 
 class Map(NamedTuple):
     """One line of /proc/PID/maps; with smaps also bytes in memory, page size and VmFlags."""
+
     start: int
     end: int
     perms: str
@@ -20,7 +22,7 @@ class Map(NamedTuple):
     inode: int
     path: str
     rss: int = 0
-    huge: int = 0           # in hugepages: not in rss
+    huge: int = 0  # in hugepages: not in rss
     page_sz: int = 0
     flags: frozenset[str] = frozenset()
 
@@ -31,9 +33,10 @@ class Map(NamedTuple):
 
 class Lock(NamedTuple):
     """One line of /proc/locks. `end` is None for the end of the file."""
-    kind: str       # FLOCK, POSIX, OFDLCK
-    mode: str       # READ, WRITE
-    pid: int        # who asked for it; 0 or less from another pid namespace
+
+    kind: str  # FLOCK, POSIX, OFDLCK
+    mode: str  # READ, WRITE
+    pid: int  # who asked for it; 0 or less from another pid namespace
     dev: str
     inode: int
     start: int
@@ -91,8 +94,18 @@ def locks(path=None, pid=None):
             waits = rest[0] == "->"
             kind, _, mode, who, where, start, end = rest[waits:]
             dev, _, inode = where.rpartition(":")
-            found.append(Lock(kind, mode, int(who), dev, int(inode), int(start),
-                              None if end == "EOF" else int(end), waits))
+            found.append(
+                Lock(
+                    kind,
+                    mode,
+                    int(who),
+                    dev,
+                    int(inode),
+                    int(start),
+                    None if end == "EOF" else int(end),
+                    waits,
+                )
+            )
     if path is not None:
         st = os.stat(path)
         dev = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}"
@@ -106,10 +119,12 @@ def fds(pid):
     for fd in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
         try:
             st = os.stat(f"/proc/{pid}/fd/{fd}")
-            info = dict(x.split(":\t") for x in
-                        Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()[:2])
+            info = dict(
+                x.split(":\t")
+                for x in Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()[:2]
+            )
             path = os.readlink(f"/proc/{pid}/fd/{fd}")
-        except FileNotFoundError:       # closed meanwhile
+        except FileNotFoundError:  # closed meanwhile
             continue
         found[fd] = Fd(path, int(info["flags"].strip(), 8), int(info["pos"]), st.st_dev, st.st_ino)
     return found
@@ -119,8 +134,7 @@ def limit(pid, name):
     """Soft and hard limit of a resource, by its name in /proc/PID/limits: "Max open files"."""
     for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
         if line.startswith(name):
-            return [-1 if x == "unlimited" else int(x)
-                    for x in line[len(name):].split()[:2]]
+            return [-1 if x == "unlimited" else int(x) for x in line[len(name) :].split()[:2]]
     raise KeyError(name)
 
 
@@ -128,7 +142,7 @@ def frame(pid, va):
     """Physical address of a virtual one by /proc/PID/pagemap, 0 when the kernel hides it."""
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as f:
         f.seek(va // PAGE * 8)
-        entry, = struct.unpack("Q", f.read(8))
+        (entry,) = struct.unpack("Q", f.read(8))
     pfn = entry & (1 << 55) - 1
     return pfn * PAGE + va % PAGE if pfn else 0
 

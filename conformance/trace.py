@@ -1,4 +1,5 @@
 """System calls of a target, seen and falsified by strace."""
+
 from __future__ import annotations
 
 import re
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 class Call(NamedTuple):
     """One system call; `ret` is -1 with `errno` "EINVAL", None when it never returned."""
+
     pid: int
     name: str
     args: tuple[str, ...]
@@ -36,8 +38,8 @@ def split(text):
             quoted = c != '"'
         elif c == '"':
             quoted = True
-        elif c == "<" and not re.match(r"(\d+|AT_FDCWD)<[^<]", text[text.rfind(" ", 0, i) + 1:]):
-            pass                                # 30<<MFD_HUGE_SHIFT; descriptors are 5<path>
+        elif c == "<" and not re.match(r"(\d+|AT_FDCWD)<[^<]", text[text.rfind(" ", 0, i) + 1 :]):
+            pass  # 30<<MFD_HUGE_SHIFT; descriptors are 5<path>
         elif c in PAIRS:
             depth.append(PAIRS[c])
         elif depth and c == depth[-1]:
@@ -63,12 +65,13 @@ def parse(text):
         if r := re.match(r"<\.\.\. (\w+) resumed>(.*)", rest):
             rest = unfinished.pop(pid, r[1] + "(") + r[2]
         if not (r := re.match(r"(\w+)\((.*)", rest)):
-            continue                            # signals, exits
+            continue  # signals, exits
         args, tail = split(r[2])
         e = END.match(tail)
         ret = None if not e or e[1] == "?" else int(e[1], 0)
-        calls.append(Call(pid, r[1], args, ret, e[3] if e else None,
-                          rest.endswith("(INJECTED)"), rest))
+        calls.append(
+            Call(pid, r[1], args, ret, e[3] if e else None, rest.endswith("(INJECTED)"), rest)
+        )
     return calls
 
 
@@ -77,15 +80,27 @@ class Trace:
 
     def __init__(self, pid, calls, out, *, inject=(), path=None, raw=False, prefix=(), limit=10.0):
         self.out, self._calls = Path(out), None
-        argv = [*prefix, shutil.which("strace"), "-f", "-y", "-s", "4096", "-o", out, "-p", pid,
-                *(["-e", "trace=" + calls] if calls else []),
-                *(x for i in inject for x in ("-e", "inject=" + i)),
-                *(x for p in ([path] if isinstance(path, str) else path or ())
-                  for x in ("-P", p)), *(["-X", "raw"] if raw else [])]
+        argv = [
+            *prefix,
+            shutil.which("strace"),
+            "-f",
+            "-y",
+            "-s",
+            "4096",
+            "-o",
+            out,
+            "-p",
+            pid,
+            *(["-e", "trace=" + calls] if calls else []),
+            *(x for i in inject for x in ("-e", "inject=" + i)),
+            *(x for p in ([path] if isinstance(path, str) else path or ()) for x in ("-P", p)),
+            *(["-X", "raw"] if raw else []),
+        ]
         self.err = self.out.with_suffix(".err")
         with open(self.err, "wb") as err:
-            self.popen = subprocess.Popen(list(map(str, argv)), stdin=subprocess.DEVNULL,
-                                          stdout=err, stderr=err)
+            self.popen = subprocess.Popen(
+                list(map(str, argv)), stdin=subprocess.DEVNULL, stdout=err, stderr=err
+            )
         end, wait = time.monotonic() + limit, 0.001
         while not self._attached(pid):
             if self.popen.poll() is not None or time.monotonic() > end:

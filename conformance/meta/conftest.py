@@ -1,4 +1,5 @@
 """Mini suites with a fake target: what a suite must never let pass."""
+
 import json
 import os
 import shutil
@@ -42,15 +43,18 @@ class Suite:
 
     def rows(self, *rows):
         (self.path / "requirements/FAKE.toml").write_text(
-            "".join(ROW.format(id=i, level=level, releases=r) for i, level, r in rows))
+            "".join(ROW.format(id=i, level=level, releases=r) for i, level, r in rows)
+        )
 
     def file(self, name, text):
         (self.path / name).write_text(text)
 
     def deviation(self, **entry):
         entry = {"target": "fa*", "since": "2026-01-01", "why": "known"} | entry
-        self.file("deviations.toml", "[[deviation]]\n" + "".join(
-            f'{k} = "{v}"\n' for k, v in entry.items()))
+        self.file(
+            "deviations.toml",
+            "[[deviation]]\n" + "".join(f'{k} = "{v}"\n' for k, v in entry.items()),
+        )
 
     def run(self, tests=GOOD, *args, fault="", limit=2, target=None, subprocess=False, part=False):
         """part: only one file of the suite is run, not the whole."""
@@ -60,10 +64,22 @@ class Suite:
         run = self.pytester.runpytest_inprocess
         if subprocess:
             run = self.pytester.runpytest_subprocess
-        done = run("-p", "conformance.conftest", "-p", "no:cacheprovider", "--suite", self.path,
-                   "--target", target or f"cmd:{sys.executable} {script}",
-                   "--limit", str(limit), "--report-log", self.log, *args,
-                   self.path / "test_mini.py" if part else self.path)
+        done = run(
+            "-p",
+            "conformance.conftest",
+            "-p",
+            "no:cacheprovider",
+            "--suite",
+            self.path,
+            "--target",
+            target or f"cmd:{sys.executable} {script}",
+            "--limit",
+            str(limit),
+            "--report-log",
+            self.log,
+            *args,
+            self.path / "test_mini.py" if part else self.path,
+        )
         done.text = "\n".join(done.outlines + done.errlines)
         done.outcomes = done.parseoutcomes() if " in " in done.text else {}
         return done
@@ -78,6 +94,6 @@ class Suite:
 def suite(pytester, monkeypatch):
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(META.parents[1]), prepend=os.pathsep)
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")       # their imports cost most
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # their imports cost most
     monkeypatch.setenv("PYTEST_PLUGINS", "xdist.plugin,pytest_timeout,pytest_reportlog.plugin")
     return Suite(pytester)

@@ -1,4 +1,5 @@
 """The fake target with a fault: faulty_target.py FAULT"""
+
 import os
 import signal
 import subprocess
@@ -24,8 +25,9 @@ class Faulty(Fake):
             case "late-hang":
                 time.sleep(1000)
             case "daemon":
-                subprocess.Popen(["setsid", "sleep", "1000"], stdin=subprocess.DEVNULL,
-                                 stdout=subprocess.DEVNULL)
+                subprocess.Popen(
+                    ["setsid", "sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+                )
         return super().cleanup()
 
 

@@ -3,13 +3,15 @@
 LIE   VERB:PATH:DELTA          add to a number of an answer: lists:0.base_va:4096
       file:NAME:OFFSET:DELTA   add to a byte of a shared file, after init: file:config:4:1
 """
+
 import json
 import subprocess
 import sys
 
 verb, *how = sys.argv[1].split(":")
-child = subprocess.Popen(sys.argv[3:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                         bufsize=1)
+child = subprocess.Popen(
+    sys.argv[3:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+)
 
 
 def lie(answer):

@@ -1,4 +1,4 @@
-"""Proof that the tests can fail: faults put into a copy of pyeal, and the tests that must find them.
+"""Proof that the tests can fail: faults put into a copy of pyeal, which the tests must find.
 
     python -m conformance.meta.mutations [ID ...] [-j N]
 

@@ -1,4 +1,5 @@
 """Ids are known, single and complete; deviations and skips are what they say."""
+
 import pytest
 
 from conformance import host
@@ -22,12 +23,16 @@ def test_never_true(start):
 
 
 @pytest.mark.parametrize("args", [(), ("-n2",)], ids=["alone", "xdist"])
-@pytest.mark.parametrize(("tests", "words"), [
-    (TWICE, "FAKE-001 is tested twice: test_mini.py::test_one and test_mini.py::test_two"),
-    (UNKNOWN, "test_mini.py::test_one: no requirement FAKE-009"),
-    ("def test_any(): pass", "test_mini.py::test_any checks no requirement"),
-    ("", "FAKE-001 is a must without a test"),
-], ids=["twice", "unknown", "none", "missing"])
+@pytest.mark.parametrize(
+    ("tests", "words"),
+    [
+        (TWICE, "FAKE-001 is tested twice: test_mini.py::test_one and test_mini.py::test_two"),
+        (UNKNOWN, "test_mini.py::test_one: no requirement FAKE-009"),
+        ("def test_any(): pass", "test_mini.py::test_any checks no requirement"),
+        ("", "FAKE-001 is a must without a test"),
+    ],
+    ids=["twice", "unknown", "none", "missing"],
+)
 def test_contradiction_is_a_broken_run(suite, tests, words, args):
     done = suite.run(tests, *args, subprocess=bool(args))
 
@@ -36,11 +41,14 @@ def test_contradiction_is_a_broken_run(suite, tests, words, args):
     assert "passed" not in done.outcomes
 
 
-@pytest.mark.parametrize(("untested", "words"), [
-    ("FAKE-001", "untested.toml: FAKE-001 is tested by test_mini.py"),
-    ("FAKE-*", "untested.toml: every requirement of FAKE-* is tested"),
-    ("GONE-*", "untested.toml: GONE-* matches no requirement"),
-])
+@pytest.mark.parametrize(
+    ("untested", "words"),
+    [
+        ("FAKE-001", "untested.toml: FAKE-001 is tested by test_mini.py"),
+        ("FAKE-*", "untested.toml: every requirement of FAKE-* is tested"),
+        ("GONE-*", "untested.toml: GONE-* matches no requirement"),
+    ],
+)
 def test_stale_untested_is_a_broken_run(suite, untested, words):
     suite.file("untested.toml", f'"{untested}" = "later"')
     done = suite.run()
@@ -71,6 +79,7 @@ def test_bad_catalogue_is_a_broken_run(suite, row):
 
 # Deviations
 
+
 def test_deviation_explains_a_failure(suite):
     suite.deviation(id="FAKE-001")
     done = suite.run(FAILS)
@@ -100,8 +109,11 @@ def test_deviation_does_not_cover_a_fault_of_the_test(suite):
     assert (done.ret, done.outcomes) == (1, {"failed": 1})
 
 
-@pytest.mark.parametrize("entry", [{"target": "other"}, {"releases": ">=25.11"},
-                                   {"secondary": "other"}], ids=["target", "release", "secondary"])
+@pytest.mark.parametrize(
+    "entry",
+    [{"target": "other"}, {"releases": ">=25.11"}, {"secondary": "other"}],
+    ids=["target", "release", "secondary"],
+)
 def test_deviation_of_another_does_not_count(suite, entry):
     suite.deviation(id="FAKE-001", **entry)
 
@@ -109,8 +121,11 @@ def test_deviation_of_another_does_not_count(suite, entry):
     assert suite.run().outcomes == {"passed": 1}
 
 
-@pytest.mark.parametrize("entry", [{"id": "FAKE-002"}, {"id": "FAKE-001", "params": "legacy"},
-                                   {"id": "FAKE-001", "typo": "x"}], ids=["id", "params", "key"])
+@pytest.mark.parametrize(
+    "entry",
+    [{"id": "FAKE-002"}, {"id": "FAKE-001", "params": "legacy"}, {"id": "FAKE-001", "typo": "x"}],
+    ids=["id", "params", "key"],
+)
 def test_stale_deviation_is_a_broken_run(suite, entry):
     suite.deviation(**entry)
 
@@ -119,17 +134,23 @@ def test_stale_deviation_is_a_broken_run(suite, entry):
 
 # Skips: wanted this, found that
 
-@pytest.mark.parametrize(("needs", "words"), [
-    ('pages={"2M": 99999999}', "wanted 99999999 free 2M pages, found"),
-    ("nodes=999", f"wanted 999 NUMA nodes, found {len(host.nodes())}"),
-    ('kernel="99.0"', "wanted kernel 99.0, found "),
-    ('path="/no/such"', "wanted /no/such, found none"),
-    ('release=">=25.11"', "not in this release: >=25.11, target is 22.11.11"),
-    ('verbs=["alloc"]', "fake has no verb alloc"),
-], ids=["pages", "nodes", "kernel", "path", "release", "verbs"])
+
+@pytest.mark.parametrize(
+    ("needs", "words"),
+    [
+        ('pages={"2M": 99999999}', "wanted 99999999 free 2M pages, found"),
+        ("nodes=999", f"wanted 999 NUMA nodes, found {len(host.nodes())}"),
+        ('kernel="99.0"', "wanted kernel 99.0, found "),
+        ('path="/no/such"', "wanted /no/such, found none"),
+        ('release=">=25.11"', "not in this release: >=25.11, target is 22.11.11"),
+        ('verbs=["alloc"]', "fake has no verb alloc"),
+    ],
+    ids=["pages", "nodes", "kernel", "path", "release", "verbs"],
+)
 def test_need_that_is_not_met_is_a_skip_with_both_numbers(suite, needs, words):
-    done = suite.run('@requirement("FAKE-001")\n'
-                     f"@needs({needs})\ndef test_it(start): start().lists()")
+    done = suite.run(
+        f'@requirement("FAKE-001")\n@needs({needs})\ndef test_it(start): start().lists()'
+    )
 
     assert done.outcomes == {"skipped": 1}
     assert words in done.text
@@ -155,12 +176,15 @@ def test_row_of_another_release_is_a_skip(suite):
 
 
 def test_modes_and_sizes_have_ids_written_by_hand(suite):
-    done = suite.run("""
+    done = suite.run(
+        """
 @requirement("FAKE-001")
 @modes("in-memory", "no-huge")
 @sizes({"2M": 99999999, "1G": 99999999})
 def test_it(start, mode, page): pass
-""", "-v")
+""",
+        "-v",
+    )
 
     for ids in ("2M-in-memory", "1G-in-memory", "2M-no-huge", "1G-no-huge"):
         assert f"test_it[{ids}]" in done.text
@@ -169,10 +193,14 @@ def test_it(start, mode, page): pass
 def test_id_picks_requirements_and_shows_the_evidence(suite):
     suite.rows(("FAKE-001", "must", ""), ("FAKE-002", "must", ""))
     suite.file("untested.toml", '"FAKE-002" = "later"')
-    done = suite.run("""
+    done = suite.run(
+        """
 @requirement("FAKE-001")
 def test_it(start, evidence): evidence("seen with my own eyes")
-""", "--id", "FAKE-*")
+""",
+        "--id",
+        "FAKE-*",
+    )
 
     assert "FAKE-001: Its statement." in done.text
     assert "seen with my own eyes" in done.text

@@ -1,4 +1,5 @@
 """Leaks are caught, pages are shared out, predicates and traces read right."""
+
 import json
 import os
 import signal
@@ -11,15 +12,19 @@ from conformance.host import Pool, Snapshot
 CLEAN = Snapshot({"2M": Pool(8, 8, 0, 0)}, frozenset(), frozenset(), frozenset())
 
 
-@pytest.mark.parametrize(("after", "words"), [
-    ({"pools": {"2M": Pool(8, 7, 0, 0)}}, "1 2M pages are missing"),
-    ({"pools": {"2M": Pool(8, 8, 2, 0)}}, "2 2M pages are missing"),
-    ({"pools": {"2M": Pool(9, 9, 0, 0)}}, "2M pool changed"),
-    ({"pools": {}}, "2M pool changed"),
-    ({"mounts": frozenset({("/mnt", "hugetlbfs", "none")})}, "mount left behind: /mnt"),
-    ({"files": frozenset({"/run/dpdk/eal_1"})}, "file left behind: /run/dpdk/eal_1"),
-    ({"children": frozenset({os.getpid()})}, f"process left behind: {os.getpid()}"),
-], ids=["missing", "reserved", "grown", "gone", "mount", "file", "process"])
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ({"pools": {"2M": Pool(8, 7, 0, 0)}}, "1 2M pages are missing"),
+        ({"pools": {"2M": Pool(8, 8, 2, 0)}}, "2 2M pages are missing"),
+        ({"pools": {"2M": Pool(9, 9, 0, 0)}}, "2M pool changed"),
+        ({"pools": {}}, "2M pool changed"),
+        ({"mounts": frozenset({("/mnt", "hugetlbfs", "none")})}, "mount left behind: /mnt"),
+        ({"files": frozenset({"/run/dpdk/eal_1"})}, "file left behind: /run/dpdk/eal_1"),
+        ({"children": frozenset({os.getpid()})}, f"process left behind: {os.getpid()}"),
+    ],
+    ids=["missing", "reserved", "grown", "gone", "mount", "file", "process"],
+)
 def test_difference_is_named(monkeypatch, after, words):
     monkeypatch.setattr(host, "users", list)
 
@@ -33,17 +38,24 @@ def test_pages_that_others_hold_are_not_our_leak(monkeypatch):
     assert host.difference(CLEAN, CLEAN._replace(pools={"2M": Pool(8, 0, 0, 0)})) == []
 
 
-@pytest.mark.parametrize(("leak", "words"), [
-    ("subprocess.Popen(['sleep', '9'])", "process left behind"),
-    ("os.mkdir(host.RUN + '/dpdk/eal_leak')", "file left behind"),
-], ids=["process", "file"])
+@pytest.mark.parametrize(
+    ("leak", "words"),
+    [
+        ("subprocess.Popen(['sleep', '9'])", "process left behind"),
+        ("os.mkdir(host.RUN + '/dpdk/eal_leak')", "file left behind"),
+    ],
+    ids=["process", "file"],
+)
 def test_leak_of_a_test_is_its_error(suite, monkeypatch, leak, words):
     monkeypatch.setattr(host, "RUN", str(suite.path))
     (suite.path / "dpdk").mkdir()
     before = host.children()
-    done = suite.run("import os, subprocess\nfrom conformance import host\n"
-                     f'@requirement("FAKE-001")\ndef test_it(): {leak}',
-                     "-W", "ignore::ResourceWarning")
+    done = suite.run(
+        "import os, subprocess\nfrom conformance import host\n"
+        f'@requirement("FAKE-001")\ndef test_it(): {leak}',
+        "-W",
+        "ignore::ResourceWarning",
+    )
     for pid in host.children() - before:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -71,16 +83,19 @@ def test_ledger_forgets_the_dead(tmp_path, monkeypatch):
     host.Ledger(tmp_path / "ledger", limit=0).take({"2M": 8})
 
 
-@pytest.mark.parametrize(("predicate", "release", "answer"), [
-    ("", "20.11.10", True),
-    (">=22.11,<=24.11", "24.11.6", True),
-    (">=22.11,<=24.11", "25.11.2", False),
-    ("<=24.11.5", "24.11.6", False),
-    ("==26.07", "26.07", True),
-    ("==20.11", "20.11.10", True),
-    (">=23.11", "22.11.11", False),
-    (">=25.11", "25.11.0-rc1", True),
-])
+@pytest.mark.parametrize(
+    ("predicate", "release", "answer"),
+    [
+        ("", "20.11.10", True),
+        (">=22.11,<=24.11", "24.11.6", True),
+        (">=22.11,<=24.11", "25.11.2", False),
+        ("<=24.11.5", "24.11.6", False),
+        ("==26.07", "26.07", True),
+        ("==20.11", "20.11.10", True),
+        (">=23.11", "22.11.11", False),
+        (">=25.11", "25.11.0-rc1", True),
+    ],
+)
 def test_release_predicate(predicate, release, answer):
     assert catalogue.holds(predicate, release) is answer
 
@@ -115,9 +130,9 @@ def test_decoder_reads_each_release(name):
     lists = d.offsetof("rte_mem_config", "memsegs")
     data = bytearray(d.sizeof("rte_mem_config"))
     at = lists + 136 * 5
-    data[at:at + 8] = (0x100200000).to_bytes(8, "little")
-    data[at + 40:at + 50] = b"memseg-x-0"
-    data[at + 16:at + 20] = (-1).to_bytes(4, "little", signed=True)
+    data[at : at + 8] = (0x100200000).to_bytes(8, "little")
+    data[at + 40 : at + 50] = b"memseg-x-0"
+    data[at + 16 : at + 20] = (-1).to_bytes(4, "little", signed=True)
     found = d.config(bytes(data)).memsegs[5]
 
     assert (len(data), lists) == (25344, 136 if name < "23" else 144)

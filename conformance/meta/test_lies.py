@@ -1,4 +1,5 @@
 """Each test can fail: pyeal with one wrong number is caught by the test that is about it."""
+
 import os
 import sys
 from pathlib import Path
@@ -21,8 +22,14 @@ def test_lie_is_caught(pytester, monkeypatch, id):
     monkeypatch.setenv("PYTHONPATH", str(META.parents[1]), prepend=os.pathsep)
     target = f"cmd:{sys.executable} {META}/lying_target.py {lie} -- {sys.executable} -m pyeal.agent"
     done = pytester.runpytest_subprocess(
-        "-c", META.parent / "pytest.toml", META.parent / folder, f"--id={id}", f"--target={target}",
-        "-p", "no:cacheprovider")
+        "-c",
+        META.parent / "pytest.toml",
+        META.parent / folder,
+        f"--id={id}",
+        f"--target={target}",
+        "-p",
+        "no:cacheprovider",
+    )
     outcomes = done.parseoutcomes()
     if "skipped" in outcomes and not host.is_root():
         pytest.skip("wanted root, found none")

@@ -1,4 +1,5 @@
 """A target that lies, hangs, aborts or exits is one failed test with its last words."""
+
 import re
 import signal
 import subprocess
@@ -34,20 +35,29 @@ def test_honest_target_passes(two):
 
     assert (done.ret, done.outcomes) == (0, {"passed": 2})
     assert two.properties()[0] | {"host": ""} == {
-        "requirement": "FAKE-001", "family": "FAKE", "level": "must", "host": "",
-        "statement": "Its statement.", "target": "fake", "release": "22.11.11",
-        "secondary": "fake"}
+        "requirement": "FAKE-001",
+        "family": "FAKE",
+        "level": "must",
+        "host": "",
+        "statement": "Its statement.",
+        "target": "fake",
+        "release": "22.11.11",
+        "secondary": "fake",
+    }
 
 
-@pytest.mark.parametrize(("fault", "words"), [
-    ("lie", "eal.lists()[0].base_va == eal.segments()[0].addr"),
-    ("hang", "TargetHung: lists: no answer in 2 s"),
-    ("abort", "TargetDied: lists: killed by SIGABRT"),
-    ("kill", "TargetDied: lists: killed by SIGKILL"),
-    ("exit", "TargetDied: lists: exited 7"),
-    ("raise", "KeyError: 'no such key'"),
-    ("noise", "not of the protocol: b'EAL: hello'"),
-])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("lie", "eal.lists()[0].base_va == eal.segments()[0].addr"),
+        ("hang", "TargetHung: lists: no answer in 2 s"),
+        ("abort", "TargetDied: lists: killed by SIGABRT"),
+        ("kill", "TargetDied: lists: killed by SIGKILL"),
+        ("exit", "TargetDied: lists: exited 7"),
+        ("raise", "KeyError: 'no such key'"),
+        ("noise", "not of the protocol: b'EAL: hello'"),
+    ],
+)
 def test_fault_is_one_failed_test(two, fault, words):
     done = two.run(TWO, fault=fault)
 
@@ -56,10 +66,13 @@ def test_fault_is_one_failed_test(two, fault, words):
     assert "about to fail" in done.text
 
 
-@pytest.mark.parametrize("fault, words", [
-    ("late-exit", "at the end of input: exited 3"),
-    ("late-hang", "did not exit in 2 s at the end of input"),
-])
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("late-exit", "at the end of input: exited 3"),
+        ("late-hang", "did not exit in 2 s at the end of input"),
+    ],
+)
 def test_bad_end_is_an_error(suite, fault, words):
     done = suite.run(fault=fault)
 
@@ -71,8 +84,15 @@ def test_printing_to_stdout_does_no_harm(suite):
     assert suite.run(fault="print").outcomes == {"passed": 1}
 
 
-@pytest.mark.parametrize("target", [f"cmd:{sys.executable} {META}/faulty_target.py mute",
-                                    "cmd:/no/such/program", "nonsense", "cmd:/bin/echo {}"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"cmd:{sys.executable} {META}/faulty_target.py mute",
+        "cmd:/no/such/program",
+        "nonsense",
+        "cmd:/bin/echo {}",
+    ],
+)
 def test_target_that_does_not_start_is_a_broken_run(suite, target):
     assert suite.run(target=target).ret == pytest.ExitCode.USAGE_ERROR
 
@@ -86,18 +106,34 @@ def test_process_left_in_the_box_is_found_and_ended(suite):
 
 
 def test_kill_9_of_the_run_leaves_no_process(suite):
-    suite.file("test_mini.py", """
+    suite.file(
+        "test_mini.py",
+        """
 from conformance import requirement
 @requirement("FAKE-001")
 def test_hangs(start):
     eal = start()
     open("pids", "w").write(f"{eal.pid} {getattr(eal.box, 'pid', eal.pid)}")
     eal.lists()
-""")
+""",
+    )
     run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-p", "conformance.conftest", "--suite", ".",
-         "--target", f"cmd:{sys.executable} {META}/faulty_target.py hang", "."],
-        cwd=suite.path, stdout=subprocess.DEVNULL)
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "conformance.conftest",
+            "--suite",
+            ".",
+            "--target",
+            f"cmd:{sys.executable} {META}/faulty_target.py hang",
+            ".",
+        ],
+        cwd=suite.path,
+        stdout=subprocess.DEVNULL,
+    )
     wait_for(lambda: (suite.path / "pids").exists() and (suite.path / "pids").read_text())
     pids = [int(p) for p in (suite.path / "pids").read_text().split()]
     run.send_signal(signal.SIGKILL)

@@ -3,6 +3,7 @@
 Runs under the Python of the library's own system: 3.9 and later. RELEASE is for libraries that do
 not tell theirs: 20.11 has no function for it.
 """
+
 from __future__ import annotations
 
 import ctypes as C
@@ -28,26 +29,59 @@ MAGIC = 19820526
 
 class Fbarray(C.Structure):
     """lib/eal/include/rte_fbarray.h: struct rte_fbarray"""
-    _fields_ = [("name", C.c_char * 64), ("count", u32), ("len", u32), ("elt_sz", u32),
-                ("data", ptr), ("rwlock", i32)]
+
+    _fields_ = [
+        ("name", C.c_char * 64),
+        ("count", u32),
+        ("len", u32),
+        ("elt_sz", u32),
+        ("data", ptr),
+        ("rwlock", i32),
+    ]
 
 
 class MemsegList(C.Structure):
     """lib/eal/include/rte_memory.h: struct rte_memseg_list"""
-    _fields_ = [("base_va", ptr), ("page_sz", u64), ("socket_id", i32), ("version", u32),
-                ("len", size), ("external", u32), ("heap", u32), ("memseg_arr", Fbarray)]
+
+    _fields_ = [
+        ("base_va", ptr),
+        ("page_sz", u64),
+        ("socket_id", i32),
+        ("version", u32),
+        ("len", size),
+        ("external", u32),
+        ("heap", u32),
+        ("memseg_arr", Fbarray),
+    ]
 
 
 class Memseg(C.Structure):
     """lib/eal/include/rte_memory.h: struct rte_memseg"""
-    _fields_ = [("iova", u64), ("addr", ptr), ("len", size), ("hugepage_sz", u64),
-                ("socket_id", i32), ("nchannel", u32), ("nrank", u32), ("flags", u32)]
+
+    _fields_ = [
+        ("iova", u64),
+        ("addr", ptr),
+        ("len", size),
+        ("hugepage_sz", u64),
+        ("socket_id", i32),
+        ("nchannel", u32),
+        ("nrank", u32),
+        ("flags", u32),
+    ]
 
 
 class Memzone(C.Structure):
     """lib/eal/include/rte_memzone.h: struct rte_memzone"""
-    _fields_ = [("name", C.c_char * 32), ("iova", u64), ("addr", ptr), ("len", size),
-                ("hugepage_sz", u64), ("socket_id", i32), ("flags", u32)]
+
+    _fields_ = [
+        ("name", C.c_char * 32),
+        ("iova", u64),
+        ("addr", ptr),
+        ("len", size),
+        ("hugepage_sz", u64),
+        ("socket_id", i32),
+        ("flags", u32),
+    ]
 
 
 assert [C.sizeof(x) for x in (Fbarray, MemsegList, Memseg, Memzone)] == [96, 136, 48, 72]
@@ -92,18 +126,29 @@ ZONE = dict.fromkeys(("addr", "len", "iova", "socket_id"), 0)
 
 def find() -> str:
     """The system's library: the newest that the linker or the usual places know."""
-    places = ("/usr/lib", "/usr/lib/*", "/usr/local/lib", "/usr/local/lib/*", "/usr/lib64",
-              "/usr/local/lib64", *os.environ.get("LD_LIBRARY_PATH", "").split(":"))
+    places = (
+        "/usr/lib",
+        "/usr/lib/*",
+        "/usr/local/lib",
+        "/usr/local/lib/*",
+        "/usr/lib64",
+        "/usr/local/lib64",
+        *os.environ.get("LD_LIBRARY_PATH", "").split(":"),
+    )
     found = [p for d in places if d for p in glob.glob(f"{d}/librte_eal.so.*")]
     by_abi = {tuple(map(int, re.findall(r"\d+", p.rpartition(".so.")[2]))): p for p in found}
     if not by_abi:
-        raise FileNotFoundError(errno.ENOENT, "no librte_eal.so.* found: install DPDK's librte-eal,"
-                                " or give its path: --target librte_eal:PATH")
+        raise FileNotFoundError(
+            errno.ENOENT,
+            "no librte_eal.so.* found: install DPDK's librte-eal,"
+            " or give its path: --target librte_eal:PATH",
+        )
     return by_abi[max(by_abi)]
 
 
 class Eal(Process):
     """The verbs over one loaded library."""
+
     target = "librte_eal"
 
     def __init__(self, path: str = "", release: str = "") -> None:
@@ -116,13 +161,13 @@ class Eal(Process):
         self.release = self._version() or release
         if not self.release:
             raise ValueError(f"{self._path} does not tell its release: give it after the path")
-        self._keep: list[object] = []       # callbacks and buffers that EAL holds on to
+        self._keep: list[object] = []  # callbacks and buffers that EAL holds on to
         self._arrays: list[Fbarray] = []
         self._events: list[dict] = []
         self._mcfg = 0
 
     def _version(self) -> str:
-        fn = getattr(self._lib, "rte_version", None)    # a function only since 21.11
+        fn = getattr(self._lib, "rte_version", None)  # a function only since 21.11
         return fn().decode().removeprefix("DPDK ") if fn else ""
 
     @property
@@ -137,14 +182,17 @@ class Eal(Process):
     def init(self, args: list[str]) -> dict:
         argv = [a.encode() for a in ARGS + args]
         array = (C.c_char_p * (len(argv) + 1))(*argv, None)
-        self._keep.append(array)            # EAL keeps pointers into it
+        self._keep.append(array)  # EAL keeps pointers into it
         ret = self._lib.rte_eal_init(len(argv), array)
         if ret < 0:
             e = OSError(self._errno, f"rte_eal_init: {os.strerror(self._errno)}")
             e.errno = self._errno
             raise e
-        return {"ret": 0, "iova_mode": self._iova_mode(),
-                "runtime_dir": self._lib.rte_eal_get_runtime_dir().decode()}
+        return {
+            "ret": 0,
+            "iova_mode": self._iova_mode(),
+            "runtime_dir": self._lib.rte_eal_get_runtime_dir().decode(),
+        }
 
     def tailq(self, name: str) -> dict:
         """Registers a tail queue before init, as a library does when it is loaded."""
@@ -161,12 +209,14 @@ class Eal(Process):
 
     def info(self) -> dict:
         lib = self._lib
-        return {"physmem_size": lib.rte_eal_get_physmem_size(),
-                "using_phys_addrs": bool(lib.rte_eal_using_phys_addrs()),
-                "has_hugepages": bool(lib.rte_eal_has_hugepages()),
-                "iova_mode": self._iova_mode(),
-                "socket_ids": [lib.rte_socket_id_by_idx(i) for i in range(lib.rte_socket_count())],
-                "path": self._path}
+        return {
+            "physmem_size": lib.rte_eal_get_physmem_size(),
+            "using_phys_addrs": bool(lib.rte_eal_using_phys_addrs()),
+            "has_hugepages": bool(lib.rte_eal_has_hugepages()),
+            "iova_mode": self._iova_mode(),
+            "socket_ids": [lib.rte_socket_id_by_idx(i) for i in range(lib.rte_socket_count())],
+            "path": self._path,
+        }
 
     # lists and segments
 
@@ -189,12 +239,13 @@ class Eal(Process):
         name, callback = CALLBACKS[kind]
         raised: list[Exception] = []
 
-        def call(*args):                    # an exception must not be lost in C
+        def call(*args):  # an exception must not be lost in C
             try:
                 return fn(*(a.contents if hasattr(a, "contents") else a for a in args[:-1]))
             except Exception as e:
                 raised.append(e)
                 return -1
+
         ret = getattr(self._lib, name + "_thread_unsafe" * unlocked)(callback(call), None)
         if raised:
             raise raised[0]
@@ -204,12 +255,21 @@ class Eal(Process):
         found = []
 
         def visit(m):
-            found.append({"index": self._slot(C.addressof(m)), "name": m.memseg_arr.name.decode(),
-                          "base_va": m.base_va, "n_segs": m.memseg_arr.len,
-                          "count": m.memseg_arr.count}
-                         | {f: getattr(m, f) for f in ("page_sz", "socket_id", "version", "len",
-                                                       "external", "heap")})
+            found.append(
+                {
+                    "index": self._slot(C.addressof(m)),
+                    "name": m.memseg_arr.name.decode(),
+                    "base_va": m.base_va,
+                    "n_segs": m.memseg_arr.len,
+                    "count": m.memseg_arr.count,
+                }
+                | {
+                    f: getattr(m, f)
+                    for f in ("page_sz", "socket_id", "version", "len", "external", "heap")
+                }
+            )
             return 0
+
         self._walk("list", visit)
         return found
 
@@ -217,9 +277,12 @@ class Eal(Process):
         found = []
 
         def visit(m, s):
-            found.append({"list": self._slot(C.addressof(m)), "seg": self._seg(m, s)}
-                         | {f: getattr(s, f) for f, _ in Memseg._fields_})
+            found.append(
+                {"list": self._slot(C.addressof(m)), "seg": self._seg(m, s)}
+                | {f: getattr(s, f) for f, _ in Memseg._fields_}
+            )
             return 0
+
         self._walk("seg", visit)
         return found
 
@@ -232,10 +295,14 @@ class Eal(Process):
             if s is None:
                 v |= {"addr": m.base_va, "len": m.len}
             else:
-                v |= {"seg": self._seg(m, s), "addr": s.addr,
-                      "len": s.len if length is None else length}
+                v |= {
+                    "seg": self._seg(m, s),
+                    "addr": s.addr,
+                    "len": s.len if length is None else length,
+                }
             visits.append(v)
             return answers[len(visits) - 1] if len(visits) <= len(answers) else 0
+
         ret = self._walk(kind, visit, unlocked)
         return {"ret": ret, "visits": visits}
 
@@ -258,8 +325,11 @@ class Eal(Process):
         ms = self._lib.rte_mem_virt2memseg(addr, None)
         if not msl or not ms:
             return None
-        return {"list": self._slot(C.addressof(msl.contents)), "addr": ms.contents.addr or 0,
-                "seg": self._seg(msl.contents, ms.contents)}
+        return {
+            "list": self._slot(C.addressof(msl.contents)),
+            "addr": ms.contents.addr or 0,
+            "seg": self._seg(msl.contents, ms.contents),
+        }
 
     def virt2iova(self, addr: int) -> int:
         return self._lib.rte_mem_virt2iova(addr)
@@ -310,8 +380,11 @@ class Eal(Process):
         return self._ret(self._lib.rte_extmem_unregister(va, len))
 
     def events_register(self) -> dict:
-        fn = EVENT(lambda kind, addr, n, _: self._events.append(
-            {"type": ("ALLOC", "FREE")[kind], "va": addr, "len": n}))
+        fn = EVENT(
+            lambda kind, addr, n, _: self._events.append(
+                {"type": ("ALLOC", "FREE")[kind], "va": addr, "len": n}
+            )
+        )
         self._keep.append(fn)
         return self._ret(self._lib.rte_mem_event_callback_register(b"conformance", fn, None))
 
@@ -321,8 +394,9 @@ class Eal(Process):
     def limit_register(self, socket: int, limit: int) -> dict:
         fn = VALIDATOR(lambda socket, limit, new: -1)
         self._keep.append(fn)
-        return self._ret(self._lib.rte_mem_alloc_validator_register(b"conformance", fn, socket,
-                                                                    limit))
+        return self._ret(
+            self._lib.rte_mem_alloc_validator_register(b"conformance", fn, socket, limit)
+        )
 
     # file-backed arrays: a descriptor is an index into self._arrays
 
@@ -331,9 +405,15 @@ class Eal(Process):
             self._arrays.append(Fbarray())
             id = len(self._arrays) - 1
             name = p["name"]
-            return self._ret(self._lib.rte_fbarray_init(
-                None if null else self._arrays[id], None if name is None else name.encode(),
-                p["length"], p["elt_sz"]), **self._descriptor(id))
+            return self._ret(
+                self._lib.rte_fbarray_init(
+                    None if null else self._arrays[id],
+                    None if name is None else name.encode(),
+                    p["length"],
+                    p["elt_sz"],
+                ),
+                **self._descriptor(id),
+            )
         arr = None if null else self._arrays[id]  # type: ignore[index]
         if op == "describe":
             return self._descriptor(id)  # type: ignore[arg-type]
@@ -345,13 +425,20 @@ class Eal(Process):
             n = (u32(p["n"]),) if "_n_" in p["fn"] else ()
             return self._ret(fn(C.byref(arr) if arr else None, u32(p["start"]), *n))
         args = [u32(p["idx"])] if "idx" in p else [ptr(p["addr"])] if "addr" in p else []
-        return self._ret(getattr(self._lib, "rte_fbarray_" + op)(C.byref(arr) if arr else None,
-                                                                 *args))
+        return self._ret(
+            getattr(self._lib, "rte_fbarray_" + op)(C.byref(arr) if arr else None, *args)
+        )
 
     def _descriptor(self, id: int) -> dict:
         a = self._arrays[id]
-        return {"id": id, "name": a.name.decode(), "data": a.data or 0, "len": a.len,
-                "elt_sz": a.elt_sz, "count": a.count}
+        return {
+            "id": id,
+            "name": a.name.decode(),
+            "data": a.data or 0,
+            "len": a.len,
+            "elt_sz": a.elt_sz,
+            "count": a.count,
+        }
 
 
 if __name__ == "__main__":
