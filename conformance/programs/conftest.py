@@ -1,10 +1,10 @@
 """DPDK's own programs, as Debian built them, beside pyeal: each release in a tree of its own.
 
-host(*args)             a pyeal primary that dpdk-test and dpdk-proc-info can join
+host(mb=32)             a pyeal primary that dpdk-test and dpdk-proc-info can join
 program(eal, ...)       one program beside it to its end, which must be a good one
 memory(eal)             what dpdk-proc-info sees beside it: segments and zones
-testpmd(*args)          a running dpdk-testpmd with one port, a primary; `it("command")`
-dpdk_test(*args)        dpdk-test as a primary, to compare with; `it("command")`
+testpmd()               a running dpdk-testpmd with one port, a primary; `it("command")`
+dpdk_test(mb=32)        dpdk-test as a primary, to compare with; `it("command")`
 beside(testpmd, role)   pyeal of its release, joining it
 """
 
@@ -82,10 +82,10 @@ def cell(request):
 
 @pytest.fixture
 def host(start, make_box, release):
-    def host(*args):
+    def host(mb=32):
         """The queues of every library; dpdk-test has one more of its own."""
         box = make_box({"2M": PAGES})
-        eal = start("-m", "32", *args, target=f"pyeal:{release}", init=False, box=box)
+        eal = start("-m", str(mb), target=f"pyeal:{release}", init=False, box=box)
         return eal.init(tailqs=[*pyeal.TAILQS, "dummy"])
 
     return host
@@ -194,11 +194,11 @@ def prompt(request, release, make_box, prefix):
     made = []
     mode = request.node.callspec.params.get("mode", "dynmem")
 
-    def prompt(word, program, *args):
+    def prompt(word, program, *args, mb=32):
         box = make_box({"2M": PAGES})
         name = f"{prefix}_program{next(NUMBERS)}"
         cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
-        argv = [program, *MODES[mode], "-l", cpus, "-m", "32", "--no-telemetry",
+        argv = [program, *MODES[mode], "-l", cpus, "-m", str(mb), "--no-telemetry",
                 f"--file-prefix={name}", *args]  # fmt: skip
         made.append(Prompt(word, request.node.tree.command(box, *argv), box, name))
         return made[-1]
@@ -211,12 +211,12 @@ def prompt(request, release, make_box, prefix):
 @pytest.fixture
 def testpmd(prompt):
     more = "--", "-i", "--no-mlockall", "--total-num-mbufs=2048"
-    return lambda *args: prompt("testpmd> ", "dpdk-testpmd", "--vdev=net_null0", *args, *more)
+    return lambda: prompt("testpmd> ", "dpdk-testpmd", "--vdev=net_null0", *more)
 
 
 @pytest.fixture
 def dpdk_test(prompt):
-    return lambda *args: prompt("RTE>>", "dpdk-test", *args)
+    return lambda mb=32: prompt("RTE>>", "dpdk-test", mb=mb)
 
 
 @pytest.fixture
