@@ -1,8 +1,11 @@
 """Ids are known, single and complete; deviations and skips are what they say."""
 
+import sys
+
 import pytest
 
 from conformance import host
+from conformance.meta.conftest import GOOD, META
 
 BROKEN = pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERRUPTED
 TWICE = """
@@ -205,3 +208,24 @@ def test_it(start, evidence): evidence("seen with my own eyes")
     assert "FAKE-001: Its statement." in done.text
     assert "seen with my own eyes" in done.text
     assert suite.properties()[0]["evidence"] == "seen with my own eyes"
+
+
+# Pairs
+
+def test_a_pair_runs_only_what_joins(suite):
+    suite.rows(("FAKE-001", "must", ""), ("FAKE-002", "must", ""))
+    joins = GOOD.replace("001", "002").replace("is_where", "lies_where").replace(
+        "(start)", "(start, join)").replace("eal = start()", "eal = join()")
+    target = f"cmd:{sys.executable} {META}/fake_target.py"
+    done = suite.run(GOOD + joins, "--secondary", target)
+
+    assert (done.ret, done.outcomes) == (0, {"passed": 1, "deselected": 1})
+    assert suite.properties()[0]["secondary"] == "fake"
+    assert "secondary: fake" in done.text
+
+
+def test_a_pair_is_of_one_release(suite):
+    done = suite.run(GOOD, "--secondary", "pyeal:24.11.6")
+
+    assert done.ret == 4
+    assert "--target is 22.11.11, --secondary 24.11.6" in done.text
