@@ -85,3 +85,21 @@ def test_twenty_attach_in_a_row(host, program, mode, evidence):
     # 20.11 leaves its shadow arrays to be swept by the next
     assert len(left) == (len(eal.lists()) if eal.release.startswith("20.11") else 0)
     assert eal.config().malloc_heaps[0].alloc_count == before
+
+
+@needs(pages={"2M": 64})
+def test_testpmd_wants_its_primarys_pool(host, program, dpdk_test, release, evidence):
+    """As a secondary it gets through rte_eal_init, then misses a pool; so with DPDK's."""
+    says = "Get mbuf pool for socket 0 failed"
+    if release.startswith("20.11"):
+        says = "Secondary process type not supported"
+
+    argv = "-l", "0-1", "--", "--num-procs=2", "--proc-id=1"
+    ours, real = (
+        program(eal, "dpdk-testpmd", "--proc-type=secondary", *argv, good=(1,))
+        for eal in (host(), dpdk_test())
+    )
+    evidence(ours.strip().splitlines()[-1])
+
+    assert says in ours
+    assert says in real
