@@ -212,10 +212,15 @@ def test_it(start, evidence): evidence("seen with my own eyes")
 
 # Pairs
 
+
 def test_a_pair_runs_only_what_joins(suite):
     suite.rows(("FAKE-001", "must", ""), ("FAKE-002", "must", ""))
-    joins = GOOD.replace("001", "002").replace("is_where", "lies_where").replace(
-        "(start)", "(start, join)").replace("eal = start()", "eal = join()")
+    joins = (
+        GOOD.replace("001", "002")
+        .replace("is_where", "lies_where")
+        .replace("(start)", "(start, join)")
+        .replace("eal = start()", "eal = join()")
+    )
     target = f"cmd:{sys.executable} {META}/fake_target.py"
     done = suite.run(GOOD + joins, "--secondary", target)
 
