@@ -86,31 +86,33 @@ def smaps(pid):
 
 
 def locks(path=None, pid=None):
-    """Locks on one file and/or of one process. The inode decides: pids differ by namespace."""
-    found = []
+    """Locks on one file and/or of one process. The inode decides: pids differ by namespace.
+
+    The kernel hands the list out in parts, and forgets a line at a seam when others unlock
+    meanwhile: what two readings agree on counts.
+    """
+    where = None
+    if path is not None:
+        st = os.stat(path)
+        where = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}", st.st_ino
+    seen = None
+    for _ in range(20):
+        found = [x for x in _locks() if where in (None, (x.dev, x.inode)) and pid in (None, x.pid)]
+        if found == seen:
+            break
+        seen = found
+    return found
+
+
+def _locks():
     with open("/proc/locks") as f:
         for line in f:
             _, *rest = line.split()
             waits = rest[0] == "->"
             kind, _, mode, who, where, start, end = rest[waits:]
             dev, _, inode = where.rpartition(":")
-            found.append(
-                Lock(
-                    kind,
-                    mode,
-                    int(who),
-                    dev,
-                    int(inode),
-                    int(start),
-                    None if end == "EOF" else int(end),
-                    waits,
-                )
-            )
-    if path is not None:
-        st = os.stat(path)
-        dev = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}"
-        found = [x for x in found if (x.dev, x.inode) == (dev, st.st_ino)]
-    return [x for x in found if pid in (None, x.pid)]
+            end = None if end == "EOF" else int(end)
+            yield Lock(kind, mode, int(who), dev, int(inode), int(start), end, waits)
 
 
 def fds(pid):
