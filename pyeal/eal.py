@@ -164,6 +164,9 @@ class Eal:
             malloc_mp.Sync(self.channel, self.heaps, self.log)
             for lock in (self.lists.lock, self.memzones.lock, *self.heaps.heaps):
                 lock.alone = self.channel.alone
+            self.heaps.outside = self._pages
+            for heap in self.heaps.heaps:
+                heap.mend = self.heaps.mend
             self.channel.actions["eal_dev_mp_request"] = malloc_mp.no_devices
             self.channel.actions["bus_vdev_mp"] = malloc_mp.no_vdevs
             self.channel.actions["eal_vfio_mp_sync"] = malloc_mp.no_vfio

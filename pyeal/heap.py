@@ -13,6 +13,7 @@ from errno import EINVAL, ENOMEM
 
 from . import layout, libc
 from .errors import EalError
+from .fbarray import runs
 from .layout import FLAG_DIRTY, FLAG_DO_NOT_FREE, FREELISTS, MallocElem
 from .memseg import MemsegList, MemsegLists, nobody_knows, take_word
 from .segments import Pages, Segments
@@ -20,7 +21,7 @@ from .vaspace import align as up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .malloc_mp import Asker
     from .options import Options
@@ -38,14 +39,18 @@ MAX_REQUEST = 1 << 40  # bytes that a secondary may ask for at once
 class Heap:
     """One node's heap, in its slot of `config`; as a context it is locked for all processes."""
 
-    __slots__ = ("alone", "c", "rule", "socket", "va")
+    __slots__ = ("alone", "c", "mend", "rule", "socket", "va")
 
     def __init__(self, c: layout.MallocHeap, socket: int, rule: str) -> None:
         self.c, self.socket, self.rule, self.va = c, socket, rule, addressof(c)
         self.alone = nobody_knows
+        self.mend: Callable[[Heap], object] = lambda heap: None
 
     def __enter__(self) -> None:
-        take_word(self.va, lambda v: v == 0, 1, self.alone)
+        if take_word(self.va, lambda v: v == 0, 1, self.alone):
+            # whoever died with the lock may have been about to change it; one that cannot be
+            # mended stays locked
+            self.mend(self)
 
     def __exit__(self, *_: object) -> None:
         take_word(self.va, lambda v: True, -1)
@@ -176,6 +181,47 @@ class Heap:
         self._join(a, y.next)
         libc.zero(b, HEADER + y.pad)
 
+    def rebuild(self, spans: list[tuple[int, int]], matched: bool) -> None:
+        """Links all elements anew, which lie one behind the other in spans of (address, bytes).
+
+        Only sizes and states are believed: they change last when an element is split, and first
+        when two are joined. EalError(EINVAL), and nothing is changed, when they do not fit a span.
+        """
+        found = [va for span in spans for va in self._tiles(*span)]
+        self.c.free_head[:] = [0] * FREELISTS
+        self.c.first = self.c.last = before = 0
+        self.c.alloc_count = sum(elem(va).state & 7 == BUSY for va in found)
+        self.c.total_size = sum(length for _, length in spans)
+        for va in found:
+            e = elem(va)
+            if e.state & 7 == FREE:
+                e.state = FREE
+                libc.zero(va + HEADER, e.size - HEADER)
+                if before and elem(before).state == FREE and self._adjacent(before, va, matched):
+                    elem(before).size += e.size
+                    libc.zero(va, HEADER)
+                    continue
+            self._join(before, va)
+            before = va
+        self._join(before, 0)
+        for va in found:
+            if elem(va).heap and elem(va).state == FREE:
+                self.link_free(va)
+
+    def _tiles(self, va: int, length: int) -> Iterator[int]:
+        """Addresses of the elements that fill a span."""
+        end = va + length
+        while va < end:
+            e = elem(va)
+            fits = MIN_SPLIT <= e.size <= end - va and not e.size % LINE
+            if e.heap != self.va or e.state & 7 not in (FREE, BUSY) or not fits:
+                raise EalError(
+                    EINVAL, "malloc", f"the heap of node {self.socket} cannot be mended at {va:#x}:"
+                    " who died left it half-changed; start the primary anew",
+                )  # fmt: skip
+            yield va
+            va += e.size
+
     def hide(self, va: int, start: int, length: int, matched: bool) -> None:
         """Takes a range out of a free, unlinked element; the parts around stay.
 
@@ -233,6 +279,7 @@ class Heaps:
         rule = lists.release.free_list_rule
         slots = lists.config.malloc_heaps
         self.heaps = [Heap(slots[i], socket, rule) for i, socket in enumerate(sockets)]
+        self.outside: list[Pages] = []  # pages that are in no heap
 
     def create(self) -> None:
         """Names the heaps and gives them all pages. rte_eal_malloc_heap_init"""
@@ -247,6 +294,20 @@ class Heaps:
 
     def _of(self, socket: int) -> Heap | None:
         return next((h for h in self.heaps if h.socket == socket), None)
+
+    def mend(self, heap: Heap) -> None:
+        """Makes a heap whole whose lock a dead process had; nobody else is left. EalError."""
+        spans = []
+        for msl in self.lists:
+            if (msl.socket, msl.external) != (heap.socket, False):
+                continue
+            bits = msl.arr.used()
+            for p in self.outside:
+                if p.msl is msl:
+                    bits &= ~((1 << p.n) - 1 << p.start)
+            spans += [(msl.va(start), n * msl.page_sz) for start, n in runs(bits)]
+        heap.rebuild(sorted(spans), self.opts.match_allocations)
+        self.log("WARNING", f"a dead process had the heap of node {heap.socket}: its links are new")
 
     def _add_run(self, msl: MemsegList, first: layout.Memseg, length: int) -> int:
         heap = self._of(msl.socket)

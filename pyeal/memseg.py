@@ -368,16 +368,18 @@ class NoLock:
 
 def take_word(
     va: int, free: Callable[[int], bool], add: int, alone: Callable[[], bool] = nobody_knows
-) -> None:
-    """Adds to a lock word once it is free.
+) -> bool:
+    """Adds to a lock word once it is free; True when a dead process's lock was broken for it.
 
     alone: whether no other process is left; a word that stays taken then is a dead one's, and is
     made free. EalError(ETIMEDOUT).
     """
     try:
         libc.lock_word(va, free, add)
+        return False
     except OSError as e:
         if not alone():
             raise EalError(e.errno or 0, "lock", e.strerror or "") from None
         libc.break_word(va)
         libc.lock_word(va, free, add)
+        return True
