@@ -28,25 +28,24 @@ def test_a_death_inside_of_a_malloc_is_survived(stress, request):
 
 
 @needs(pages={"2M": 12})
-def test_a_torn_heap_is_mended(start, request, evidence):
+def test_a_torn_heap_is_mended(start, join, request, evidence):
     """The lock is a dead one's, the links are nonsense: a primary left alone goes on."""
     survives(request)
     eal = start("-m", "4")
-    held = [eal.malloc(size).va for size in (100, 5000, 3 << 20, 64, 700000, 300)]
+
+    def areas():
+        with Shared(eal.decode, eal.run, eal.hugedir(), eal.prefix) as now:
+            return now.check_heap(*now.heaps[0])
+
+    own, other = areas(), join()
+    held = [other.malloc(size).va for size in (100, 5000, 3 << 20, 64, 700000, 300)]
     for va in held[1::2]:
         eal.free(va)
     for va in held[::2]:
-        eal.poke(va, b"stays")
-
-    def look():
-        return Shared(eal.decode, eal.run, eal.hugedir(), eal.prefix)
-
-    with look() as now:
-        i, heap = now.heaps[0]
-        before = now.check_heap(i, heap)
-    at = eal.decode.offsetof("rte_mem_config", "malloc_heaps") + i * eal.decode.sizeof(
-        "malloc_heap"
-    )
+        other.poke(va, b"stays")
+    other.kill()
+    before = areas()
+    at = eal.decode.offsetof("rte_mem_config", "malloc_heaps")
     with open(eal.run / "config", "r+b") as f:
         for field in ("lock", "alloc_count", "last", "free_head"):
             f.seek(at + eal.decode.offsetof("malloc_heap", field))
@@ -59,9 +58,8 @@ def test_a_torn_heap_is_mended(start, request, evidence):
 
     assert va
     assert [eal.peek(a, 5) for a in held[::2]] == [b"stays"] * 3
-    with look() as now:
-        assert now.check_heap(*now.heaps[0]) == before | {va: 64}
-    for a in (va, *held[::2]):
+    assert areas() == before | {va: 64}
+    for a in (va, *(set(before) - set(own))):
         eal.free(a)
     eal.close()
     assert eal.page_files() == []
