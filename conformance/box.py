@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -175,10 +176,10 @@ class Open:
     private = False
     enter: list[str] = []
 
-    def __init__(self, tmp, lease=None, ledger=None):
+    def __init__(self, lease=None, ledger=None):
         self.pages, self.lease, self.ledger = {}, dict(lease or {}), ledger or host.Ledger()
-        self.tmp = Path(tmp, "run")
-        self.tmp.mkdir(exist_ok=True)
+        # a test's own folder lies too deep: a socket's path has 107 characters
+        self.tmp = Path(tempfile.mkdtemp(prefix="eal-"))
         self.ledger.take(self.lease)
 
     def path(self, inside):
@@ -188,6 +189,7 @@ class Open:
         return {"XDG_RUNTIME_DIR": str(self.tmp)}
 
     def close(self):
+        shutil.rmtree(self.tmp, ignore_errors=True)
         self.ledger.give(self.lease)
         return []
 

@@ -301,7 +301,7 @@ def prefix():
 
 
 @pytest.fixture
-def make_box(request, tmp_path, as_found):
+def make_box(as_found):
     """make_box({"2M": 8}, binds={"/sys/...": tree}, mounts=[("2M", where, options)], lease={})"""
     made = []
 
@@ -312,7 +312,7 @@ def make_box(request, tmp_path, as_found):
             elif pages or more:
                 pytest.skip(f"wanted root, found uid {os.geteuid()}")
             else:
-                box = Open(tmp_path, lease)
+                box = Open(lease)
         except host.NotEnough as e:
             pytest.skip(str(e))
         made.append(box)
