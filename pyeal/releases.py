@@ -14,9 +14,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "numa_nodes_max": 4,                 # RTE_MAX_NUMA_NODES of a meson default build
         "lists": "per-list",                 # several memseg lists a type, each reserved by itself
         "page_file": ("{prefix}map_", 8192), # then list * 8192 + segment
-        "list_number": "type",               # last number of a list's name counts within its type
         "probes_memfd": True,                # --in-memory tries memfd_create("test", MFD_HUGETLB)
-        "stats_page_file": False,            # looks at a page's path before it opens it
         "huge_dir_rule": "exact",            # --huge-dir against the mount point
         "arguments": "getopt",               # who reads the arguments: getopt_long or rte_argparse
         "cpus_looked_at": 128,               # for nodes; RTE_MAX_LCORE, later CPU_SETSIZE
@@ -29,19 +27,14 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "runtime_dir_without_shconf": False, # made although no file goes into it
         "hint_warning": "always",            # when "hint not respected" is a WARNING
         "rwlock": (1, -1),                   # a reader adds, a writer holds
-        "nested_walk_lock": True,            # walks inside init lock again
         "dirty_flag": False,                 # RTE_MEMSEG_FLAG_DIRTY
         "zeroes_released": False,            # legacy: length of a list that it released
         "free_list_rule": "closed",          # 256 * 4^k belongs to the lower free list
         "service_tables": (8192, 81920),     # bytes that rte_service_init takes from the heap
         "shadow_suffix": "{pid}",
-        "detaches_memory": False,            # rte_eal_memory_detach at cleanup
         "alloc_names_heap_by_address": True, # in a secondary's request to grow
         "message_size": 332,
         "message_fds": 8,
-        "fatal_prefix": "FATAL: ",
-        "retry_after_failure": False,
-        "socket_path_max": 4096,
         "total_line_in_dump": False,
     }),
     ("21.11.9", {
@@ -51,17 +44,14 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "detected": ("Detected CPU lcores: {}", "Detected NUMA nodes: {}"),
         "none_free": "No free {kb} kB hugepages reported on node {node}",
         "none_available": "No available {kb} kB hugepages reported",
-        "detaches_memory": True,
         "runtime_dir_without_shconf": True,
         "alloc_names_heap_by_address": False,
     }),
     ("22.11.11", {
-        "stats_page_file": True,
         "none_available_if_reusable": True,
         "runtime_directory_env": True,
         "hint_warning": "asked",
         "rwlock": (4, 2),
-        "nested_walk_lock": False,
         "dirty_flag": True,
         "zeroes_released": True,
         "service_tables": (8192, 147456),
@@ -74,23 +64,19 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     ("24.11.6", {
         "service_tables": (8192,),
         "message_fds": 253,
-        "fatal_prefix": "",
         "total_line_in_dump": True,
     }),
     ("25.11.2", {
         "probes_memfd": False,
         "arguments": "argparse",
         "message_size": 340,
-        "retry_after_failure": True,
     }),
     ("26.07", {
         "family": "C",
         "lists": "per-type",
         "page_file": ("{prefix}map_{list}_", 0),
-        "list_number": "slot",
         "huge_dir_rule": "statfs",
         "mounts_decoded": True,
-        "socket_path_max": 108,
     }),
 )
 # fmt: on
@@ -105,9 +91,7 @@ class Release:
     numa_nodes_max: int
     lists: str
     page_file: tuple[str, int]
-    list_number: str
     probes_memfd: bool
-    stats_page_file: bool
     huge_dir_rule: str
     arguments: str
     cpus_looked_at: int
@@ -120,19 +104,14 @@ class Release:
     runtime_dir_without_shconf: bool
     hint_warning: str
     rwlock: tuple[int, int]
-    nested_walk_lock: bool
     dirty_flag: bool
     zeroes_released: bool
     free_list_rule: str
     service_tables: tuple[int, ...]
     shadow_suffix: str
-    detaches_memory: bool
     alloc_names_heap_by_address: bool
     message_size: int
     message_fds: int
-    fatal_prefix: str
-    retry_after_failure: bool
-    socket_path_max: int
     total_line_in_dump: bool
 
     def __init__(self, name: str, facts: dict[str, object]) -> None:
