@@ -172,9 +172,7 @@ class Arrays:
     def path(self, name: str) -> str:
         return f"{self.directory}/fbarray_{name}"
 
-    def create(
-        self, desc: layout.Fbarray | None, name: str, length: int, elt_sz: int, addr: int = 0
-    ) -> Fbarray:
+    def create(self, desc: layout.Fbarray | None, name: str, length: int, elt_sz: int) -> Fbarray:
         """Makes an empty array. common/eal_common_fbarray.c: rte_fbarray_init
 
         EalError: EINVAL, ENAMETOOLONG; EBUSY when another process has the file open.
@@ -182,7 +180,7 @@ class Arrays:
         desc = _given(desc)
         _validate(name, length, elt_sz)
         size = file_size(length, elt_sz)
-        va, fd = self.space.reserve(size, addr=addr), -1
+        va, fd = self.space.reserve(size), -1
         try:
             if self.directory is None:
                 libc.mmap(va, size, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
