@@ -168,6 +168,7 @@ def pytest_collection_modifyitems(session, config, items):
             ("family", row.family),
             ("level", row.level),
             ("statement", row.statement),
+            ("mode", params_of(item).get("mode", "dynmem")),
             ("host", config.getoption("host")),
         ]
         if hello:

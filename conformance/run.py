@@ -231,9 +231,21 @@ def pairs(found, patterns):
         return
     for a, b in itertools.permutations(found, 2):
         if a.release == b.release and a.spec.partition(":")[0] != b.spec.partition(":")[0]:
-            pair = copy.copy(a)
-            pair.name, pair.secondary = f"{a.name} × {b.name}", b.spec
-            yield pair
+            yield pair(a, b)
+
+
+def pair(primary, secondary):
+    both = copy.copy(primary)
+    both.name, both.secondary = f"{primary.name} × {secondary.name}", secondary.spec
+    return both
+
+
+def interop(args):
+    """The four pairs of pyeal and Debian's librte_eal, of each release asked for."""
+    for name in fetched(args.peer or ["all"]):
+        real = Target(f"librte_eal:{name}")
+        ours = Target(f"pyeal:{real.release}", f"pyeal:{name}")
+        yield from itertools.starmap(pair, itertools.product((ours, real), repeat=2))
 
 
 def fetched(names):
@@ -410,6 +422,12 @@ def arguments(argv):
         help=f"fetch Debian's librte_eal and test that: {', '.join(peers.releases())} or all",
     )
     p.add_argument(
+        "--interop",
+        action="store_true",
+        help="primary × secondary of pyeal and Debian's librte_eal, in each release of --peer "
+        "(default: all): the table of pairs and modes",
+    )
+    p.add_argument(
         "--reserve",
         metavar="2M:512,1G:1",
         help="make so many hugepages available for the run, as root; given back at the end",
@@ -442,7 +460,9 @@ def main(argv=None):
         signal.signal(s, signal.default_int_handler)
     try:
         lease.recover(say)
-        args.patterns = chosen(args.ids)
+        if args.interop and args.target:
+            raise Broken("--interop has targets of its own: take --peer to choose releases")
+        args.patterns = chosen(args.ids or (PAIRED if args.interop else ()))
         folder = report_folder(args.report)
         try:
             if args.reserve:
@@ -476,11 +496,15 @@ def conform(args, folder):
         f"{facts['nodes']} node(s), {'root' if host.is_root() else 'uid ' + str(facts['uid'])}, "
         + (", ".join(pools) or "no hugepages")
     )
-    found = targets(args)
+    if args.interop:
+        todo = list(interop(args))
+    else:
+        found = targets(args)
+        todo = [*found, *pairs(found, args.patterns)]
     said, interrupted = [], False
     tmp = working_folder()
     try:
-        for t in [*found, *pairs(found, args.patterns)]:
+        for t in todo:
             try:
                 if done := run_target(t, args, facts, folder, tmp):
                     said.append((t, *done))
@@ -494,7 +518,7 @@ def conform(args, folder):
     report.write(runs, folder, catalogue.rows(), why_untested())
     if any(r.tests for r in runs):
         say()
-        say(matrix(runs))
+        say(report.interop(runs) if args.interop else matrix(runs))
     if args.ids and sum(len(r.requirements()) for r in runs) <= 8 * len(runs):
         say(evidence(runs))
     else:

@@ -14,6 +14,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from conformance import MODES
+
 HERE = Path(__file__).parent
 WORDS = ("passed", "deviating", "failed", "skipped")
 WORST = ("failed", "deviating", "passed", "skipped")  # of a requirement's tests, the first found
@@ -29,7 +31,7 @@ class Test:
 
     def __init__(self, nodeid):
         self.nodeid, self.verdict, self.reason, self.trace = nodeid, "passed", "", ""
-        self.requirement = self.family = self.statement = ""
+        self.requirement = self.family = self.statement = self.mode = ""
         self.evidence, self.sections, self.duration = [], {}, 0.0
         self.complete = False  # its teardown was reported
 
@@ -51,6 +53,7 @@ class Test:
         said = [tuple(p) for p in r.get("user_properties", [])]
         props = dict(said)
         self.requirement = props.get("requirement", self.requirement)
+        self.mode = props.get("mode", self.mode)
         self.family = props.get("family", self.family)
         self.statement = props.get("statement", self.statement)
         self.evidence = [v for k, v in said if k == "evidence"] or self.evidence
@@ -125,11 +128,12 @@ class Run:
         if self.finished is None:
             self.broken.append("the run ended before its time: no last line in its log")
 
-    def requirements(self):
-        """id -> its tests"""
+    def requirements(self, mode=None):
+        """id -> its tests, all or those of a mode"""
         found = {}
         for t in self.tests.values():
-            found.setdefault(t.requirement, []).append(t)
+            if mode in (None, t.mode):
+                found.setdefault(t.requirement, []).append(t)
         return found
 
     def families(self):
@@ -140,11 +144,11 @@ class Run:
             family[verdict(tests)] += 1
         return dict(sorted(found.items(), key=lambda kv: (kv[0] == NO_ROW, kv[0])))
 
-    def counts(self, tests=False):
-        """verdict -> number, of requirements or of single tests"""
+    def counts(self, tests=False, mode=None):
+        """verdict -> number, of requirements (in a mode) or of single tests"""
         if tests:
             return Counter(t.verdict for t in self.tests.values())
-        return Counter(verdict(t) for t in self.requirements().values())
+        return Counter(verdict(t) for t in self.requirements(mode).values())
 
     def reasons(self):
         """(reason, number of requirements) for what could not run at all, most first."""
@@ -213,6 +217,24 @@ def markdown(runs):
     return "\n".join(out) + "\n"
 
 
+def interop(runs):
+    """Pairs of processes by release and mode, as Markdown: a cell counts requirements."""
+    pairs = [r for r in runs if r.header.get("secondary")]
+    modes = [m for m in MODES if any(t.mode == m for r in pairs for t in r.tests.values())]
+    out = [
+        f"| release | primary × secondary | {' | '.join(modes)} |",
+        "|---" * (2 + len(modes)) + "|",
+    ]
+    last = None
+    for r in pairs:
+        kinds = " × ".join(r.header[k].partition(":")[0] for k in ("spec", "secondary"))
+        cells = (" / ".join(str(r.counts(mode=m)[w]) for w in WORDS) for m in modes)
+        release = "" if r.release == last else f"**{r.release}**"
+        out.append(f"| {release} | {kinds} | {' | '.join(cells)} |")
+        last = r.release
+    return "\n".join(out) + "\n"
+
+
 def junit(files, to):
     """One JUnit file out of one a target, each a suite with the target's name."""
     import xml.etree.ElementTree as ET
@@ -275,5 +297,7 @@ def write(runs, folder, rows, untested):
     """summary.json, matrix.md and index.html of these runs."""
     folder = Path(folder)
     (folder / "matrix.md").write_text(markdown(runs))
+    if any(r.header.get("secondary") for r in runs):
+        (folder / "interop.md").write_text(interop(runs))
     (folder / "summary.json").write_text(json.dumps(summary(runs), indent=1) + "\n")
     (folder / "index.html").write_text(page(runs, rows, untested), encoding="utf-8")

@@ -172,3 +172,22 @@ def test_a_cut_log_is_broken_and_still_read(log, tmp_path):
 def test_two_runs_of_one_target_on_one_host_are_no_report(log):
     with pytest.raises(report.BadMerge, match="two runs of fake on h"):
         report.load(log[0], log[0])
+
+
+def test_pairs_are_counted_by_release_and_mode():
+    """Two pairs of one release: a requirement that fails in one mode does not in the other."""
+    runs = []
+    for second in "librte_eal:22.11", "pyeal:22.11.11":
+        header = {"target": second, "spec": "pyeal:22.11.11", "secondary": second}
+        runs.append(report.Run(header | {"release": "22.11.11"}))
+    for nodeid, mode, outcome in ("a", "dynmem", "failed"), ("b", "legacy", "passed"):
+        props = [("requirement", "SEC-031"), ("family", "SEC"), ("mode", mode)]
+        seen = {"nodeid": nodeid, "when": "call", "outcome": outcome, "user_properties": props}
+        runs[0].add({"$report_type": "TestReport", **seen})
+
+    assert report.interop(runs).splitlines() == [
+        "| release | primary × secondary | dynmem | legacy |",
+        "|---|---|---|---|",
+        "| **22.11.11** | pyeal × librte_eal | 0 / 0 / 1 / 0 | 1 / 0 / 0 / 0 |",
+        "|  | pyeal × pyeal | 0 / 0 / 0 / 0 | 0 / 0 / 0 / 0 |",
+    ]
