@@ -8,11 +8,12 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing costs more to import than all of this
     import argparse
+    from collections.abc import Callable
     from typing import Any
 
     from pyeal.eal import Eal
 
-OK, FAILED, USAGE = 0, 1, 2
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     # what follows -- is EAL's and not looked at here
     cut = argv.index("--") if "--" in argv else len(argv)
     argv, eal_args = argv[:cut], argv[cut + 1 :]
+    if argv and argv[0] in TOOLS:
+        return _tool(argv[0], argv[1:], eal_args)
 
     top = argparse.ArgumentParser(
         prog="pyeal",
@@ -36,20 +39,57 @@ def main(argv: list[str] | None = None) -> int:
         arguments(p)
         p.add_argument("--traceback", action="store_true", help="of an error, for developers")
         p.set_defaults(run=run)
-    for name, (text, _) in PASSED_ON.items():
+    for name, text in (*TOOLS.items(), *((n, t) for n, (t, _) in PASSED_ON.items())):
         sub.add_parser(name, help=text, add_help=False)
     try:
         args = top.parse_args(argv)
     except SystemExit as e:  # argparse has said what was wrong
         return int(e.code or 0)
     args.eal_args = eal_args
-    if eal_args and args.command not in TAKES_EAL_ARGS:
-        return _say(f"{args.command} takes nothing after --", USAGE)
+    return _end(args.run, args)
+
+
+def _tool(name: str, argv: list[str], eal_args: list[str]) -> int:
+    """Runs pyeal/tools/NAME.py, which has TEXT, EXAMPLES, arguments(parser), run(args) -> code.
+
+    TAKES_EAL_ARGS there: it wants args.eal_args, what follows --.
+    """
+    import argparse
+    from importlib import import_module
+
+    module = import_module(f"pyeal.tools.{name}")
+    p = argparse.ArgumentParser(
+        prog=f"pyeal {name}",
+        description=module.TEXT,
+        epilog=f"examples:\n{module.EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.arguments(p)
     try:
-        return int(args.run(args))
+        args = p.parse_args(argv)
+        args.eal_args = eal_args
+        if eal_args and not getattr(module, "TAKES_EAL_ARGS", False):
+            p.error("takes nothing after --")
+    except SystemExit as e:  # argparse has said what was wrong
+        return int(e.code or 0)
+    return _end(module.run, args)
+
+
+def _end(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """The exit code, also of what cannot go on: one line, no traceback."""
+    from pyeal.errors import EalError
+
+    try:
+        code = run(args)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more at exit
         return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (EalError, OSError) as e:
+        return _failed(e, getattr(args, "json", False))
 
 
 def _say(text: str, code: int) -> int:
@@ -264,12 +304,24 @@ def _agent(argv: list[str]) -> int:
     return OK
 
 
-# name: (one line, its arguments, what it does). A new tool is one row here.
+# name: (one line, its arguments, what it does)
 COMMANDS = {
     "init": ("initialise memory as EAL does, show it, hold it", _init_arguments, _init),
     "attach": ("join a primary's memory, show it, hold it", _attach_arguments, _attach),
 }
-TAKES_EAL_ARGS = {"init", "attach"}
+# pyeal/tools/NAME.py: one line. They only look; a module is imported when it is asked for.
+TOOLS = {
+    "doctor": "why EAL does not start here, and the command that mends it",
+    "explain": "what a line of EAL's log means, and what on this machine agrees with it",
+    "plan": "what EAL would do with these arguments: pages, files, addresses, limits",
+    "ps": "every EAL of this machine: prefix, process, release, pages, health",
+    "inspect": "what is in an EAL's memory: lists, zones, heaps, holders",
+    "map": "the picture of an EAL's memory: terminal, SVG, HTML",
+    "stale": "what dead processes left behind, with proof; --delete removes it",
+    "dump": "decode one of EAL's shared files, with offsets",
+    "diff": "what differs between two shared files, or two releases' layouts",
+    "lease": "hugepages for a command or a shell, given back exactly",
+}
 PASSED_ON = {
     "conform": ("run the conformance suite and print the matrix", _conform),
     "agent": ("be a target of the suite: JSON lines on stdin and stdout", _agent),

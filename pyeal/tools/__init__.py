@@ -1,1 +1,75 @@
-"""What stands on top of the core: they read and draw, the core never imports them."""
+"""What stands on top of the core: tools that look and draw; the core never imports them.
+
+A tool is a module with TEXT, EXAMPLES, `arguments(parser)` and `run(args) -> exit code`, and a row
+in cli.py. Here is what all of them print with; their JSON is described in docs/json.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+BOLD, DIM, RED, GREEN, YELLOW, CYAN = 1, 2, 31, 32, 33, 36
+
+
+def coloured() -> bool:
+    """Colour only on a terminal, and not where NO_COLOR is set (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def ink(text: str, *sgr: object, colour: bool | None = None) -> str:
+    """The text in that look; sgr: BOLD, RED, ... or "38;5;69"."""
+    if not text or not (coloured() if colour is None else colour):
+        return text
+    return f"\x1b[{';'.join(map(str, sgr))}m{text}\x1b[0m"
+
+
+def columns(most: int = 160) -> int:
+    """Width of the terminal, 100 where there is none."""
+    import shutil
+
+    return min(shutil.get_terminal_size((100, 24)).columns, most)
+
+
+def size(n: int) -> str:
+    """64M, 1.5G, 790528 -> 772K: the largest unit, at most one decimal."""
+    for shift, unit in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):
+        if n >> shift:
+            return f"{n / (1 << shift):.1f}".removesuffix(".0") + unit
+    return f"{n}B"
+
+
+def count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def age(seconds: float) -> str:
+    """12s, 5m, 3h, 4d: the largest unit."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f}{name}"
+    return f"{seconds:.0f}s"
+
+
+def table(rows: Iterable[Sequence[str]], right: str = "") -> str:
+    """Columns as wide as their widest cell; right: names in the first row that stand right."""
+    rows = [list(r) for r in rows]
+    head = rows[0]
+    w = [max(len(r[i]) for r in rows) for i in range(len(head))]
+    far = [name in right.split() for name in head]
+    return "\n".join(
+        "  ".join(c.rjust(n) if r else c.ljust(n) for c, n, r in zip(row, w, far, strict=True))
+        .rstrip()
+        for row in rows
+    )  # fmt: skip
+
+
+def document(name: str, facts: dict[str, object], version: int = 1, indent: int | None = 2) -> str:
+    """A tool's JSON: the facts, and first of all the schema that they follow."""
+    import json
+
+    return json.dumps({"schema": f"pyeal.{name}/{version}", **facts}, indent=indent)
