@@ -57,6 +57,8 @@ class Eal:
     the stage; nothing is left behind then.
     """
 
+    _segments, _legacy = Segments, legacy.Legacy  # a rehearsal (tools/plan.py) has its own
+
     def __init__(
         self,
         args: list[str] | tuple[str, ...] = (),
@@ -88,13 +90,13 @@ class Eal:
             raise
 
     def _init(self, args: list[str]) -> None:
-        cpus = lcores.discover(self.release, log=self.log)
+        cpus = self._cpus()
         opts = self.options = options.parse(args, self.release, self.log)
         if self._joins():
             # the primary decides whose arguments and layouts hold
             self.release = secondary.find_release(self._file("config"), self._wait, self._wanted)
             opts = self.options = options.parse(args, self.release, self.log)
-        running = lcores.enabled(opts, cpus)
+        running = lcores.enabled(opts, cpus, self._affinity())
         self.sockets = cpus.nodes
         self._pagemap = Pagemap()
         self._undo.append(self._pagemap.close)
@@ -118,11 +120,8 @@ class Eal:
 
     def _start(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
         """A primary's stages."""
-        self.runtime_dir = runtime.make_directory(opts, self.release, self.log)
-        self._undo.append(lambda: _rmdir(self.runtime_dir))
         self.space = VaSpace(opts.base_virtaddr, self.log, self.release.hint_warning)
-        path = self._file("config") if self.shared else None
-        config = runtime.Config(path, self.release, self.space, opts.base_virtaddr)
+        config = self._open_runtime(opts)
         self.config, self._close_config = config.c, config.close
         self._undo += [lambda: self._remove("config"), config.close]
         self.config.version = self.release.word
@@ -262,6 +261,18 @@ class Eal:
 
     # stages
 
+    def _cpus(self) -> lcores.Cpus:
+        return lcores.discover(self.release, log=self.log)
+
+    def _affinity(self) -> set[int]:
+        return os.sched_getaffinity(0)
+
+    def _open_runtime(self, opts: options.Options) -> runtime.Config:
+        self.runtime_dir = runtime.make_directory(opts, self.release, self.log)
+        self._undo.append(lambda: _rmdir(self.runtime_dir))
+        path = self._file("config") if self.shared else None
+        return runtime.Config(path, self.release, self.space, opts.base_virtaddr)
+
     def _choose_iova_mode(self) -> str:
         mode = self.options.iova_mode
         if mode is None:
@@ -310,7 +321,7 @@ class Eal:
             self.lists.create(memseg.plan(sizes, self.sockets, self.release, opts.pagesz_mem))
         memfds = memfd.probe(sizes, opts, self.release, log)
         pa = self.iova_mode == "PA"
-        self.memalloc = Segments(self.lists, opts, self.infos, pa, self._pagemap, log, memfds)
+        self.memalloc = self._segments(self.lists, opts, self.infos, pa, self._pagemap, log, memfds)
         self._undo += [self.memalloc.close, self.memalloc.abandon]
         by_node = {node: nodes.count(node) for node in nodes}
         if opts.no_huge:
@@ -318,7 +329,8 @@ class Eal:
             legacy.no_huge(self.lists, self.memalloc, memory, pa, log)
         elif opts.legacy_mem:
             data = self._file("hugepage_data") if self.shared else None
-            legacy.hugepage_init(self.lists, self.memalloc, self.infos, opts, by_node, data, log)
+            work = self._legacy(self.lists, self.memalloc, opts, log)
+            legacy.hugepage_init(work, self.infos, by_node, data)
             self._undo.append(lambda: self._remove("hugepage_data"))
         else:
             counts = [(info.page_sz, info.num_pages) for info in self.infos]

@@ -114,20 +114,13 @@ def _describe(lists: MemsegLists, msl: MemsegList, pa: bool) -> None:
 
 
 def hugepage_init(
-    lists: MemsegLists,
-    segments: Segments,
-    infos: list[HugepageInfo],
-    opts: Options,
-    lcores: dict[int, int],
-    data_path: str | None,
-    log: Log,
+    work: Legacy, infos: list[HugepageInfo], lcores: dict[int, int], data_path: str | None
 ) -> None:
     """Maps all free pages of every size, keeps what is wanted, contiguous ones side by side.
 
     data_path: hugepage_data, None to write none. EalError(ENOMEM); what was mapped is gone then,
     but for pages that --huge-unlink=never had kept.
     """
-    work = Legacy(lists, segments, opts, log)
     try:
         for info in infos:
             if info.num_pages[0]:
@@ -137,13 +130,13 @@ def hugepage_init(
         work.remap(kept)
         if data_path:
             hugepage_data.write(data_path, kept, work.mapped)
-        work.unlink([*work.surplus, *(kept if opts.unlink_before_mapping else ())])
+        work.unlink([*work.surplus, *(kept if work.opts.unlink_before_mapping else ())])
     except BaseException:
         work.give_up()
         raise
     finally:
         work.unmap()
-    lists.release_unused()
+    work.lists.release_unused()
 
 
 class Legacy:

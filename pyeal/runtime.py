@@ -132,7 +132,7 @@ class Config:
             self._open(path, memsegs)
             _spare_survivors(f"{os.path.dirname(path)}/fbarray_memzone")
             os.ftruncate(self.fd, layout.CONFIG_SIZE)
-            self.va = space.reserve(size, addr=(base - layout.CONFIG_SIZE & -PAGE) if base else 0)
+            self.va = reserve_config(space, base)
             libc.mmap(self.va, size, PROT_RW, MAP_SHARED | MAP_FIXED, self.fd)
         except OSError as e:
             self.close()
@@ -173,6 +173,12 @@ class Config:
     def complete(self) -> None:
         """The last word: others may attach from now on. eal_mcfg_complete"""
         self.c.magic = layout.MAGIC
+
+
+def reserve_config(space: VaSpace, base: int) -> int:
+    """Where config lies: right before --base-virtaddr, else at the cursor."""
+    size = align(layout.CONFIG_SIZE, PAGE)
+    return space.reserve(size, addr=(base - layout.CONFIG_SIZE & -PAGE) if base else 0)
 
 
 def _spare_survivors(path: str) -> None:
