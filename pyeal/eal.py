@@ -161,8 +161,9 @@ class Eal:
             runtime.sweep(self.runtime_dir)
             self._open_channel("mp_socket")
             malloc_mp.Sync(self.channel, self.heaps, self.log)
-            for lock in (self.lists.lock, self.memzones.lock, *self.heaps.heaps):
-                lock.alone = self.channel.alone
+            heaps = self.heaps.heaps
+            for word in (self.lists.lock, self.memzones.lock, *(heap.word for heap in heaps)):
+                word.alone = self._alone
             self.heaps.outside = self._pages
             for heap in self.heaps.heaps:
                 heap.mend = self.heaps.mend
@@ -171,6 +172,10 @@ class Eal:
             self.channel.actions["eal_vfio_mp_sync"] = malloc_mp.no_vfio
             self.channel.ready = True
         config.complete()
+
+    def _alone(self) -> bool:
+        """Whether no other process uses this memory: none listens, none has the config mapped."""
+        return self.channel.alone() and runtime.writers(self._file("config")) <= {os.getpid()}
 
     def _attach(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
         """A secondary's stages."""
@@ -185,7 +190,8 @@ class Eal:
         if not look_only:
             config.join()
             if not opts.single_file_segments:
-                grow_descriptor_table(sum(m.memseg_arr.count for m in self.config.memsegs))
+                counts = (m.memseg_arr.count for m in self.config.memsegs)
+                grow_descriptor_table(sum(min(n, memseg.MAX_SEGS_PER_TYPE) for n in counts))
             tsc = time.monotonic_ns()
             suffix = self.release.shadow_suffix.format(pid=self.pid, tsc=tsc)
             self._open_channel(f"mp_socket_{self.pid}_{tsc:x}")
@@ -198,7 +204,7 @@ class Eal:
         self.arrays = Arrays(self.space, self.runtime_dir, look_only)
         self._undo.append(self.arrays.close)
         try:
-            zones = self.arrays.attach(self.config.memzones)
+            zones = self.arrays.attach(self.config.memzones, sizeof(layout.Memzone))
         except EalError as e:
             raise EalError(ENODEV, "memzone", f"Cannot attach to memzone list: {e.text}") from None
         self.lists = MemsegLists(self.config, self.arrays, self.space, self.release)
@@ -689,7 +695,7 @@ class Eal:
             "lists": [_list_layout(msl) for msl in self.lists],
             "heaps": [
                 {
-                    "name": h.c.name.decode(),
+                    "name": h.c.name.decode("ascii", "replace"),
                     "socket_id": h.socket,
                     "total_size": h.c.total_size,
                     "alloc_count": h.c.alloc_count,

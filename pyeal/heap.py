@@ -15,7 +15,7 @@ from . import layout, libc
 from .errors import EalError
 from .fbarray import runs
 from .layout import FLAG_DIRTY, FLAG_DO_NOT_FREE, FREELISTS, MallocElem
-from .memseg import MemsegList, MemsegLists, nobody_knows, take_word
+from .memseg import MemsegList, MemsegLists, Word
 from .segments import Pages, Segments
 from .vaspace import align as up
 
@@ -39,21 +39,21 @@ MAX_REQUEST = 1 << 40  # bytes that a secondary may ask for at once
 class Heap:
     """One node's heap, in its slot of `config`; as a context it is locked for all processes."""
 
-    __slots__ = ("alone", "c", "mend", "rule", "socket", "va")
+    __slots__ = ("c", "mend", "rule", "socket", "va", "word")
 
     def __init__(self, c: layout.MallocHeap, socket: int, rule: str) -> None:
         self.c, self.socket, self.rule, self.va = c, socket, rule, addressof(c)
-        self.alone = nobody_knows
+        self.word = Word(self.va)
         self.mend: Callable[[Heap], object] = lambda heap: None
 
     def __enter__(self) -> None:
-        if take_word(self.va, lambda v: v == 0, 1, self.alone):
+        if self.word.take(lambda v: v == 0, 1):
             # whoever died with the lock may have been about to change it; one that cannot be
             # mended stays locked
             self.mend(self)
 
     def __exit__(self, *_: object) -> None:
-        take_word(self.va, lambda v: True, -1)
+        self.word.give(1)
 
     def free_list(self, size: int) -> int:
         """Index of the free list for data of that size. malloc_elem_free_list_index"""

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import time
 from ctypes import c_int, c_long, c_size_t, c_ulong, c_void_p
 
@@ -213,7 +214,7 @@ def compare_exchange(va: int, old: int, new: int) -> bool:
     return True
 
 
-def lock_word(va: int, free: Callable[[int], bool], add: int, wait: float = 5.0) -> None:
+def lock_word(va: int, free: Callable[[int], bool], add: int, wait: float) -> None:
     """Adds to the lock word at va once it is free; OSError(ETIMEDOUT) when it never is."""
     word, pause, left = c_int.from_address(va), 1e-5, wait
     while True:
@@ -236,6 +237,36 @@ def break_word(va: int) -> None:
     word = c_int.from_address(va)
     while not compare_exchange(va, word.value, 0):
         pass
+
+
+def open_shared(path: str, flags: int, dir_fd: int | None = None, look: bool = True) -> int:
+    """A file that processes share; OSError for a link, another user's file, and what is no file.
+
+    What it is, is looked at when it is open; a pipe is not waited for. look: False where nobody
+    else can have made it, which saves a call.
+    """
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=dir_fd)
+    except OSError as e:
+        if e.errno != errno.ELOOP:
+            raise
+        text = "it is a symbolic link, which is not followed: remove it"
+        raise OSError(errno.ELOOP, text, path) from None
+    if look and (why := stranger(os.fstat(fd), stat.S_IFREG)):
+        os.close(fd)
+        raise OSError(errno.EPERM, why, path)
+    return fd
+
+
+def stranger(st: os.stat_result, kind: int) -> str:
+    """Why that is not to be trusted: of another kind, or of another user than root and this one."""
+    if stat.S_IFMT(st.st_mode) != kind:
+        wanted = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFSOCK: "socket"}[kind]
+        found = "a symbolic link" if stat.S_ISLNK(st.st_mode) else "something else"
+        return f"a {wanted} wanted, {found} found: remove it"
+    if st.st_uid not in (0, os.geteuid()):
+        return f"it belongs to user {st.st_uid}, who could change it: remove it, or chown it"
+    return ""
 
 
 class DirectoryLock:

@@ -7,12 +7,13 @@ base_va + i * page_sz. The 128 slots of `config` hold the lists in order.
 from __future__ import annotations
 
 from ctypes import addressof, memset, sizeof
-from errno import EACCES, ENOMEM
+from errno import EACCES, EINVAL, ENOMEM
 
 from . import layout, libc
 from .errors import EalError
 from .fbarray import Arrays, Fbarray
 from .layout import MAX_MEMSEG_LISTS, Memseg
+from .libc import PAGE
 from .vaspace import VaSpace, align
 
 TYPE_CHECKING = False
@@ -106,7 +107,7 @@ class MemsegList:
 
     @property
     def name(self) -> str:
-        return str(self.c.memseg_arr.name, "ascii")
+        return str(self.c.memseg_arr.name, "ascii", "replace")
 
     @property
     def n_segs(self) -> int:
@@ -199,7 +200,8 @@ class MemsegLists:
             for slot, m in enumerate(c.memsegs):
                 if not m.memseg_arr.len or m.external:
                     continue
-                arr = self.arrays.attach(m.memseg_arr)
+                self._must_fit(slot, m)
+                arr = self.arrays.attach(m.memseg_arr, sizeof(Memseg))
                 if self.release.lists != "per-type" or c.legacy_mem:
                     self._reserve_at(m.base_va, m.len, m.page_sz)
                 self.slots[slot] = MemsegList(slot, m, arr)
@@ -208,6 +210,19 @@ class MemsegLists:
                 ENOMEM, "memseg",
                 f"Cannot attach to primary process memseg lists: {e.text}",
             ) from None  # fmt: skip
+
+    def _must_fit(self, slot: int, m: layout.MemsegList) -> None:
+        """EalError(EINVAL) for a list whose words contradict each other."""
+        c, va, size, end = self.config, m.base_va, m.page_sz, m.base_va + m.len
+        fits = va and size >= PAGE and not size & size - 1 and not va % size
+        if self.release.lists == "per-type" and not c.legacy_mem:
+            fits = fits and c.mem_va_addr <= va and end <= c.mem_va_addr + c.mem_va_len
+        if not fits or m.len != m.memseg_arr.len * size:
+            raise EalError(
+                EINVAL, "memseg",
+                f"list {slot} of the primary's config cannot be: {m.memseg_arr.len} pages of "
+                f"{size} bytes, {m.len:#x} bytes at {va:#x}; the file is damaged",
+            )  # fmt: skip
 
     def _reserve_at(self, va: int, size: int, page_sz: int) -> None:
         if not (va and size and page_sz):
@@ -311,20 +326,54 @@ class MemsegLists:
         return None
 
 
-def nobody_knows() -> bool:
-    return False
+class Word:
+    """A lock word in shared memory.
+
+    alone: whether no other process is left. A word that stays taken then is a dead one's, and is
+    broken.
+    """
+
+    GRACE, WAIT = (
+        0.5,
+        4.5,
+    )  # seconds until it is looked whether a holder lives; and for one who does
+
+    def __init__(self, va: int) -> None:
+        self.va = va
+        self.alone: Callable[[], bool] = lambda: False
+        self.ours: list[None] = []  # one for each thread of this process that has it or waits
+
+    def take(self, free: Callable[[int], bool], add: int) -> bool:
+        """Adds to the word once it is free; whether it was broken for it. EalError(ETIMEDOUT)."""
+        self.ours.append(None)
+        for wait in (self.GRACE, self.WAIT):
+            try:
+                libc.lock_word(self.va, free, add, wait)
+                return False
+            except OSError as e:
+                error = e
+            # another thread of ours may have it all the time that others need to answer it
+            if (wait == self.WAIT or len(self.ours) == 1) and self.alone():
+                libc.break_word(self.va)
+                libc.lock_word(self.va, free, add, self.WAIT)
+                return True
+        self.ours.pop()
+        raise EalError(error.errno or 0, "lock", error.strerror or "")
+
+    def give(self, add: int) -> None:
+        libc.lock_word(self.va, lambda v: True, -add, 0)
+        self.ours.pop()
 
 
-class RwLock:
+class RwLock(Word):
     """A reader-writer lock in shared memory, for writing as a context.
 
     include/generic/rte_rwlock.h. EalError(ETIMEDOUT) when it stays taken.
     """
 
     def __init__(self, va: int, release: Release) -> None:
-        self.va = va
+        super().__init__(va)
         self.reader, self.writer = release.rwlock
-        self.alone = nobody_knows
 
     def __enter__(self) -> None:
         self.write()
@@ -333,26 +382,24 @@ class RwLock:
         self.write_done()
 
     def read(self) -> None:
-        take_word(self.va, self._no_writer, self.reader, self.alone)
+        self.take(self._no_writer, self.reader)
 
     def _no_writer(self, value: int) -> bool:
         # a writer's value and a waiting writer's are below a reader's step, or negative
         return value >= 0 and not value & (self.reader - 1)
 
     def read_done(self) -> None:
-        take_word(self.va, lambda v: True, -self.reader)
+        self.give(self.reader)
 
     def write(self) -> None:
-        take_word(self.va, lambda v: v == 0, self.writer, self.alone)
+        self.take(lambda v: v == 0, self.writer)
 
     def write_done(self) -> None:
-        take_word(self.va, lambda v: True, -self.writer)
+        self.give(self.writer)
 
 
 class NoLock:
     """The lock of one who only looks: it takes none, and changes nothing."""
-
-    alone = staticmethod(nobody_knows)
 
     def read(self) -> None:
         pass
@@ -364,22 +411,3 @@ class NoLock:
 
     def __exit__(self, *_: object) -> None:
         pass
-
-
-def take_word(
-    va: int, free: Callable[[int], bool], add: int, alone: Callable[[], bool] = nobody_knows
-) -> bool:
-    """Adds to a lock word once it is free; True when a dead process's lock was broken for it.
-
-    alone: whether no other process is left; a word that stays taken then is a dead one's, and is
-    made free. EalError(ETIMEDOUT).
-    """
-    try:
-        libc.lock_word(va, free, add)
-        return False
-    except OSError as e:
-        if not alone():
-            raise EalError(e.errno or 0, "lock", e.strerror or "") from None
-        libc.break_word(va)
-        libc.lock_word(va, free, add)
-        return True

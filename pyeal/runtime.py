@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from ctypes import memset
-from errno import EINVAL, ENODEV
+from errno import EINVAL, ENODEV, EPERM
 
 from . import layout, libc
 from .errors import EalError
@@ -43,8 +44,7 @@ def make_directory(opts: Options, release: Release, log: Callable[[str, str], ob
             try:
                 os.mkdir(level, 0o700)
             except FileExistsError:
-                if not os.path.isdir(level):
-                    raise
+                check_directory(level)
     except OSError as e:
         text = f"Cannot create runtime directory {e.filename}: {e.strerror}"
         if not opts.no_shconf:
@@ -53,6 +53,15 @@ def make_directory(opts: Options, release: Release, log: Callable[[str, str], ob
             ) from None
         log("WARNING", f"No DPDK runtime directory created: {e.filename}: {e.strerror}")
     return path
+
+
+def check_directory(path: str) -> None:
+    """OSError(EPERM) unless it is a directory of this user or of root, and no link to one.
+
+    Whoever owns it can put any file there for others to write to.
+    """
+    if why := libc.stranger(os.lstat(path), stat.S_IFDIR):
+        raise OSError(EPERM, why, path)
 
 
 # POSIX locks do not hold within a process, and closing any descriptor drops them: so a second EAL
@@ -66,7 +75,7 @@ def has_primary(path: str, release: Release) -> bool:
         return True
     memsegs = layout.config(release.family).memsegs
     try:
-        fd = os.open(path, os.O_RDWR)
+        fd = libc.open_shared(path, os.O_RDWR)
     except OSError:
         return False
     try:
@@ -78,7 +87,7 @@ def has_primary(path: str, release: Release) -> bool:
     return False
 
 
-def processes(directory: str) -> dict[int, str]:
+def processes(directory: str, proc: str = "/proc") -> dict[int, str]:
     """The living processes of a prefix, {pid: "primary" | "secondary"}; nothing is touched.
 
     A secondary is known by its socket, the primary by its lock on the config.
@@ -91,13 +100,27 @@ def processes(directory: str) -> dict[int, str]:
         return found
     for name in names:
         pid = name.removeprefix("mp_socket_").partition("_")[0]
-        if name.startswith("mp_socket_") and pid.isdecimal() and os.path.exists(f"/proc/{pid}"):
+        if name.startswith("mp_socket_") and pid.isdecimal() and os.path.exists(f"{proc}/{pid}"):
             found[int(pid)] = "secondary"
     file = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}:{st.st_ino}"
-    with open("/proc/locks") as f:
+    with open(f"{proc}/locks", errors="replace") as f:
         for words in map(str.split, f):
-            if words[1] == "POSIX" and words[5] == file and words[4].isdecimal():
+            if len(words) > 5 and (words[1], words[5]) == ("POSIX", file) and words[4].isdecimal():
                 found[int(words[4])] = "primary"
+    return found
+
+
+def writers(path: str) -> set[int]:
+    """Processes that have the file mapped for writing, as far as /proc shows them."""
+    st, found = os.stat(path), set()
+    file = f" {os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x} {st.st_ino} "
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/maps") as f:
+                if any(file in line and " rw" in line for line in f):
+                    found.add(int(pid))
+        except OSError:  # it ended, or is not ours to look at
+            pass
     return found
 
 
@@ -144,7 +167,7 @@ class Config:
 
     def _open(self, path: str, memsegs: CField) -> None:
         if not is_mine(path):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
             try:
                 # these bytes, locked, are what marks a live primary
                 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, memsegs.size, memsegs.offset)
@@ -187,7 +210,7 @@ def _spare_survivors(path: str) -> None:
     They keep its arrays locked. EalError(ENODEV), as EAL says when it comes to them.
     """
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = libc.open_shared(path, os.O_RDONLY)
     except OSError:
         return
     try:
@@ -202,20 +225,23 @@ def _spare_survivors(path: str) -> None:
         os.close(fd)
 
 
-def tsc_hz() -> int:
+def tsc_hz(proc: str = "/proc") -> int:
     """Cycles of the time stamp counter a second, rounded to 10 MHz as EAL does.
 
     The kernel measured it at boot (bogomips is twice that); linux/eal_timer.c: get_tsc_freq
     sleeps 100 ms to measure it again.
     """
-    fd = os.open("/proc/cpuinfo", os.O_RDONLY)
+    fd = os.open(f"{proc}/cpuinfo", os.O_RDONLY)
     try:
-        text = os.read(fd, PAGE).decode()
+        text = os.read(fd, PAGE).decode("ascii", "replace")
     finally:
         os.close(fd)
     for line in text.splitlines():
         if line.startswith("bogomips"):
-            return round(float(line.split(":")[1]) / 2 / 10) * 10_000_000
+            try:
+                return round(float(line.partition(":")[2]) / 2 / 10) * 10_000_000
+            except (ValueError, OverflowError):
+                break
     return 1_000_000_000
 
 
@@ -226,7 +252,7 @@ def sweep(path: str) -> None:
             if not name.startswith(("fbarray_", "mp_socket_")):
                 continue
             try:
-                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=dir_fd)
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
             except OSError:
                 continue  # a socket cannot be opened, so EAL never removes one here
             try:
@@ -240,7 +266,7 @@ def sweep(path: str) -> None:
 
 def write_file(path: str, data: bytes) -> None:
     """Writes a shared file whole, mode 0600; stale longer content is cut."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
     try:
         os.ftruncate(fd, 0)
         os.write(fd, data)

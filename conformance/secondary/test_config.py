@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 from conformance import modes, needs, requirement
+from conformance.catalogue import holds
 from conformance.child import command
 
 MAGIC = 19820526
@@ -217,12 +218,14 @@ def test_twenty_in_a_row_find_their_addresses_free(start, join, evidence):
         eal.poke(at, bytes([i]))
         other = join(limit=10)
         assert other.peek(at, 1) == bytes([i])
-        bases.add(next(m.start for m in other.maps() if m.path.endswith("libc.so.6")))
+        bases.add(next(m.start for m in other.maps() if "/libc" in m.path))
         other.close()
     evidence(f"libc at {len(bases)} different addresses")
 
     assert len(bases) > 15
-    assert eal.run_files("*_*_*") == []
+    assert eal.run_files("mp_socket_*") == []
+    if holds(">=21.11", eal.release):  # what 20.11 leaves: CLEAN-014
+        assert eal.run_files("fbarray_*_*") == []
 
 
 def unrandomised(target):
@@ -244,7 +247,8 @@ def test_legacy_pages_are_mapped_as_recorded(start, join, random, evidence):
     evidence(f"{len(records)} records, {len(warned)} lines of warning")
 
     assert len(records) == 3
-    assert len(warned) == (2 if random else 0)
+    if random or holds(">=22.11.11", eal.release):
+        assert len(warned) == (2 if random else 0)
     for r in records:
         m = other.map_at(r.final_va)
         assert (m.path, "s" in m.perms) == (r.filepath, True)

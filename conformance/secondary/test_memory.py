@@ -7,6 +7,7 @@ from itertools import permutations
 import pytest
 
 from conformance import host, modes, needs, requirement, sizes
+from conformance.catalogue import holds
 
 MB = 1 << 20
 BIG = 5 * MB  # wants three new pages
@@ -199,7 +200,8 @@ def test_they_may_end_in_any_order(start, join, order, evidence):
 
     assert order[-1] != "P" or eal.page_files() == []
     assert eal.run_files("mp_socket*") == []
-    assert not [f for f in eal.run_files("fbarray_memseg*") if f.count("_") > 1]
+    if holds(">=21.11", eal.release):  # what 20.11 leaves there: CLEAN-014
+        assert not [f for f in eal.run_files("fbarray_memseg*") if f.count("_") > 1]
 
 
 @requirement("SEC-034")
