@@ -36,6 +36,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "message_size": 332,
         "message_fds": 8,
         "total_line_in_dump": False,
+        "vfio_maps_runs": True,              # IOVA as VA: one entry for a run of pages
     }),
     ("21.11.9", {
         "numa_nodes_max": 32,
@@ -60,6 +61,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "family": "B",
         "free_list_rule": "open",
         "shadow_suffix": "{pid}_{tsc:x}",
+        "vfio_maps_runs": False,
     }),
     ("24.11.6", {
         "service_tables": (8192,),
@@ -113,6 +115,7 @@ class Release:
     message_size: int
     message_fds: int
     total_line_in_dump: bool
+    vfio_maps_runs: bool
 
     def __init__(self, name: str, facts: dict[str, object]) -> None:
         self.__dict__.update(facts, name=name, word=word_of(name))
