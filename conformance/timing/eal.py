@@ -1,0 +1,85 @@
+"""pyeal in a process of its own, with the times of its stages: as eal.c does for a librte_eal.
+
+    python eal.py DIRECTORY EAL-ARGS...     DIRECTORY holds the package
+
+Prints one line of JSON after init, then reads a byte: "c" is cleanup and a second line, end of
+input is the end without.
+"""
+
+import sys
+from time import clock_gettime as now
+
+WALL, CPU = 1, 2  # CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID
+marks: list[tuple[str, float, float]] = []
+# what begins where: module, attribute, mark before it, mark after it
+STAGES = (
+    ("eal", "Eal._discover", "discovery", ""),
+    ("secondary", "read_hugepage_info", "discovery", ""),
+    ("fbarray", "Arrays.create", "lists", ""),
+    ("segments", "Segments._alloc_run", "pages", ""),
+    ("secondary", "Follower.follow", "pages", ""),
+    ("secondary", "Follower.map_legacy", "pages", ""),
+    ("legacy", "hugepage_init", "pages", ""),
+    ("legacy", "no_huge", "pages", ""),
+    ("hugepage_data", "write", "data", "pages"),
+    ("hugepages", "unlock", "heaps", ""),
+    ("memzone", "Memzones.__init__", "rest", ""),
+)
+
+
+def mark(name, again=False):
+    if again or all(m[0] != name for m in marks):
+        marks.append((name, now(WALL), now(CPU)))
+
+
+def wrap(module, path, before, after):
+    owner, name = sys.modules[f"pyeal.{module}"], path
+    if "." in path:
+        owner, name = getattr(owner, path.partition(".")[0], None), path.partition(".")[2]
+    call = getattr(owner, name, None)
+    if call is None:  # another revision: its time goes to the stage before
+        return
+
+    def timed(*args, **more):
+        mark(before)
+        try:
+            return call(*args, **more)
+        finally:
+            if after:
+                mark(after, True)
+
+    setattr(owner, name, timed)
+
+
+def say(rc):
+    text = ", ".join(f'["{name}", {wall:.9f}, {cpu:.9f}]' for name, wall, cpu in marks)
+    sys.stdout.write(f'{{"rc": {rc}, "marks": [{text}]}}\n')
+    sys.stdout.flush()
+    marks.clear()
+
+
+def main():
+    sys.path.insert(0, sys.argv[1])
+    from pyeal.eal import Eal
+
+    for stage in STAGES:
+        wrap(*stage)
+    # what DPDK's log would say on stderr, from the same level on
+    shown = {"CRIT", "ALERT", "EMERG", "ERR", "WARNING", "NOTICE", "INFO"}
+    log = lambda level, text: sys.stderr.write(f"EAL: {text}\n") if level in shown else None  # noqa: E731
+    mark("begin")
+    eal = Eal(sys.argv[2:], log=log)
+    mark("end")
+    say(0)
+    if sys.stdin.read(1) == "c":
+        mark("begin")
+        eal.cleanup()
+        mark("end")
+        say(0)
+    sys.stdout.flush()
+    import os
+
+    os._exit(0)
+
+
+main()

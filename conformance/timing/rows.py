@@ -1,0 +1,81 @@
+"""The targets: one row a promise. `pyeal bench` prints them with what was measured."""
+
+from __future__ import annotations
+
+from statistics import median, quantiles
+from typing import NamedTuple
+
+OWN = 1.10  # of an EAL that is not pyeal, to the reference: no slower, and what rounds differ by
+
+
+class Row(NamedTuple):
+    """What of the target's (of) is at most `target` times the other's (over), or ms more than it.
+
+    pages: for which number of them it was promised; None: the most that are measured.
+    """
+
+    id: str
+    text: str
+    work: str
+    pages: int | None
+    measure: str
+    over: str
+    target: float
+    floor: float | None = None
+    unit: str = "×"
+
+
+C, KERNEL = "reference", "kernel"
+CPU, WALL, INIT, PROCESS = "memory-cpu", "memory-wall", "init-wall", "process-wall"
+ROWS = [
+    Row("dyn-wall", "dyn 6 GiB, memory phase, all CPUs, wall", "dynmem", 3072, WALL, C, 0.60, 0.47),
+    Row("dyn-init", "dyn 6 GiB, whole init, wall", "dynmem", 3072, INIT, C, 0.45, 0.37),
+    Row("dyn-cpu", "dyn, memory phase, one CPU, cpu", "dynmem", None, CPU, C, 0.92, 0.88),
+    Row("dyn-limit", "the same over the kernel's limit", "dynmem", None, CPU, KERNEL, 1.06, 1.0),
+    Row("dyn-process", "dyn 512 MiB, process with interpreter, wall", "dynmem", 256, PROCESS, C,
+        0.25, 0.17),
+    Row("single-cpu", "single-file, one CPU, cpu", "single-file", None, CPU, C, 0.90, 0.85),
+    Row("single-wall", "single-file, all CPUs, wall", "single-file", None, WALL, C, 0.65, 0.50),
+    Row("memfd-cpu", "in-memory, one CPU, cpu", "in-memory", None, CPU, C, 0.95, 0.91),
+    Row("memfd-wall", "in-memory, all CPUs, wall", "in-memory", None, WALL, C, 0.60, 0.46),
+    Row("legacy-cpu", "legacy, one CPU, cpu", "legacy", None, CPU, C, 0.87, 0.80),
+    Row("legacy-wall", "legacy, all CPUs, wall", "legacy", None, WALL, C, 0.60, 0.48),
+    Row("no-huge-2G", "no-huge 2 GiB, cpu", "no-huge", 1024, CPU, C, 0.50),
+    Row("no-huge-6G", "no-huge 6 GiB, cpu", "no-huge", 3072, CPU, C, 0.15),
+    Row("attach-cpu", "secondary, dyn, cpu", "attach-dynmem", None, CPU, C, 0.50, 0.42),
+    Row("attach-wall", "secondary, dyn, wall", "attach-dynmem", None, WALL, C, 0.30),
+    Row("attach-single", "secondary, single-file, from 1024 pages on, cpu", "attach-single-file",
+        1024, CPU, C, 0.15, 0.08),
+    Row("attach-legacy-cpu", "secondary, legacy, cpu", "attach-legacy", None, CPU, C, 1.15, 0.95),
+    Row("attach-legacy-wall", "secondary, legacy, wall", "attach-legacy", None, WALL, C, 0.40),
+    Row("restart-cpu", "restart on kept files, cpu", "restart", None, CPU, C, 0.42, 0.33),
+    Row("restart-wall", "restart on kept files, wall", "restart", None, WALL, C, 0.22),
+    Row("cleanup", "cleanup, 3072 pages, wall", "cleanup", 3072, "cleanup-wall", C, 0.25),
+    Row("hosting", "hosting a real secondary, its whole init", "hosting", None, INIT, C, 10,
+        unit="ms"),
+    Row("import", "import pyeal over a bare interpreter", "import", None, PROCESS, "bare", 10,
+        unit="ms"),
+]  # fmt: skip
+
+
+def judge(row, found, own=False):
+    """A row with its numbers: `found` is {(work, pages, measure, role): values by round}."""
+    here = {p for work, p, measure, _ in found if (work, measure) == (row.work, row.measure)}
+    pages = row.pages if row.pages in here else max(here, default=None)
+    of = found.get((row.work, pages, row.measure, "target"))
+    over = found.get((row.work, pages, row.measure, row.over))
+    limit = OWN if own and row.unit == "×" else row.target
+    said = {
+        "id": row.id, "work": row.text, "unit": row.unit, "target": limit,
+        "floor": None if own else row.floor, "pages": pages, "over": row.over,
+    }  # fmt: skip
+    if not of or not over:
+        return said | {"verdict": "not shown", "note": "not measured"}
+    ratio = lambda a, b: a / b if row.unit == "×" else (a - b) * 1000  # noqa: E731
+    each = [ratio(a, b) for a, b in zip(of, over, strict=True)]
+    low, _, high = quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
+    value = ratio(median(of), median(over))
+    said |= {"value": value, "low": low, "high": high, "of_s": median(of), "over_s": median(over)}
+    if row.pages not in (None, pages):
+        return said | {"verdict": "not shown", "note": f"of {row.pages} pages; here {pages}"}
+    return said | {"verdict": "holds" if value <= limit else "misses", "note": ""}

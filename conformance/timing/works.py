@@ -1,0 +1,115 @@
+"""What is measured: each work runs its arms side by side and answers {(arm, CPUs): [Run, ...]}."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from conformance import MODES
+from conformance.timing.rig import LIMITS, Arm, one_cpu, rounds
+
+ONE, ALL = "one CPU", "all CPUs"
+MEASURES = {  # name: which runs, which part of them, which clock
+    "memory-cpu": (ONE, "memory", "cpu"),
+    "memory-wall": (ALL, "memory", "wall"),
+    "init-wall": (ALL, "init", "wall"),
+    "process-wall": (ALL, "process", "wall"),
+    "cleanup-wall": (ALL, "cleanup", "wall"),
+}
+
+
+def _both(arm, run):
+    """An arm with one CPU, and one with all."""
+    return {(arm, ONE): lambda r: run(one_cpu(r)), (arm, ALL): lambda r: run(None)}
+
+
+def start(rig, mode, pages, n):
+    """A primary of so much memory, from nothing."""
+    args = [*MODES[mode], "-m", 2 * pages, "--file-prefix=timing"]
+    with rig.room(0 if mode == "no-huge" else pages, mode == "in-memory") as room:
+
+        def once(what, *more):
+            try:
+                return what(*more)
+            finally:
+                room.clear()
+
+        arms = {}
+        for arm in rig.eals:
+            arms |= _both(arm.label, lambda cpus, arm=arm: once(room.run, arm, args, cpus))
+        if kind := LIMITS.get(mode):
+            arms |= _both("kernel", lambda cpus: once(room.kernel, kind, pages, cpus))
+        return rounds(n, arms)
+
+
+def attach(rig, mode, pages, n):
+    """A secondary of the reference's primary with so much memory, until it leaves."""
+    mode = mode.removeprefix("attach-")
+    prefix = "--file-prefix=timing"
+    with rig.room(pages) as room:
+        room.hold(rig.reference, [*MODES[mode], "-m", 2 * pages, prefix])
+        arms, args = {}, ["--proc-type=secondary", prefix]
+        for arm in rig.eals:
+            arms |= _both(arm.label, lambda cpus, arm=arm: room.run(arm, args, cpus, "c"))
+        return rounds(n, arms)
+
+
+def restart(rig, _, pages, n):
+    """A primary on the page files of one before it: nothing is zeroed."""
+    args = ["-m", 2 * pages, "--file-prefix=timing", "--huge-unlink=never"]
+    with rig.room(pages) as room:
+        arms = {}
+        for arm in rig.eals:
+            arms |= _both(arm.label, lambda cpus, arm=arm: room.run(arm, args, cpus))
+        return rounds(n, arms)
+
+
+def cleanup(rig, _, pages, n):
+    """The end of a primary: rte_eal_cleanup."""
+    args = ["-m", 2 * pages, "--file-prefix=timing"]
+    with rig.room(pages) as room:
+
+        def run(arm):
+            try:
+                return room.run(arm, args, text="c")
+            finally:
+                room.clear()
+
+        return rounds(n, {(arm.label, ALL): lambda r, arm=arm: run(arm) for arm in rig.eals})
+
+
+def hosting(rig, _, pages, n):
+    """A secondary of the reference's kind, whole rte_eal_init; the arm is who its primary is."""
+    with rig.room(pages * len(rig.eals)) as room:
+        arms = {}
+        for arm in rig.eals:
+            prefix = f"--file-prefix={arm.label}"
+            room.hold(arm, ["-m", 2 * pages, prefix])
+            args = ["--proc-type=secondary", prefix]
+            arms[arm.label, ALL] = lambda r, args=args: room.run(rig.reference, args, text="c")
+        return rounds(3 * n, arms)
+
+
+def importing(rig, *_, n=7):
+    """An interpreter that imports the package, and a bare one."""
+    with rig.room(0) as room:
+        arms = {}
+        for arm in rig.eals[:1] + rig.eals[2:]:
+            path = str(Path(arm.argv[-1]))
+            script = f"import sys; sys.path.insert(0, {path!r}); import pyeal"
+            python = Arm(arm.label, (sys.executable, "-I", "-S", "-c", script), "")
+            arms[arm.label, ALL] = lambda r, python=python: room.run(python, quiet=[])
+        bare = Arm("bare", (sys.executable, "-I", "-S", "-c", "import sys"), "")
+        arms["bare", ALL] = lambda r: room.run(bare, quiet=[])
+        return rounds(3 * n, arms)
+
+
+START = "memory-cpu", "memory-wall", "init-wall", "process-wall"
+WORKS = {  # name: what runs, what of it counts, for which numbers of pages: all, the most, or so many
+    **{mode: (start, START, "all") for mode in MODES},
+    **{f"attach-{m}": (attach, START[:2], "all") for m in ("dynmem", "single-file", "legacy")},
+    "restart": (restart, START[:2], "all"),
+    "cleanup": (cleanup, ("cleanup-wall",), "most"),
+    "hosting": (hosting, ("init-wall",), 32),
+    "import": (importing, ("process-wall",), 0),
+}
