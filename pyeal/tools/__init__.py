@@ -43,8 +43,9 @@ def size(n: int) -> str:
     return f"{n}B"
 
 
-def count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+def count(n: int, noun: str, nouns: str = "") -> str:
+    """1 page, 8,192 pages; nouns: the plural that is more than an s."""
+    return f"{n:,} {noun if n == 1 else nouns or noun + 's'}"
 
 
 def age(seconds: float) -> str:

@@ -1,0 +1,130 @@
+"""`pyeal ps`: every EAL of this machine."""
+
+from __future__ import annotations
+
+import os
+
+from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, age, count, document, ink, scan, size, table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    Dict = dict[str, Any]
+
+TEXT = """Every EAL of this machine: who, which release, how much memory, and whether it is well.
+Only looks: nothing is attached to, locked or written. Root sees the processes of all users.
+Exit code: 0, also when there is none; 2 for wrong arguments."""
+EXAMPLES = """  pyeal ps                 what runs, and what died and left pages behind
+  pyeal ps -a --json       also directories that a clean exit left, as JSON (docs/json.md)"""
+
+LOOKS = {
+    "running": GREEN,
+    "initialising": YELLOW,
+    "stopped": YELLOW,
+    "unknown": YELLOW,
+    "stuck": RED,
+    "dead primary": RED,
+    "stale": RED,
+    "ended": DIM,
+}
+HEAD = ("PREFIX", "PID", "RELEASE", "MODE", "PAGES", "USED", "SECONDARIES", "AGE", "COMMAND")
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("-a", "--all", action="store_true", help="also what has ended and left no page")
+    p.add_argument("--json", action="store_true", help="as JSON, schema pyeal.ps/1")
+
+
+def facts(e: scan.Eal) -> Dict:
+    """What `ps` knows of one EAL, as plain data."""
+    health, why = e.health
+    p = e.primary
+    return {
+        "file_prefix": e.prefix or None,
+        "runtime_dir": e.place.shown if e.place else None,
+        "path": e.place.path if e.place else None,
+        "pid": e.primary_pid or None,
+        "command": p.comm if p else None,
+        "age_s": round(p.age if p else e.age, 1),
+        "release": e.release or None,
+        "mode": e.mode or None,
+        "pages": e.pages,
+        "bytes": sum(x["page_sz"] * x["count"] for x in e.pages),
+        "secondaries": [p.pid for p in e.secondaries],
+        "observers": [p.pid for p in e.observers],
+        "health": health,
+        "why": why or None,
+        "other_namespace": bool((e.place and e.place.root) or (p and p.root)),
+    }
+
+
+def pages_text(pages: list[Dict]) -> str:
+    """32×2M@0 1×1G@1: so many of that size on that node."""
+    return " ".join(f"{x['count']}×{size(x['page_sz'])}@{x['socket_id']}" for x in pages) or "-"
+
+
+def _row(f: Dict) -> tuple[str, ...]:
+    return (
+        f["file_prefix"] or "(no files)",
+        str(f["pid"] or "-"),
+        f["release"] or "?",
+        f["mode"] or "?",
+        pages_text(f["pages"]),
+        size(f["bytes"]) if f["pages"] else "-",
+        " ".join(map(str, f["secondaries"])) or "-",
+        age(f["age_s"]),
+        f["command"] or "-",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    machine = scan.Machine()
+    found = [facts(e) for e in machine.eals()]
+    shown = [f for f in found if args.all or f["health"] != "ended"]
+    if args.json:
+        print(document("ps", {"eals": shown, **seen(machine)}))
+        return 0
+    if shown:
+        _show(shown)
+    else:
+        print("no EAL" + (" is running" if len(found) else ""))
+    ended = len(found) - len(shown)
+    if ended:
+        print(ink(f"{count(ended, 'directory', 'directories')} of ended ones: pyeal ps -a", DIM))
+    for line in not_seen(machine):
+        print(ink(line, DIM))
+    return 0
+
+
+def _show(shown: list[Dict]) -> None:
+    lines = table([HEAD, *map(_row, shown)], right="PID USED AGE").splitlines()
+    width = max(map(len, lines)) + 2
+    print(ink(f"{lines[0]:{width}}HEALTH", BOLD))
+    for line, f in zip(lines[1:], shown, strict=True):
+        word = f["health"] + (f": {f['why']}" if f["why"] else "")
+        print(f"{line:{width}}{ink(word, LOOKS[f['health']])}")
+
+
+def seen(machine: scan.Machine) -> Dict:
+    """How far this user's sight goes, for JSON."""
+    return {
+        "all_processes_in_sight": machine.whole,
+        "unreadable_processes": len(machine.unreadable),
+        "unreadable_directories": sorted(machine.closed),
+    }
+
+
+def not_seen(machine: scan.Machine) -> list[str]:
+    """The same in words; nothing where all is in sight."""
+    lines = []
+    if machine.unreadable:
+        lines.append(
+            f"{count(len(machine.unreadable), 'process', 'processes')} of others could "
+            "not be looked into" + (": run as root" if os.getuid() else "")
+        )
+    lines += [f"{d} could not be listed" for d in sorted(machine.closed)]
+    if not machine.whole:
+        lines.append("this is a PID namespace of its own: processes outside are not seen")
+    return lines

@@ -1,0 +1,527 @@
+"""Every EAL of this machine, found from outside: processes, runtime directories, page files.
+
+Nothing is attached to, locked, written or opened for writing. What this user may not read is
+counted, never taken for absent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import struct
+import time
+
+from pyeal import layout
+from pyeal.tools import snapshot
+from pyeal.tools.snapshot import Folder, ProcessMemory, Snapshot, Unreadable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    Dict = dict[str, Any]
+
+INITIAL_PID_NS = "pid:[4026531836]"  # PROC_PID_INIT_INO of the kernel
+SLOW = 10  # seconds after which a start that waits for something is stuck
+MARKS = b"/dpdk/", b"map_", b"/memfd:seg_", b"/memfd:nohuge", b"anon_hugepage"
+MAP = re.compile(rb"^(\w+)-(\w+) (\S{4}) (\w+) (\S+) (\d+) +(.+)$", re.M)
+CONFIG = re.compile(rb"^(\w+)-\w+ (\S{4}) \w+ \S+ \d+ +(/\S.*)/config( \(deleted\))?$")
+ANONYMOUS = re.compile(rb"/memfd:(?:seg_|nohuge)|anon_hugepage")
+PRIVATE = re.compile(ANONYMOUS.pattern + rb"|librte_eal|map_\d+(?:_\d+)?(?: \(deleted\))?\n")
+PAGE_FILE = re.compile(r"(.+)map_(\d+)(?:_(\d+))?$")
+# the bytes of `memsegs`, which a primary keeps locked: (first, last) of each layout family
+LOCKED = {
+    (m.offset, m.offset + m.size - 1): family
+    for family in "AB"
+    for m in [layout.config(family).memsegs]
+}
+ABI = {"21": "20.11", "22": "21.11", "23": "22.11", "24": "23.11", "25": "24.11", "26": "25.11"}
+
+
+def in_initial_pid_ns() -> bool:
+    """Whether all processes of this machine are in sight: else no holder proves nothing."""
+    try:
+        return os.readlink("/proc/self/ns/pid") == INITIAL_PID_NS
+    except OSError:
+        return False
+
+
+def _read(path: str, limit: int = -1) -> bytes:
+    """ "" for what is gone or not for this user."""
+    try:
+        with open(path, "rb", buffering=0) as f:
+            return f.read(limit)
+    except OSError:
+        return b""
+
+
+# --- processes
+
+
+class Process:
+    """One process that has to do with an EAL. maps: /proc/PID/maps as it was."""
+
+    def __init__(self, pid: int, maps: bytes = b"") -> None:
+        self.pid, self.maps = pid, maps
+        self.comm = _read(f"/proc/{pid}/comm").decode("utf-8", "replace").strip()
+        words = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        self.state = words[0].decode() if words else "?"
+        self.started = int(words[19]) / os.sysconf("SC_CLK_TCK") if words else 0.0  # since boot
+        self.root = _root_of(pid)
+
+    @property
+    def age(self) -> float:
+        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - self.started, 0.0)
+
+    @property
+    def cmdline(self) -> list[str]:
+        data = _read(f"/proc/{self.pid}/cmdline")
+        return [os.fsdecode(a) for a in data.split(b"\0")][:-1]
+
+    def option(self, name: str) -> str | None:
+        """What follows an option of EAL on the command line; None where it is not given."""
+        argv = self.cmdline
+        for i, a in enumerate(argv):
+            if a == name:
+                return argv[i + 1] if i + 1 < len(argv) else ""
+            if a.startswith(name + "="):
+                return a[len(name) + 1 :]
+        return None
+
+    @property
+    def waits_in(self) -> str:
+        """The kernel function that it sleeps in; needs root, "" without."""
+        text = _read(f"/proc/{self.pid}/wchan").decode().strip()
+        return "" if text == "0" else text
+
+    def configs(self) -> Iterator[tuple[int, bool, str, bool]]:
+        """(address, writable, runtime directory, deleted) of each config that it has mapped."""
+        at = self.maps.find(b"/config")
+        while at >= 0:
+            end = self.maps.find(b"\n", at)
+            line = self.maps[self.maps.rfind(b"\n", 0, at) + 1 : end]
+            m = CONFIG.match(line)
+            if m and b"/dpdk/" in line:
+                yield int(m[1], 16), b"w" in m[2], os.fsdecode(m[3]), bool(m[4])
+            at = self.maps.find(b"/config", end)
+
+    def areas(self) -> Iterator[tuple[int, int, str, int, str, int, str]]:
+        """(start, end, perms, offset, device, inode, path) of each mapping that has a path."""
+        for a, b, perms, off, dev, ino, path in MAP.findall(self.maps):
+            yield (
+                int(a, 16), int(b, 16), perms.decode(), int(off, 16),
+                dev.decode(), int(ino), os.fsdecode(path),
+            )  # fmt: skip
+
+    def private_pages(self) -> list[Dict]:
+        """Hugepages of an EAL that shares nothing, by size and node: from numa_maps."""
+        found: dict[tuple[int, int], int] = {}
+        for line in _read(f"/proc/{self.pid}/numa_maps").splitlines():
+            if b" huge" not in line or not (b"memfd:seg_" in line or b"anon_hugepage" in line):
+                continue
+            words = dict(w.partition(b"=")[::2] for w in line.split())
+            sz = int(words.get(b"kernelpagesize_kB", 0)) << 10
+            for key, n in words.items():
+                if key[:1] == b"N" and key[1:].isdigit():
+                    at = sz, int(key[1:])
+                    found[at] = found.get(at, 0) + int(n)
+        return [
+            {"page_sz": sz, "socket_id": node, "count": n}
+            for (sz, node), n in sorted(found.items(), key=lambda x: (-x[0][0], x[0][1]))
+        ]
+
+    def library(self) -> str:
+        """The release by the name of its librte_eal.so, "" where it is linked in."""
+        m = re.search(rb"/librte_eal\.so\.(\d+)(?:\.(\d+))?", self.maps)
+        if not m:
+            return ""
+        return "26.07" if (m[1], m[2]) == (b"26", b"2") else ABI.get(m[1].decode(), "")
+
+    def own_config(self) -> ProcessMemory | None:
+        """Its memory, where a config lies in it that is in no file. OSError without the right."""
+        areas, left = [], 256 << 20
+        for line in self.maps.splitlines():
+            words = line.split(None, 5)
+            if words[1][:2] == b"rw" and words[1][3:] == b"p" and b"hugepage" not in line:
+                start, end = (int(x, 16) for x in words[0].split(b"-"))
+                if end - start <= min(left, 64 << 20):
+                    areas.append((start, end))
+                    left -= end - start
+        memory = ProcessMemory(self.pid)
+        memory.config = snapshot.find_config(memory, areas)
+        if memory.config:
+            return memory
+        memory.close()
+        return None
+
+    def descriptors(self) -> Dict:
+        """How many it has open, and its limits; {} without the right to look."""
+        try:
+            n = len(os.listdir(f"/proc/{self.pid}/fd"))
+        except OSError:
+            return {}
+        limits = re.search(rb"Max open files +(\S+) +(\S+)", _read(f"/proc/{self.pid}/limits"))
+        soft, hard = (int(x) if x.isdigit() else -1 for x in limits.groups()) if limits else (0, 0)
+        return {"open": n, "soft_limit": soft, "hard_limit": hard}
+
+
+def _root_of(pid: int) -> str:
+    """ "" where paths mean the same for that process as here, else /proc/PID/root."""
+    try:
+        a, b = os.stat("/"), os.stat(f"/proc/{pid}/root/")
+        same = (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+        if same and os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt"):
+            return ""
+        return f"/proc/{pid}/root"
+    except OSError:
+        return ""
+
+
+def inside(root: str, path: str) -> str:
+    """That path of another root, links followed there: absolute ones would lead out of it."""
+    if not root:
+        return path
+    done = ""
+    todo = [p for p in path.split("/") if p]
+    for _ in range(64):
+        if not todo:
+            break
+        part = todo.pop(0)
+        try:
+            to = os.readlink(f"{root}{done}/{part}")
+        except OSError:
+            done = f"{done}/{part}"
+            continue
+        if to.startswith("/"):
+            done = ""
+        todo = [p for p in to.split("/") if p not in ("", ".")] + todo
+    return root + done
+
+
+# --- the machine
+
+
+class Place:
+    """A runtime directory. path: as it can be opened here; shown: as its processes call it."""
+
+    def __init__(self, path: str, shown: str, root: str = "") -> None:
+        self.path, self.shown, self.root = path, shown, root
+        self.prefix = shown.rpartition("/")[2]
+
+
+class Eal:
+    """One EAL: its runtime directory if it has one, its processes, what is known of its memory."""
+
+    def __init__(self, place: Place | None) -> None:
+        self.place = place
+        self.primary: Process | None = None
+        self.primary_pid = 0  # known, though nothing else may be seen of it
+        self.locked = False  # somebody holds the primary's lock
+        self.secondaries: list[Process] = []
+        self.observers: list[Process] = []
+        self.snapshot: Snapshot | None = None
+        self.why = ""  # there is none
+        self.age = 0.0
+
+    @property
+    def prefix(self) -> str:
+        if self.place:
+            return self.place.prefix
+        return (self.primary and self.primary.option("--file-prefix")) or ""
+
+    @property
+    def release(self) -> str:
+        if self.snapshot:
+            return self.snapshot.release.name
+        return self.primary.library() if self.primary else ""
+
+    @property
+    def mode(self) -> str:
+        if self.place is None and self.primary and not ANONYMOUS.search(self.primary.maps):
+            return "no-shconf"  # pages with files, all else for itself
+        if self.snapshot:
+            return self.snapshot.mode
+        return "" if self.place else "in-memory"
+
+    @property
+    def pages(self) -> list[Dict]:
+        if self.snapshot:
+            return self.snapshot.pages()
+        return self.primary.private_pages() if self.primary and not self.place else []
+
+    @property
+    def holders(self) -> list[Process]:
+        return [p for p in (self.primary, *self.secondaries, *self.observers) if p]
+
+    @property
+    def health(self) -> tuple[str, str]:
+        """(one word, why): running, initialising, stuck, stopped, dead primary, stale, ended."""
+        if self.place is None:
+            return ("stopped", "by a signal") if self._stopped else ("running", "")
+        if self.locked:
+            return self._of_living()
+        if self.secondaries:
+            pids = ", ".join(str(p.pid) for p in self.secondaries)
+            return "dead primary", f"secondaries {pids} live on its memory"
+        if self.why and self.snapshot is None:
+            return "unknown", self.why
+        if self.snapshot and not self.snapshot.complete:
+            return "stale", "its primary died while it started"
+        if self.pages and self.mode != "no-huge":
+            return "stale", "its primary is gone and counts pages as used: see pyeal stale"
+        return "ended", "only files of the runtime directory are left"
+
+    @property
+    def _stopped(self) -> bool:
+        return bool(self.primary and self.primary.state in "tT")
+
+    def _of_living(self) -> tuple[str, str]:
+        p = self.primary
+        if self._stopped:
+            return "stopped", "by a signal"
+        if self.snapshot and self.snapshot.complete:
+            return "running", ""
+        if self.snapshot is None and not self.why.startswith("config: no version"):
+            return "running" if self.primary_pid else "unknown", self.why
+        age = p.age if p else self.age
+        if p and age > SLOW and p.state in "SD":
+            waits = p.waits_in
+            return "stuck", f"started {age:.0f}s ago" + (f", sleeps in {waits}" if waits else "")
+        return "initialising", f"for {age:.0f}s"
+
+
+class Machine:
+    """One look at all of it."""
+
+    def __init__(self) -> None:
+        self.unreadable: list[int] = []  # processes
+        self.closed: list[str] = []  # directories
+        self.roots: dict[tuple[object, ...], str] = {}
+        self.whole = in_initial_pid_ns()
+        self.processes = list(self._processes())
+
+    def _processes(self) -> Iterator[Process]:
+        me = os.getpid()
+        for name in os.listdir("/proc"):
+            if not name.isdecimal():
+                continue
+            pid = int(name)
+            try:
+                with open(f"/proc/{pid}/maps", "rb", buffering=0) as f:
+                    maps = f.read()  # a page at a time
+                    while maps and (more := f.read(1 << 20)):
+                        maps += more
+            except PermissionError:
+                self.unreadable.append(pid)
+                continue
+            except OSError:  # gone meanwhile
+                continue
+            if not maps:  # of the kernel
+                continue
+            self._note_root(pid)
+            if pid != me and any(m in maps for m in MARKS):
+                yield Process(pid, maps)
+
+    def _note_root(self, pid: int) -> None:
+        try:
+            st = os.stat(f"/proc/{pid}/root/")
+            key = os.readlink(f"/proc/{pid}/ns/mnt"), st.st_dev, st.st_ino
+        except OSError:
+            return
+        if key not in self.roots:
+            self.roots[key] = _root_of(pid)
+
+    @property
+    def trees(self) -> list[str]:
+        """ "" and /proc/PID/root for each other tree of files that a process sees."""
+        return sorted({"", *self.roots.values()})
+
+    # runtime directories
+
+    def places(self) -> list[Place]:
+        """Every runtime directory in every tree, and those that processes have mapped."""
+        found: dict[tuple[int, int], Place] = {}
+        for p in self.processes:
+            for _, _, shown, deleted in p.configs():
+                if not deleted:
+                    self._add(found, p.root, shown)
+        env = (os.environ.get(n, "") for n in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"))
+        for root in self.trees:
+            bases = ["/run", "/var/run", "/tmp", *(e for e in env if e and not root)]
+            bases += [f"/run/user/{u}" for u in self._list(inside(root, "/run/user"))]
+            for base in bases:
+                for name in self._list(inside(root, f"{base}/dpdk")):
+                    self._add(found, root, f"{base}/dpdk/{name}")
+        return sorted(found.values(), key=lambda x: (x.prefix, x.path))
+
+    def _list(self, path: str) -> list[str]:
+        try:
+            return os.listdir(path)
+        except PermissionError:
+            self.closed.append(path)
+        except OSError:
+            pass
+        return []
+
+    @staticmethod
+    def _add(found: dict[tuple[int, int], Place], root: str, shown: str) -> None:
+        path = inside(root, shown)
+        try:
+            st = os.stat(path)
+        except OSError:
+            return
+        if os.path.isdir(path):
+            found.setdefault((st.st_dev, st.st_ino), Place(path, shown, root))
+
+    # EALs
+
+    def eals(self) -> list[Eal]:
+        """Those with a runtime directory, then those that share nothing."""
+        found = [e for place in self.places() if (e := self._of_place(place))]
+        return [*found, *self._unseen(found), *self._private(found)]
+
+    def _of_place(self, place: Place) -> Eal | None:
+        e = Eal(place)
+        try:
+            fd = os.open(f"{place.path}/config", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as err:
+            e.why = f"config: {err.strerror}" + ("; needs root" if os.getuid() else "")
+            return e
+        try:
+            st = os.fstat(fd)
+            if not stat.S_ISREG(st.st_mode):
+                return None
+            e.locked, e.primary_pid = lock_holder(fd)
+        finally:
+            os.close(fd)
+        e.age = time.time() - st.st_mtime
+        for p in self.processes:
+            for _, writable, shown, deleted in p.configs():
+                if deleted or not _same(inside(p.root, shown), place.path):
+                    continue
+                if p.pid == e.primary_pid:
+                    e.primary = p
+                elif writable:
+                    e.secondaries.append(p)
+                else:
+                    e.observers.append(p)
+        if e.locked and e.primary is None and e.primary_pid:
+            e.primary = Process(e.primary_pid)
+        memory: Any = None
+        if e.holders:
+            memory = memory_of(e.holders)
+        try:
+            e.snapshot = Snapshot(Folder(place.path), memory)
+        except (Unreadable, OSError) as err:
+            e.why = str(err)
+        return e
+
+    def _unseen(self, found: list[Eal]) -> Iterator[Eal]:
+        """Primaries of other users: what /proc/locks tells everybody."""
+        known = {e.primary_pid for e in found}
+        for pid in sorted({x.pid for x in locks() if (x.start, x.end) in LOCKED} - known):
+            if pid <= 0:
+                continue
+            p = Process(pid)
+            e = Eal(Place("", f"?/dpdk/{p.option('--file-prefix') or 'rte'}"))
+            e.primary, e.primary_pid, e.locked, e.why = p, pid, True, "needs root to look into it"
+            yield e
+
+    def _private(self, found: list[Eal]) -> Iterator[Eal]:
+        """EALs of --in-memory and --no-shconf, by their memfds and anonymous hugepages."""
+        known = {p.pid for e in found for p in e.holders}
+        for p in self.processes:
+            if p.pid in known or not PRIVATE.search(p.maps):  # a JVM has anonymous ones, too
+                continue
+            e = Eal(None)
+            e.primary, e.primary_pid, e.age = p, p.pid, p.age
+            try:
+                if memory := p.own_config():
+                    e.snapshot = Snapshot(memory, memory.at)
+            except (OSError, Unreadable) as err:
+                e.why = str(err)
+            if e.snapshot or b"/memfd:seg_" in p.maps:
+                yield e
+
+
+def memory_of(holders: list[Process]) -> Any:
+    """read(va, n) of the pages of an EAL by the first of its processes that may be read."""
+    for p in holders:
+        try:
+            return ProcessMemory(p.pid).at
+        except OSError:
+            continue
+    return None
+
+
+def _same(a: str, b: str) -> bool:
+    try:
+        return a == b or os.path.samefile(a, b)
+    except OSError:
+        return False
+
+
+# --- locks
+
+
+class Lock:
+    """One line of /proc/locks. end: -1 for the end of the file."""
+
+    __slots__ = ("dev", "end", "inode", "kind", "mode", "pid", "start", "waits")
+
+    def __init__(self, line: str) -> None:
+        words = line.split()[1:]
+        self.waits = words[0] == "->"
+        self.kind, _, self.mode, pid, where, start, end = words[self.waits :][:7]
+        self.pid = int(pid)
+        major, minor, inode = where.split(":")
+        self.dev, self.inode = os.makedev(int(major, 16), int(minor, 16)), int(inode)
+        self.start, self.end = int(start), -1 if end == "EOF" else int(end)
+
+
+def locks() -> list[Lock]:
+    """What two readings show together: the kernel loses lines at the seams of its list."""
+    lines: dict[str, str] = {}
+    for _ in range(2):
+        for line in _read_all("/proc/locks").splitlines():
+            lines.setdefault(line.partition(": ")[2], line)
+    return [Lock(line) for line in lines.values()]
+
+
+def _read_all(path: str) -> str:
+    try:
+        with open(path) as f:
+            return f.read()
+    except OSError:
+        return ""
+
+
+def lock_holder(fd: int) -> tuple[bool, int]:
+    """(whether a primary holds that config, its pid). No lock is taken.
+
+    The pid is 0 for a holder in a PID namespace that is not in sight from here.
+    """
+    kind = struct.Struct("hhqqi4x")
+    asked = kind.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    got, _, _, _, pid = kind.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    return got != fcntl.F_UNLCK, max(pid, 0) if got != fcntl.F_UNLCK else 0
+
+
+def find(what: str | None, machine: Machine | None = None) -> list[Eal]:
+    """The EALs that a prefix, a pid or a runtime directory names; all without one."""
+    eals = (machine or Machine()).eals()
+    if what is None:
+        return eals
+    if what.isdecimal():
+        pid = int(what)
+        named = [e for e in eals if pid in {e.primary_pid, *(p.pid for p in e.holders)}]
+        if named:
+            return named
+    if "/" in what:
+        return [e for e in eals if e.place and _same(e.place.path, what)]
+    return [e for e in eals if e.prefix == what]
