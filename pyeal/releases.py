@@ -81,6 +81,10 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "mounts_decoded": True,
     }),
 )
+# Facts that came to lines as a fix: what held before it, and the minor releases that brought it.
+_FIXES: tuple[tuple[str, object, tuple[str, ...]], ...] = (
+    ("shadow_suffix", "{pid}", ("23.11.7", "24.11.5", "25.11.1")),
+)
 # fmt: on
 
 
@@ -159,7 +163,13 @@ def get(name: str) -> Release:
     line = _LINES.get(".".join(parts[:2]))
     if line is None or len(parts) > 3 or not all(p.isdigit() for p in parts):
         raise ValueError(f"release {name!r} is not known; known: {', '.join(RELEASES)}")
-    return line if len(parts) == 2 else Release(name, {**line.__dict__})
+    if len(parts) == 2:
+        return line
+    facts = {**line.__dict__}
+    for fact, before, fixed in _FIXES:
+        if any(first.startswith(line.line) and word_of(name) < word_of(first) for first in fixed):
+            facts[fact] = before
+    return Release(name, facts)
 
 
 def by_word(word: int) -> Release:

@@ -106,12 +106,12 @@ def test_the_whole_range_is_reserved_in_one_piece(start, join, evidence):
 @needs(pages={"2M": 2})
 @modes("dynmem", "legacy")
 def test_shadow_arrays_stand_beside_the_lists(start, join, evidence):
-    """<list>_<pid>, from 23.11.7 on with the time stamp, as long as the list's, somewhere else."""
+    """<list>_<pid>, later with the time stamp, as long as the list's, somewhere else."""
     eal = start("-m", "4")
     other = join()
-    stamp = r"_[0-9a-f]+" if holds(">=23.11.7", eal.release) else ""
-    if holds(">=24.11,<24.11.6", eal.release) or holds(">=25.11,<25.11.2", eal.release):
-        stamp = r"(_[0-9a-f]+)?"
+    line = eal.release[:5]
+    first = {"23.11": "23.11.7", "24.11": "24.11.5", "25.11": "25.11.1"}.get(line, "26.03")
+    stamp = r"_[0-9a-f]+" if holds(f">={first}", eal.release) else ""
     maps = {m.path.rpartition("/")[2]: m for m in other.maps()}
     found = []
     for m in lists(eal):
