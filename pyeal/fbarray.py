@@ -53,12 +53,13 @@ class Fbarray:
     ENOSPC for free entries); bad arguments raise EalError(EINVAL).
     """
 
-    __slots__ = ("desc", "words")
+    __slots__ = ("desc", "ones", "words")
 
     def __init__(self, desc: layout.Fbarray | None) -> None:
         self.desc = desc = _given(desc)
         end = desc.data + desc.len * desc.elt_sz
         self.words = libc.memory(end + 8, 8 * n_words(desc.len))
+        self.ones = (1 << desc.len) - 1  # what lies behind in the last word is nobody's
 
     def release(self) -> None:
         """Lets go of the memory; to be called before it is unmapped."""
@@ -66,11 +67,11 @@ class Fbarray:
 
     def used(self) -> int:
         """The mask as one number: bit i says whether entry i is used."""
-        return int.from_bytes(self.words, "little")
+        return int.from_bytes(self.words, "little") & self.ones
 
     def _bits(self, used: bool) -> int:
         bits = self.used()
-        return bits if used else ~bits & (1 << self.desc.len) - 1
+        return bits if used else ~bits & self.ones
 
     def _check(self, i: int) -> None:
         if not 0 <= i < self.desc.len:
@@ -186,7 +187,7 @@ class Arrays:
                 libc.mmap(va, size, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
             else:
                 path = self.path(name)
-                fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+                fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
                 _lock_new(fd, path)
                 stale = os.fstat(fd).st_size
                 os.ftruncate(fd, size)
@@ -202,14 +203,19 @@ class Arrays:
         libc.memory(va + length * elt_sz, 4)[:] = n_words(length).to_bytes(4, "little")
         return Fbarray(desc)
 
-    def attach(self, desc: layout.Fbarray | None) -> Fbarray:
+    def attach(self, desc: layout.Fbarray | None, elt_sz: int = 0) -> Fbarray:
         """Maps an array that another process made, where it is there. rte_fbarray_attach
 
-        EalError: EEXIST when it overlaps a mapped array, ENOENT without file, EADDRNOTAVAIL.
+        EalError: EEXIST when it overlaps a mapped array, ENOENT without file, EADDRNOTAVAIL, EINVAL
+        for a file of another size: EAL would cut it, or make it longer.
         """
         desc = _given(desc)
-        name = desc.name.decode()
+        name = _name(desc)
         _validate(name, desc.len, desc.elt_sz)
+        if not desc.data or desc.data % PAGE or desc.count > desc.len:
+            raise _invalid(f"array {name} of {desc.count} in {desc.len} lies at {desc.data:#x}")
+        if desc.elt_sz != (elt_sz or desc.elt_sz):
+            raise _invalid(f"array {name}: elements of {elt_sz} bytes wanted, {desc.elt_sz} found")
         size = file_size(desc.len, desc.elt_sz)
         for va, (length, _) in self.areas.items():
             if desc.data < va + length and va < desc.data + size:
@@ -219,13 +225,14 @@ class Arrays:
         va, fd = self.space.reserve(size, addr=desc.data), -1
         try:
             if self.look_only:
-                fd, prot = os.open(self.path(name), os.O_RDONLY), PROT_READ
+                fd, prot = libc.open_shared(self.path(name), os.O_RDONLY), PROT_READ
             else:
-                fd, prot = os.open(self.path(name), os.O_RDWR), PROT_RW
+                fd, prot = libc.open_shared(self.path(name), os.O_RDWR), PROT_RW
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                os.ftruncate(fd, size)
+            if (found := os.fstat(fd).st_size) != size:
+                raise _invalid(f"{self.path(name)}: {size} bytes wanted, {found} found")
             libc.mmap(va, size, prot, MAP_SHARED | MAP_FIXED, fd)
-        except OSError as e:
+        except (OSError, EalError) as e:
             _undo(va, size, fd)
             raise _as_eal(e, f"array {name} could not be attached") from None
         self.areas[va] = size, fd
@@ -235,7 +242,7 @@ class Arrays:
         desc = _given(desc)
         size, fd = self.areas.get(desc.data, (0, -1))
         if not size or size != file_size(desc.len, desc.elt_sz):
-            raise EalError(ENOENT, "fbarray", f"array {desc.name.decode()!r} is not mapped here")
+            raise EalError(ENOENT, "fbarray", f"array {desc.name!r} is not mapped here")
         return desc.data, size, fd
 
     def write(self, desc: layout.Fbarray, offset: int, data: bytes | memoryview) -> None:
@@ -259,7 +266,7 @@ class Arrays:
         """
         va, size, fd = self._area(desc)
         desc = _given(desc)
-        name = desc.name.decode()
+        name = _name(desc)
         if fd >= 0:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -290,6 +297,14 @@ def _given(desc: layout.Fbarray | None) -> layout.Fbarray:
     if desc is None:
         raise _invalid("an array's descriptor wanted, none found")
     return desc
+
+
+def _name(desc: layout.Fbarray) -> str:
+    """An array's name, which is part of a file's: without the letters that lead elsewhere."""
+    name: str = desc.name.decode("latin-1")
+    if not name.isascii() or not name.isprintable() or "/" in name:
+        raise _invalid(f"the name of an array wanted, {name!r} found")
+    return name
 
 
 def _validate(name: str, length: int, elt_sz: int) -> None:

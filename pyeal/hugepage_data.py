@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from errno import ENOMEM
 
-from . import layout
+from . import layout, libc
 from .errors import EalError
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ def write(path: str, pages: list[Page], records: int) -> None:
     pack = Struct(_HEAD).pack
     fd = -1
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
         os.ftruncate(fd, 0)
         if records:
             os.posix_fallocate(fd, 0, records * RECORD)
@@ -79,16 +79,15 @@ def write(path: str, pages: list[Page], records: int) -> None:
 
 
 def read(path: str) -> Iterator[layout.HugepageFile]:
-    """The records up to the first of size 0, as views onto a private copy.
+    """The records up to the first of size 0, as private copies.
 
     ValueError for a file that is not a whole number of records.
     """
-    with open(path, "rb") as f:
-        data = bytearray(f.read())
-    if len(data) % RECORD:
-        raise ValueError(f"{path}: records of {RECORD} bytes wanted, {len(data)} bytes found")
-    for at in range(0, len(data), RECORD):
-        record = layout.HugepageFile.from_buffer(data, at)
-        if not record.size:
-            return
-        yield record
+    with open(libc.open_shared(path, os.O_RDONLY), "rb") as f:
+        if (length := os.fstat(f.fileno()).st_size) % RECORD:
+            raise ValueError(f"{path}: records of {RECORD} bytes wanted, {length} bytes found")
+        while len(data := bytearray(f.read(RECORD))) == RECORD:
+            record = layout.HugepageFile.from_buffer(data)
+            if not record.size:
+                return
+            yield record

@@ -114,7 +114,7 @@ def mounts(proc: str = "/proc", decoded: bool = True) -> list[tuple[str, int | N
 
 def default_size(proc: str = "/proc") -> int:
     """Hugepagesize of /proc/meminfo, which a mount line without pagesize= stands for."""
-    with open(f"{proc}/meminfo", encoding="ascii") as f:
+    with open(f"{proc}/meminfo", encoding="ascii", errors="replace") as f:
         for line in f:
             if line.startswith("Hugepagesize:"):
                 return size_of(line[13:]) or 0
@@ -330,7 +330,8 @@ def _stale(info: HugepageInfo, remove: bool) -> int:
         if "map_" not in name:
             continue
         try:
-            fd = os.open(name, os.O_RDONLY, dir_fd=info.lock_fd)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # no link, and no pipe
+            fd = os.open(name, flags, dir_fd=info.lock_fd)
         except OSError:
             continue
         try:

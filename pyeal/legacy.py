@@ -31,6 +31,7 @@ from .segments import (
     Segments,
     frames,
     grow_descriptor_table,
+    lets_others_in,
     lock_shared,
 )
 
@@ -226,11 +227,11 @@ class Legacy:
         return sum(there)
 
     def _open(self, info: HugepageInfo, at: int, n: int, va: int) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        look = lets_others_in(info.hugedir)
         for i in range(at, at + n):
             path = f"{info.hugedir}/{self.opts.file_prefix}map_{i}"
             try:
-                fd = os.open(path, flags, 0o600)
+                fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT, look=look)
             except OSError as e:
                 self._fail(f"open failed: {e.strerror}: {path}")
                 break

@@ -41,6 +41,14 @@ def head(t: int, id: int, result: int = SUCCESS) -> bytes:
     return _HEAD.pack(t, id, result)
 
 
+def _unpack(param: bytes) -> tuple[int, int, int]:
+    """Kind, id and result of a request. ValueError."""
+    if len(param) != SIZE:
+        raise ValueError(f"{SIZE} bytes of malloc request wanted, {len(param)} found")
+    t, id, result = _HEAD.unpack(param)
+    return t, id, result
+
+
 def fresh_id() -> int:
     """Where a process starts to number its requests: others' numbers are far away."""
     return int.from_bytes(os.urandom(8), "little") >> 2
@@ -83,9 +91,7 @@ class Sync:
 
     def serve(self, param: bytes) -> None:
         """A secondary's request; the answer goes to all. handle_request"""
-        if len(param) != SIZE:
-            raise ValueError(f"{SIZE} bytes of malloc request wanted, {len(param)} found")
-        t, id, _ = _HEAD.unpack(param)
+        t, id, _ = _unpack(param)
         try:
             if t == ALLOC:
                 self._alloc(param, id)
@@ -138,7 +144,7 @@ class Asker:
         channel.actions["eal_dev_mp_request"] = no_devices
 
     def _sync(self, param: bytes) -> bytes:
-        t, id, _ = _HEAD.unpack(param)
+        t, id, _ = _unpack(param)
         if t != SYNC:
             raise ValueError(f"unexpected request {t} from the primary")
         try:
@@ -149,7 +155,7 @@ class Asker:
         return head(SYNC, id)
 
     def _response(self, param: bytes) -> None:
-        _, id, result = _HEAD.unpack(param)
+        _, id, result = _unpack(param)
         if id in self._waiting:
             answered, got = self._waiting[id]
             if not got:

@@ -12,12 +12,13 @@ import _thread
 import fcntl
 import os
 import select
+import stat
 import time
 from errno import EEXIST, EFAULT
 from struct import Struct, unpack_from
 
 from .errors import EalError
-from .libc import DirectoryLock
+from .libc import DirectoryLock, stranger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -207,7 +208,19 @@ class Channel:
         """Whether no other process listens, as far as can be told."""
         return not any(self._listens(peer) for peer in self.peers())
 
+    def _trusted(self, path: str) -> bool:
+        """Whether that is a socket of this user's, or root's, and no link to one elsewhere."""
+        try:
+            why = stranger(os.lstat(path), stat.S_IFSOCK)
+        except OSError:
+            return False
+        if why:
+            self.log("ERR", f"nothing is sent to {path}: {why}")
+        return not why
+
     def _listens(self, peer: str) -> bool:
+        if not self._trusted(f"{self.directory}/{peer}"):
+            return False
         probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         try:
             probe.connect(f"{self.directory}/{peer}")
@@ -222,6 +235,8 @@ class Channel:
         if not peer.startswith("mp_socket"):
             return False  # a sender without an address of this prefix gets no answer
         path = f"{self.directory}/{peer}"
+        if not self._trusted(path):
+            return False
         try:
             self.sock.sendto(self.wire.encode(m), _socket.MSG_DONTWAIT, path)
         except ConnectionRefusedError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from ctypes import sizeof
+from ctypes import c_int, sizeof
 from errno import EACCES, ENOMEM
 
 from . import hugepage_data, layout, libc, releases, runtime
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 WAIT = 10.0  # seconds for a primary to finish its start; EAL waits for ever
 MP_DISABLED, MP_ENABLED = 1, 2
+MAX_RECORDS = 4  # of hugepage_info: 3, and on Arm 4
 
 
 def find_release(path: str, wait: float, wanted: Release | None) -> Release:
@@ -41,11 +42,13 @@ def find_release(path: str, wait: float, wanted: Release | None) -> Release:
     that is not the one wanted.
     """
     try:
-        fd = os.open(path, os.O_RDONLY)
+        for level in (os.path.dirname(os.path.dirname(path)), os.path.dirname(path)):
+            runtime.check_directory(level)
+        fd = libc.open_shared(path, os.O_RDONLY)
     except OSError as e:
         raise EalError(
             0, "config",
-            f"Cannot open '{path}' for rte_mem_config: {e.strerror}; "
+            f"Cannot open '{path}' for rte_mem_config: {e.filename}: {e.strerror}; "
             "start a primary with this --file-prefix first",
         ) from None  # fmt: skip
     try:
@@ -91,8 +94,11 @@ class AttachedConfig:
         if runtime.is_mine(path):
             raise EalError(0, "config", f"the primary of '{path}' is this very process")
         prot = PROT_READ if look_only else PROT_RW
-        fd = os.open(path, os.O_RDONLY if look_only else os.O_RDWR)
+        fd = libc.open_shared(path, os.O_RDONLY if look_only else os.O_RDWR)
         try:
+            if (size := os.fstat(fd).st_size) < layout.CONFIG_SIZE:
+                wanted = f"{layout.CONFIG_SIZE} bytes wanted, {size} found"
+                raise EalError(0, "config", f"'{path}': {wanted}; the file is damaged")
             at = int.from_bytes(os.pread(fd, 8, kind.mem_cfg_addr.offset), "little")
             self.va = libc.mmap(at, align(layout.CONFIG_SIZE, PAGE), prot, MAP_SHARED, fd)
         finally:
@@ -111,11 +117,12 @@ class AttachedConfig:
 
     def join(self) -> None:
         """Says that there is a secondary; EalError when the primary wants none."""
-        word = self.va + type(self.c).mp_status.offset
-        while (status := self.c.mp_status) != MP_ENABLED:
-            if status == MP_DISABLED:
+        va = self.va + type(self.c).mp_status.offset
+        word = c_int.from_address(va)  # the status is its lowest byte
+        while (old := word.value) & 0xFF != MP_ENABLED:
+            if old & 0xFF == MP_DISABLED:
                 raise EalError(0, "config", "Primary process refused secondary attachment")
-            libc.compare_exchange(word, status, MP_ENABLED)
+            libc.compare_exchange(va, old, old & ~0xFF | MP_ENABLED)
 
     def close(self) -> None:
         if self.va:
@@ -127,19 +134,29 @@ def read_hugepage_info(path: str, nodes: int) -> list[HugepageInfo]:
     """Page sizes and directories of the primary. eal_hugepage_info_read. EalError(EACCES)."""
     kind = layout.hugepage_info(nodes)
     try:
-        with open(path, "rb") as f:
-            data = bytearray(f.read())
+        with open(libc.open_shared(path, os.O_RDONLY), "rb") as f:
+            data = bytearray(f.read(MAX_RECORDS * sizeof(kind) + 1))
     except OSError as e:
         raise EalError(
             EACCES, "hugepages",
             f"Failed to open shared memory! Cannot get hugepage information: {path}: "
             f"{e.strerror}; a primary with --no-huge cannot be joined",
         ) from None  # fmt: skip
+
+    def damaged(why: str) -> EalError:
+        text = f"Cannot get hugepage information: {path}: {why}; the file is damaged"
+        return EalError(EACCES, "hugepages", text)
+
+    if not data or len(data) % sizeof(kind) or len(data) > MAX_RECORDS * sizeof(kind):
+        raise damaged(f"1 to {MAX_RECORDS} records of {sizeof(kind)} bytes wanted")
     infos = []
-    for at in range(0, len(data) // sizeof(kind) * sizeof(kind), sizeof(kind)):
+    for at in range(0, len(data), sizeof(kind)):
         record = kind.from_buffer(data, at)
         if record.hugedir:
-            infos.append(HugepageInfo(record.hugepage_sz, os.fsdecode(record.hugedir), nodes))
+            sz, hugedir = record.hugepage_sz, os.fsdecode(record.hugedir)
+            if sz < PAGE or sz & sz - 1 or not hugedir.startswith("/"):
+                raise damaged(f"pages of {sz} bytes in {hugedir!r}")
+            infos.append(HugepageInfo(sz, hugedir, nodes))
             infos[-1].num_pages = list(record.num_pages)
     return infos
 
@@ -265,7 +282,15 @@ class Follower:
         if found is None:
             raise ValueError(f"page {record.file_id} lies in no memseg list: {record.final_va:#x}")
         msl, seg = found
-        self.segments.map_file(os.fsdecode(record.filepath), msl, seg)
+        path = os.fsdecode(record.filepath)
+        dirs = {info.hugedir.rstrip("/") for info in self.segments.infos.values()}
+        if dirs and os.path.dirname(path).rstrip("/") not in dirs:
+            raise ValueError(f"page {record.file_id} lies in no hugepage directory: {path!r}")
+        again = self.mapped[msl.index] >> seg & 1
+        if again or (record.final_va, record.size) != (msl.va(seg), msl.page_sz):
+            raise ValueError(f"page {record.file_id} is not segment {seg} of {msl.name}, or again")
+        self.segments.map_file(path, msl, seg)
+        self.mapped[msl.index] |= 1 << seg
 
 
 def aslr_enabled() -> bool:

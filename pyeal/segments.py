@@ -552,7 +552,7 @@ class Segments:
         The C library makes an empty file where one is missing, and finds zeros; here it is named.
         """
         prot = PROT_READ if self.look_only else PROT_RW
-        table = self.fds.setdefault(msl.index, {})
+        table, look = self.fds.setdefault(msl.index, {}), lets_others_in(dir_fd)
         try:
             if self.single:
                 fd = self.list_fd.get(msl.index, -1)
@@ -563,7 +563,7 @@ class Segments:
             else:
                 opened = []
                 for seg, name in enumerate(self.page_names(msl, start, n), start):
-                    fd = table[seg] = self._join(name, dir_fd)
+                    fd = table[seg] = self._join(name, dir_fd, look)
                     opened.append(fd)
                 kind = MAP_SHARED | MAP_FIXED
                 libc.map_each(opened, msl.va(start), msl.page_sz, kind, [0], prot)
@@ -582,13 +582,14 @@ class Segments:
     def map_file(self, path: str, msl: MemsegList, seg: int) -> None:
         """Maps one legacy page. OSError names its file."""
         fd = self.fds.setdefault(msl.index, {})[seg] = self._join(path)
+        if (found := os.fstat(fd).st_size) < msl.page_sz:
+            raise OSError(EINVAL, f"{msl.page_sz} bytes wanted, {found} found", path)
         kind = MAP_SHARED | MAP_FIXED | MAP_POPULATE
         libc.mmap(msl.va(seg), msl.page_sz, PROT_READ if self.look_only else PROT_RW, kind, fd)
 
-    def _join(self, name: str, dir_fd: int | None = None) -> int:
+    def _join(self, name: str, dir_fd: int | None = None, look: bool = True) -> int:
         """An existing page file, with its shared lock unless this process only looks."""
-        access = os.O_RDONLY if self.look_only else os.O_RDWR
-        fd = os.open(name, access | os.O_NOFOLLOW, dir_fd=dir_fd)
+        fd = libc.open_shared(name, os.O_RDONLY if self.look_only else os.O_RDWR, dir_fd, look)
         if not self.look_only:
             lock_shared(fd)
         return fd
@@ -821,6 +822,12 @@ def _exists(name: str, dir_fd: int) -> bool:
     return True
 
 
+def lets_others_in(directory: int | str) -> bool:
+    """Whether another user than root can make files there: then each has to be looked at."""
+    st = os.stat(directory)
+    return bool(st.st_mode & 0o022) or st.st_uid not in (0, os.geteuid())
+
+
 def lock_shared(fd: int) -> None:
     """The lock of a page in use; where another process holds it exclusively EAL goes on without."""
     try:
@@ -831,7 +838,7 @@ def lock_shared(fd: int) -> None:
 
 def _open_locked(name: str, dir_fd: int, there: bool) -> int:
     """A page file, new or there already, with its shared lock; not through a link."""
-    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
+    fd = libc.open_shared(name, os.O_RDWR | os.O_CREAT, dir_fd, there)
     try:
         lock_shared(fd)
     except OSError as e:

@@ -104,10 +104,10 @@ def give_back(va: int, length: int) -> None:
     libc.madvise(va, length, MADV_DONTDUMP)
 
 
-def free_base(length: int, step: int = 16 << 20) -> int:
+def free_base(length: int, step: int = 16 << 20, proc: str = "/proc") -> int:
     """An address, aligned as --base-virtaddr is, with length bytes free behind it; 0 if none."""
     at = BASE
-    with open("/proc/self/maps") as f:
+    with open(f"{proc}/self/maps", errors="replace") as f:
         for line in f:
             start, end = (int(x, 16) for x in line.partition(" ")[0].split("-"))
             if start - at >= length:
@@ -116,9 +116,9 @@ def free_base(length: int, step: int = 16 << 20) -> int:
     return 0
 
 
-def what_lies_at(va: int, length: int) -> str:
+def what_lies_at(va: int, length: int, proc: str = "/proc") -> str:
     """The first mapping of this process that overlaps the range, as a phrase."""
-    with open("/proc/self/maps") as f:
+    with open(f"{proc}/self/maps", errors="replace") as f:
         for line in f:
             span, _, rest = line.partition(" ")
             start, end = (int(x, 16) for x in span.split("-"))
