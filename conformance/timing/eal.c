@@ -16,10 +16,11 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
-static struct { const char *name; double wall, cpu; } marks[64];
+static struct { const char *name; double wall, cpu; long waits; } marks[64];
 static int n_marks, marking;
 static void *eal;
 
@@ -33,11 +34,15 @@ static double now(clockid_t clock)
 
 static void mark(const char *name)
 {
+	struct rusage used;
+
 	if (!marking || n_marks == 64)
 		return;
+	getrusage(RUSAGE_SELF, &used);
 	marks[n_marks].name = name;
 	marks[n_marks].wall = now(CLOCK_MONOTONIC);
-	marks[n_marks++].cpu = now(CLOCK_PROCESS_CPUTIME_ID);
+	marks[n_marks].cpu = now(CLOCK_PROCESS_CPUTIME_ID);
+	marks[n_marks++].waits = used.ru_nvcsw;
 }
 
 static void first(const char *name)
@@ -131,8 +136,8 @@ static void print(int rc)
 {
 	printf("{\"rc\": %d, \"marks\": [", rc);
 	for (int i = 0; i < n_marks; i++)
-		printf("%s[\"%s\", %.9f, %.9f]", i ? ", " : "", marks[i].name, marks[i].wall,
-		       marks[i].cpu);
+		printf("%s[\"%s\", %.9f, %.9f, %ld]", i ? ", " : "", marks[i].name,
+		       marks[i].wall, marks[i].cpu, marks[i].waits);
 	printf("]}\n");
 	fflush(stdout);
 	n_marks = 0;

@@ -7,10 +7,11 @@ input is the end without.
 """
 
 import sys
+from resource import getrusage
 from time import clock_gettime as now
 
 WALL, CPU = 1, 2  # CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID
-marks: list[tuple[str, float, float]] = []
+marks: list[tuple[str, float, float, int]] = []
 # what begins where: module, attribute, mark before it, mark after it
 STAGES = (
     ("eal", "Eal._discover", "discovery", ""),
@@ -29,7 +30,7 @@ STAGES = (
 
 def mark(name, again=False):
     if again or all(m[0] != name for m in marks):
-        marks.append((name, now(WALL), now(CPU)))
+        marks.append((name, now(WALL), now(CPU), getrusage(0).ru_nvcsw))
 
 
 def wrap(module, path, before, after):
@@ -52,7 +53,7 @@ def wrap(module, path, before, after):
 
 
 def say(rc):
-    text = ", ".join(f'["{name}", {wall:.9f}, {cpu:.9f}]' for name, wall, cpu in marks)
+    text = ", ".join(f'["{name}", {w:.9f}, {c:.9f}, {n}]' for name, w, c, n in marks)
     sys.stdout.write(f'{{"rc": {rc}, "marks": [{text}]}}\n')
     sys.stdout.flush()
     marks.clear()

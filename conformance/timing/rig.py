@@ -13,6 +13,7 @@ from __future__ import annotations
 import compileall
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import shlex
@@ -42,10 +43,19 @@ class Failed(Exception):
 
 
 class Cost(NamedTuple):
-    """Seconds."""
+    """Seconds, and how often the process waited (voluntary context switches)."""
 
     wall: float
     cpu: float
+    waits: int = 0
+
+    def __add__(self, other):
+        return Cost(*map(sum, zip(self, other, strict=True)))
+
+
+def between(a, b):
+    """What passed from one mark to another."""
+    return Cost(*(y - x for x, y in zip(a[1:], b[1:], strict=True)))
 
 
 class Arm(NamedTuple):
@@ -60,8 +70,7 @@ class Run:
     """What a process said of itself and what it cost."""
 
     def __init__(self, answer, lines):
-        self.process = Cost(answer["wall"], answer["cpu"])
-        self.switches = answer["switches"]
+        self.process = Cost(answer["wall"], answer["cpu"], answer["waits"])
         self.init = self.memory = self.cleanup = None
         self.stages = {}
         if lines and "marks" in lines[0]:
@@ -69,19 +78,16 @@ class Run:
         elif lines:
             self.memory = Cost(lines[0]["wall"], lines[0]["cpu"])
         if len(lines) > 1:
-            (_, w, c), (_, w2, c2) = lines[1]["marks"]
-            self.cleanup = Cost(w2 - w, c2 - c)
+            self.cleanup = between(*lines[1]["marks"])
 
     def _read(self, marks):
         at = {}
-        for (name, w, c), (_, w2, c2) in zip(marks, marks[1:], strict=False):
-            at.setdefault(name, (w, c))
-            s = self.stages.get(name, Cost(0, 0))
-            self.stages[name] = Cost(s.wall + w2 - w, s.cpu + c2 - c)
-        self.init = Cost(marks[-1][1] - marks[0][1], marks[-1][2] - marks[0][2])
+        for a, b in itertools.pairwise(marks):
+            at.setdefault(a[0], a)
+            self.stages[a[0]] = self.stages.get(a[0], Cost(0, 0)) + between(a, b)
+        self.init = between(marks[0], marks[-1])
         # hugepage_info_init, memzone_init, memory_init, malloc_heap_init
-        first = at.get("discovery") or at["lists"]
-        self.memory = Cost(at["rest"][0] - first[0], at["rest"][1] - first[1])
+        self.memory = between(at.get("discovery") or at["lists"], at["rest"])
 
 
 class Rig:

@@ -1,7 +1,7 @@
 """Starts processes inside a box and times each from its start to its end.
 
 One JSON request a line on stdin: {"argv": [...], "env": {...}, "cpus": [...], "input": ""}; one
-answer: {"rc", "wall", "cpu", "switches", "out", "err"}.
+answer: {"rc", "wall", "cpu", "waits", "out", "err"}.
 """
 
 import json
@@ -31,7 +31,7 @@ def run(argv, env, cpus, text):
         err.seek(0)
         return {
             "rc": os.waitstatus_to_exitcode(status), "wall": wall,
-            "cpu": used.ru_utime + used.ru_stime, "switches": used.ru_nvcsw,
+            "cpu": used.ru_utime + used.ru_stime, "waits": used.ru_nvcsw,
             "out": out.read().decode(errors="replace"),
             "err": err.read().decode(errors="replace")[-2000:],
         }  # fmt: skip

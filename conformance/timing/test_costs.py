@@ -20,7 +20,6 @@ def test_cost(cost, benchmark):
     (work, pages, measure, role), runs, seconds = cost
     benchmark.group = f"{work} {pages} pages, {measure}" if pages else f"{work}, {measure}"
     benchmark.extra_info |= {"work": work, "pages": pages, "measure": measure, "role": role}
-    benchmark.extra_info["switches"] = [run.switches for run in runs]
     if measure == "init-wall":
         benchmark.extra_info["stages_ms"] = stages(runs)
     clock, left = Clock(), iter(seconds)

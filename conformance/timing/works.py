@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from conformance import MODES
 from conformance.timing.rig import LIMITS, Arm, one_cpu, rounds
@@ -90,23 +89,25 @@ def hosting(rig, _, pages, n):
         return rounds(3 * n, arms)
 
 
-def importing(rig, *_, n=7):
+def importing(rig, _, pages, n):
     """An interpreter that imports the package, and a bare one."""
+    python = sys.executable, "-I", "-c"  # with site, as every program's is
     with rig.room(0) as room:
-        arms = {}
-        for arm in rig.eals[:1] + rig.eals[2:]:
-            path = str(Path(arm.argv[-1]))
-            script = f"import sys; sys.path.insert(0, {path!r}); import pyeal"
-            python = Arm(arm.label, (sys.executable, "-I", "-S", "-c", script), "")
-            arms[arm.label, ALL] = lambda r, python=python: room.run(python, quiet=[])
-        bare = Arm("bare", (sys.executable, "-I", "-S", "-c", "import sys"), "")
-        arms["bare", ALL] = lambda r: room.run(bare, quiet=[])
+
+        def run(what, script):
+            return {(what, ALL): lambda r: room.run(Arm(what, (*python, script), ""), quiet=[])}
+
+        arms = run("bare", "pass")
+        for arm in rig.eals:
+            if arm.label != rig.reference.label:
+                path = f"import sys; sys.path.insert(0, {arm.argv[-1]!r})"
+                arms |= run(arm.label, f"{path}; import pyeal")
         return rounds(3 * n, arms)
 
 
 START = "memory-cpu", "memory-wall", "init-wall", "process-wall"
-WORKS = {  # name: what runs, what of it counts, for which numbers of pages: all, the most, or so many
-    **{mode: (start, START, "all") for mode in MODES},
+WORKS = {  # name: what runs, what of it counts, for how many pages: all, the most, or so many
+    **dict.fromkeys(MODES, (start, START, "all")),
     **{f"attach-{m}": (attach, START[:2], "all") for m in ("dynmem", "single-file", "legacy")},
     "restart": (restart, START[:2], "all"),
     "cleanup": (cleanup, ("cleanup-wall",), "most"),
