@@ -1,10 +1,11 @@
-"""Verdicts out of pytest-reportlog lines: matrix, summary, page.
+"""Verdicts out of pytest-reportlog lines, and what is made of them.
 
 A run file is reportlog's JSON lines, each target's after a header of ours:
 
     {"$report_type": "Run", "target": "pyeal", "release": "22.11.11", "host": {...}, ...}
 
-Unknown keys and records are passed over, as reportlog asks of its readers.
+Unknown keys and records are passed over, as reportlog asks of its readers. `merge.py` makes many
+runs one matrix, `pages.py` what people look at: the report, the catalogue, the findings.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from pathlib import Path
 
 from conformance import MODES
 
-HERE = Path(__file__).parent
 WORDS = ("passed", "deviating", "failed", "skipped")
+LABELS = {"skipped": "could not", "untested": "no test"}  # where the word is not the label
 WORST = ("failed", "deviating", "passed", "skipped")  # of a requirement's tests, the first found
 NO_ROW = "other"  # tests that check no row of the catalogue
+QUIET = b'"outcome": "passed", "longrepr": null, "when": "'  # as reportlog writes a phase
+NODEID = re.compile(rb'"nodeid": ("(?:[^"\\]|\\.)*")')
+HEADER = b'{"$report_type": "Run", '
 
 
 class BadMerge(Exception):
@@ -33,7 +37,7 @@ class Test:
         self.nodeid, self.verdict, self.reason, self.trace = nodeid, "passed", "", ""
         self.requirement = self.family = self.statement = self.mode = ""
         self.evidence, self.sections, self.duration = [], {}, 0.0
-        self.complete = False  # its teardown was reported
+        self.lines = []  # of phases that passed, not yet parsed
 
     @property
     def params(self):
@@ -48,6 +52,13 @@ class Test:
             .replace("_", " ")
         )
 
+    def settle(self):
+        """All that its lines say: what was seen, how long it took."""
+        lines, self.lines = self.lines, []
+        for line in lines:
+            self.add(json.loads(line))
+        return self
+
     def add(self, r):
         """One phase: setup, call or teardown."""
         said = [tuple(p) for p in r.get("user_properties", [])]
@@ -59,7 +70,6 @@ class Test:
         self.evidence = [v for k, v in said if k == "evidence"] or self.evidence
         self.sections |= dict(tuple(s) for s in r.get("sections", []))
         self.duration += r.get("duration", 0)
-        self.complete |= r["when"] == "teardown"
         text = _text(r.get("longrepr"))
         if r["outcome"] == "failed":
             self.verdict = "failed"
@@ -104,10 +114,31 @@ class Run:
         self.target, self.release = header["target"], header.get("release", "")
         self.host = header.get("host", {})
 
+    @property
+    def name(self):
+        return f"{self.target} {self.release}".strip()
+
+    def test(self, nodeid):
+        if nodeid not in self.tests:
+            self.tests[nodeid] = Test(nodeid)
+        return self.tests[nodeid]
+
+    def read(self, line):
+        """One line of a log; of a phase that passed no more than its test is looked at."""
+        at = line.find(QUIET)
+        if (
+            at > 0
+            and line.endswith(b'"}\n')
+            and (m := NODEID.search(line, line.rfind(b'"nodeid"')))
+        ):
+            self.test(json.loads(m[1])).lines.append(line)
+        else:
+            self.add(json.loads(line))
+
     def add(self, r):
         match r.get("$report_type"):
             case "TestReport":
-                self.tests.setdefault(r["nodeid"], Test(r["nodeid"])).add(r)
+                self.test(r["nodeid"]).add(r)
             case "CollectReport" if r.get("outcome") == "failed":
                 self.broken.append(f"{r['nodeid']}: {_last(_text(r.get('longrepr')))}")
             case "SessionFinish":
@@ -121,12 +152,17 @@ class Run:
         """In the suite's order, not its workers'; with what is known of tests that killed one."""
         self.tests = {n: self.tests[n] for n in self.collected if n in self.tests} | self.tests
         for nodeid, t in self.tests.items():
-            if not t.requirement and nodeid in self.collected:
+            if t.requirement:
+                continue
+            if nodeid in self.collected:
                 t.requirement, t.family, t.statement = self.collected[nodeid]
+            else:
+                t.settle()
             t.requirement = t.requirement or t.nodeid
             t.family = t.family or NO_ROW
         if self.finished is None:
             self.broken.append("the run ended before its time: no last line in its log")
+        return self
 
     def requirements(self, mode=None):
         """id -> its tests, all or those of a mode"""
@@ -174,25 +210,32 @@ def grouped(reasons):
     return sorted(out, key=lambda x: (-x[1], x[0]))
 
 
-def load(*paths):
-    """The runs in these files; refuses two of one target on one host."""
-    runs = []
-    for path in paths:
-        with open(path, encoding="utf-8") as f:
-            for number, line in enumerate(f, 1):
-                try:
-                    r = json.loads(line)
-                except ValueError:
-                    continue  # a line cut short by the end of its writer
-                if r.get("$report_type") == "Run":
-                    runs.append(Run(r))
-                elif runs:
-                    runs[-1].add(r)
+def read(path):
+    """The runs in a file, one at a time: no more than one is ever held here."""
+    run = None
+    with open(path, "rb") as f:
+        for number, line in enumerate(f, 1):
+            try:
+                if line.startswith(HEADER):
+                    if run:
+                        yield run.close()
+                    run = Run(json.loads(line))
+                elif run:
+                    run.read(line)
                 else:
                     raise BadMerge(f"{path}:{number}: no header of a run before it")
-    for run in runs:
-        run.close()
-    seen = Counter((r.target, r.host.get("name")) for r in runs)
+            except ValueError:
+                continue  # a line cut short by the end of its writer
+    if run:
+        yield run.close()
+
+
+def load(*paths):
+    """The runs in these files; refuses two of one target on one host."""
+    runs = [run for path in paths for run in read(path)]
+    for t in (t for run in runs for t in run.tests.values()):
+        t.settle()
+    seen = Counter((r.name, r.host.get("name")) for r in runs)
     if twice := [k for k, n in seen.items() if n > 1]:
         raise BadMerge(f"two runs of {twice[0][0]} on {twice[0][1]}")
     return runs
@@ -203,18 +246,6 @@ def summary(runs):
         "targets": {r.target: {"release": r.release, "families": r.families()} for r in runs},
         "host": runs[0].host if runs else {},
     }
-
-
-def markdown(runs):
-    """The matrix for a README or a CI summary: passed / deviating / failed / could not run."""
-    heads = [f"{r.target} {r.release}" for r in runs]
-    out = [f"| family | {' | '.join(heads)} |", "|---|" + "---|" * len(runs)]
-    families = {f: None for r in runs for f in r.families()}
-    rows = {f: [r.families().get(f, {}) for r in runs] for f in families}
-    for name, counts in [*rows.items(), ("**total**", [r.counts() for r in runs])]:
-        cells = (" / ".join(str(c.get(w, 0)) for w in WORDS) for c in counts)
-        out.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(out) + "\n"
 
 
 def interop(runs):
@@ -251,53 +282,12 @@ def junit(files, to):
     ET.ElementTree(root).write(to, encoding="utf-8", xml_declaration=True)
 
 
-def page(runs, rows, untested):
-    """The report as one HTML file. `rows` is the catalogue, `untested` says why of an id."""
-    import jinja2
-
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    env.filters["code"] = code
-    by_id = [r.requirements() for r in runs]
-    tested = {i for d in by_id for i in d}
-    families: dict[str, list] = {}
-    chosen = any(r.header.get("ids") for r in runs)  # what was not asked for is not "no test"
-    order = [i for i in rows if i in tested or not chosen] + [i for i in tested if i not in rows]
-    for i in order:
-        row = rows.get(i)
-        found = [d.get(i, []) for d in by_id]
-        some = next((t[0] for t in found if t), None)
-        families.setdefault(row.family if row else some.family, []).append(
-            {
-                "id": i,
-                "row": row,
-                "statement": row.statement if row else some.statement or some.name,
-                "cells": [
-                    {"tests": t, "verdict": verdict(t) if t else "untested", "run": r}
-                    for t, r in zip(found, runs, strict=True)
-                ],
-                "untested": "" if tested & {i} else untested.get(i, ""),
-            }
-        )
-    counts = [r.families() for r in runs]
-    return env.get_template("page.html").render(
-        runs=runs, families=families, counts=counts, words=WORDS, host=runs[0].host if runs else {}
-    )
-
-
-def code(text):
-    """`x` in a statement as code."""
-    import markupsafe
-
-    return markupsafe.Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(markupsafe.escape(text))))
-
-
 def write(runs, folder, rows, untested):
-    """summary.json, matrix.md and index.html of these runs."""
-    folder = Path(folder)
-    (folder / "matrix.md").write_text(markdown(runs))
-    if any(r.header.get("secondary") for r in runs):
-        (folder / "interop.md").write_text(interop(runs))
-    (folder / "summary.json").write_text(json.dumps(summary(runs), indent=1) + "\n")
-    (folder / "index.html").write_text(page(runs, rows, untested), encoding="utf-8")
+    """The report of these runs, not judged: index.html, matrix.md, summary.json, badges/."""
+    from conformance.report import merge, pages
+
+    m = merge.Matrix()
+    for run in runs:
+        m.add(run)
+    pages.write(m, folder, rows, untested)
+    (Path(folder) / "summary.json").write_text(json.dumps(summary(runs), indent=1) + "\n")

@@ -1,19 +1,69 @@
-"""python -m conformance.report RUN.jsonl... [-o DIR]: one report out of the runs of many."""
+"""Reports of many runs, and the pages that need none.
+
+merge RUN.jsonl...       target x host x family: index.html, matrix.md, summary.json, badges/
+catalogue [RUN.jsonl...] every requirement with its picture and test, and verdicts of these runs
+findings                 the defects of real releases that the suite finds
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from conformance import catalogue, report, run
+from conformance import catalogue, run
+from conformance.report import LABELS, WORDS, BadMerge, merge, pages
 
-p = argparse.ArgumentParser(prog="conformance.report", description=__doc__)
-p.add_argument("files", nargs="+", type=Path, metavar="RUN.jsonl")
-p.add_argument("-o", type=Path, default=Path("conform-report"), metavar="DIR")
-args = p.parse_args()
-try:
-    runs = report.load(*args.files)
-    args.o.mkdir(parents=True, exist_ok=True)
-    report.write(runs, args.o, catalogue.rows(), run.why_untested())
-except (report.BadMerge, OSError) as e:
-    sys.exit(f"report: {e}")
-print(run.matrix(runs))
+
+def merged(args):
+    m = merge.merge(args.files, args.earlier)
+    pages.write(m, args.o or "conform-report", catalogue.rows(), run.why_untested())
+    for c in range(len(m.columns)):
+        n = m.counts(c)
+        print(pages.column(m, c)["name"], *(f"{n[w]} {LABELS.get(w, w)}" for w in WORDS), sep="  ")
+    print(f"\n{len(m.facts)} host(s); report: {Path(args.o or 'conform-report') / 'index.html'}")
+    return int(any(m.counts(c)["failed"] for c in range(len(m.columns))))
+
+
+def listed(args):
+    m = merge.merge(args.files)
+    folder = args.o or Path("docs" if not args.files else "conform-report")
+    pages.write_catalogue(m, folder, catalogue.rows(), run.why_untested())
+    print(f"catalogue: {folder / 'catalogue.html'}, {folder / 'catalogue.md'}")
+
+
+def found(args):
+    to = (args.o or Path("docs")) / "findings.md"
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(pages.findings_markdown(pages.findings()))
+    print(f"findings: {to}")
+
+
+def main(argv=None):
+    p = argparse.ArgumentParser(
+        prog="conformance.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub = p.add_subparsers(required=True, metavar="COMMAND")
+    for name, what, files in (
+        ("merge", merged, "+"),
+        ("catalogue", listed, "*"),
+        ("findings", found, ""),
+    ):
+        c = sub.add_parser(name)
+        c.set_defaults(what=what)
+        c.add_argument("-o", type=Path, metavar="DIR", help="where to")
+        if files:
+            c.add_argument("files", nargs=files, type=Path, metavar="RUN.jsonl")
+        if name == "merge":
+            earlier = c.add_argument("--earlier", action="extend", nargs="+", default=[], type=Path)
+            earlier.metavar, earlier.help = "RUN.jsonl", "earlier runs: the history of each row"
+    args = p.parse_args(argv)
+    try:
+        return args.what(args)
+    except (BadMerge, catalogue.Broken, OSError) as e:
+        print(f"report: {e}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conformance import report, run
+from conformance.report import merge, pages
 
 ROOT = Path(report.__file__).parents[2]
 CONFTEST = """
@@ -142,10 +143,12 @@ def test_skips_are_summed_up_by_reason(log):
 
 def test_matrix_and_page_hold_every_verdict(log):
     runs = report.load(log[0])
-    text, html = run.matrix(runs), report.page(runs, {}, {})
+    m = merge.Matrix()
+    m.add(runs[0])
+    text, html = run.matrix(runs), pages.page(pages.data(m, {}, {}, "so"))
 
     assert text.splitlines()[2].split() == ["AAA", "1", "1", "2", "0"]
-    assert "| AAA | 1 / 1 / 2 / 0 |" in report.markdown(runs)
+    assert "| AAA | 1 / 1 / 2 / 0 |" in pages.markdown(m)
     for i in runs[0].requirements():
         assert i in html
     assert "saw 2" in html and "it counts from one" in html
@@ -170,7 +173,7 @@ def test_a_cut_log_is_broken_and_still_read(log, tmp_path):
 
 
 def test_two_runs_of_one_target_on_one_host_are_no_report(log):
-    with pytest.raises(report.BadMerge, match="two runs of fake on h"):
+    with pytest.raises(report.BadMerge, match="two runs of fake 1 on h"):
         report.load(log[0], log[0])
 
 
