@@ -66,7 +66,7 @@ def _tool(name: str, argv: list[str], eal_args: list[str]) -> int:
     )
     module.arguments(p)
     try:
-        args = p.parse_args(argv)
+        args = p.parse_intermixed_args(argv)
         args.eal_args = eal_args
         if eal_args and not getattr(module, "TAKES_EAL_ARGS", False):
             p.error("takes nothing after --")

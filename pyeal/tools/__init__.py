@@ -1,7 +1,8 @@
 """What stands on top of the core: tools that look and draw; the core never imports them.
 
 A tool is a module with TEXT, EXAMPLES, `arguments(parser)` and `run(args) -> exit code`, and a row
-in cli.py. Here is what all of them print with; their JSON is described in docs/json.md.
+in cli.py; options and other arguments may be mixed, so there is no argparse.REMAINDER. Here is what
+all of them print with; their JSON is described in docs/json.md.
 """
 
 from __future__ import annotations

@@ -12,14 +12,16 @@ import re
 import stat
 import struct
 import time
+from errno import EACCES, EINVAL, ENOENT
 
 from pyeal import layout
+from pyeal.errors import EalError
 from pyeal.tools import snapshot
 from pyeal.tools.snapshot import Folder, ProcessMemory, Snapshot, Unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     Dict = dict[str, Any]
@@ -27,10 +29,11 @@ if TYPE_CHECKING:
 INITIAL_PID_NS = "pid:[4026531836]"  # PROC_PID_INIT_INO of the kernel
 SLOW = 10  # seconds after which a start that waits for something is stuck
 MARKS = b"/dpdk/", b"map_", b"/memfd:seg_", b"/memfd:nohuge", b"anon_hugepage"
-MAP = re.compile(rb"^(\w+)-(\w+) (\S{4}) (\w+) (\S+) (\d+) +(.+)$", re.M)
+MAP = re.compile(rb"^(\w+)-(\w+) (\S{4}) (\w+) (\S+) (\d+) *(.*)$", re.M)
 CONFIG = re.compile(rb"^(\w+)-\w+ (\S{4}) \w+ \S+ \d+ +(/\S.*)/config( \(deleted\))?$")
 ANONYMOUS = re.compile(rb"/memfd:(?:seg_|nohuge)|anon_hugepage")
 PRIVATE = re.compile(ANONYMOUS.pattern + rb"|librte_eal|map_\d+(?:_\d+)?(?: \(deleted\))?\n")
+PAGES = re.compile(r"map_\d+(?:_\d+)?(?: \(deleted\))?$|/memfd:(?:seg_|nohuge)|anon_hugepage")
 PAGE_FILE = re.compile(r"(.+)map_(\d+)(?:_(\d+))?$")
 # the bytes of `memsegs`, which a primary keeps locked: (first, last) of each layout family
 LOCKED = {
@@ -109,12 +112,30 @@ class Process:
             at = self.maps.find(b"/config", end)
 
     def areas(self) -> Iterator[tuple[int, int, str, int, str, int, str]]:
-        """(start, end, perms, offset, device, inode, path) of each mapping that has a path."""
+        """(start, end, perms, offset, device, inode, path) of each mapping."""
         for a, b, perms, off, dev, ino, path in MAP.findall(self.maps):
             yield (
                 int(a, 16), int(b, 16), perms.decode(), int(off, 16),
                 dev.decode(), int(ino), os.fsdecode(path),
             )  # fmt: skip
+
+    def overlay(self, lists: list[Dict]) -> Dict:
+        """What this process has where these lists lie: [start, end] of EAL's pages, of address
+        space that it keeps free for them, and of anything else, which is in the way.
+        """
+        spans = sorted((ml["base_va"], ml["base_va"] + ml["len"]) for ml in lists)
+        found: Dict = {"pages": [], "kept": [], "foreign": []}
+        for start, end, perms, _, _, _, path in self.areas():
+            for a, b in spans:
+                if start < b and a < end:
+                    at = [max(start, a), min(end, b)]
+                    if PAGES.search(path):
+                        _join(found["pages"], at)
+                    elif perms[:3] == "---" and not path:
+                        _join(found["kept"], at)
+                    else:
+                        found["foreign"].append([*at, path or "anonymous memory"])
+        return found
 
     def private_pages(self) -> list[Dict]:
         """Hugepages of an EAL that shares nothing, by size and node: from numa_maps."""
@@ -166,6 +187,14 @@ class Process:
         limits = re.search(rb"Max open files +(\S+) +(\S+)", _read(f"/proc/{self.pid}/limits"))
         soft, hard = (int(x) if x.isdigit() else -1 for x in limits.groups()) if limits else (0, 0)
         return {"open": n, "soft_limit": soft, "hard_limit": hard}
+
+
+def _join(spans: list[list[int]], new: list[int]) -> None:
+    """Appends a span, or makes the last one longer."""
+    if spans and spans[-1][1] == new[0]:
+        spans[-1][1] = new[1]
+    else:
+        spans.append(new)
 
 
 def _root_of(pid: int) -> str:
@@ -225,6 +254,7 @@ class Eal:
         self.snapshot: Snapshot | None = None
         self.why = ""  # there is none
         self.age = 0.0
+        self.copy = False  # it lies somewhere, and nothing here belongs to it
 
     @property
     def prefix(self) -> str:
@@ -259,6 +289,8 @@ class Eal:
     @property
     def health(self) -> tuple[str, str]:
         """(one word, why): running, initialising, stuck, stopped, dead primary, stale, ended."""
+        if self.copy:
+            return "copy", "nothing on this machine belongs to it"
         if self.place is None:
             return ("stopped", "by a signal") if self._stopped else ("running", "")
         if self.locked:
@@ -412,11 +444,10 @@ class Machine:
                     e.observers.append(p)
         if e.locked and e.primary is None and e.primary_pid:
             e.primary = Process(e.primary_pid)
-        memory: Any = None
-        if e.holders:
-            memory = memory_of(e.holders)
         try:
-            e.snapshot = Snapshot(Folder(place.path), memory)
+            e.snapshot = Snapshot(Folder(place.path), memory_of(e.holders))
+            if not e.snapshot.memory:
+                e.snapshot.memory = PageFiles(e.snapshot, place).at
         except (Unreadable, OSError) as err:
             e.why = str(err)
         return e
@@ -447,6 +478,29 @@ class Machine:
                 e.why = str(err)
             if e.snapshot or b"/memfd:seg_" in p.maps:
                 yield e
+
+
+class PageFiles:
+    """The memory of an EAL that has no process any more, by its page files."""
+
+    def __init__(self, snapshot: Snapshot, place: Place) -> None:
+        self.snapshot, self.place = snapshot, place
+        self.files: dict[str, int] = {}
+
+    def at(self, va: int, n: int) -> bytes:
+        found = self.snapshot.find(va)
+        where = found and self.snapshot.page_file(self.place.prefix, *found)
+        if not found or not where:
+            raise OSError(14, "it lies in no page file", hex(va))
+        ml, seg = found
+        path, offset = where
+        if path not in self.files:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.files[path] = os.open(inside(self.place.root, path), flags)
+        data = os.pread(self.files[path], n, offset + va - ml["base_va"] - seg * ml["page_sz"])
+        if len(data) != n:
+            raise OSError(14, f"{n} bytes at {va:#x} wanted, {len(data)} found", path)
+        return data
 
 
 def memory_of(holders: list[Process]) -> Any:
@@ -512,16 +566,63 @@ def lock_holder(fd: int) -> tuple[bool, int]:
     return got != fcntl.F_UNLCK, max(pid, 0) if got != fcntl.F_UNLCK else 0
 
 
-def find(what: str | None, machine: Machine | None = None) -> list[Eal]:
-    """The EALs that a prefix, a pid or a runtime directory names; all without one."""
-    eals = (machine or Machine()).eals()
+# --- one of them
+
+
+def copied(path: str) -> Eal:
+    """The EAL of a copied directory or of an archive (ARCHIVE or ARCHIVE:DIRECTORY)."""
+    file, _, inner = path.partition(":")
+    if os.path.isdir(path):
+        source: Any = Folder(path)
+        name = os.path.realpath(path)
+    elif os.path.isfile(file):
+        source = snapshot.Archive(file, inner or None)
+        if not inner and len(source.prefixes) > 1:
+            names = ", ".join(f"{file}:{d}" for d in source.prefixes)
+            raise Unreadable(f"several directories with a config are in it: {names}")
+        name = f"{file}:{source.inner}"
+    else:
+        raise Unreadable(f"{path}: no such directory or archive")
+    e = Eal(Place(path, name))
+    e.copy = True
+    e.snapshot = Snapshot(source)
+    return e
+
+
+def find(what: str | None) -> Eal:
+    """The one EAL that a prefix, a pid, a runtime directory, a copy of one or an archive names.
+
+    None: the only one there is. EalError(ENOENT) that lists the choice.
+    """
+    if what and "/" in what and not os.path.isdir(what):
+        return _known(copied, what)
+    eals = Machine().eals()
     if what is None:
-        return eals
-    if what.isdecimal():
-        pid = int(what)
+        named = [e for e in eals if e.health[0] != "ended"] or eals
+    elif os.path.isdir(what) and ("/" in what or os.path.exists(f"{what}/config")):
+        named = [e for e in eals if e.place and _same(e.place.path, what)]
+        if not named:
+            return _known(copied, what)
+    else:
+        pid = int(what) if what.isdecimal() else -1
         named = [e for e in eals if pid in {e.primary_pid, *(p.pid for p in e.holders)}]
-        if named:
-            return named
-    if "/" in what:
-        return [e for e in eals if e.place and _same(e.place.path, what)]
-    return [e for e in eals if e.prefix == what]
+        named = named or [e for e in eals if e.prefix == what]
+        if not named and os.path.exists(what.partition(":")[0]):
+            return _known(copied, what)
+    if len(named) == 1 and named[0].snapshot:
+        return named[0]
+    if len(named) == 1:
+        raise EalError(EACCES, "scan", f"{named[0].prefix}: {named[0].why}")
+    choice = [f"{e.prefix or 'in memory'} (pid {e.primary_pid or '-'})" for e in named or eals]
+    raise EalError(
+        ENOENT, "scan",
+        f"{what or 'one'}: one EAL wanted, {len(named)} found; there are: "
+        + (", ".join(choice) or "none"),
+    )  # fmt: skip
+
+
+def _known(how: Callable[[str], Eal], what: str) -> Eal:
+    try:
+        return how(what)
+    except Unreadable as e:
+        raise EalError(EINVAL, "scan", str(e)) from None

@@ -338,20 +338,23 @@ class Snapshot:
             "Free_count": None, "Socket_id": h.socket_id, "locked": bool(h.lock),
         }  # fmt: skip
         if self.memory is None:
-            return facts
+            return facts | {"unread": "the pages are not there: only config and arrays"}
+        why = "it changes all the time"
         for _ in range(TRIES):
+            free = None
             try:
                 free = [e.size for _, e in self._free_elements(i)]
-                facts |= {
+            except (OSError, Unreadable) as e:
+                why = str(e)
+            before, h = bytes(h), config_of(self.source.read("config"))[0].malloc_heaps[i]
+            if before == bytes(h) and free is not None:
+                return facts | {
                     "Free_size": sum(free), "Alloc_size": h.total_size - sum(free),
                     "Greatest_free_size": max(free, default=0), "Free_count": len(free),
                 }  # fmt: skip
-                break
-            except (OSError, Unreadable) as e:
-                why = str(e)
-        else:
-            self.problems.append(f"heap {facts['Name']}: {why}")
-        return facts
+            self.c.malloc_heaps[i] = h
+            facts |= {"Heap_size": h.total_size, "Alloc_count": h.alloc_count}
+        return facts | {"unread": why}
 
     def _element(self, heap: int, va: int) -> MallocElem:
         assert self.memory

@@ -1,0 +1,450 @@
+"""`pyeal inspect`: what is in one EAL's memory, without its help."""
+
+from __future__ import annotations
+
+import sys
+import time
+from errno import EINVAL
+
+from pyeal import layout
+from pyeal.errors import EalError
+from pyeal.layout import BAD_IOVA
+from pyeal.tools import (
+    BOLD,
+    CYAN,
+    DIM,
+    GREEN,
+    RED,
+    YELLOW,
+    age,
+    columns,
+    count,
+    document,
+    ink,
+    picture,
+    scan,
+    size,
+    table,
+)
+from pyeal.tools.ps import LOOKS, facts
+from pyeal.tools.snapshot import Snapshot, Unreadable, text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from typing import Any
+
+    Dict = dict[str, Any]
+    Sample = Callable[[Dict], list[tuple[Dict, Any]]]
+
+TEXT = """What is in an EAL's memory: lists, occupancy, zones, heaps, queues, holders. Of a living
+process, of a dead one's files, or of a copy of its runtime directory; nothing is attached to,
+locked or written. /eal/COMMAND answers as the telemetry of that process would.
+Exit code: 0; 1 when it cannot be found or read; 2 for wrong arguments."""
+EXAMPLES = """  pyeal inspect demo                        the EAL with --file-prefix=demo
+  pyeal inspect 4711 --elements --json      by pid; with every element of its heaps
+  pyeal inspect demo /eal/heap_info,0       one answer of telemetry, also after a crash
+  pyeal inspect --prometheus demo           numbers for a scraper
+  pyeal inspect ./sosreport.tar.xz          a copy of a runtime directory in an archive"""
+
+LOCKS = ("mlock", "qlock", "mplock", "tlock", "ethdev_lock", "memory_hotplug_lock")
+WORDS = (
+    "magic", "version", "nchannel", "nrank", "mp_status", "next_socket_id", "mem_cfg_addr",
+    "legacy_mem", "single_file_segments", "tsc_hz", "dma_maskbits", "max_memzone",
+    "mem_va_addr", "mem_va_len", "mem_va_page_sz",
+)  # fmt: skip
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    p.usage = "pyeal inspect [options] [PREFIX|PID|DIRECTORY|ARCHIVE] [/eal/COMMAND[,N...] ...]"
+    p.add_argument("what", nargs="?", metavar="PREFIX|PID|DIRECTORY|ARCHIVE",
+                   help="which EAL; may be left out where there is one")  # fmt: skip
+    p.add_argument("commands", nargs="*", metavar="/eal/COMMAND",
+                   help="a request of telemetry: " + ", ".join(TELEMETRY))  # fmt: skip
+    p.add_argument("--elements", action="store_true", help="every element of the heaps, too")
+    p.add_argument("--watch", nargs="?", type=float, const=1.0, metavar="S",
+                   help="again every S seconds (1), until Ctrl-C")  # fmt: skip
+    form = p.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON, schema pyeal.inspect/1")
+    form.add_argument("--prometheus", action="store_true", help="as Prometheus text")
+    form.add_argument("--html", metavar="FILE", help="as a page with the map, in FILE")
+
+
+# --- telemetry: the same requests, keys and values. common/eal_common_memory.c
+
+
+def _memseg_lists(s: Snapshot) -> list[int]:
+    return [ml["index"] for ml in s.lists if ml["count"]]
+
+
+def _memseg_list_info(s: Snapshot, i: int) -> list[int]:
+    a = s.arrays.get(i)
+    return [k for start, n in a.runs() for k in range(start, start + n)] if a else []
+
+
+def _memseg_info(s: Snapshot, i: int, seg: int) -> Dict | None:
+    ms = s.memseg(i, seg)
+    if ms is None:
+        return None
+    return {
+        "Memseg_list_index": i,
+        "Memseg_index": seg,
+        "IOVA_addr": "Bad IOVA" if ms.iova == BAD_IOVA else hex(ms.iova),
+        "Start_addr": hex(ms.addr),
+        "End_addr": hex(ms.addr + ms.len),
+        "Size": ms.len,
+        "Hugepage_size": ms.hugepage_sz,
+        "Socket_id": ms.socket_id,
+        "flags": ms.flags,
+    }
+
+
+def _memzone_info(s: Snapshot, i: int) -> Dict | None:
+    z = s.memzone(i)
+    if z is None:
+        return None
+    info: Dict = {
+        "Zone": i, "Name": text(z.name), "Length": z.len, "Address": hex(z.addr),
+        "Socket": z.socket_id, "Flags": z.flags,
+    }  # fmt: skip
+    found = s.find(z.addr)
+    if found:
+        page, base = z.hugepage_sz, z.addr & -z.hugepage_sz
+        info |= {"Hugepage_size": page, "Hugepage_base": hex(base)}
+        info["Hugepage_used"] = max(-(-z.len // page), 1)
+    return info
+
+
+HEAP = ("Heap_id", "Name", "Heap_size", "Free_size", "Alloc_size", "Greatest_free_size",
+        "Alloc_count", "Free_count")  # fmt: skip
+
+
+def _heap_info(s: Snapshot, i: int) -> Dict | None:
+    heap = next((h for h in s.heaps() if h["Heap_id"] == i), None)
+    return heap and {k: heap[k] for k in HEAP}
+
+
+def _within(s: Snapshot, heap: int, i: int, seg: int) -> tuple[layout.Memseg | None, list[Dict]]:
+    """The elements of a heap that lie in one page as a whole."""
+    ms = s.memseg(i, seg)
+    if ms is None:
+        return None, []
+    end = ms.addr + ms.len
+    return ms, [
+        e for e in s.elements(heap) if ms.addr <= e["addr"] and e["addr"] + e["size"] <= end
+    ]
+
+
+def _element_list(s: Snapshot, heap: int, i: int, seg: int) -> Dict | None:
+    ms, found = _within(s, heap, i, seg)
+    return {"Element_count": len(found)} if ms else None
+
+
+def _element_info(s: Snapshot, heap: int, i: int, seg: int, first: int, last: int) -> Dict | None:
+    ms, found = _within(s, heap, i, seg)
+    if ms is None or last < first:
+        return None
+    said: Dict = {
+        f"element_{k}": {
+            "msl_id": i,
+            "ms_id": seg,
+            "memseg_start_addr": hex(ms.addr),
+            "memseg_end_addr": hex(ms.addr + ms.len),
+            "element_start_addr": hex(e["addr"]),
+            "element_end_addr": hex(e["addr"] + e["size"]),
+            "element_size": e["size"],
+            "element_state": e["state"],
+        }
+        for k, e in list(enumerate(found))[first : last + 1]
+    }
+    return said | {"Element_count": len(said)}
+
+
+TELEMETRY = {  # name: (numbers it takes, what answers)
+    "memseg_lists": (0, _memseg_lists),
+    "memseg_list_info": (1, _memseg_list_info),
+    "memseg_info": (2, _memseg_info),
+    "memzone_list": (0, Snapshot.memzone_ids),
+    "memzone_info": (1, _memzone_info),
+    "heap_list": (0, lambda s: [h["Heap_id"] for h in s.heaps() if h["Heap_size"]]),
+    "heap_info": (1, _heap_info),
+    "mem_element_list": (3, _element_list),
+    "mem_element_info": (5, _element_info),
+}
+
+
+def telemetry(s: Snapshot, request: str) -> Dict:
+    """The answer to "/eal/heap_info,0": {"/eal/heap_info": {...}}. EalError(EINVAL)."""
+    name, *params = request.split(",")
+    n, answer = TELEMETRY.get(name.removeprefix("/eal/"), (-1, None))
+    if answer is None:
+        raise EalError(EINVAL, "telemetry", f"{name}: one of {', '.join(TELEMETRY)} wanted")
+    if len(params) != n or not all(p.isdecimal() for p in params):
+        raise EalError(EINVAL, "telemetry", f"{request}: {count(n, 'number')} wanted after {name}")
+    try:
+        return {name: answer(s, *map(int, params))}  # type: ignore[operator]
+    except (OSError, Unreadable) as e:
+        raise EalError(EINVAL, "telemetry", f"{request}: {e}") from None
+
+
+# --- all of it
+
+
+def describe(e: scan.Eal, elements: bool = False) -> Dict:
+    """Everything that is known of an EAL, as plain data: the schema pyeal.inspect/1."""
+    s = e.snapshot
+    assert s
+    heaps = s.heaps()
+    for h in heaps if elements else ():
+        h["elements"] = _elements(s, h)
+    return {
+        **facts(e),
+        "iova_mode": s.iova_mode or None,
+        "config": {w: getattr(s.c, w) for w in WORDS if hasattr(s.c, w)},
+        "locks": {w: getattr(s.c, w) for w in LOCKS if hasattr(s.c, w)},
+        "lists": s.lists,
+        "memzones": [_memzone_info(s, i) for i in s.memzone_ids()],
+        "heaps": heaps,
+        "tailqs": s.tailqs(),
+        "hugepage_info": s.hugepage_info(),
+        "holders": [_holder(e, p, s.lists) for p in e.holders],
+        "problems": [*s.problems, *(f"heap {h['Name']}: {h['unread']}" for h in heaps
+                                    if "unread" in h and not e.copy)],
+    }  # fmt: skip
+
+
+def _elements(s: Snapshot, heap: Dict) -> list[Dict]:
+    try:
+        return list(s.elements(heap["Heap_id"]))
+    except (OSError, Unreadable) as e:
+        heap["unread"] = str(e)
+        return []
+
+
+def _holder(e: scan.Eal, p: scan.Process, lists: list[Dict]) -> Dict:
+    role = "primary" if p is e.primary else "observer" if p in e.observers else "secondary"
+    over = p.overlay(lists)
+    return {
+        "pid": p.pid,
+        "role": role,
+        "command": p.comm,
+        "cmdline": p.cmdline,
+        "age_s": round(p.age, 1),
+        "state": p.state,
+        "mapped_bytes": sum(b - a for a, b in over["pages"]),
+        "foreign": over["foreign"],
+        "descriptors": p.descriptors(),
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.what and args.what.startswith("/eal/"):  # the only EAL there is
+        args.commands.insert(0, args.what)
+        args.what = None
+    first = True
+    while True:
+        e = scan.find(args.what)
+        if args.commands:
+            _answer(e, args)
+        elif args.html:
+            _page(e, args.html)
+        elif args.json:
+            print(document("inspect", describe(e, args.elements), indent=None if args.watch else 2))
+        elif args.prometheus:
+            print(prometheus(e), end="")
+        else:
+            shown = "\n".join(_lines(e, args.elements))
+            clear = "\x1b[H\x1b[J" if args.watch and sys.stdout.isatty() else ""
+            print(clear + ("" if first or clear else "\n") + shown, flush=True)
+        if not args.watch:
+            return 0
+        first = False
+        sys.stdout.flush()
+        time.sleep(args.watch)
+
+
+def _answer(e: scan.Eal, args: argparse.Namespace) -> None:
+    import json
+
+    assert e.snapshot
+    for c in args.commands:
+        print(json.dumps(telemetry(e.snapshot, c), indent=None if args.json else 2))
+
+
+def _page(e: scan.Eal, path: str) -> None:
+    from pyeal.tools import map as picture_of
+
+    picture_of.write(path, picture_of.html(picture_of.layout_of(e)))
+
+
+# --- for people
+
+
+def _lines(e: scan.Eal, elements: bool) -> list[str]:
+    d = describe(e, elements)
+    health = d["health"] + (f": {d['why']}" if d["why"] else "")
+    title = [
+        ink(d["file_prefix"] or "(no files)", BOLD, CYAN),
+        f"DPDK {d['release']}",
+        d["mode"],
+        f"IOVA as {d['iova_mode']}" if d["iova_mode"] else "no IOVA",
+        f"pid {d['pid']}" if d["pid"] else "no process",
+        ink(health, LOOKS.get(d["health"], DIM)),
+    ]
+    used, kept = d["bytes"], sum(ml["len"] for ml in d["lists"])
+    out = [
+        " · ".join(title),
+        ink(f"{d['runtime_dir'] or 'in memory'}: read without attaching", DIM),
+    ]
+    out += ["", _head("MEMORY", f"{size(used)} used, {size(kept)} of address space"), *_lists(d)]
+    out += ["", _head("HEAPS"), *_heaps(d)]
+    if d["memzones"]:
+        out += ["", _head("MEMZONES", count(len(d["memzones"]), "zone")), *_zones(d)]
+    in_use = [q["name"] for q in d["tailqs"] if not q["empty"]]
+    if d["tailqs"]:
+        words = f"{len(in_use)} of {count(len(d['tailqs']), 'queue')} in use"
+        out += ["", _head("TAILQS", words + (": " + ", ".join(in_use) if in_use else ""))]
+    if d["holders"]:
+        out += ["", _head("HOLDERS"), *_holders(d)]
+    held = [f"{k} {v:#x}" for k, v in d["locks"].items() if v]
+    held += [f"heap {h['Name']}" for h in d["heaps"] if h["locked"]]
+    if held:
+        out += ["", _head("LOCKED", ", ".join(held))]
+    out += [ink(f"! {p}", YELLOW) for p in d["problems"]]
+    return out
+
+
+def _head(name: str, words: str = "") -> str:
+    return ink(name, BOLD) + (f"  {words}" if words else "")
+
+
+def _lists(d: Dict) -> list[str]:
+    some = [ml for ml in d["lists"] if ml["count"]]
+    out = picture.table({"lists": some}).splitlines() if some else []
+    empty = [ml for ml in d["lists"] if not ml["count"]]
+    if empty:
+        kept = size(sum(ml["len"] for ml in empty))
+        out.append(ink(f"{count(len(empty), 'empty list')}, {kept} reserved", DIM))
+    return out
+
+
+def _heaps(d: Dict) -> list[str]:
+    def text_of(n: int | None) -> str:
+        return "?" if n is None else size(n)
+
+    rows = [
+        ("NAME", "NODE", "SIZE", "ALLOC", "FREE", "GREATEST_FREE", "ALLOC_COUNT", "FREE_COUNT", "")
+    ]
+    for h in d["heaps"]:
+        share = 1 - h["Free_size"] / h["Heap_size"] if h["Heap_size"] and h["Free_size"] else 0
+        if h["Free_size"] == 0:
+            share = 1
+        bar = "" if h["Free_size"] is None or not h["Heap_size"] else _bar(share)
+        rows.append((
+            h["Name"], str(h["Socket_id"]), size(h["Heap_size"]), text_of(h["Alloc_size"]),
+            text_of(h["Free_size"]), text_of(h["Greatest_free_size"]), f"{h['Alloc_count']:,}",
+            "?" if h["Free_count"] is None else f"{h['Free_count']:,}",
+            bar or h.get("unread", ""),
+        ))  # fmt: skip
+    out = table(rows, right=" ".join(rows[0][1:8])).splitlines()
+    for h in d["heaps"]:
+        for x in h.get("elements", ()):
+            look = {"Busy": GREEN, "Free": DIM}.get(x["state"], RED)
+            line = f"  {x['addr']:#x}  {size(x['size']):>7}  {x['state']}"
+            out.append(ink(line + (" dirty" if x["dirty"] else ""), look))
+    return out
+
+
+def _bar(share: float, width: int = 20) -> str:
+    full = min(round(share * width), width) or bool(share)
+    return "█" * full + "░" * (width - full) + f" {share:.0%}"
+
+
+def _zones(d: Dict) -> list[str]:
+    rows = [("NAME", "NODE", "ADDRESS", "LENGTH", "PAGE", "PAGES")]
+    rows += [
+        (z["Name"], str(z["Socket"]), z["Address"], size(z["Length"]),
+         size(z.get("Hugepage_size", 0)), str(z.get("Hugepage_used", "-")))
+        for z in d["memzones"]
+    ]  # fmt: skip
+    return table(rows, right="NODE LENGTH PAGE PAGES").splitlines()
+
+
+def _holders(d: Dict) -> list[str]:
+    rows = [("PID", "ROLE", "MAPPED", "DESCRIPTORS", "AGE", "COMMAND")]
+    for h in d["holders"]:
+        fds = h["descriptors"]
+        said = f"{fds['open']:,} of {fds['soft_limit']:,}" if fds else "?"
+        words = " ".join(h["cmdline"]) or h["command"]
+        rows.append(
+            (str(h["pid"]), h["role"], size(h["mapped_bytes"]), said, age(h["age_s"]), words)
+        )
+    lines = table(rows, right="PID MAPPED DESCRIPTORS AGE").splitlines()
+    return [line if len(line) <= columns() else line[: columns() - 1] + "…" for line in lines]
+
+
+# --- for scrapers
+
+
+def _of_lists(value: Callable[[Dict], int]) -> Sample:
+    labels = ("name", "list"), ("socket_id", "node"), ("page_sz", "page_bytes")
+    return lambda d: [({to: m[k] for k, to in labels}, value(m)) for m in d["lists"]]
+
+
+def _of_heaps(key: str) -> Sample:
+    return lambda d: [({"heap": h["Name"], "node": h["Socket_id"]}, h[key]) for h in d["heaps"]]
+
+
+METRICS: tuple[tuple[str, str, Sample], ...] = (  # name, help, [(labels, value)] of a description
+    (
+        "up",
+        "Whether its primary lives and has finished its start.",
+        lambda d: [({}, int(d["health"] == "running"))],
+    ),
+    ("pages", "Pages in use.", _of_lists(lambda m: m["count"])),
+    ("reserved_bytes", "Address space of a list.", _of_lists(lambda m: m["len"])),
+    (
+        "iova_runs",
+        "Runs of pages that follow each other in IO addresses.",
+        _of_lists(lambda m: sum(len(r["iova_runs"]) for r in m["runs"])),
+    ),
+    ("heap_size_bytes", "Heap_size of /eal/heap_info.", _of_heaps("Heap_size")),
+    ("heap_free_bytes", "Free_size of it.", _of_heaps("Free_size")),
+    ("heap_alloc_bytes", "Alloc_size of it.", _of_heaps("Alloc_size")),
+    ("heap_greatest_free_bytes", "Greatest_free_size of it.", _of_heaps("Greatest_free_size")),
+    ("heap_alloc_count", "Alloc_count of it.", _of_heaps("Alloc_count")),
+    ("heap_free_count", "Free_count of it.", _of_heaps("Free_count")),
+    ("memzones", "Memory zones.", lambda d: [({}, len(d["memzones"]))]),
+    (
+        "memzone_bytes",
+        "Length of all of them.",
+        lambda d: [({}, sum(z["Length"] for z in d["memzones"]))],
+    ),
+    (
+        "open_descriptors",
+        "Descriptors that a process has open.",
+        lambda d: [
+            ({"holder": h["pid"], "role": h["role"]}, h["descriptors"].get("open"))
+            for h in d["holders"]
+        ],
+    ),
+)
+
+
+def prometheus(e: scan.Eal) -> str:
+    """Prometheus' text format; what is not known has no sample."""
+    d = describe(e)
+    common = {"file_prefix": d["file_prefix"] or "", "release": d["release"], "mode": d["mode"]}
+    out = []
+    for name, words, samples in METRICS:
+        out += [f"# HELP dpdk_eal_{name} {words}", f"# TYPE dpdk_eal_{name} gauge"]
+        for labels, value in samples(d):
+            if value is not None:
+                said = ",".join(f'{k}="{_escaped(v)}"' for k, v in (common | labels).items())
+                out.append(f"dpdk_eal_{name}{{{said}}} {value}")
+    return "".join(line + "\n" for line in out)
+
+
+def _escaped(value: object) -> str:
+    return str(value).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
