@@ -273,10 +273,15 @@ class Rehearsal(Eal):
     # what came of it
 
     @property
+    def cap(self) -> Cap | None:
+        """What a failed start met."""
+        pages = getattr(self, "memalloc", None)
+        return pages.bit if self.error and isinstance(pages, Pretend) else None
+
+    @property
     def bit(self) -> str | None:
-        """The link whose limit a failed start met."""
-        cap = getattr(self, "memalloc", None) and self.memalloc.bit  # type: ignore[attr-defined]
-        return cap.link if cap and self.error else None
+        """The link of that."""
+        return self.cap.link if self.cap else None
 
     def pages(self) -> dict[tuple[int, int], int]:
         """(page size, node) -> pages in use at the end of the start."""

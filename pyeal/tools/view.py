@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
-from errno import EACCES, ENOENT
+from errno import EACCES
 
 from pyeal import layout, libc
 from pyeal.options import size_of
+from pyeal.tools import scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
     from pyeal.releases import Release
 
 NO_LIMIT = 1 << 62
-INITIAL_PID_NS = "pid:[4026531836]"
 CAPS = {"sys_admin": 21, "sys_nice": 23, "ipc_lock": 14, "dac_override": 1, "sys_resource": 24}
-FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
-F_GETLK, F_RDLCK, F_WRLCK, F_UNLCK = 5, 0, 1, 2
 
 
 class View:
@@ -54,7 +52,7 @@ class View:
     @property
     def sees_all_locks(self) -> bool:
         """/proc/locks leaves out holders of other process namespaces."""
-        return os.readlink("/proc/self/ns/pid") == INITIAL_PID_NS
+        return scan.in_initial_pid_ns()
 
     def read(self, path: str) -> str:
         """A file's text, "" where there is none or it may not be read."""
@@ -180,10 +178,8 @@ class View:
         return list(dict.fromkeys(f"{b}/dpdk" for b in [*bases, *users, "/tmp"] if b))
 
     def real(self, inside: str) -> str:
-        """The same as path(), with a link at /var/run followed inside."""
-        if inside.startswith("/var/run/") and os.path.islink(self.path("/var/run")):
-            inside = inside.removeprefix("/var")
-        return self.path(inside)
+        """The same as path(), with links followed inside: /var/run is one."""
+        return scan.inside(self.at, inside)
 
     def access(self, inside: str, mode: int) -> bool:
         """Whether that process may; by owner, group and mode, where it is another one."""
@@ -225,19 +221,12 @@ class View:
                 return max(0, least // page_sz - (st.f_blocks - st.f_bfree))
         return 0
 
-    def lock_words(self) -> Iterator[list[str]]:
-        """Lines of /proc/locks as words: number, [->,] kind, ADVISORY, mode, pid, file, ..."""
-        for line in self.read("/proc/locks").splitlines():
-            yield line.split()
-
-    def flocked(self) -> dict[tuple[int, int, int], list[tuple[str, int]]]:
-        """(major, minor, inode) -> [(mode, pid)] of all flock locks that can be seen."""
-        found: dict[tuple[int, int, int], list[tuple[str, int]]] = {}
-        for w in self.lock_words():
-            if w[1] == "FLOCK":
-                major, minor, ino = w[5].split(":")
-                held = found.setdefault((int(major, 16), int(minor, 16), int(ino)), [])
-                held.append((w[3], int(w[4])))
+    def flocked(self) -> dict[tuple[int, int], list[tuple[str, int]]]:
+        """(device, inode) -> [(mode, pid)] of all flock locks that can be seen."""
+        found: dict[tuple[int, int], list[tuple[str, int]]] = {}
+        for lock in scan.locks() if not self.root else ():
+            if lock.kind == "FLOCK":
+                found.setdefault((lock.dev, lock.inode), []).append((lock.mode, lock.pid))
         return found
 
     def page_files(self, hugedir: str) -> list[PageFile]:
@@ -247,8 +236,7 @@ class View:
             for e in entries:
                 if "map_" in e.name and e.is_file(follow_symlinks=False):
                     st = e.stat(follow_symlinks=False)
-                    key = os.major(st.st_dev), os.minor(st.st_dev), st.st_ino
-                    found.append(PageFile(e.name, st, held.get(key, [])))
+                    found.append(PageFile(e.name, st, held.get((st.st_dev, st.st_ino), [])))
         return sorted(found, key=lambda f: f.name)
 
     def config(self, directory: str) -> Config | None:
@@ -291,7 +279,7 @@ class Config:
             self.c = None
             if self.release and len(data) == layout.CONFIG_SIZE:
                 self.c = layout.config(self.release.family).from_buffer_copy(data)
-            self.alive, self.owner = _locked(fd)
+            self.alive, self.owner = scan.lock_holder(fd)
         finally:
             os.close(fd)
 
@@ -307,16 +295,6 @@ def release_of(word: int) -> Release | None:
         return releases.by_word(word)
     except ValueError:
         return None
-
-
-def _locked(fd: int) -> tuple[bool, int]:
-    """Asks for the lock without taking it: also across process namespaces."""
-    import fcntl
-
-    # a read lock is what a descriptor opened for reading may ask for; a primary's is exclusive
-    asked = FLOCK.pack(F_RDLCK, os.SEEK_SET, 0, 0, 0)
-    kind, _, _, _, pid = FLOCK.unpack(fcntl.fcntl(fd, F_GETLK, asked))
-    return kind == F_WRLCK, max(pid, 0)
 
 
 def _number(text: str) -> int:
@@ -336,7 +314,3 @@ def _listed(path: str) -> list[str]:
         return os.listdir(path)
     except OSError:
         return []
-
-
-def gone(e: OSError) -> bool:
-    return e.errno == ENOENT
