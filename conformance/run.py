@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from fnmatch import fnmatchcase
+from importlib import metadata
 from pathlib import Path
 
 from conformance import catalogue, host, lease, peers, report
@@ -176,12 +177,35 @@ def host_facts(name):
         "name": name,
         "kernel": platform.release(),
         "machine": platform.machine(),
+        "cpu": cpu_model(),
         "cpus": len(os.sched_getaffinity(0)),
         "nodes": len(host.nodes()) or 1,
         "pools": pools,
         "uid": os.geteuid(),
         "python": platform.python_version(),
     }
+
+
+def cpu_model():
+    text = Path("/proc/cpuinfo").read_text()
+    m = re.search(r"^(?:model name|CPU part|cpu)\s*:\s*(.+)$", text, re.M)
+    return m[1].strip() if m else platform.machine()
+
+
+def revision():
+    """The commit under test where there is a checkout around us, else the package's version."""
+    for root in (SUITE.parent, *Path(sys.prefix).parents):  # ci's environment lies in the checkout
+        if (root / ".git").exists() and (root / "conformance/run.py").exists():
+            git = ["git", "-c", "safe.directory=*", "-C", root, "describe", "--always", "--dirty=+"]
+            done = (
+                subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
+            )
+            if done and not done.returncode:
+                return done.stdout.strip()
+    try:
+        return metadata.version("pyeal")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 class Target:
@@ -352,6 +376,7 @@ def run_target(t, args, facts, folder, tmp):
         "secondary": t.secondary,
         "host": facts,
         "ids": args.patterns,
+        "revision": args.revision,
         "started": begun.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - progress.begun, 1),
     }
@@ -361,7 +386,7 @@ def run_target(t, args, facts, folder, tmp):
             tests = json.loads(collected.read_text())
             to.write(json.dumps({"$report_type": "Collected", "tests": tests}) + "\n")
         if part.exists():
-            to.write(part.read_text())
+            to.write(part.read_text().rstrip("\n") + "\n")  # a cut line spoils no header
     if interrupted:
         raise KeyboardInterrupt
     return part.with_suffix(".xml"), code, log
@@ -402,6 +427,7 @@ def arguments(argv):
     p = argparse.ArgumentParser(
         prog="pyeal conform",
         description="Check EALs against the numbered requirements, with what this machine has.",
+        epilog="merge RUN.jsonl... -o DIR makes one report out of the runs of many machines.",
     )
     p.add_argument("ids", nargs="*", metavar="ID", help="only these: FBA-017, FBA, 'MSL-00*'")
     p.add_argument(
@@ -455,6 +481,10 @@ def report_folder(asked):
 
 
 def main(argv=None):
+    if (sys.argv[1:] if argv is None else argv)[:1] == ["merge"]:
+        from conformance.report.__main__ import main
+
+        return main(argv)
     args = arguments(argv)
     for s in (signal.SIGTERM, signal.SIGHUP):  # leases go back however we are ended
         signal.signal(s, signal.default_int_handler)
@@ -489,7 +519,7 @@ def working_folder():
 
 
 def conform(args, folder):
-    facts = host_facts(args.host)
+    facts, args.revision = host_facts(args.host), revision()
     pools = [f"{p['free']} of {p['total']} {s} pages free" for s, p in facts["pools"].items()]
     say(
         f"host {facts['name']}: kernel {facts['kernel']}, {facts['cpus']} CPUs, "
