@@ -11,7 +11,7 @@ from .libc import MADV_DONTDUMP, MAP_FIXED, PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 BASE = {"loongarch64": 0x7000000000}.get(os.uname().machine, 0x100000000)
 TRIES = 5  # moves of the cursor before the kernel's own choice is taken
@@ -107,22 +107,28 @@ def give_back(va: int, length: int) -> None:
 def free_base(length: int, step: int = 16 << 20, proc: str = "/proc") -> int:
     """An address, aligned as --base-virtaddr is, with length bytes free behind it; 0 if none."""
     at = BASE
-    with open(f"{proc}/self/maps", errors="replace") as f:
-        for line in f:
-            start, end = (int(x, 16) for x in line.partition(" ")[0].split("-"))
-            if start - at >= length:
-                return at
-            at = max(at, align(end, step))
+    for start, end, _ in mappings(proc):
+        if start - at >= length:
+            return at
+        at = max(at, align(end, step))
     return 0
 
 
 def what_lies_at(va: int, length: int, proc: str = "/proc") -> str:
     """The first mapping of this process that overlaps the range, as a phrase."""
+    for start, end, name in mappings(proc):
+        if start < va + length and end > va:
+            return f"{start:#x}-{end:#x} is {name or 'anonymous memory'}"
+    return "nothing lies there now"
+
+
+def mappings(proc: str = "/proc") -> Iterator[tuple[int, int, str]]:
+    """(start, end, name) of this process's mappings, ascending."""
     with open(f"{proc}/self/maps", errors="replace") as f:
         for line in f:
-            span, _, rest = line.partition(" ")
-            start, end = (int(x, 16) for x in span.split("-"))
-            if start < va + length and end > va:
-                name = rest.split(maxsplit=4)[4:]
-                return f"{start:#x}-{end:#x} is {name[0].strip() if name else 'anonymous memory'}"
-    return "nothing lies there now"
+            span, *rest = line.split(maxsplit=5) or [""]
+            start, _, end = span.partition("-")
+            try:
+                yield int(start, 16), int(end, 16), "".join(rest[4:]).strip()
+            except ValueError:  # no line of a kernel
+                continue
