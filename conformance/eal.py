@@ -74,6 +74,14 @@ class Eal:
         self.iova_mode, self.runtime_dir = done["iova_mode"], done["runtime_dir"]
         return self
 
+    def init_with_tailqs(self, *names):
+        """Initialise with these tail queues: registered as by libraries, or named by the program."""
+        if "tailq" not in self.child.can:
+            return self.init(tailqs=list(names))
+        for name in names:
+            self.ask("tailq", name=name)
+        return self.init()
+
     def refused(self, *more, within=None):
         """Initialisation must fail: answers the TargetError, with errno, text and log."""
         __tracebackhide__ = True

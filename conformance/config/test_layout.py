@@ -206,6 +206,28 @@ def test_heap_slots_describe_the_detected_nodes_in_order(start, make_box, tmp_pa
     assert at(data, HEAPS_AT + 128) == at(before, HEAPS_AT + 128) + 1
 
 
+@requirement("CFG-018")
+@modes("no-huge")
+def test_tail_queues_stand_in_the_order_of_their_registration(start, mode, evidence):
+    """Slots of 48 bytes: no first element, the last link is the slot itself, the name.
+
+    [first 0 | last ->] [name, 32 bytes]   [first 0 | last ->] [name]   [0 ...
+    """
+    eal = start("-m", "16", init=False).init_with_tailqs("RTE_RING", "MINE")
+    data, at = (
+        (eal.run / "config").read_bytes(),
+        eal.decode.offsetof("rte_mem_config", "tailq_head"),
+    )
+    slots = [struct.unpack_from("<2Q32s", data, at + 48 * i) for i in range(3)]
+    base = eal.config().mem_cfg_addr
+    evidence(f"{[name.rstrip(bytes(1)) for *_, name in slots]}")
+
+    assert [(first, name.rstrip(b"\0")) for first, _, name in slots] == [
+        (0, b"RTE_RING"), (0, b"MINE"), (0, b"")
+    ]  # fmt: skip
+    assert [last for _, last, _ in slots] == [base + at, base + at + 48, slots[2][1]]
+
+
 @requirement("CFG-019")
 @needs(pages={"2M": 6}, strace=True)
 def test_lock_words_count_readers_and_mark_writers(start, evidence):

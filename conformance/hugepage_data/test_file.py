@@ -168,6 +168,27 @@ def test_it_survives_exit_and_other_modes(start, evidence):
     assert after == [written] * 3
 
 
+@requirement("HPD-010")
+@needs(pages={"2M": 3})
+@modes("legacy")
+def test_a_reader_stops_at_the_first_record_of_no_size(start, join, evidence):
+    """Whatever comes after it: those pages are reserved at their addresses, and not mapped.
+
+    [page 0] [page 2] [size 0] [page 1]   a heap of one run is used at both of its ends
+    """
+    eal = start("-m", "6", "--iova-mode=va")
+    first, middle, last = (r for r in records(eal) if r[3])
+    order = [first, last, (*middle[:3], 0, *middle[4:]), middle]
+    (eal.run / "hugepage_data").write_bytes(b"".join(struct.pack("<4Q2i4096s", *r) for r in order))
+    other = join()
+    found = {va: other.map_at(va).path for _, va, *_ in (first, middle, last)}
+    evidence(f"{found}")
+
+    assert [path for path in found.values()] == [
+        first[6].rstrip(b"\0").decode(), "", last[6].rstrip(b"\0").decode()
+    ]  # fmt: skip
+
+
 @requirement("HPD-011")
 @needs(pages={"2M": 4, "1G": 1})
 @modes("legacy")

@@ -189,12 +189,7 @@ def test_a_primary_that_never_finishes_is_told(start, join, evidence):
 @needs(pages={"2M": 2})
 def test_every_tail_queue_it_registers_must_be_there(start, join, evidence):
     """RTE_RING, which every program with mempools has, is found; a name of nobody is refused."""
-    eal = start("-m", "2", init=False)
-    if "tailq" in eal.child.can:  # what a primary's libraries register, or its program names
-        eal.ask("tailq", name="RTE_RING")
-        eal.init()
-    else:
-        eal.init(tailqs=["RTE_RING"])
+    start("-m", "2", init=False).init_with_tailqs("RTE_RING")
     other = join(init=False)
     other.ask("tailq", name="RTE_RING")
     other.init()
