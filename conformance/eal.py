@@ -75,7 +75,7 @@ class Eal:
         return self
 
     def init_with_tailqs(self, *names):
-        """Initialise with these tail queues: registered as by libraries, or named by the program."""
+        """Initialise with tail queues: registered as by libraries, or named by the program."""
         if "tailq" not in self.child.can:
             return self.init(tailqs=list(names))
         for name in names:

@@ -184,7 +184,7 @@ def test_a_reader_stops_at_the_first_record_of_no_size(start, join, evidence):
     found = {va: other.map_at(va).path for _, va, *_ in (first, middle, last)}
     evidence(f"{found}")
 
-    assert [path for path in found.values()] == [
+    assert list(found.values()) == [
         first[6].rstrip(b"\0").decode(), "", last[6].rstrip(b"\0").decode()
     ]  # fmt: skip
 
