@@ -1,0 +1,128 @@
+"""What a line of EAL's log means, which of the 46 problems it is, what on this machine agrees."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from pyeal import releases
+from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, columns, document, ink
+from pyeal.tools.doctor import FAIL, OK, WARN, Finding, examine
+from pyeal.tools.problems import BY_ID, Problem, of_line
+from pyeal.tools.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+TEXT = "What a line of EAL's log means, and what on this machine agrees with it."
+EXAMPLES = """\
+  pyeal explain "EAL: FATAL: Cannot get hugepage information."
+  testpmd -l 0-1 2>&1 | pyeal explain -- -l 0-1      a whole log; the arguments to look with
+
+exit code: 0 at least one line is known, 1 none is, 2 there is nothing to explain"""
+TAKES_EAL_ARGS = True
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+HARMLESS = 35
+MARK = {FAIL: (RED, BOLD), WARN: (YELLOW,)}
+
+
+def read(lines: list[str]) -> list[tuple[Problem, str, bool]]:
+    """(problem, the line that shows it, whether it only wraps the reason), each problem once.
+
+    Wrappers count where nothing else says why.
+    """
+    told: dict[int, tuple[Problem, str, bool]] = {}
+    for line in lines:
+        line = ANSI.sub("", line).strip()
+        hits = of_line(line)
+        for p, wrapper in hits if hits and hits[0][1] else hits[:1]:
+            if p.id not in told or (told[p.id][2] and not wrapper):
+                told[p.id] = p, line, wrapper
+    sure = [t for t in told.values() if not t[2]]
+    if any(p.id != HARMLESS for p, _, _ in sure):
+        return sorted(sure, key=lambda t: t[0].id == HARMLESS)
+    return [*(t for t in told.values() if t[2]), *sure]
+
+
+def confirm(p: Problem, found: dict[str, list[Finding]]) -> list[tuple[str, Finding]]:
+    """Doctor's findings that are this problem; (link, finding)."""
+    return [(link, f) for link, fs in found.items() for f in fs
+            if p.id in f.problems and (f.state != OK or f.harmless)]  # fmt: skip
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    p.usage = 'pyeal explain [options] ["LOG LINE" ...] [-- EAL-ARGS]'
+    p.add_argument(
+        "lines", nargs="*", metavar="LINE", help="of the log; without one, stdin is read"
+    )
+    p.add_argument("--as", dest="release", metavar="RELEASE", help="look as that release (22.11)")
+    p.add_argument("--pid", type=int, help="look as that process")
+    p.add_argument("--json", action="store_true", help="everything, as pyeal.explain/1")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.release:
+        try:
+            releases.get(args.release)
+        except ValueError as e:
+            print(f"pyeal: --as: {e}", file=sys.stderr)
+            return 2
+    if not args.lines and sys.stdin.isatty():
+        print("pyeal: a log line as an argument, or a log on stdin", file=sys.stderr)
+        return 2
+    lines = args.lines or sys.stdin.read().splitlines()
+    told = read(lines)
+    found = examine(View(args.pid), args.eal_args, args.release) if told else {}
+    rows: list[dict[str, Any]] = [
+        {"problem": p.id, "title": p.title, "line": line, "certain": not wrapper,
+         "means": p.means, "do": p.fix, "links": p.links, "reach": p.reach,
+         "here": [{"link": link, **f.facts()} for link, f in confirm(p, found)]}
+        for p, line, wrapper in told
+    ]  # fmt: skip
+    rows.sort(
+        key=lambda r: (not any(h["state"] == FAIL for h in r["here"]), r["problem"] == HARMLESS)
+    )
+    if args.json:
+        print(document("explain", {"problems": rows}))
+    else:
+        print("\n\n".join(map(shown, rows)) or _nothing(lines))
+    return 0 if rows else 1
+
+
+def _nothing(lines: list[str]) -> str:
+    if not lines:
+        return "the log is empty: pyeal doctor looks without one"
+    return "no line of it is known to say why; EAL's --log-level=lib.eal:debug says more"
+
+
+def shown(r: dict[str, Any]) -> str:
+    import textwrap
+
+    def wrapped(name: str, text: str, *look: object) -> list[str]:
+        head = ink(name.rjust(8), DIM) + "  "
+        body = textwrap.wrap(text, columns(110) - 10)
+        return [(head if i == 0 else " " * 10) + ink(part, *look) for i, part in enumerate(body)]
+
+    title = ink(r["title"], BOLD) + ("" if r["certain"] else ink(" - perhaps", DIM))
+    out = [f"{ink(str(r['problem']).rjust(8), BOLD)}  {title}"]
+    out += wrapped("log", r["line"], DIM)
+    out += wrapped("means", r["means"])
+    out += wrapped("do", r["do"])
+    for h in r["here"]:
+        state = ink("harmless" if h["harmless"] else h["state"], *MARK.get(h["state"], (GREEN,)))
+        text = h["text"] + (f" ({h['found']})" if h["found"] else "")
+        out.append(f"{ink('here'.rjust(8), DIM)}  {state} {h['link']}: {text}")
+        if h["do"]:
+            out.append(f"{'':10}{ink(h['do'], BOLD)}")
+    if not r["here"]:
+        if r["reach"]:
+            out += wrapped("here", f"not to be seen beforehand: {r['reach']}")
+        elif r["links"]:
+            looked = ", ".join(r["links"])
+            out += wrapped("here", f"nothing agrees now; looked at {looked}")
+    return "\n".join(out)
+
+
+__all__ = ["BY_ID", "confirm", "read", "run"]
