@@ -39,10 +39,11 @@ MAX_REQUEST = 1 << 40  # bytes that a secondary may ask for at once
 class Heap:
     """One node's heap, in its slot of `config`; as a context it is locked for all processes."""
 
-    __slots__ = ("c", "mend", "rule", "socket", "va", "word")
+    __slots__ = ("c", "lists", "mend", "rule", "socket", "va", "word")
 
-    def __init__(self, c: layout.MallocHeap, socket: int, rule: str) -> None:
-        self.c, self.socket, self.rule, self.va = c, socket, rule, addressof(c)
+    def __init__(self, c: layout.MallocHeap, socket: int, lists: MemsegLists) -> None:
+        self.c, self.socket, self.va, self.lists = c, socket, addressof(c), lists
+        self.rule = lists.release.free_list_rule
         self.word = Word(self.va)
         self.mend: Callable[[Heap], object] = lambda heap: None
 
@@ -54,6 +55,27 @@ class Heap:
 
     def __exit__(self, *_: object) -> None:
         self.word.give(1)
+
+    def at(self, va: int) -> MallocElem:
+        """The element there. EalError(EINVAL) when that or its size leads out of the heap's pages.
+
+        Any process of the prefix writes to what points here.
+        """
+        found = None if va % LINE else self.lists.of(va)
+        if found and found[0].arr.is_used(found[1]):
+            msl, seg = found
+            e = elem(va)
+            n = (va + e.size - 1 - msl.base_va) // msl.page_sz - seg + 1
+            fits = HEADER + e.pad <= e.size and not e.size % LINE and e.heap == self.va
+            if fits and (n == 1 or n <= msl.arr.contig(seg, True)):
+                return e
+        raise self.damaged(va)
+
+    def damaged(self, va: int) -> EalError:
+        return EalError(
+            EINVAL, "malloc", f"the heap of node {self.socket} is damaged at {va:#x}: another "
+            "process wrote to it; end them all, and start the primary anew",
+        )  # fmt: skip
 
     def free_list(self, size: int) -> int:
         """Index of the free list for data of that size. malloc_elem_free_list_index"""
@@ -69,23 +91,34 @@ class Heap:
         e.state = e.state & ~7 | FREE
         head = self._head(self.free_list(e.size - HEADER))
         first = c_uint64.from_address(head)
-        e.free_next, e.free_prev = first.value, head
         if first.value:
-            elem(first.value).free_prev = va + FREE_NEXT
+            self.at(first.value).free_prev = va + FREE_NEXT
+        e.free_next, e.free_prev = first.value, head
         first.value = va
 
-    @staticmethod
-    def unlink_free(va: int) -> None:
-        e = elem(va)
+    def unlink_free(self, va: int) -> None:
+        e = self.at(va)
+        link = c_uint64.from_address(self._link(e.free_prev))
+        if link.value != va:
+            raise self.damaged(va)
         if e.free_next:
-            elem(e.free_next).free_prev = e.free_prev
-        c_uint64.from_address(e.free_prev).value = e.free_next
+            self.at(e.free_next).free_prev = e.free_prev
+        link.value = e.free_next
+
+    def _link(self, at: int) -> int:
+        """The address of a pointer to a free element: in a list's head, or in an element."""
+        if at not in range(self._head(0), self._head(FREELISTS), 8):
+            self.at(at - FREE_NEXT)
+        return at
 
     def insert(self, va: int) -> None:
         """Links an element into the address order. malloc_elem_insert"""
         before, after = 0, self.c.first
         while after and after < va:
-            before, after = after, elem(after).next
+            e = self.at(after)
+            if after <= before or e.prev != before:
+                raise self.damaged(after)
+            before, after = after, e.next
         e = elem(va)
         e.prev, e.next = before, after
         self._join(before, va)
@@ -94,11 +127,11 @@ class Heap:
     def _join(self, a: int, b: int) -> None:
         """Makes a and b neighbours; 0 stands for the end of the heap."""
         if a:
-            elem(a).next = b
+            self.at(a).next = b
         else:
             self.c.first = b
         if b:
-            elem(b).prev = a
+            self.at(b).prev = a
         else:
             self.c.last = a
 
@@ -116,13 +149,15 @@ class Heap:
     def find(self, size: int, align: int) -> tuple[int, int]:
         """A free element for that much, and where in it the new one starts; (0, 0) if none."""
         for i in range(self.free_list(size), FREELISTS):
-            va = self.c.free_head[i]
+            va, link = self.c.free_head[i], self._head(i)
             while va:
-                e = elem(va)
+                e = self.at(va)
+                if e.free_prev != link or e.state & 7 != FREE:  # else a ring would have no end
+                    raise self.damaged(va)
                 start = (va + e.size - size & -align) - HEADER
                 if e.size >= size and start >= va:
                     return va, start
-                va = e.free_next
+                va, link = e.free_next, va + FREE_NEXT
         return 0, 0
 
     def take(self, va: int, start: int, size: int) -> int:
@@ -162,9 +197,8 @@ class Heap:
             return before
         return va
 
-    @staticmethod
-    def _adjacent(a: int, b: int, matched: bool, back: bool = False) -> bool:
-        x, y = elem(a), elem(b)
+    def _adjacent(self, a: int, b: int, matched: bool, back: bool = False) -> bool:
+        x, y = self.at(a), self.at(b)
         other = x if back else y
         return (
             other.state & 7 == FREE
@@ -235,7 +269,7 @@ class Heap:
         if start > va:
             self.split(va, start)
             self.link_free(va)
-        e = elem(start)
+        e = self.at(start)
         self._join(e.prev, e.next)
         e.prev = e.next = 0
 
@@ -276,9 +310,8 @@ class Heaps:
         self.limits = {} if opts.legacy_mem or opts.no_huge else dict(opts.socket_limit or {})
         self.announce: Callable[[bool, int], bool] = lambda rollback, id: True
         self.ask: Asker | None = None  # a secondary's way to the primary
-        rule = lists.release.free_list_rule
         slots = lists.config.malloc_heaps
-        self.heaps = [Heap(slots[i], socket, rule) for i, socket in enumerate(sockets)]
+        self.heaps = [Heap(slots[i], socket, lists) for i, socket in enumerate(sockets)]
         self.outside: list[Pages] = []  # pages that are in no heap
 
     def create(self) -> None:
@@ -455,7 +488,11 @@ class Heaps:
                 f"{bits} bits",
             )  # fmt: skip
         dirty = any(pages.msl.seg(pages.start + i).flags & FLAG_DIRTY for i in range(pages.n))
-        va = self._add(heap, pages.msl, pages.va, pages.len, dirty)
+        try:
+            va = self._add(heap, pages.msl, pages.va, pages.len, dirty)
+        except EalError:
+            self.segments.free(pages)
+            raise
         if not heap.find(size, align)[0]:
             self._leave(heap, va, pages)
             raise EalError(
@@ -486,20 +523,25 @@ class Heaps:
         if not va:
             return
         at = va - HEADER
-        found = self.lists.of(at)
-        if found is None or not found[0].arr.is_used(found[1]):
-            raise EalError(EINVAL, "malloc", f"{va:#x} is not heap memory")
+        found = self._must_hold(at)
         if elem(at).state & 7 == PAD:
             at -= elem(at).pad
+            found = self._must_hold(at)
         heap = next((h for h in self.heaps if h.va == elem(at).heap), None)
         if heap is None:
             raise EalError(EINVAL, "malloc", f"{va:#x} is not an area of a heap")
         with heap:
             self._free(heap, at, found[0])
 
+    def _must_hold(self, va: int) -> tuple[MemsegList, int]:
+        found = None if va % LINE else self.lists.of(va)
+        if found is None or not found[0].arr.is_used(found[1]):
+            raise EalError(EINVAL, "malloc", f"{va + HEADER:#x} is not heap memory")
+        return found
+
     def _free(self, heap: Heap, at: int, msl: MemsegList) -> None:
         """Frees the element at `at`. malloc_heap_free"""
-        e = elem(at)
+        e = heap.at(at)
         if e.state & 7 != BUSY:
             raise EalError(EINVAL, "malloc", f"{at + HEADER:#x} is not the start of an area in use")
         data = e.size - HEADER
@@ -568,7 +610,10 @@ class Heaps:
             with heap:
                 va = heap.c.first
                 while va:
-                    after = elem(va).next
-                    if elem(va).state & 7 == FREE:
+                    e = heap.at(va)
+                    after = e.next
+                    if e.state & 7 == FREE:
                         self._shrink(heap, va, self.list_of(va))
+                    if after and after <= va:
+                        raise heap.damaged(after)
                     va = after
