@@ -16,6 +16,7 @@ RECORD = 4136
 PATH = 4096
 _HEAD = "=QQQQii"  # first VA, final VA, physical address, size, node, file id; then the path
 _BATCH = 512  # records a call: two pieces each, and the kernel takes 1024
+_READ = 64 * RECORD  # bytes a call
 
 
 class Page:
@@ -86,8 +87,11 @@ def read(path: str) -> Iterator[layout.HugepageFile]:
     with open(libc.open_shared(path, os.O_RDONLY), "rb") as f:
         if (length := os.fstat(f.fileno()).st_size) % RECORD:
             raise ValueError(f"{path}: records of {RECORD} bytes wanted, {length} bytes found")
-        while len(data := bytearray(f.read(RECORD))) == RECORD:
-            record = layout.HugepageFile.from_buffer(data)
-            if not record.size:
+        while data := bytearray(f.read(_READ)):
+            for at in range(0, len(data) - RECORD + 1, RECORD):
+                record = layout.HugepageFile.from_buffer(data, at)
+                if not record.size:
+                    return
+                yield record
+            if len(data) < _READ:
                 return
-            yield record

@@ -24,7 +24,6 @@ from .libc import (
 )
 from .memseg import MemsegList, MemsegLists
 from .segments import (
-    CHUNK,
     FEW,
     PRESENT,
     OnNode,
@@ -250,7 +249,8 @@ class Legacy:
             libc.map_each([p.fd for p in pages], va, size, MAP_SHARED | MAP_FIXED | flag, done)
         except OSError as e:
             self._fail(f"mmap failed: {e.strerror}: {pages[done[0]].path}")
-        n, per = done[0], max(1, CHUNK // size)
+        n = done[0]
+        per = helpers.share(n, size)
         chunks = iter(() if flag else range(0, n, per))
 
         def work() -> None:

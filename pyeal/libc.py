@@ -239,11 +239,13 @@ def break_word(va: int) -> None:
         pass
 
 
-def open_shared(path: str, flags: int, dir_fd: int | None = None, look: bool = True) -> int:
+def open_shared(
+    path: str, flags: int, dir_fd: int | None = None, look: bool = True, size: int = 0
+) -> int:
     """A file that processes share; OSError for a link, another user's file, and what is no file.
 
     What it is, is looked at when it is open; a pipe is not waited for. look: False where nobody
-    else can have made it, which saves a call.
+    else can have made it, which saves a call. size: how long it is at the least.
     """
     try:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=dir_fd)
@@ -252,10 +254,23 @@ def open_shared(path: str, flags: int, dir_fd: int | None = None, look: bool = T
             raise
         text = "it is a symbolic link, which is not followed: remove it"
         raise OSError(errno.ELOOP, text, path) from None
-    if look and (why := stranger(os.fstat(fd), stat.S_IFREG)):
-        os.close(fd)
-        raise OSError(errno.EPERM, why, path)
+    if look or size:
+        st = os.fstat(fd)
+        no, why = errno.EPERM, stranger(st, stat.S_IFREG) if look else ""
+        if not why and st.st_size < size:
+            no, why = errno.EINVAL, f"{size} bytes wanted, {st.st_size} found"
+        if why:
+            os.close(fd)
+            raise OSError(no, why, path)
     return fd
+
+
+def discard(path: str) -> None:
+    """Removes a file that a failed start made; what keeps it from that is not the error to tell."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def stranger(st: os.stat_result, kind: int) -> str:

@@ -270,27 +270,29 @@ class Follower:
             self.log(
                 "WARNING", "   This may cause issues with mapping memory into secondary processes"
             )
+        dirs = {info.hugedir.rstrip("/") for info in self.segments.infos.values()}
         try:
-            for record in hugepage_data.read(path):
-                self._map_record(record)
+            pages = [self._place(record, dirs) for record in hugepage_data.read(path)]
+            self.segments.map_files(pages)
         except (OSError, ValueError) as e:
             what = getattr(e, "filename", None) or path
             raise EalError(ENOMEM, "legacy", f"Could not open {what}: {e}") from None
 
-    def _map_record(self, record: layout.HugepageFile) -> None:
-        found = self.lists.of(record.final_va)
+    def _place(self, record: layout.HugepageFile, dirs: set[str]) -> tuple[MemsegList, int, str]:
+        """Segment and file of a recorded page. ValueError for one that cannot be."""
+        va = record.final_va
+        found = self.lists.of(va)
         if found is None:
-            raise ValueError(f"page {record.file_id} lies in no memseg list: {record.final_va:#x}")
+            raise ValueError(f"page {record.file_id} lies in no memseg list: {va:#x}")
         msl, seg = found
         path = os.fsdecode(record.filepath)
-        dirs = {info.hugedir.rstrip("/") for info in self.segments.infos.values()}
-        if dirs and os.path.dirname(path).rstrip("/") not in dirs:
+        if dirs and path.rpartition("/")[0].rstrip("/") not in dirs:
             raise ValueError(f"page {record.file_id} lies in no hugepage directory: {path!r}")
         again = self.mapped[msl.index] >> seg & 1
-        if again or (record.final_va, record.size) != (msl.va(seg), msl.page_sz):
+        if again or (va, record.size) != (msl.va(seg), msl.page_sz):
             raise ValueError(f"page {record.file_id} is not segment {seg} of {msl.name}, or again")
-        self.segments.map_file(path, msl, seg)
         self.mapped[msl.index] |= 1 << seg
+        return msl, seg, path
 
 
 def aslr_enabled() -> bool:

@@ -193,6 +193,10 @@ class Helpers:
         finally:
             done.release()
 
+    def share(self, n: int, size: int) -> int:
+        """How many of n pages a thread takes at a time: a chunk, or less so that each has some."""
+        return max(1, min(CHUNK // size, -(-n // (len(self.go) + 1))))
+
     def together(self, work: Callable[[], object]) -> None:
         """work() in every thread, this one included; back when all are through."""
         self.work = work
@@ -456,13 +460,14 @@ class Segments:
                 return opened
             names = self.page_names(msl, start, n)
             listed = set(os.listdir(dir_fd)) if n > FEW else None
+            look = lets_others_in(dir_fd)
             for i, name in enumerate(names):
                 if _exists(name, dir_fd) if listed is None else name in listed:
                     if self.opts.unlink_existing:
                         os.unlink(name, dir_fd=dir_fd)
                     else:
                         flags[i] = FLAG_DIRTY
-                fd = table[start + i] = _open_locked(name, dir_fd, bool(flags[i]))
+                fd = table[start + i] = _open_locked(name, dir_fd, bool(flags[i]), look)
                 if self.opts.unlink_before_mapping:
                     os.unlink(name, dir_fd=dir_fd)
                 opened.append(fd)
@@ -476,7 +481,7 @@ class Segments:
     ) -> tuple[int, list[int]]:
         """Touches n mapped pages without changing them: how many are there, and their IOVAs."""
         va, size = msl.va(start), msl.page_sz
-        per = max(1, CHUNK // size)
+        per = helpers.share(n, size)
         chunks = iter(range(0, n, per))
         found: dict[int, list[int]] = {}
         failed: list[str] = []
@@ -579,17 +584,21 @@ class Segments:
                 + "; has its file been removed, or does the primary run with --huge-unlink?",
             ) from None  # fmt: skip
 
-    def map_file(self, path: str, msl: MemsegList, seg: int) -> None:
-        """Maps one legacy page. OSError names its file."""
-        fd = self.fds.setdefault(msl.index, {})[seg] = self._join(path)
-        if (found := os.fstat(fd).st_size) < msl.page_sz:
-            raise OSError(EINVAL, f"{msl.page_sz} bytes wanted, {found} found", path)
+    def map_files(self, pages: list[tuple[MemsegList, int, str]]) -> None:
+        """Maps legacy pages, each from its file. OSError names that."""
         kind = MAP_SHARED | MAP_FIXED | MAP_POPULATE
-        libc.mmap(msl.va(seg), msl.page_sz, PROT_READ if self.look_only else PROT_RW, kind, fd)
+        prot = PROT_READ if self.look_only else PROT_RW
+        dirs = {path.rpartition("/")[0] for _, _, path in pages}
+        look = any(lets_others_in(d) for d in dirs)
+        for msl, seg, path in pages:
+            size = msl.page_sz
+            fd = self.fds.setdefault(msl.index, {})[seg] = self._join(path, None, look, size)
+            libc.mmap(msl.va(seg), size, prot, kind, fd)
 
-    def _join(self, name: str, dir_fd: int | None = None, look: bool = True) -> int:
+    def _join(self, name: str, dir_fd: int | None = None, look: bool = True, size: int = 0) -> int:
         """An existing page file, with its shared lock unless this process only looks."""
-        fd = libc.open_shared(name, os.O_RDONLY if self.look_only else os.O_RDWR, dir_fd, look)
+        flags = os.O_RDONLY if self.look_only else os.O_RDWR
+        fd = libc.open_shared(name, flags, dir_fd, look, size)
         if not self.look_only:
             lock_shared(fd)
         return fd
@@ -836,9 +845,9 @@ def lock_shared(fd: int) -> None:
         pass
 
 
-def _open_locked(name: str, dir_fd: int, there: bool) -> int:
+def _open_locked(name: str, dir_fd: int, there: bool, look: bool = True) -> int:
     """A page file, new or there already, with its shared lock; not through a link."""
-    fd = libc.open_shared(name, os.O_RDWR | os.O_CREAT, dir_fd, there)
+    fd = libc.open_shared(name, os.O_RDWR | os.O_CREAT, dir_fd, there and look)
     try:
         lock_shared(fd)
     except OSError as e:
