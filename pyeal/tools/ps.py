@@ -119,10 +119,10 @@ def seen(machine: scan.Machine) -> Dict:
 def not_seen(machine: scan.Machine) -> list[str]:
     """The same in words; nothing where all is in sight."""
     lines = []
-    if machine.unreadable:
+    if n := len(machine.dark()):
         lines.append(
-            f"{count(len(machine.unreadable), 'process', 'processes')} of others could "
-            "not be looked into" + (": run as root" if os.getuid() else "")
+            f"{count(n, 'process', 'processes')} with hugepages could not be looked into"
+            + (": run as root" if os.getuid() else "")
         )
     lines += [f"{d} could not be listed" for d in sorted(machine.closed)]
     if not machine.whole:

@@ -16,6 +16,7 @@ from errno import EACCES, EINVAL, ENOENT
 
 from pyeal import layout
 from pyeal.errors import EalError
+from pyeal.hugepages import _ESCAPES as ESCAPES
 from pyeal.tools import snapshot
 from pyeal.tools.snapshot import Folder, ProcessMemory, Snapshot, Unreadable
 
@@ -332,6 +333,7 @@ class Machine:
         self.unreadable: list[int] = []  # processes
         self.closed: list[str] = []  # directories
         self.roots: dict[tuple[object, ...], str] = {}
+        self.networks: dict[str, int] = {}  # namespace -> a process in it
         self.whole = in_initial_pid_ns()
         self.processes = list(self._processes())
 
@@ -361,6 +363,7 @@ class Machine:
         try:
             st = os.stat(f"/proc/{pid}/root/")
             key = os.readlink(f"/proc/{pid}/ns/mnt"), st.st_dev, st.st_ino
+            self.networks.setdefault(os.readlink(f"/proc/{pid}/ns/net"), pid)
         except OSError:
             return
         if key not in self.roots:
@@ -407,6 +410,75 @@ class Machine:
             return
         if os.path.isdir(path):
             found.setdefault((st.st_dev, st.st_ino), Place(path, shown, root))
+
+    # hugepage files
+
+    def hugetlbfs(self) -> list[tuple[str, str]]:
+        """(path, as it is called there) of each hugetlbfs of each tree, once."""
+        found: dict[tuple[str, ...], tuple[str, str]] = {}
+        for root in self.trees:
+            for line in _read_all(
+                f"{root.removesuffix('/root') or '/proc/self'}/mountinfo"
+            ).splitlines():
+                left, _, right = line.partition(" - ")
+                if right.startswith("hugetlbfs "):
+                    _, _, dev, top, point, *_ = left.split(" ")
+                    for code, char in ESCAPES:
+                        point = point.replace(code, char)
+                    found.setdefault((dev, top), (root + point, point))
+        return list(found.values())
+
+    def holders_of_files(self) -> dict[tuple[int, int], dict[int, set[str]]]:
+        """(device, inode) -> pid -> how it holds that file: "lock", "map". 0: a pid unseen."""
+        held: dict[tuple[int, int], dict[int, set[str]]] = {}
+
+        def note(dev: int, inode: int, pid: int, how: str) -> None:
+            held.setdefault((dev, inode), {}).setdefault(max(pid, 0), set()).add(how)
+
+        for x in locks():
+            if not x.waits:
+                note(x.dev, x.inode, x.pid, "lock")
+        for p in self.processes:
+            for _, _, _, _, dev, inode, path in p.areas():
+                if inode and "/" in path:
+                    major, minor = (int(n, 16) for n in dev.split(":"))
+                    note(os.makedev(major, minor), inode, p.pid, "map")
+        return held
+
+    def open_files(self, names: set[str]) -> dict[str, set[int]]:
+        """Which processes have a file of such a name open: last part of the path -> pids."""
+        found: dict[str, set[int]] = {}
+        for name in os.listdir("/proc"):
+            if not name.isdecimal():
+                continue
+            try:
+                fds = os.listdir(f"/proc/{name}/fd")
+            except OSError:
+                continue
+            for fd in fds:
+                try:
+                    last = os.readlink(f"/proc/{name}/fd/{fd}").rpartition("/")[2]
+                except OSError:
+                    continue
+                if last in names:
+                    found.setdefault(last, set()).add(int(name))
+        return found
+
+    def dark(self) -> list[int]:
+        """Processes that could not be looked into and do have hugepages."""
+        rest = []
+        for pid in self.unreadable:
+            m = re.search(rb"^HugetlbPages:\s+(\d+)", _read(f"/proc/{pid}/status"), re.M)
+            if m and int(m[1]):
+                rest.append(pid)
+        return rest
+
+    def sockets(self) -> set[str]:
+        """Paths of the bound Unix sockets of every network namespace in sight."""
+        lines: list[str] = []
+        for pid in self.networks.values():
+            lines += _read_all(f"/proc/{pid}/net/unix").splitlines()
+        return {line.split(None, 7)[7] for line in lines if "/" in line}
 
     # EALs
 
