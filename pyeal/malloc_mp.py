@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import time
 from errno import ENOTSUP
 from struct import Struct
 
@@ -147,12 +148,16 @@ class Asker:
         t, id, _ = _unpack(param)
         if t != SYNC:
             raise ValueError(f"unexpected request {t} from the primary")
+        return head(SYNC, id, SUCCESS if self._followed() else FAIL)
+
+    def _followed(self) -> bool:
+        """Whether this process has mapped what the lists say."""
         try:
             self.follow()
         except (EalError, OSError) as e:
             self.log("ERR", f"Could not follow the primary: {e}")
-            return head(SYNC, id, FAIL)
-        return head(SYNC, id)
+            return False
+        return True
 
     def _response(self, param: bytes) -> None:
         _, id, result = _unpack(param)
@@ -182,11 +187,14 @@ class Asker:
             if not self.channel.send("mp_malloc_request", param):
                 self.log("ERR", "Cannot send message to primary")
                 return False
-            if not answered.acquire(timeout=TIMEOUT):
-                self.log("ERR", "Request timed out")
-                return False
+            self.channel.wait(answered, time.monotonic() + TIMEOUT, "mp_socket")
         finally:
             del self._waiting[id]
+        if not got:
+            self.log("ERR", "Request timed out, or the primary has ended")
+            # it may have died between linking new pages into the heap and having them mapped
+            self._followed()
+            return False
         return got[0] == SUCCESS
 
 

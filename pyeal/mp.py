@@ -285,7 +285,7 @@ class Channel:
         gone = []
         try:
             for peer, (answered, _) in asked.items():
-                if not self._wait(answered, deadline, peer):
+                if not self.wait(answered, deadline, peer):
                     gone.append(peer)
         finally:
             for peer in asked:
@@ -296,7 +296,7 @@ class Channel:
             if (got[0].kind != IGN if got else peer not in gone)
         }
 
-    def _wait(self, answered: _thread.LockType, deadline: float, peer: str) -> bool:
+    def wait(self, answered: _thread.LockType, deadline: float, peer: str) -> bool:
         """Until the reply is there, or it is too late; False when the peer ended without one.
 
         The receiving thread itself receives meanwhile.
