@@ -1,0 +1,241 @@
+"""`pyeal dump`: one of EAL's shared files, decoded with offsets."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from errno import EINVAL
+
+from pyeal import layout
+from pyeal.errors import EalError
+from pyeal.fbarray import n_words, runs
+from pyeal.hugepage_data import RECORD
+from pyeal.layout import Fbarray, HugepageFile, Memseg, Memzone
+from pyeal.tools import BOLD, DIM, count, document, ink, snapshot
+from pyeal.tools.snapshot import Unreadable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    Dict = dict[str, Any]
+
+TEXT = """One of EAL's shared files, decoded with offsets: config, hugepage_info, hugepage_data,
+fbarray_*. Of any release from 20.11 to 26.07; config says itself of which it is. The file may lie
+in a tar or zip file: ARCHIVE:PATH; an archive alone lists what can be dumped.
+Exit code: 0; 1 when it cannot be read; 2 for wrong arguments."""
+EXAMPLES = """  pyeal dump /var/run/dpdk/rte/config                 what is not zero, with offsets
+  pyeal dump --json sos.tar.xz:var/run/dpdk/rte/fbarray_memzone"""
+
+HEX = (
+    "addr", "base_va", "data", "iova", "magic", "version", "mem_cfg_addr", "mem_va_addr", "first",
+    "last", "tqh_first", "tqh_last", "free_head", "orig_va", "final_va", "physaddr",
+)  # fmt: skip
+PADS = ("pad", "rest", "tail")  # of layout.py: what the compiler leaves between members
+KINDS = ("config", "hugepage_info", "hugepage_data", "fbarray")
+ELEMENTS: dict[int, tuple[str, type]] = {48: ("memseg", Memseg), 72: ("memzone", Memzone)}
+# a word behind the elements counts the mask's words: what tells an array's length from its bytes
+SIZES = (*ELEMENTS, 1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("file", metavar="FILE", help="a file, ARCHIVE:PATH, or an archive")
+    p.add_argument("--kind", choices=KINDS, help="what it is, where its name does not say")
+    p.add_argument("-a", "--all", action="store_true", help="also what is zero or unused")
+    p.add_argument("--json", action="store_true", help="as JSON, schema pyeal.dump/1")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        found = load(args.file)
+        if isinstance(found, list):
+            print(document("dump", {"files": found}) if args.json else "\n".join(found))
+            return 0
+        name, data = found
+        kind = args.kind or kind_of(name)
+        facts, fields = decode(kind, data, name)
+    except Unreadable as e:
+        raise EalError(EINVAL, "dump", f"{args.file}: {e}") from None
+    shown = [f for f in fields if args.all or f[3]]
+    if args.json:
+        rows = [dict(zip(("offset", "size", "name", "value"), f, strict=True)) for f in shown]
+        print(document("dump", {"file": args.file, **facts, "fields": rows}))
+        return 0
+    said = ", ".join(f"{k} {v}" for k, v in facts.items() if not isinstance(v, (list, dict)))
+    print(ink(args.file, BOLD) + f"  {said}")
+    for offset, size, name, value in shown:
+        print(f"{ink(f'{offset:#8x} {size:5}', DIM)}  {name:<44} {text_of(name, value)}")
+    if not args.all and len(fields) > len(shown):
+        print(ink(f"{count(len(fields) - len(shown), 'field')} of zeros: --all shows them", DIM))
+    return 0
+
+
+def text_of(name: str, value: object) -> str:
+    last = name.rpartition(".")[2].partition("[")[0]
+    if isinstance(value, int) and value > 9 and last in HEX:
+        return hex(value)
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+# --- reading
+
+
+def load(path: str) -> tuple[str, bytes] | list[str]:
+    """(name, content) of a file or ARCHIVE:PATH; of an archive alone, what is in it."""
+    if os.path.isfile(path):
+        if path.endswith((".zip", ".tar", ".tgz", ".txz")) or ".tar." in path:
+            archive = snapshot.Archive(path, "")
+            return [f"{path}:{n}" for n in archive.files if _known(n)]
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as f:
+            return os.path.basename(path), f.read()
+    file, _, inner = path.partition(":")
+    if inner and os.path.isfile(file):
+        folder, _, name = inner.rpartition("/")
+        return name, snapshot.Archive(file, folder).read(name)
+    if os.path.isdir(path):
+        return [f"{path}/{n}" for n in sorted(os.listdir(path)) if _known(n)]
+    raise FileNotFoundError(2, os.strerror(2), path)
+
+
+def _known(name: str) -> bool:
+    name = name.rpartition("/")[2]
+    return name in KINDS or name.startswith("fbarray_")
+
+
+def kind_of(name: str) -> str:
+    if name.startswith("fbarray_"):
+        return "fbarray"
+    if name in KINDS:
+        return name
+    raise Unreadable(f"its name says nothing: --kind {'|'.join(KINDS)} does")
+
+
+Field = tuple[int, int, str, object]
+
+
+def decode(kind: str, data: bytes, name: str = "") -> tuple[Dict, list[Field]]:
+    """(facts, (offset, size, name, value) of each member) of a file's content. Unreadable."""
+    if kind == "config":
+        c, release = snapshot.config_of(data)
+        facts = {"kind": kind, "release": release.name, "layout": release.family}
+        return facts, list(fields(c))
+    if kind == "hugepage_info":
+        nodes = snapshot.nodes_of(len(data))
+        info = layout.hugepage_info(nodes)
+        return {"kind": kind, "nodes": nodes}, list(_records(info, data, "", ctypes.sizeof(info)))
+    if kind == "hugepage_data":
+        n = len(snapshot.hugepage_data(data))
+        return {"kind": kind, "records": n}, list(_records(HugepageFile, data[: n * RECORD], ""))
+    return _array(data)
+
+
+def _records(kind: type, data: bytes, head: str, step: int = 0) -> Iterator[Field]:
+    step = step or ctypes.sizeof(kind)
+    for i, at in enumerate(range(0, len(data) - step + 1, step)):
+        yield from fields(kind.from_buffer_copy(data, at), at, f"{head}[{i}].")  # type: ignore[attr-defined]
+
+
+def _array(data: bytes) -> tuple[Dict, list[Field]]:
+    """Its descriptor lies in config, but the file says enough: where the mask's count stands."""
+    elt_sz, length = shape(data)
+    end = elt_sz * length
+    mask = int.from_bytes(data[end + 8 : end + 8 + 8 * n_words(length)], "little")
+    name, kind = ELEMENTS.get(elt_sz, ("element", None))
+    used = runs(mask)
+    facts: Dict = {
+        "kind": "fbarray", "elements": name, "elt_sz": elt_sz, "len": length,
+        "count": mask.bit_count(), "mask_offset": end + 8, "runs": [list(r) for r in used],
+    }  # fmt: skip
+    found: list[Field] = [(end, 4, "mask.n_masks", int.from_bytes(data[end : end + 4], "little"))]
+    for start, n in used:
+        for i in range(start, start + n):
+            at = i * elt_sz
+            if kind:
+                found += fields(kind.from_buffer_copy(data, at), at, f"[{i}].")  # type: ignore[attr-defined]
+            else:
+                found.append((at, elt_sz, f"[{i}]", data[at : at + elt_sz].hex()))
+    for i in range(n_words(length)):
+        at = end + 8 + 8 * i
+        found.append((at, 8, f"mask.data[{i}]", int.from_bytes(data[at : at + 8], "little")))
+    return facts, sorted(found)
+
+
+def shape(data: bytes) -> tuple[int, int]:
+    """(bytes of an element, elements) of an array by its content alone. Unreadable.
+
+    Of the element sizes that EAL has: the one where the count of mask words stands in its place.
+    """
+    for elt_sz in SIZES:
+        # file = elements, 8, 8 a mask word, rounded up to a page: the length is known but for that
+        most = (len(data) - 16) // elt_sz
+        least = max((len(data) - 4096 - 16) * 64 // (64 * elt_sz + 8), 1)
+        for length in range(min(most, least + 4096 // elt_sz + 64), least - 1, -1):
+            at = length * elt_sz
+            n = n_words(length)
+            if data[at : at + 8] == n.to_bytes(8, "little") and _fits(len(data), length, elt_sz):
+                return elt_sz, length
+    raise Unreadable(f"{len(data)} bytes are no array of a size that is known")
+
+
+def _fits(size: int, length: int, elt_sz: int) -> bool:
+    from pyeal.fbarray import file_size
+
+    return file_size(length, elt_sz) == size
+
+
+# --- structures
+
+
+def fields(c: Any, at: int = 0, head: str = "") -> Iterator[Field]:
+    """(offset, size, name, value) of every member of a structure, nested ones spelt out."""
+    for name, kind in c._fields_:
+        if name in PADS and hasattr(kind, "_length_"):
+            continue
+        member = getattr(type(c), name)
+        yield from _field(getattr(c, name), kind, at + member.offset, f"{head}{name}")
+
+
+def _field(value: Any, kind: Any, at: int, name: str) -> Iterator[Field]:
+    size = ctypes.sizeof(kind)
+    if isinstance(value, bytes):
+        yield at, size, name, value.decode("utf-8", "replace")
+    elif isinstance(value, ctypes.Array):
+        step = size // len(value)
+        for i, v in enumerate(value):
+            yield from _field(v, kind._type_, at + i * step, f"{name}[{i}]")
+    elif isinstance(value, ctypes.Structure):
+        yield from fields(value, at, name + ".")
+    else:
+        yield at, size, name, value
+
+
+def members(kind: Any, at: int = 0, head: str = "") -> dict[str, tuple[int, int]]:
+    """{name: (offset, size)} of a structure's members; of an array only its first element."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, k in kind._fields_:
+        if name in PADS and hasattr(k, "_length_"):
+            continue
+        offset, size, label = at + getattr(kind, name).offset, ctypes.sizeof(k), f"{head}{name}"
+        one = k
+        if hasattr(k, "_length_") and k._type_ is not ctypes.c_char:
+            label, one = f"{label}[{k._length_}]", k._type_
+        found[label] = offset, size
+        if hasattr(one, "_fields_"):
+            found |= members(one, offset, label + ".")
+    return found
+
+
+STRUCTS: dict[str, Callable[[str, int], Any]] = {  # by layout family and number of nodes
+    "rte_mem_config": lambda family, nodes: layout.config(family),
+    "hugepage_info": lambda family, nodes: layout.hugepage_info(nodes),
+    "rte_fbarray": lambda family, nodes: Fbarray,
+    "rte_memseg_list": lambda family, nodes: layout.MemsegList,
+    "rte_memseg": lambda family, nodes: Memseg,
+    "rte_memzone": lambda family, nodes: Memzone,
+    "malloc_heap": lambda family, nodes: layout.MallocHeap,
+    "malloc_elem": lambda family, nodes: layout.MallocElem,
+    "hugepage_file": lambda family, nodes: HugepageFile,
+}
