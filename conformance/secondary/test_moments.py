@@ -12,6 +12,7 @@ from conformance.child import TargetDied
 MB = 1 << 20
 BIG = 5 * MB  # wants three new pages
 STAMP = b"stamp"
+DIRTY = 2  # of a page's flags
 SOON = 3  # seconds in which a dead one's lock is found out
 LIMIT = 6  # seconds for all else
 OTHERS = "20.11", "22.11", "24.11", "25.11"  # releases of which there are peers
@@ -255,3 +256,65 @@ def test_who_asked_a_dead_primary_can_use_the_heap(start, join, prefix, evidence
 
     assert [other.peek(a, len(STAMP)) for a in ends(va, 3 * MB)] == [STAMP] * 2
     assert other.peek(at, len(STAMP)) == STAMP
+
+
+@requirement("SEC-044")
+@needs(pages={"2M": 10}, release=">=22.11")
+@modes("dynmem", "single-file")
+def test_kept_pages_are_joined_with_what_is_in_them(start, join, evidence):
+    """--huge-unlink=never: a secondary reads the last run's bytes, also where it makes the heap
+    grow, and its exit leaves the files."""
+    first = start("-m", "4", "--huge-unlink=never")
+    at, files = first.segments()[0].addr + MB, first.page_files()
+    grown = first.malloc(BIG).va + 3 * MB  # never freed
+    for a in at, grown:
+        first.poke(a, STAMP)
+    first.close()
+    eal = start("-m", "4", "--huge-unlink=never")
+    other = join()
+    flags = [[s.flags for s in e.segments()] for e in (eal, other)]
+    seen = [other.peek(at, len(STAMP))]
+    agree(eal, other)
+    for a, b in (other, eal), (eal, other):
+        va = a.malloc(BIG).va
+        assert va
+        seen += [b.peek(grown, len(STAMP))]
+        agree(eal, other)
+        b.poke(va, b"reply")
+        assert a.peek(va, 5) == b"reply"
+        a.free(va)
+        agree(eal, other)
+    other.close()
+    left = [eal.page_files()]
+    eal.close()
+    left += [eal.page_files()]
+    evidence(f"flags {flags[1]}, read {seen[:2]}, new pages {seen[2]}; files {left[1]}")
+
+    assert seen == [STAMP, STAMP, bytes(len(STAMP))]
+    assert flags[0] == flags[1]
+    assert flags[1][0] & DIRTY
+    assert left == [files] * 2
+
+
+@requirement("SEC-045")
+@needs(pages={"2M": 2})
+def test_another_release_is_refused_in_its_own_words(start, join, evidence):
+    """Pyeal as another release, or Debian's librte_eal of it: it says so, and leaves no trace."""
+    eal = start("-m", "2")
+    at = stamped(eal, 64)
+    before = [(f, (eal.run / f).stat().st_size) for f in eal.run_files()]
+    config = (eal.run / "config").read_bytes()
+    kind, said = join.kind.partition(":")[0], {}
+    for other in OTHERS:
+        if not eal.release.startswith(other):
+            e = join(target=f"{kind}:{other}", init=False).refused()
+            assert e.errno == 0
+            said[other] = [line for line in e.log.splitlines() if "DPDK version mismatch" in line]
+    evidence(f"{eal.release} joined by {', '.join(said)}: {said[max(said)][-1]}")
+
+    assert all("Primary and secondary process DPDK version mismatch" in lines[0]
+               for lines in said.values())  # fmt: skip
+    assert [(f, (eal.run / f).stat().st_size) for f in eal.run_files()] == before
+    assert (eal.run / "config").read_bytes() == config
+    assert eal.peek(at, len(STAMP)) == STAMP
+    join()
