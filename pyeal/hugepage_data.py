@@ -10,7 +10,7 @@ from .errors import EalError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 RECORD = 4136
 PATH = 4096
@@ -79,19 +79,21 @@ def write(path: str, pages: list[Page], records: int) -> None:
             os.close(fd)
 
 
-def read(path: str) -> Iterator[layout.HugepageFile]:
+def read(path: str) -> Generator[layout.HugepageFile, None, None]:
     """The records up to the first of size 0, as private copies.
 
     ValueError for a file that is not a whole number of records.
     """
-    with open(libc.open_shared(path, os.O_RDONLY), "rb") as f:
-        if (length := os.fstat(f.fileno()).st_size) % RECORD:
+    fd = libc.open_shared(path, os.O_RDONLY)
+    try:
+        if (length := os.fstat(fd).st_size) % RECORD:
             raise ValueError(f"{path}: records of {RECORD} bytes wanted, {length} bytes found")
-        while data := bytearray(f.read(_READ)):
-            for at in range(0, len(data) - RECORD + 1, RECORD):
-                record = layout.HugepageFile.from_buffer(data, at)
+        data = bytearray(_READ)
+        while got := os.readv(fd, [data]):
+            for at in range(0, got - RECORD + 1, RECORD):
+                record = layout.HugepageFile.from_buffer_copy(data, at)
                 if not record.size:
                     return
                 yield record
-            if len(data) < _READ:
-                return
+    finally:
+        os.close(fd)

@@ -271,12 +271,15 @@ class Follower:
                 "WARNING", "   This may cause issues with mapping memory into secondary processes"
             )
         dirs = {info.hugedir.rstrip("/") for info in self.segments.infos.values()}
+        dirs |= {f"{d}/" for d in dirs}  # of a directory that was named with a slash
+        records = hugepage_data.read(path)
         try:
-            pages = [self._place(record, dirs) for record in hugepage_data.read(path)]
-            self.segments.map_files(pages)
+            self.segments.map_files([self._place(record, dirs) for record in records])
         except (OSError, ValueError) as e:
             what = getattr(e, "filename", None) or path
             raise EalError(ENOMEM, "legacy", f"Could not open {what}: {e}") from None
+        finally:
+            records.close()  # and its file, which a refused record leaves open
 
     def _place(self, record: layout.HugepageFile, dirs: set[str]) -> tuple[MemsegList, int, str]:
         """Segment and file of a recorded page. ValueError for one that cannot be."""
@@ -286,7 +289,7 @@ class Follower:
             raise ValueError(f"page {record.file_id} lies in no memseg list: {va:#x}")
         msl, seg = found
         path = os.fsdecode(record.filepath)
-        if dirs and path.rpartition("/")[0].rstrip("/") not in dirs:
+        if dirs and path.rpartition("/")[0] not in dirs:
             raise ValueError(f"page {record.file_id} lies in no hugepage directory: {path!r}")
         again = self.mapped[msl.index] >> seg & 1
         if again or (va, record.size) != (msl.va(seg), msl.page_sz):
