@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from pathlib import Path
 
 from conformance import MODES
 
@@ -22,7 +21,8 @@ LABELS = {"skipped": "could not", "untested": "no test"}  # where the word is no
 WORST = ("failed", "deviating", "passed", "skipped")  # of a requirement's tests, the first found
 NO_ROW = "other"  # tests that check no row of the catalogue
 QUIET = b'"outcome": "passed", "longrepr": null, "when": "'  # as reportlog writes a phase
-NODEID = re.compile(rb'"nodeid": ("(?:[^"\\]|\\.)*")')
+DECODE = json.JSONDecoder().raw_decode
+NODEID = b'"nodeid": '
 HEADER = b'{"$report_type": "Run", '
 
 
@@ -113,6 +113,7 @@ class Run:
         self.header, self.tests, self.broken, self.finished = header, {}, [], None
         self.target, self.release = header["target"], header.get("release", "")
         self.host = header.get("host", {})
+        self.known: dict[bytes, Test] = {}  # end of a line -> whose it is
 
     @property
     def name(self):
@@ -125,13 +126,12 @@ class Run:
 
     def read(self, line):
         """One line of a log; of a phase that passed no more than its test is looked at."""
-        at = line.find(QUIET)
-        if (
-            at > 0
-            and line.endswith(b'"}\n')
-            and (m := NODEID.search(line, line.rfind(b'"nodeid"')))
-        ):
-            self.test(json.loads(m[1])).lines.append(line)
+        if line.find(QUIET) > 0 and line.endswith(b'"}\n') and (at := line.rfind(NODEID)) > 0:
+            tail = line[at:]
+            if (t := self.known.get(tail)) is None:
+                nodeid, _ = DECODE(tail[len(NODEID) :].decode())
+                t = self.known[tail] = self.test(nodeid)
+            t.lines.append(line)
         else:
             self.add(json.loads(line))
 
@@ -241,13 +241,6 @@ def load(*paths):
     return runs
 
 
-def summary(runs):
-    return {
-        "targets": {r.target: {"release": r.release, "families": r.families()} for r in runs},
-        "host": runs[0].host if runs else {},
-    }
-
-
 def interop(runs):
     """Pairs of processes by release and mode, as Markdown: a cell counts requirements."""
     pairs = [r for r in runs if r.header.get("secondary")]
@@ -290,4 +283,3 @@ def write(runs, folder, rows, untested):
     for run in runs:
         m.add(run)
     pages.write(m, folder, rows, untested)
-    (Path(folder) / "summary.json").write_text(json.dumps(summary(runs), indent=1) + "\n")

@@ -61,9 +61,10 @@ class Matrix:
         head = run.header
         self.chosen |= bool(head.get("ids"))
         more = head.get("started", ""), head.get("revision", ""), head.get("seconds", 0)
-        n = len(run.tests), run.counts(), run.broken
-        self.runs.append(Done(host, column, *more, *n))
-        for id, tests in run.requirements().items():
+        requirements = run.requirements()
+        counts = Counter(map(verdict, requirements.values()))
+        self.runs.append(Done(host, column, *more, len(run.tests), counts, run.broken))
+        for id, tests in requirements.items():
             self.families.setdefault(id, tests[0].family)
             self.statements.setdefault(id, tests[0].statement or tests[0].name)
             groups = self.cells.setdefault(id, {}).setdefault(column, {})
@@ -149,7 +150,7 @@ def cut_short(run):
     """Why a run is not whole, or nothing."""
     missing = [n for n in run.collected if n not in run.tests]
     if run.finished is None or missing:
-        n = f"{len(run.tests) - len(missing)} of {len(run.collected) or 'unknown'} tests"
+        n = f"{len(run.collected) - len(missing)} of {len(run.collected)} tests"
         return n + (", no last line" if run.finished is None else f", {missing[0]} is missing")
     if run.finished not in (0, 1):
         return f"pytest ended with {run.finished}"

@@ -112,7 +112,7 @@ function families() {
   $("#families").replaceChildren(h("h2", null, "Families"), h("div.wide", { tabindex: 0 }, h("table", null,
     h("thead", null, h("tr", null, h("th", null, "family"), D.columns.map((col, c) =>
       h("th", null, h("span.key", null, key(c)), " ", col.name)))),
-    h("tbody", null, FAMILIES.map(f => line(link(f), f)), line("total", "")))));
+    h("tbody", null, FAMILIES.filter(f => D.rows.some(r => r.family === f && r.cells.some(c => c.length))).map(f => line(link(f), f)), line("total", "")))));
 }
 
 let hostsShown = HOSTS;
@@ -130,16 +130,16 @@ function hosts() {
     const found = order.filter(i => `${facts(i).name} ${facts(i).kernel} ${facts(i).cpu} ${pools(facts(i))}`.toLowerCase().includes(want));
     body.replaceChildren(...found.slice(0, hostsShown).map(i => h("tr", null,
       h("td", null, h("button.link", { onclick: () => choose(i), title: "show this host alone" }, facts(i).name)),
-      h("td", null, facts(i).kernel || ""), h("td", null, facts(i).cpu || facts(i).machine || ""),
-      h("td", null, `${plural(facts(i).cpus || 1, "CPU")}, ${plural(facts(i).nodes || 1, "node")}`), h("td", null, pools(facts(i))),
-      h("td", null, bar(n[i])), h("td", null, [0, 1, 2, 3].map(v => [number(n[i][v], v), " "])))));
+      h("td", null, [0, 1, 2, 3].map(v => [number(n[i][v], v), " "]), bar(n[i])),
+      h("td", null, pools(facts(i))), h("td", null, `${plural(facts(i).cpus || 1, "CPU")}, ${plural(facts(i).nodes || 1, "node")}`),
+      h("td", null, facts(i).kernel || ""), h("td", null, facts(i).cpu || facts(i).machine || ""))));
     rest.hidden = found.length <= hostsShown;
     rest.textContent = `${(found.length - hostsShown).toLocaleString("en")} more`;
   }
   fill();
   $("#hosts").hidden = false;
   $("#hosts").replaceChildren(h("h2", null, "Hosts"), input, h("div.wide", { tabindex: 0 }, h("table", null, h("thead", null,
-    h("tr", null, ["host", "kernel", "CPU", "size", "pages", "", "all targets"].map(t => h("th", null, t)))), body)), rest);
+    h("tr", null, ["host", "all targets", "pages", "size", "kernel", "CPU"].map(t => h("th", null, t)))), body)), rest);
 }
 function choose(i) { $("[name=host]").value = i; state.host = i; draw(); $("#filters").scrollIntoView(); }
 
@@ -182,7 +182,7 @@ function body(row) {
       const c = of[0], found = groups(row, c);
       return [h("h3", null, of.map(k => [h("span.key", null, key(k)), " ", D.columns[k].name, " "]),
         of.length > 1 && found.length ? h("span.dim", null, `as seen on ${key(c)}`) : null),
-        of.map(k => history((row.past || [])[k] || [], verdict(row, k), of.length > 1 ? key(k) : "")),
+        of.map(k => track((row.past || [])[k] || [], verdict(row, k), of.length > 1 ? key(k) : "")),
         found.map(g => result(row, g))];
     }));
 }
@@ -197,7 +197,7 @@ function alike(row) {  /* targets by what they did: many that differ in numbers 
   }
   return [...found.values()];
 }
-function history(past, now, who) {
+function track(past, now, who) {
   if (!past.some(Boolean)) return null;
   const at = past.map((w, i) => [w ? D.words.indexOf(w) : NONE, D.earlier[i][0].slice(0, 10) + " " + D.earlier[i][1]]);
   const all = [...at, [now, "now"]];
@@ -248,9 +248,9 @@ function open(item) {
   item.e.querySelector(".body")?.remove();
   if (!item.e.open) return;
   item.e.append(body(item.row));
-  if (location.hash.slice(1) !== item.row.id) history_(item.row.id);
+  if (document.activeElement === item.e.firstChild)  /* opened by hand */
+    try { history.replaceState(null, "", "#" + item.row.id); } catch { /* in a sandbox */ }
 }
-const history_ = id => { try { window.history.replaceState(null, "", "#" + id); } catch { /* a sandbox */ } };
 
 function filter() {
   const want = state.words.toLowerCase().split(/\s+/).filter(Boolean), n = [0, 0, 0, 0, 0];

@@ -296,15 +296,30 @@ def findings_markdown(found):
     return "\n".join(out) + "\n"
 
 
+def summary(m):
+    """What a script wants to know: verdicts by target and family, and of which hosts."""
+    families = dict.fromkeys(sorted(m.families.values(), key=lambda f: (f == NO_ROW, f)))
+    found = {}
+    for (target, release), c in m.columns.items():
+        counts = {f: m.counts(c, f) for f in families}
+        of = {f: {w: n[w] for w in WORDS} for f, n in counts.items() if n}
+        name = target if target not in found else f"{target} {release}"
+        found[name] = {"release": release, "families": of}
+    return {"targets": found} | (
+        {"hosts": m.facts} if len(m.facts) > 1 else {"host": m.facts[0] if m.facts else {}}
+    )
+
+
 # --- files
 
 
 def write(m, folder, rows, untested, title="EAL conformance"):
-    """index.html, matrix.md and badges/ of these runs."""
+    """index.html, matrix.md, summary.json and badges/ of these runs."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     plain = markdown(m)
     (folder / "matrix.md").write_text(plain)
+    (folder / "summary.json").write_text(json.dumps(summary(m), indent=1) + "\n")
     (folder / "index.html").write_text(page(data(m, rows, untested, title), plain))
     (badges := folder / "badges").mkdir(exist_ok=True)
     for old in badges.glob("*.json"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -20,22 +21,25 @@ ARGS = [
 
 class Chromium:
     def __init__(self, folder, limit=60):
-        ours, theirs = os.pipe(), os.pipe()
-        self.to, self.of, self.limit = ours[1], theirs[0], limit
-        self.buf, self.n, self.faults = b"", 0, []
+        self.limit, self.buf, self.n, self.faults, self.session = limit, b"", 0, [], None
+        (theirs, self.to), (self.of, ours) = os.pipe(), os.pipe()
+        far = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (theirs, ours)]  # not 3 or 4 itself
+        argv = [FOUND, *ARGS, f"--user-data-dir={folder}", "about:blank"]
+        null = subprocess.DEVNULL
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$@" 3<&{ours[0]} 4>&{theirs[1]}', "sh",
-             FOUND, *ARGS, f"--user-data-dir={folder}", "about:blank"],
-            pass_fds=[ours[0], theirs[1]], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
+            argv, stdin=null, stdout=null, stderr=null, start_new_session=True, pass_fds=[3, 4],
+            preexec_fn=lambda: [os.dup2(fd, n) for n, fd in enumerate(far, 3)],
         )  # fmt: skip
-        os.close(ours[0])
-        os.close(theirs[1])
-        self.session = None
-        page = self("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
-        for domain in "Page", "Runtime", "Log":
-            self(f"{domain}.enable")
+        for fd in theirs, ours, *far:
+            os.close(fd)
+        try:
+            page = self("Target.createTarget", url="about:blank")["targetId"]
+            self.session = self("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+            for domain in "Page", "Runtime", "Log":
+                self(f"{domain}.enable")
+        except BaseException:
+            self.close()
+            raise
 
     def __call__(self, method, **params):
         self.n += 1

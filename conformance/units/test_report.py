@@ -81,6 +81,13 @@ def log(request, tmp_path_factory):
     return d / "run.jsonl", request.param == "xdist"
 
 
+def matrix(runs):
+    m = merge.Matrix()
+    for r in runs:
+        m.add(r)
+    return m
+
+
 def test_verdicts_of_requirements(log):
     path, crashes = log
     (r,) = report.load(path)
@@ -101,7 +108,7 @@ def test_verdicts_of_requirements(log):
 
 def test_summary_has_exactly_the_agreed_keys(log):
     path, crashes = log
-    got = report.summary(report.load(path))
+    got = pages.summary(matrix(report.load(path)))
 
     assert got == {
         "targets": {
@@ -143,8 +150,7 @@ def test_skips_are_summed_up_by_reason(log):
 
 def test_matrix_and_page_hold_every_verdict(log):
     runs = report.load(log[0])
-    m = merge.Matrix()
-    m.add(runs[0])
+    m = matrix(runs)
     text, html = run.matrix(runs), pages.page(pages.data(m, {}, {}, "so"))
 
     assert text.splitlines()[2].split() == ["AAA", "1", "1", "2", "0"]
