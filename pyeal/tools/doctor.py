@@ -35,6 +35,14 @@ WORST = (OK, UNKNOWN, WARN, FAIL)
 LOOKS = {OK: (GREEN,), WARN: (YELLOW,), FAIL: (RED, BOLD), UNKNOWN: (DIM,)}
 SLOW = 2.0  # seconds of start that are worth a word
 REGIONS = 8  # of vhost-user
+TAILQ_OF = {  # library: the tail queues that it registers
+    "ring": ["RTE_RING"], "mempool": ["RTE_MEMPOOL"], "reorder": ["RTE_REORDER"],
+    "mbuf": ["RTE_MBUF_DYNFIELD", "RTE_MBUF_DYNFLAG"], "acl": ["RTE_ACL"],
+    "hash": ["RTE_HASH", "RTE_FBK_HASH", "RTE_THASH"], "lpm": ["RTE_LPM", "RTE_LPM6"],
+    "distributor": ["RTE_DIST_BURST", "RTE_DISTRIBUTOR"], "stack": ["RTE_STACK"],
+    "efd": ["RTE_EFD"], "fib": ["RTE_FIB", "RTE_FIB6"], "rib": ["RTE_RIB", "RTE_RIB6"],
+    "member": ["RTE_MEMBER"], "ipsec": ["RTE_IPSEC_SAD"], "kni": ["RTE_KNI"],
+}  # fmt: skip
 
 
 class Finding:
@@ -83,6 +91,11 @@ class Case:
         self.error = self.rehearsal.error if self.rehearsal else None
 
     @property
+    def bit(self) -> str | None:
+        """The link whose limit the rehearsal met."""
+        return self.rehearsal.bit if self.rehearsal else None
+
+    @property
     def o(self) -> options.Options:
         assert self.opts
         return self.opts
@@ -93,7 +106,7 @@ class Case:
 
     def failed_at(self, *links: str) -> bool:
         """Whether the rehearsal ended at a limit of these links."""
-        return bool(self.rehearsal and self.error and self.rehearsal.bit in links)
+        return bool(self.error and self.bit in links)
 
     def needs_pages(self) -> bool:
         return not (self.secondary or self.o.no_huge)
@@ -199,7 +212,7 @@ def _shortage(
         yield Finding(FAIL, "all hugepages are taken", *rows, wanted=want, found=found, do=do)
         return
     e = c.error
-    if e and (e.stage == "pages" or c.failed_at("pool")) and not c.failed_at("cgroup", "mount"):
+    if e and (c.failed_at("pool") or (e.stage == "pages" and not c.bit)):
         node = next((k for k, v in (c.o.socket_mem or {}).items()
                      if v and f"socket {k}!" in e.text), None)  # fmt: skip
         free = {k: sum(sz * w[3].get(k, 0) for sz, w in usable.items()) for k in _nodes(usable)}
@@ -211,7 +224,11 @@ def _shortage(
         total = usable[default][0] * default + missing
         rows = (6, 27) if node is not None and sum(free.values()) >= ask else (6,)
         found = ", ".join(f"{size(n)} free on node {k}" for k, n in free.items())
-        if not free or have >= asked:
+        bare = [k for k, n in free.items() if n and c.rehearsal and k not in c.rehearsal.sockets]
+        if bare:
+            found += f"; EAL does not count node {_list(bare)}, which has no CPU"
+            rows = (*rows, 8)
+        elif not free or have >= asked:
             found = e.text.split("; ")[0].split(": ", 1)[-1]
         if (room := _contiguous(c, default)) is not None and room < missing // default:
             found += f"; the kernel has {room} free blocks of {word} to make more of"
@@ -311,6 +328,12 @@ def mount(c: Case) -> Iterator[Finding]:
         yield Finding(UNKNOWN, "no hugepages to mount")
         return
     points = [(at, sz or default) for at, sz in mounts]
+    if c.error and "counts at most" in c.error.text:
+        yield Finding(FAIL, "EAL has no room for so many page sizes", 40,
+                      wanted=f"at most {hugepages.MAX_SIZES} page sizes",
+                      found=", ".join(size(sz) for sz in sorted(known.values())),
+                      do="without --in-memory" if c.o.in_memory else "umount one")  # fmt: skip
+        return
     if c.o.in_memory:
         yield Finding(OK, "not needed: --in-memory")
         return
@@ -341,11 +364,6 @@ def mount(c: Case) -> Iterator[Finding]:
         yield Finding(
             FAIL, what, 44, 30, wanted="a mount point for each page size", found=what, do=do
         )
-        return
-    if c.error and "counts at most" in c.error.text:
-        yield Finding(FAIL, f"{len(dirs)} page sizes are mounted", 40,
-                      wanted=f"at most {hugepages.MAX_SIZES}", found=", ".join(map(size, dirs)),
-                      do=f"umount {dirs[min(dirs)]}")  # fmt: skip
         return
     chosen = ", ".join(f"{d} for {size(sz)}" for sz, d in sorted(dirs.items())[::-1])
     if c.failed_at("mount") and c.rehearsal and c.rehearsal.caps:
@@ -468,7 +486,7 @@ def cgroup(c: Case) -> Iterator[Finding]:
         return
     left, path, rsvd, limit, now, sz = tight
     need = _need(c, sz)
-    pod = "kubepods" in path
+    pod = any("kubepods" in d for d in c.view.cgroups())
     if left < need or c.failed_at("cgroup"):
         when = "reserved (mmap fails)" if rsvd else "touched (SIGBUS)"
         do = f"hugepages-{size(sz)}i: {size(need)}i in requests and limits of the pod" if pod else (
@@ -496,6 +514,13 @@ def permission(c: Case) -> Iterator[Finding]:
         for f in _runtime_rights(c):
             bad = bad or f.state == FAIL
             yield f
+    if c.error and c.error.stage == "memfd":
+        bad = True
+        denied = any(w in c.error.text for w in ("denied", "not permitted"))
+        yield Finding(FAIL, "memfd_create of hugepages fails, which --in-memory needs",
+                      *((28,) if denied else (28, 41)), wanted="memfd_create(MFD_HUGETLB)",
+                      found=c.error.text.split("; ")[0].rpartition(": ")[2],
+                      do="start without --in-memory")  # fmt: skip
     label = c.view.read(f"/proc/{'self' if c.view.own else c.view.pid}/attr/current").strip("\0\n ")
     if label and label.split()[0] not in ("unconfined", "kernel") and "unconfined" not in label:
         text = f"confined by {label}: what its profile denies shows in dmesg alone"
@@ -531,8 +556,10 @@ def _hugedir_rights(c: Case) -> Iterator[Finding]:
         elif st.st_mode & 0o1000 and v.uid not in (0, st.st_uid):
             prefix = f"{c.o.file_prefix}map_"
             foreign = [f for f in v.page_files(d) if f.uid != v.uid and f.name.startswith(prefix)]
-            if foreign:
-                yield Finding(FAIL, f"{foreign[0].name} and its like are of user {foreign[0].uid}",
+            if foreign:  # another list may have room beside them
+                state = FAIL if c.failed_at("permission") else WARN
+                text = f"{foreign[0].name} and its like are of user {foreign[0].uid}"
+                yield Finding(state, text,
                               10, 11, wanted="names that this user may replace",
                               found=f"{len(foreign)} files of others in a sticky directory",
                               do=f"rm {d}/{prefix}*")  # fmt: skip
@@ -574,7 +601,7 @@ def policy(c: Case) -> Iterator[Finding]:
             else:
                 bad = True
                 yield Finding(FAIL, "get_mempolicy is forbidden: EAL gives each page back", 7,
-                              wanted="get_mempolicy, set_mempolicy", found=f"{e.strerror} (seccomp?)",
+                              wanted="get_mempolicy, set_mempolicy", found=f"{e.strerror}: seccomp",
                               do="docker run --cap-add SYS_NICE")  # fmt: skip
         else:
             for _, text in c.rehearsal.said if c.rehearsal else ():
@@ -595,6 +622,7 @@ def policy(c: Case) -> Iterator[Finding]:
     out = [k for k in nodes if allowed is not None and k not in allowed]
     if c.failed_at("policy") or (out and len(out) == len(nodes)):
         bad = True
+        out = out or nodes
         yield Finding(FAIL, f"pages lie on node {_list(out)}, where this process may not go", 8,
                       wanted=f"node {_list(out)} in cpuset.mems",
                       found=f"Mems_allowed_list: {v.status.get('Mems_allowed_list')}",
@@ -655,7 +683,8 @@ def address_space(c: Case) -> Iterator[Finding]:
         length = spans[-1][1] - spans[0][0]
         base = free_base(length + (1 << 24), [v])
         asan = "asan" in collision or "tsan" in collision or _sanitized(v)
-        yield Finding(WARN, "something lies where EAL begins: secondaries may not find it free",
+        what = "a sanitizer's shadow" if asan else "something"
+        yield Finding(WARN, f"{what} lies where EAL begins: secondaries may not find it free",
                       *((42, 14) if asan else (14,)), wanted=f"{spans[0][0]:#x} and on free",
                       found=collision, do=f"--base-virtaddr={base:#x}")  # fmt: skip
     elif missed:
@@ -792,7 +821,8 @@ def iova(c: Case) -> Iterator[Finding]:
     if not v.own and not v.capable("sys_admin"):
         frames = False
     if e and e.stage == "iova":
-        yield Finding(FAIL, "--iova-mode=pa, and no physical address is to be seen", 9,
+        debian = ": Debian's takes VA then" if c.release.line in ("20.11", "22.11") else ""
+        yield Finding(FAIL, f"no physical address is to be seen{debian}", 9,
                       wanted="frame numbers in /proc/self/pagemap (CAP_SYS_ADMIN)",
                       found="zeros" if not c.o.no_huge else "--no-huge, which has none",
                       do="--iova-mode=va")  # fmt: skip
@@ -989,12 +1019,28 @@ def _the_primary(c: Case) -> Iterator[Finding]:
     if not c.named:
         yield Finding(OK, f"a secondary must be exactly {word}", 16, harmless=True)
     yield from _its_pages(c)
+    yield from _tailqs(c)
     if c.config.word >= releases.get("22.11").word:
         text = "when a secondary ends it cleans up the bus, too: the primary's device may stop"
         yield Finding(OK, text, 15, harmless=True)
-    names = [q.name.decode() for q in c.config.c.tailq_head if q.name]
-    if names:
-        text = f"it has the tail queues {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
+
+
+def _tailqs(c: Case) -> Iterator[Finding]:
+    """A secondary looks for the tail queue of each library that it is linked with."""
+    assert c.config and c.config.c
+    names = {q.name.decode() for q in c.config.c.tailq_head if q.name}
+    linked: set[str] = set()
+    for _, _, path in c.view.maps() if not c.view.own else ():
+        lib = path.rpartition("/")[2].removeprefix("librte_").partition(".so")[0]
+        linked.update(TAILQ_OF.get(lib, ()))
+    if linked - names:
+        queue = sorted(linked - names)[0]
+        yield Finding(FAIL, f"the primary lacks the tail queue {queue}", 20,
+                      wanted=f"{', '.join(sorted(linked))} in the primary",
+                      found=", ".join(sorted(names)) or "none",
+                      do="link the primary with the same libraries")  # fmt: skip
+    elif names:
+        text = f"a secondary's libraries must be among {', '.join(sorted(names)[:3])} ..."
         yield Finding(OK, text, 20, harmless=True)
 
 

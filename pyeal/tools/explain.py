@@ -8,7 +8,7 @@ import sys
 from pyeal import releases
 from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, columns, document, ink
 from pyeal.tools.doctor import FAIL, OK, WARN, Finding, examine
-from pyeal.tools.problems import BY_ID, Problem, of_line
+from pyeal.tools.problems import CERTAIN, HINT, WRAPPER, Problem, of_line
 from pyeal.tools.view import View
 
 TYPE_CHECKING = False
@@ -29,21 +29,24 @@ MARK = {FAIL: (RED, BOLD), WARN: (YELLOW,)}
 
 
 def read(lines: list[str]) -> list[tuple[Problem, str, bool]]:
-    """(problem, the line that shows it, whether it only wraps the reason), each problem once.
+    """(problem, the line that shows it, whether that is certain), each problem once.
 
-    Wrappers count where nothing else says why.
+    Hints and wrappers count where nothing else says why.
     """
-    told: dict[int, tuple[Problem, str, bool]] = {}
+    told: dict[int, tuple[Problem, str, int]] = {}
+    wrapped: set[int] = set()
     for line in lines:
         line = ANSI.sub("", line).strip()
         hits = of_line(line)
-        for p, wrapper in hits if hits and hits[0][1] else hits[:1]:
-            if p.id not in told or (told[p.id][2] and not wrapper):
-                told[p.id] = p, line, wrapper
-    sure = [t for t in told.values() if not t[2]]
+        wrapped.update(p.id for p, level in hits if level == WRAPPER)
+        for p, level in hits[:1] if hits and hits[0][1] == CERTAIN else hits:
+            if p.id not in told or level < told[p.id][2]:
+                told[p.id] = p, line, level
+    sure = [(p, line, True) for p, line, level in told.values()
+            if level == CERTAIN or (level == HINT and p.id in wrapped)]  # fmt: skip
     if any(p.id != HARMLESS for p, _, _ in sure):
         return sorted(sure, key=lambda t: t[0].id == HARMLESS)
-    return [*(t for t in told.values() if t[2]), *sure]
+    return [*((p, line, False) for p, line, level in told.values() if level != CERTAIN), *sure]
 
 
 def confirm(p: Problem, found: dict[str, list[Finding]]) -> list[tuple[str, Finding]]:
@@ -76,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
     told = read(lines)
     found = examine(View(args.pid), args.eal_args, args.release) if told else {}
     rows: list[dict[str, Any]] = [
-        {"problem": p.id, "title": p.title, "line": line, "certain": not wrapper,
+        {"problem": p.id, "title": p.title, "line": line, "certain": certain,
          "means": p.means, "do": p.fix, "links": p.links, "reach": p.reach,
          "here": [{"link": link, **f.facts()} for link, f in confirm(p, found)]}
-        for p, line, wrapper in told
+        for p, line, certain in told
     ]  # fmt: skip
     rows.sort(
         key=lambda r: (not any(h["state"] == FAIL for h in r["here"]), r["problem"] == HARMLESS)
@@ -123,6 +126,3 @@ def shown(r: dict[str, Any]) -> str:
             looked = ", ".join(r["links"])
             out += wrapped("here", f"nothing agrees now; looked at {looked}")
     return "\n".join(out)
-
-
-__all__ = ["BY_ID", "confirm", "read", "run"]

@@ -7,6 +7,7 @@ memory of no cost, and given out as far as the machine's limits would let the ke
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from ctypes import sizeof
@@ -96,6 +97,7 @@ class Pretend(Segments):
     """Pages that cost nothing, as many as the caps allow."""
 
     caps: list[Cap]
+    blocked: dict[str, Cap]  # names of files that are others' and cannot be replaced
     bit: Cap | None = None  # what kept a request from being met
 
     def _used(self, cap: Cap, msl: MemsegList) -> int:
@@ -120,6 +122,11 @@ class Pretend(Segments):
         self, info: Any, msl: MemsegList, start: int, n: int, policy: Any, exact: bool, extra: int
     ) -> int:
         found = self.granted(msl, n)
+        names = [self.list_name(msl)] if self.single else self.page_names(msl, start, found)
+        if taken := next((i for i, name in enumerate(names) if name in self.blocked), None):
+            found, self.bit = taken, self.blocked[names[taken]]
+        elif taken == 0:
+            found, self.bit = 0, self.blocked[names[0]]
         if found < n:
             self._fail("DEBUG", f"{self.bit.what if self.bit else ''}")
         if not found or (found < n and exact):
@@ -203,6 +210,7 @@ class Rehearsal(Eal):
         self.error: EalError | None = None
         self.said: list[tuple[str, str]] = []
         self.caps: list[Cap] = []
+        self.blocked: dict[str, Cap] = {}
         self.writes = False  # files into the runtime directory
         self.work: PretendLegacy | None = None
         self.cleared: dict[int, int] = {}
@@ -257,13 +265,14 @@ class Rehearsal(Eal):
         self.infos = survey.run(survey.enter)
         self.cleared = survey.cleared
         self.caps = find_caps(survey, self.infos)
+        self.blocked = find_blocked(survey, self.infos)
 
     def _raise_nofile(self) -> None:
         pass
 
     def _segments(self, *args: Any) -> Pretend:  # type: ignore[override]
         made = Pretend(*args)
-        made.caps = self.caps
+        made.caps, made.blocked = self.caps, self.blocked
         return made
 
     def _legacy(self, *args: Any) -> PretendLegacy:  # type: ignore[override]
@@ -418,6 +427,24 @@ def find_caps(survey: Survey, infos: hugepages.Infos) -> list[Cap]:
     hard = view.limit("Max open files")[1]
     caps.append(Cap("descriptors", f"ulimit -Hn {hard}", 0, None, hard - view.open_files() - FIXED))
     return caps
+
+
+def find_blocked(survey: Survey, infos: hugepages.Infos) -> dict[str, Cap]:
+    """Files of other users that this one can neither remove nor open."""
+    view, prefix, found = survey.view, survey.o.file_prefix + "map_", {}
+    for info in infos if not survey.o.in_memory else ():
+        try:
+            st = os.stat(view.path(info.hugedir))
+            files = view.page_files(info.hugedir)
+        except OSError:
+            continue
+        if view.uid in (0, st.st_uid) or not st.st_mode & stat.S_ISVTX:
+            continue
+        for f in files:
+            if f.uid != view.uid and f.name.startswith(prefix):
+                what = f"{f.name} is of user {f.uid}"
+                found[f.name] = Cap("permission", what, info.page_sz, None, 0)
+    return found
 
 
 FIXED = 12  # descriptors of EAL beside those of pages: config, sockets, epoll, arrays' directory

@@ -2,8 +2,9 @@
 
 The order is by how often and how badly they hurt. `says` are patterns for the log lines of all
 releases, 20.11 to 26.07; one that begins with ~ is a wrapper: it only says that something before it
-went wrong. `links` are doctor's, in which the problem shows before a start; `reach` is why it does
-not, for what nobody can see beforehand.
+went wrong; with ? a hint, which counts when a wrapper of the same problem follows. `links` are
+doctor's, in which the problem shows before a start; `reach` is why it does not, for what nobody can
+see beforehand.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ LINKS = (
     "arguments", "pool", "mount", "namespace", "cgroup", "permission", "policy", "address space",
     "descriptors", "IOVA", "files of others",
 )  # fmt: skip
+
+
+CERTAIN, HINT, WRAPPER = 0, 1, 2
 
 
 class Problem:
@@ -27,7 +31,10 @@ class Problem:
     ) -> None:  # fmt: skip
         self.id, self.title, self.means, self.fix, self.reach = id, title, means, fix, reach
         self.links = tuple(filter(None, links.split(", ")))
-        self.says = tuple((s[:1] == "~", re.compile(s.lstrip("~"), re.I)) for s in says)
+        levels = {"?": HINT, "~": WRAPPER}
+        self.says = tuple(
+            (levels.get(s[0], CERTAIN), re.compile(s[s[0] in levels :], re.I)) for s in says
+        )
 
 
 P = Problem
@@ -36,7 +43,7 @@ PROBLEMS = (
     P(0, "arguments that EAL does not take", "arguments",
       (r"unrecognized option|invalid option --|requires an argument|unknown argument",
        r"~invalid command line arguments|error parsing command line|invalid 'command line'",
-       r"options? .* (cannot be specified|can'?t be used|is not compatible|only supported)",
+       r"options? (?!.*no-huge).* (cannot be specified|can'?t be used|not compatible)",
        r"invalid (parameters?|coremask|core ?list|channel|rank|length|process type|iova mode)",
        r"lcore \d+ (unavailable|>=)|no detected lcore|main lcore is not enabled"),
       "EAL stops before it looks at memory.",
@@ -48,7 +55,7 @@ PROBLEMS = (
       "No mounted page size has a page that is free and not reserved.",
       "dpdk-hugepages.py -p 2M -r SIZE, or end who holds them"),
     P(2, "no hugetlbfs mount here", "mount, namespace",
-      (r"reserved, but no mounted hugetlbfs", r"~cannot get hugepage information"),
+      (r"?reserved, but no mounted hugetlbfs", r"~cannot get hugepage information"),
       "Pages are reserved, but this mount namespace has no hugetlbfs of their size: a container"
       " does not see its host's mounts.",
       "mount -t hugetlbfs -o pagesize=2M none /dev/hugepages, -v /dev/hugepages:/dev/hugepages"
@@ -84,8 +91,9 @@ PROBLEMS = (
       "-l with cores of a node that has pages, or reserve pages there"),
     P(9, "physical addresses cannot be seen", "IOVA",
       (r"cannot use IOVA as 'PA'", r"cannot obtain physical addresses",
-       r"(can'?t|cannot) get IOVA addr", r"cannot open /proc/self/pagemap(?!.*permission)",
-       r"physical addresses are unavailable"),
+       r"~(can'?t|cannot) get IOVA addr",
+       r"cannot open /proc/self/pagemap: (?!permission|too many)",
+       r"~physical addresses are unavailable"),
       "Without CAP_SYS_ADMIN the kernel shows page frame numbers as 0. With IOVA as VA, which EAL"
       " chooses then by itself, that is no problem.",
       "--iova-mode=va and devices on vfio-pci, or run as root"),
@@ -93,11 +101,12 @@ PROBLEMS = (
       (r"map_\w*'? failed: permission denied", r"open failed: permission denied",
        r"failed to lock hugepage directory", r"unable to open hugepage directory",
        r"cannot create runtime directory|error creating '.*'|no DPDK runtime directory",
-       r"(map_\w*'?|unlink\w*).* failed: (operation not permitted|read-only file system)"),
+       r"(map_\w*'?|unlink\w*|remove '\S*)(.* failed)?: (operation not permitted|read-only file)"),
       "The mount belongs to root, or holds another user's files in a sticky directory.",
       "mount -t hugetlbfs -o uid=,gid=,mode= for this user, or a --huge-dir of its own"),
     P(11, "a page's file could not be made", "permission, mount, descriptors",
-      (r"~couldn'?t get fd on hugepage file",),
+      (r"~couldn'?t get fd on hugepage file", r"map_\w*'? failed: no space left",
+       r"ftruncate\(\) failed: (?!permission)"),
       "EAL's word for any failure to open, lock or size a page's file; the line before says which.",
       "pyeal doctor --touch goes through the same calls and names the one that fails"),
     P(12, "too many open files", "descriptors",
@@ -105,7 +114,7 @@ PROBLEMS = (
       "EAL keeps a descriptor for every page, and may only go up to the hard limit.",
       "--single-file-segments, 1G pages, or ulimit -Hn / LimitNOFILE="),
     P(13, "no room in the memseg lists", "address space",
-      (r"couldn'?t find suitable memseg_list", r"could not find (suitable )?space for memseg",
+      (r"~couldn'?t find suitable memseg_list", r"could not find (suitable )?space for memseg",
        r"please increase .{0,4}RTE_MAX_MEMSEG|please increase.*CONFIG_RTE_MAX",
        r"too many memory types|cannot accommodate all memory types"),
       "How many pages of a type EAL can hold is compiled in: 32 GB a list and 64 GB a type before"
@@ -179,7 +188,8 @@ PROBLEMS = (
       "dpdk-hugepages.py -p 2M -n NODE -r SIZE"),
     P(28, "a security module denies it", "permission",
       (r"apparmor=.DENIED", r"avc:\s+denied .*(hugetlbfs|hugepage)",
-       r"pagemap: permission denied", r"ftruncate\(?\)? failed: permission denied"),
+       r"pagemap: permission denied", r"unable to check if memfd is supported",
+       r"ftruncate\(?\)? failed: permission denied"),
       "AppArmor, SELinux or a snap's profile.",
       "allow owner rw on hugetlbfs and / in the profile; dmesg | grep DENIED"),
     P(29, "the other page size is used", "pool, mount",
@@ -207,7 +217,8 @@ PROBLEMS = (
     P(34, "how many pages are enough", "",
       (r"(mempool|mbuf ?pool).*(ENOMEM|cannot allocate memory|failed)",
        r"(cannot|failed to|could not) (create|init|allocate) (mbuf|packet|mempool)",
-       r"error allocating from heap|cannot allocate memory for"),
+       r"cannot allocate memory for", r"~error allocating from heap",
+       r"~rte_service_init\(\) failed"),
       "EAL started; the application wants more than there is. An mbuf takes its data room + 256"
       " bytes, a pool 64 bytes more for each.",
       "pyeal plan -- -m MB, with a fifth more than the sum of the pools",
@@ -224,11 +235,11 @@ PROBLEMS = (
       "Memory grows in all processes or in none; one that is stopped or gone keeps them waiting.",
       "end the process that does not answer; -m takes what is needed at the start"),
     P(37, "the primary unlinked its pages", "files of others",
-      (),
+      (r"~rte_service_init\(\) failed|error allocating rte services",),
       "With --huge-unlink or --in-memory there are no names by which a secondary could map them.",
       "start the primary without it"),
     P(38, "--no-huge and what does not go with it", "arguments, files of others",
-      (r"(could not open|cannot open) \S*hugepage_data",
+      (r"(could not open|cannot open) \S*hugepage_data", r"failed to open shared memory",
        r"(together with --no-huge|no-huge.* can'?t be used)"),
       "Such memory is a process's own: no secondary can map it, and no hugepage option applies.",
       "a small pool (pyeal lease 2M:64) and no --no-huge"),
@@ -236,8 +247,8 @@ PROBLEMS = (
       (),
       "Hugepages that are shared are dumped only with bit 6 of coredump_filter.",
       "echo 0x7f > /proc/PID/coredump_filter, or leave it at 0x33"),
-    P(40, "page sizes that EAL does not expect", "pool",
-      (),
+    P(40, "page sizes that EAL does not expect", "mount",
+      (r"?will be allocated anonymously", r"~cannot get hugepage information"),
       "EAL holds 3 page sizes (4 on Arm), and fails when it finds more.",
       "unmount the sizes that are not meant"),
     P(41, "a kernel without hugepages", "pool",
@@ -273,13 +284,12 @@ PROBLEMS = (
 BY_ID = {p.id: p for p in PROBLEMS}
 
 
-def of_line(line: str) -> list[tuple[Problem, bool]]:
-    """(problem, whether the line only wraps it) for what a log line says, the closest first."""
+def of_line(line: str) -> list[tuple[Problem, int]]:
+    """(problem, CERTAIN, HINT or WRAPPER) for what a log line says, the closest first."""
     found = []
     for p in PROBLEMS:
-        hits = [(wrapper, m.end() - m.start()) for wrapper, s in p.says if (m := s.search(line))]
+        hits = [(level, m.start() - m.end()) for level, s in p.says if (m := s.search(line))]
         if hits:
-            wrapper, length = min(hits, key=lambda h: (h[0], -h[1]))
-            found.append((wrapper, -length, p))
+            found.append((*min(hits), p))
     found.sort(key=lambda f: (f[0], f[1], f[2].id))
-    return [(p, wrapper) for wrapper, _, p in found]
+    return [(p, level) for level, _, p in found]
