@@ -87,7 +87,8 @@ class World:
         """Wrong for a file that came, went, or has other bytes now."""
         expected = self.names | {str(self.run / file): len(content)}
         if (now := self._names()) != expected:
-            raise Wrong(f"files changed: {sorted(set(now.items()) ^ set(expected.items()))}")
+            what = sorted((Path(p).name, n) for p, n in now.items() ^ expected.items())
+            raise Wrong(f"files changed: {what}")
         for name in {file, "config"}:
             want = content if name == file else self.files[name]
             got = (self.run / name).read_bytes()

@@ -12,7 +12,6 @@ from conformance.child import environment
 from conformance.fuzz import engine
 
 INPUTS = 2000
-# name: of the inputs, how many are read at the least, so that what is changed matters but not always
 FAMILIES = "config", "fbarray", "hugepage_info", "hugepage_data", "heap", "message", "text"
 
 
@@ -71,7 +70,7 @@ print(counts.refused, counts.read, len(engine.smaller(Planted(), found[0]).case.
 
 
 def test_each_way_to_be_wrong_is_found() -> None:
-    """A crash, an exception, a fault that the family sees, a hang, an end, memory; then it goes on."""
+    """A crash, an exception, a fault that the family sees, a hang, an end, memory: and on."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", PLANTED], env=environment(), capture_output=True, text=True
     )
