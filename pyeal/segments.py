@@ -586,19 +586,39 @@ class Segments:
 
     def map_files(self, pages: list[tuple[MemsegList, int, str]]) -> None:
         """Maps legacy pages, each from its file. OSError names that."""
-        kind = MAP_SHARED | MAP_FIXED | MAP_POPULATE
-        prot = PROT_READ if self.look_only else PROT_RW
         dirs = {path.rpartition("/")[0] for _, _, path in pages}
         look = any(lets_others_in(d) for d in dirs)
-        for msl, seg, path in pages:
-            size = msl.page_sz
-            fd = self.fds.setdefault(msl.index, {})[seg] = self._join(path, None, look, size)
-            libc.mmap(msl.va(seg), size, prot, kind, fd)
+        start = 0
+        for i, (msl, seg, _) in enumerate(pages, 1):
+            if i == len(pages) or pages[i][:2] != (msl, seg + 1):
+                self._map_files(msl, pages[start][1], [p[2] for p in pages[start:i]], look)
+                start = i
 
-    def _join(self, name: str, dir_fd: int | None = None, look: bool = True, size: int = 0) -> int:
+    def _map_files(self, msl: MemsegList, start: int, paths: list[str], look: bool) -> None:
+        """A run of neighbours. A file that is too short shows when its page is touched."""
+        prot = PROT_READ if self.look_only else PROT_RW
+        va, size, table = msl.va(start), msl.page_sz, self.fds.setdefault(msl.index, {})
+        opened = []
+        for seg, path in enumerate(paths, start):
+            fd = table[seg] = self._join(path, None, look)
+            opened.append(fd)
+        try:
+            if self.populate_flag:  # which says nothing of failures
+                raise OSError(EFAULT, "")
+            libc.map_each(opened, va, size, MAP_SHARED | MAP_FIXED, [0], prot)
+            libc.madvise(va, len(paths) * size, MADV_POPULATE_READ)
+        except OSError:
+            for fd, path in zip(opened, paths, strict=True):
+                if (found := os.fstat(fd).st_size) < size:
+                    raise OSError(EINVAL, f"{size} bytes wanted, {found} found", path) from None
+            if not self.populate_flag:
+                raise
+            libc.map_each(opened, va, size, MAP_SHARED | MAP_FIXED | MAP_POPULATE, [0], prot)
+
+    def _join(self, name: str, dir_fd: int | None = None, look: bool = True) -> int:
         """An existing page file, with its shared lock unless this process only looks."""
         flags = os.O_RDONLY if self.look_only else os.O_RDWR
-        fd = libc.open_shared(name, flags, dir_fd, look, size)
+        fd = libc.open_shared(name, flags, dir_fd, look)
         if not self.look_only:
             lock_shared(fd)
         return fd
