@@ -13,7 +13,7 @@ from conformance.child import TargetDied
 from conformance.eal import Eal
 
 STEPS, LIVE = 200, 24
-PAGES = 64
+PAGES, PAGE, LINE = 64, 2 << 20, 64
 ALIGNS = 0, 0, 0, 64, 128, 4096, 1 << 21
 MODES = {  # pages of a box, arguments
     "no-huge": (0, ["--no-huge", "-m", "64"]),
@@ -24,16 +24,23 @@ PEERS = ["librte_eal", "librte_eal:20.11", "librte_eal:24.11", "librte_eal:25.11
 
 
 def requests(seed: str):
-    """What to ask for, whoever is asked: ("malloc", size, align) or ("free", which of those)."""
+    """What to ask for, whoever is asked: ("malloc", size, align) or ("free", which of those).
+
+    Half of the sizes are a few lines short of an area that was freed, or of whole pages: what
+    is left over is or is not worth an element.
+    """
     r = random.Random(seed)
-    live = 0
+    live: list[int] = []
+    gone = 1000
     for _ in range(STEPS):
-        if live and (live == LIVE or r.random() < 0.4):
-            live -= 1
-            yield "free", r.randrange(live + 1)
-        else:
-            live += 1
-            yield "malloc", int(2 ** r.uniform(0, 23)), r.choice(ALIGNS)
+        if live and (len(live) == LIVE or r.random() < 0.4):
+            i = r.randrange(len(live))
+            gone = live.pop(i)
+            yield "free", i
+            continue
+        edge = r.choice([gone, r.randint(1, 3) * PAGE]) - LINE * r.randrange(9)
+        live.append(max(edge, 1) if r.random() < 0.5 else int(2 ** r.uniform(0, 23)))
+        yield "malloc", live[-1], r.choice(ALIGNS)
 
 
 def words(eal: Eal) -> bytes:
