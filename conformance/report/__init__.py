@@ -79,7 +79,8 @@ class Test:
         elif r["outcome"] == "skipped" and self.verdict != "failed":
             deviates = "wasxfail" in r
             self.verdict = "deviating" if deviates else "skipped"
-            self.reason = props.get("deviation") or r.get("wasxfail") or _last(text)
+            why = props.get("deviation") or r.get("wasxfail")
+            self.reason = why if deviates else _last(text)
             self.trace = text if deviates else ""
 
 

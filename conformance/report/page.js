@@ -175,7 +175,7 @@ function body(row) {
   const t = row.test;
   return h("div.body", null,
     h("div.facts", null, facts.filter(f => f[1]).map(([k, v]) => h("span", null, k ? k + " " : "", h("b", null, words(v))))),
-    t ? [h("p", null, words(t.says)), t.picture ? h("pre.picture", { tabindex: 0 }, t.picture) : null,
+    t ? [[t.says, ...t.notes].filter(Boolean).map(x => h("p", null, words(x))), t.picture ? h("pre.picture", { tabindex: 0 }, t.picture) : null,
       h("p.dim", null, h("code", null, `${t.path}::${t.name}`))] : null,
     row.untested ? h("p", null, "No test: ", words(row.untested)) : null,
     alike(row).map(of => {
@@ -315,6 +315,7 @@ function controls() {
 
 head(); hosts(); findings(); rows(); draw(); controls(); filter();
 new ResizeObserver(([e]) => document.documentElement.style.setProperty("--bar", e.borderBoxSize[0].blockSize + "px")).observe($("#filters"));
-$("footer").textContent = "✓ passed: the target does what the requirement says. ≠ deviating: it does not, and deviations.toml says why. "
-  + "✗ failed: neither. – could not: the host, the release or the target lacks something. Keys: / search, Enter opens a row, ↑ ↓ move between rows.";
+$("footer").textContent = "Modes: D dynmem, S single-file segments, M in-memory, L legacy, N no-huge, 2 secondary. must counts for "
+  + "conformance, as-is is what releases do today. " + (!D.columns.length ? "" : "✓ passed: the target does what the requirement says. ≠ deviating: it does not, and deviations.toml says why. "
+  + "✗ failed: neither. – could not: the host, the release or the target lacks something. ") + "Keys: / search, Enter opens a row, ↑ ↓ move between rows.";
 document.documentElement.dataset.ready = "";

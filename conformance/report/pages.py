@@ -26,6 +26,7 @@ KNOWN = {  # Row.evidence, by letter
     "F": "run with a fault injected",
     "S": "read in the source",
 }
+DRAWN = re.compile(r"\S {2,}\S|[|\[#]|->|<-|\.\.\. ")  # what a paragraph of prose has not
 COLOURS = {"failed": "red", "deviating": "yellowgreen", "passed": "brightgreen"}
 HEADS = [LABELS.get(w, w) for w in WORDS]
 LISTED = 20  # failures and hosts that a summary names
@@ -36,8 +37,9 @@ class Test(NamedTuple):
 
     path: str
     name: str
-    says: str  # the docstring's first line
-    picture: str  # the rest of it
+    says: str  # the docstring's first paragraph
+    notes: list[str]  # what prose follows it
+    picture: str  # and what is drawn
 
 
 @cache
@@ -52,8 +54,12 @@ def tests(suite=SUITE):
             for d in getattr(f, "decorator_list", ()):
                 match d:
                     case ast.Call(func=ast.Name("requirement"), args=[ast.Constant(id)]):
-                        says, _, more = (ast.get_docstring(f) or "").partition("\n")
-                        found[id] = Test(str(at), f.name, says, more.strip("\n"))
+                        text = ast.get_docstring(f) or ""
+                        says, *parts = [p.strip("\n") for p in re.split(r"\n\s*\n", text)]
+                        says = " ".join(says.split())
+                        drawn = [p for p in parts if DRAWN.search(p)]
+                        notes = [" ".join(p.split()) for p in parts if p not in drawn]
+                        found[id] = Test(str(at), f.name, says, notes, "\n\n".join(drawn))
     return found
 
 
@@ -270,7 +276,7 @@ def catalogue_markdown(m, rows, untested):
         out += ["", f"### {id}", "", row.statement, "", f"{' · '.join(facts)} · {row.source}"]
         if test:
             out[-1] += f" · [{test.name}](../conformance/{test.path})"
-            out += ["", f"> {test.says}"] * bool(test.says)
+            out += [x for text in filter(None, (test.says, *test.notes)) for x in ("", text)]
             out += ["", "```", test.picture, "```"] * bool(test.picture)
         else:
             out += ["", f"No test: {untested.get(id) or 'as-is'}."]
