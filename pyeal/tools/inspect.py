@@ -224,7 +224,7 @@ def _elements(s: Snapshot, heap: Dict) -> list[Dict]:
 
 def _holder(e: scan.Eal, p: scan.Process, lists: list[Dict]) -> Dict:
     role = "primary" if p is e.primary else "observer" if p in e.observers else "secondary"
-    over = p.overlay(lists)
+    over = p.overlay(lists, e.prefix)
     return {
         "pid": p.pid,
         "role": role,

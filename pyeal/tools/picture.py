@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pyeal.tools import count, size
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
-Dict = dict[str, Any]
+    Dict = dict[str, Any]
 
 BAD_IOVA = (1 << 64) - 1
 DO_NOT_FREE, DIRTY = 1, 2  # rte_memory.h: RTE_MEMSEG_FLAG_*
@@ -25,18 +27,6 @@ NODES = [
     ("#475569", "#94a3b8", "#e5eaf0"),
 ]
 XTERM = [69, 214, 42, 135, 204, 44, 112, 247]  # the middle ones in a terminal of 256 colours
-
-
-def size(n: int) -> str:
-    """64M, 1.5G, 790528 -> 772K: the largest unit, at most one decimal."""
-    for shift, unit in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):
-        if n >> shift:
-            return f"{n / (1 << shift):.1f}".removesuffix(".0") + unit
-    return f"{n}B"
-
-
-def count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def iova_text(iova: int) -> str:
@@ -62,19 +52,47 @@ def title(layout: Dict) -> list[str]:
     return [
         f"DPDK {layout['release']}",
         layout["mode"],
-        f"IOVA as {layout['iova_mode']}",
+        f"IOVA as {layout['iova_mode']}" if layout["iova_mode"] else "no IOVA",
         f"prefix {layout['file_prefix']}",
-        f"pid {layout['pid']}",
+        f"pid {layout['pid']}" if layout["pid"] else layout.get("health", "no process"),
     ]
 
 
-class Cell(NamedTuple):
+def overlays(layout: Dict) -> list[Dict]:
+    """What other processes have where these lists lie: scan.Process.overlay, with a label."""
+    found: list[Dict] = layout.get("overlays", [])
+    return found
+
+
+def _cut(ml: Dict, spans: list[list[Any]]) -> list[tuple[int, int]]:
+    """The parts of spans of addresses that lie in a list."""
+    lo, hi = ml["base_va"], ml["base_va"] + ml["len"]
+    return [(max(a, lo), min(b, hi)) for a, b, *_ in spans if a < hi and b > lo]
+
+
+def collisions(layout: Dict) -> list[str]:
+    """A line for each mapping of another process that lies where a list is."""
+    return [
+        f"{o['label']}: {what} lies at {a:#x} – {b:#x}, in {ml['name']}"
+        for o in overlays(layout)
+        for a, b, what in o["foreign"]
+        for ml in layout["lists"]
+        if ml["base_va"] <= a < ml["base_va"] + ml["len"]
+    ]
+
+
+def flag_runs(run: Dict) -> list[Dict]:
+    """The pieces of a run whose pages have the same flags."""
+    return run.get("flag_runs") or [{"flags": run["flags"], "n": run["n"]}]
+
+
+class Cell:
     """`n` neighbouring pages of one run drawn as one mark; runs of IOVA as (index, iova, n)."""
 
-    seg: int
-    n: int
-    flags: int
-    iovas: list[tuple[int, int, int]]
+    __slots__ = ("flags", "iovas", "n", "seg")
+
+    def __init__(self, seg: int, n: int, flags: int, iovas: list[tuple[int, int, int]]) -> None:
+        self.seg, self.n, self.flags, self.iovas = seg, n, flags, iovas
 
 
 def cells(ml: Dict, most: int) -> tuple[int, Iterator[Cell | int]]:
@@ -97,6 +115,11 @@ def _cells(ml: Dict, k: int) -> Iterator[Cell | int]:
             spans.append((at, at + i["n"], index, i["iova"], i["n"]))
             at += i["n"]
         j = 0
+        ends, at = [], 0  # of flags: (end, flags)
+        for f in flag_runs(r):
+            at += f["n"]
+            ends.append((at, f["flags"]))
+        here = 0
         for first in range(0, r["n"], k):
             n = min(k, r["n"] - first)
             while j < len(spans) and spans[j][1] <= first:
@@ -105,7 +128,13 @@ def _cells(ml: Dict, k: int) -> Iterator[Cell | int]:
             while i < len(spans) and spans[i][0] < first + n:
                 hit.append(spans[i][2:])
                 i += 1
-            yield Cell(r["seg"] + first, n, r["flags"], hit)
+            while ends[here][0] <= first:
+                here += 1
+            i, flags = here, ends[here][1]
+            while ends[i][0] < first + n:  # any page of the cell counts
+                i += 1
+                flags |= ends[i][1]
+            yield Cell(r["seg"] + first, n, flags, hit)
     if end < ml["n_segs"]:
         yield ml["n_segs"] - end
 
@@ -191,8 +220,16 @@ def terminal(layout: Dict, width: int = 80, colour: bool = True) -> str:
         right = f"{size(used)} of {size(ml['len'])}"
         out.append(ink(left[:width], hue, 1) + right.rjust(max(width - len(left), 0))[:width])
         out.append(ink(_bar(ml, width), hue))
+        for o in overlays(layout):
+            if bar := _over_bar(ml, o, width):
+                here = sum(b - a for a, b in _cut(ml, o["pages"]))
+                said = f"{o['label']}: {size(here) if here else 'nothing'} of it mapped"
+                out.append(ink(said[:width], 2))
+                out.append("".join(ink(c, 31 if c == "✗" else hue) for c in bar))
         out += _pages(ml, width, ink, hue)
     flush()
+    for line in collisions(layout):
+        out.append(ink(f"✗ {line}"[:width], 31))
     legend = "■ page  █ never freed  ▓ dirty  · free between  ░ reserved  ╰─╯ one IOVA run"
     return "\n".join([*out, "", *(ink(x, 2) for x in _wrap(legend.split("  "), width, "  "))])
 
@@ -216,6 +253,17 @@ def _bar(ml: Dict, width: int) -> str:
         b = -(-(r["seg"] + r["n"]) * width // ml["n_segs"])
         bar[a:b] = "█" * (b - a)
     return "".join(bar)
+
+
+def _over_bar(ml: Dict, o: Dict, width: int) -> str:
+    """What one process has of a list's range: ━ mapped, ╌ kept free for it, ✗ in the way."""
+    bar = [" "] * width
+    for mark, spans in (("╌", o["kept"]), ("━", o["pages"]), ("✗", o["foreign"])):
+        for a, b in _cut(ml, spans):
+            first = (a - ml["base_va"]) * width // ml["len"]
+            last = -(-(b - ml["base_va"]) * width // ml["len"])
+            bar[first:last] = mark * (last - first)
+    return "".join(bar).rstrip()
 
 
 def _pages(ml: Dict, width: int, ink: Any, hue: str) -> Iterator[str]:
@@ -340,6 +388,7 @@ def _space(layout: Dict, out: list[str], y: int) -> int:
     # a list of 64M beside one of 64G is still to be seen: each gets 14 px before the rest is shared
     least = min(14, room // len(ls))
     x, labelled = float(M), -1e9
+    places = []
     for ml, cut in zip(ls, [*breaks, False], strict=True):
         w = least + (room - least * len(ls)) * ml["len"] / whole
         tip = f"{ml['name']}: {ml['base_va']:#x} – {ml['base_va'] + ml['len']:#x}, "
@@ -357,11 +406,37 @@ def _space(layout: Dict, out: list[str], y: int) -> int:
             out.append(rect(x, y + 31, 1, 6, "#94a3b8"))
             out.append(text(x, y + 48, f"{ml['base_va']:#x}", "m s"))
             labelled = x
+        places.append((ml, x, w))
         x += w + 2
         if cut:
             out.append(text(x + gap / 2 - 1, y + 19, "⋮", "s c"))
             x += gap
-    return y + 66
+    return _lanes(layout, places, out, y + 66)
+
+
+def _lanes(layout: Dict, places: list[tuple[Dict, float, float]], out: list[str], y: int) -> int:
+    """A lane under the axis for each other process, and what is in its way in words."""
+    for o in overlays(layout):
+        out.append(text(M, y, o["label"], "s"))
+        for ml, x, w in places:
+            out.append(rect(x, y + 6, w, 7, "#e9eef5", "", 'rx="2"'))
+            marks = (
+                (o["kept"], "#cbd5e1", "kept free for these pages"),
+                (o["pages"], NODES[node(ml)][1], "mapped here, too"),
+                (o["foreign"], "#e11d48", "in the way"),
+            )
+            for spans, colour, words in marks:
+                for a, b in _cut(ml, spans):
+                    at = x + w * (a - ml["base_va"]) / ml["len"]
+                    wide = min(max(w * (b - a) / ml["len"], 2), x + w - at)
+                    tip = f"{a:#x} – {b:#x}, {size(b - a)}: {words}"
+                    out.append(rect(at, y + 6, wide, 7, colour, tip))
+        y += 28
+    said = collisions(layout)
+    for line in said[:8]:
+        out.append(text(M, y, f"✗ {line}", "s", 'style="fill:#e11d48"'))
+        y += 16
+    return y + (12 if said else 0)
 
 
 def _head(ml: Dict, out: list[str], x: float, y: int) -> None:

@@ -35,6 +35,7 @@ CONFIG = re.compile(rb"^(\w+)-\w+ (\S{4}) \w+ \S+ \d+ +(/\S.*)/config( \(deleted
 ANONYMOUS = re.compile(rb"/memfd:(?:seg_|nohuge)|anon_hugepage")
 PRIVATE = re.compile(ANONYMOUS.pattern + rb"|librte_eal|map_\d+(?:_\d+)?(?: \(deleted\))?\n")
 PAGES = re.compile(r"map_\d+(?:_\d+)?(?: \(deleted\))?$|/memfd:(?:seg_|nohuge)|anon_hugepage")
+BARE = "memfd:seg_", "memfd:nohuge", "anon_hugepage"
 PAGE_FILE = re.compile(r"(.+)map_(\d+)(?:_(\d+))?$")
 # the bytes of `memsegs`, which a primary keeps locked: (first, last) of each layout family
 LOCKED = {
@@ -120,9 +121,10 @@ class Process:
                 dev.decode(), int(ino), os.fsdecode(path),
             )  # fmt: skip
 
-    def overlay(self, lists: list[Dict]) -> Dict:
-        """What this process has where these lists lie: [start, end] of EAL's pages, of address
-        space that it keeps free for them, and of anything else, which is in the way.
+    def overlay(self, lists: list[Dict], prefix: str, member: bool = True) -> Dict:
+        """What this process has where an EAL's lists lie: [start, end] of its pages, of address
+        space kept free for them, and of anything else, which is in the way: to one that is no
+        member yet, all is.
         """
         spans = sorted((ml["base_va"], ml["base_va"] + ml["len"]) for ml in lists)
         found: Dict = {"pages": [], "kept": [], "foreign": []}
@@ -130,12 +132,13 @@ class Process:
             for a, b in spans:
                 if start < b and a < end:
                     at = [max(start, a), min(end, b)]
-                    if PAGES.search(path):
+                    name = path.rpartition("/")[2]
+                    if member and PAGES.search(path) and name.startswith((f"{prefix}map_", *BARE)):
                         _join(found["pages"], at)
-                    elif perms[:3] == "---" and not path:
+                    elif member and perms[:3] == "---" and not path:
                         _join(found["kept"], at)
                     else:
-                        found["foreign"].append([*at, path or "anonymous memory"])
+                        _join(found["foreign"], [*at, path or "anonymous memory"])
         return found
 
     def private_pages(self) -> list[Dict]:
@@ -190,12 +193,17 @@ class Process:
         return {"open": n, "soft_limit": soft, "hard_limit": hard}
 
 
-def _join(spans: list[list[int]], new: list[int]) -> None:
+def _join(spans: list[list[Any]], new: list[Any]) -> None:
     """Appends a span, or makes the last one longer."""
-    if spans and spans[-1][1] == new[0]:
+    if spans and spans[-1][1] == new[0] and _what(spans[-1]) == _what(new):
         spans[-1][1] = new[1]
     else:
         spans.append(new)
+
+
+def _what(span: list[Any]) -> str:
+    """Pages of one EAL count as one thing."""
+    return re.sub(r"map_\d+(_\d+)?$", "map_", span[2]) if len(span) > 2 else ""
 
 
 def _root_of(pid: int) -> str:
