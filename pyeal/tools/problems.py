@@ -10,6 +10,7 @@ see beforehand.
 from __future__ import annotations
 
 import re
+from functools import cached_property
 
 LINKS = (
     "arguments", "pool", "mount", "namespace", "cgroup", "permission", "policy", "address space",
@@ -23,18 +24,20 @@ CERTAIN, HINT, WRAPPER = 0, 1, 2
 class Problem:
     """One row."""
 
-    __slots__ = ("fix", "id", "links", "means", "reach", "says", "title")
-
     def __init__(
         self, id: int, title: str, links: str, says: tuple[str, ...], means: str, fix: str,
         reach: str = "",
     ) -> None:  # fmt: skip
         self.id, self.title, self.means, self.fix, self.reach = id, title, means, fix, reach
         self.links = tuple(filter(None, links.split(", ")))
+        self.says = says
+
+    @cached_property
+    def patterns(self) -> list[tuple[int, re.Pattern[str]]]:
+        """(CERTAIN, HINT or WRAPPER, compiled)."""
         levels = {"?": HINT, "~": WRAPPER}
-        self.says = tuple(
-            (levels.get(s[0], CERTAIN), re.compile(s[s[0] in levels :], re.I)) for s in says
-        )
+        return [(levels.get(s[0], CERTAIN), re.compile(s[s[0] in levels :], re.I))
+                for s in self.says]  # fmt: skip
 
 
 P = Problem
@@ -288,7 +291,7 @@ def of_line(line: str) -> list[tuple[Problem, int]]:
     """(problem, CERTAIN, HINT or WRAPPER) for what a log line says, the closest first."""
     found = []
     for p in PROBLEMS:
-        hits = [(level, m.start() - m.end()) for level, s in p.says if (m := s.search(line))]
+        hits = [(level, m.start() - m.end()) for level, s in p.patterns if (m := s.search(line))]
         if hits:
             found.append((*min(hits), p))
     found.sort(key=lambda f: (f[0], f[1], f[2].id))
