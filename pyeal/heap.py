@@ -114,6 +114,10 @@ class Heap:
     def insert(self, va: int) -> None:
         """Links an element into the address order. malloc_elem_insert"""
         before, after = 0, self.c.first
+        if after and 0 < (last := self.c.last) < va:  # growth is mostly upwards
+            if self.at(last).next:
+                raise self.damaged(last)
+            before, after = last, 0
         while after and after < va:
             e = self.at(after)
             if after <= before or e.prev != before:
