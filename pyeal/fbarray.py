@@ -147,7 +147,12 @@ class Fbarray:
         if back:
             text = format(bits & (2 << start) - 1, f"0{start + 1}b")  # text[k] is entry start - k
         else:
-            text = format(bits >> start, "b")[::-1]  # text[k] is entry start + k
+            bits >>= start
+            end = bits.bit_length()
+            last = end - (bits ^ (1 << end) - 1).bit_length()
+            if 2 * last > bits.bit_count():  # more than all others: no need to look at them
+                return start + end - last
+            text = format(bits, "b")[::-1]  # text[k] is entry start + k
         best = max(map(len, text.split("0")))
         if not best:
             return -1
