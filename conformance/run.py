@@ -164,7 +164,8 @@ def evidence(runs):
                 out += [f"    {line}" for e in t.evidence for line in e.splitlines()]
                 if t.reason:
                     out.append(f"    {t.reason}")
-                out += [f"    | {line}" for line in t.trace.strip().splitlines()]
+                trace = t.trace.strip().splitlines() if word == "failed" else report.said(t.trace)
+                out += [f"    | {line}" for line in trace]
     return "\n".join(out)
 
 

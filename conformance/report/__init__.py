@@ -100,11 +100,15 @@ def _text(longrepr):
     return json.dumps(longrepr)
 
 
+def said(trace):
+    """What a failure says: pytest's E lines without the target's log, else the last line."""
+    lines = [line for line in trace.strip().splitlines() if line.strip()]
+    own = [line[1:].strip() for line in lines if line.startswith("E ")]
+    return [line for line in own if not line.startswith("|")] or lines[-1:]
+
+
 def _last(text):
-    """What a failure says: pytest's first E line, else the last line."""
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    said = [line[1:].strip() for line in lines if line.startswith("E ")]
-    return (said or lines[-1:] or ["no message"])[0]
+    return (said(text) or ["no message"])[0]
 
 
 class Run:

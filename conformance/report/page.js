@@ -215,7 +215,8 @@ function result(row, g) {
       n > 1 ? `; as seen on ${names[0]}` : "");
   }
   return h("div.result." + CLASSES[g[0]], null, where, g[1].map(([v, took, params, why, seen, trace, log]) => {
-    const T = D.texts, e = T[trace].split("\n").filter(l => l.startsWith("E ")).map(l => l.slice(1).trim());
+    const T = D.texts, e = T[trace].split("\n").map(l => l.match(/^E +(?!\|)(.*)/)?.[1]).filter(Boolean);
+    if (!e.length) e.push(T[trace].split("\n").pop());
     return h("div.test", null, pill(v), " ", T[params] ? h("code", null, T[params]) : null, " ",
       took >= .01 ? h("span.dim", null, took.toFixed(2) + " s") : null,
       T[why] ? h("p.why", null, words(T[why])) : null, T[seen] ? h("pre", null, T[seen]) : null,

@@ -295,7 +295,7 @@ def findings_markdown(found):
     out += [
         "Defects of real DPDK releases that the suite finds, each with the command that shows it"
     ]
-    out += ["(as root; pages: `--reserve 2M:64`)."]
+    out += ["(as root; pages: `--reserve 2M:64`; `ci/peers` fetches Debian's releases)."]
     for f in found:
         out += ["", f"## {f.title}", "", f"{f.releases} · {f.id}" + f" · <{f.link}>" * bool(f.link)]
         out += ["", f.what, "", f"    {f.run}", "", "```", f.saw.strip(), "```"]
