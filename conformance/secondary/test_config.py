@@ -202,8 +202,12 @@ def test_every_tail_queue_it_registers_must_be_there(start, join, evidence):
     assert "Cannot initialize tailq: NOBODYS" in e.log
 
 
+ADDR_NO_RANDOMIZE = 0x0040000
+
+
 @requirement("SEC-032")
 @needs(pages={"2M": 2})
+@modes("dynmem", "single-file", "legacy")
 def test_twenty_in_a_row_find_their_addresses_free(start, join, evidence):
     """With addresses randomised as the kernel does: every one joins, sees a byte, and leaves."""
     eal = start("-m", "2")
@@ -213,6 +217,8 @@ def test_twenty_in_a_row_find_their_addresses_free(start, join, evidence):
         eal.poke(at, bytes([i]))
         other = join(limit=10)
         assert other.peek(at, 1) == bytes([i])
+        with open(f"/proc/{other.pid}/personality") as f:
+            assert not int(f.read(), 16) & ADDR_NO_RANDOMIZE
         bases.add(next(m.start for m in other.maps() if "/libc" in m.path))
         other.close()
     evidence(f"libc at {len(bases)} different addresses")

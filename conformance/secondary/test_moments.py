@@ -48,14 +48,14 @@ def ends(va, size=BIG):
 def test_memory_may_change_while_a_secondary_joins(start, join, evidence):
     """The primary grows and shrinks until it has joined; then both have the same pages.
 
-    The attach takes its time: each lock and each length of a file costs it 5 ms more.
+    The attach takes its time: each lock and each length of a file costs it 10 ms more.
     """
     eal = start("-m", "2")
     kept = stamped(eal, BIG)
     rounds, longest = [], 0.0
     for _ in range(2):
         other = join(init=False)
-        slow = other.trace("flock,ftruncate", inject="flock,ftruncate:delay_enter=5000")
+        slow = other.trace("flock,ftruncate", inject="flock,ftruncate:delay_enter=10000")
         other.begin("init", args=other.args)
         n = 0
         while not other.answered():
@@ -75,8 +75,8 @@ def test_memory_may_change_while_a_secondary_joins(start, join, evidence):
         other.close()
     evidence(f"{rounds} times grown and shrunk meanwhile, in {longest * 1000:.0f} ms at most")
 
-    assert min(rounds) > 1
-    assert longest < 2
+    assert all(rounds)
+    assert longest < SOON
 
 
 # What a secondary does in its attach, before the hotplug lock is taken for reading, while it is
