@@ -104,6 +104,9 @@ class Eal:
             self._start(opts, running)
         else:
             self._attach(opts, running)
+        main = running[0][1]
+        if not any(m.socket == main for m in self.lists if not m.external):
+            self.log("WARNING", "WARNING: Main core has no memory on local socket!")
 
     def _joins(self) -> bool:
         """Whether this is to be a secondary; where the primary's files are then."""
