@@ -30,14 +30,20 @@ class Box:
 
     binds: {path: tree bound over it}; mounts: [("2M", where, options)] more hugetlbfs, or another
     file system by its type; lease: pages that an in-memory EAL will take from the machine's pool.
+    one_node: memory comes from this machine's first node, and no other is in sight.
     """
 
     private = True
 
-    def __init__(self, pages=None, *, binds=None, mounts=(), lease=None, ledger=None):
+    def __init__(
+        self, pages=None, *, binds=None, mounts=(), lease=None, ledger=None, one_node=False
+    ):
         self.pages, self.lease = dict(pages or {}), dict(lease or {})
+        one_node = one_node and len(host.nodes()) > 1
+        self.cpuset = None
         self.ledger = ledger or host.Ledger()
         script = ["set -e", *self._base()]
+        script += self._first_node() if one_node else []
         script += [
             self._hugetlbfs(
                 sz, f"{HUGE}/{sz}", f"size={n * host.size(sz)},min_size={n * host.size(sz)}"
@@ -51,6 +57,8 @@ class Box:
         ]
         script += ["echo ready", "read _ || :"]
         self.ledger.take(self.pages, lambda: self._open("\n".join(script)))
+        if one_node and (root := cpusets()):
+            self.cpuset = Cpuset(root, host.nodes()[0])
         if self.lease:
             self._lease()
 
@@ -76,6 +84,13 @@ class Box:
         for where, kind, _ in host.mountinfo():
             if kind == "hugetlbfs":
                 yield f"umount -l {shlex.quote(where)}"
+
+    @staticmethod
+    def _first_node():
+        aside, nodes, first = f"{host.RUN}/nodes", host.NODES, f"node{host.nodes()[0]}"
+        yield f"mkdir {aside}; mount --bind {nodes} {aside}; mount -t tmpfs none {nodes}"
+        yield f"mkdir {nodes}/{first}; mount --bind {aside}/{first} {nodes}/{first}"
+        yield f"umount -l {aside}; rmdir {aside}"
 
     @staticmethod
     def _hugetlbfs(size, where, options=""):
@@ -117,7 +132,8 @@ class Box:
     @property
     def enter(self):
         """Command prefix that runs inside. It execs: the pid stays."""
-        return ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt", "--", "env", "-C", os.getcwd()]
+        inside = ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt", "--", "env", "-C", os.getcwd()]
+        return [*(self.cpuset.enter if self.cpuset else []), *inside]
 
     def path(self, inside):
         """A path inside the box as this process can open it.
@@ -166,6 +182,8 @@ class Box:
         self.holder.communicate(timeout=10)
         if self.lease:
             self.ledger.give(self.lease)
+        if self.cpuset:
+            self.cpuset.close()
         return left
 
 
@@ -218,6 +236,30 @@ def group(name):
     return str(pwd.getpwnam(name).pw_gid)
 
 
+def cpusets():
+    """Where such cgroups are made, None where they cannot be."""
+    for where, kind, _ in host.mountinfo():
+        if kind == "cgroup2" and "cpuset" in Path(where, "cgroup.controllers").read_text().split():
+            return Path(where)
+    return None
+
+
+class Cpuset:
+    """A cgroup whose processes have the memory of one node alone, as on a machine with no other."""
+
+    def __init__(self, root, node):
+        (root / "cgroup.subtree_control").write_text("+cpuset")
+        self.dir = Path(tempfile.mkdtemp(dir=root, prefix=f"eal_{os.getpid()}_"))
+        (self.dir / "cpuset.mems").write_text(str(node))
+
+    @property
+    def enter(self):
+        return ["sh", "-c", f'echo $$ >{self.dir}/cgroup.procs; exec "$@"', "sh"]
+
+    def close(self):
+        remove(self.dir)
+
+
 class Cgroup:
     """A hugetlb cgroup with one limit, for children that are put into it by pid."""
 
@@ -240,14 +282,18 @@ class Cgroup:
         (self.dir / "cgroup.procs").write_text(str(pid))
 
     def close(self):
-        end = time.monotonic() + 5
-        while True:
-            try:
-                self.dir.rmdir()
-                break
-            except OSError:  # the dead are still being counted out
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.01)
+        remove(self.dir)
         if self.enabled:
             (self.root / "cgroup.subtree_control").write_text("-hugetlb")
+
+
+def remove(cgroup):
+    """Its dead may still be being counted out."""
+    end = time.monotonic() + 5
+    while True:
+        try:
+            return cgroup.rmdir()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)

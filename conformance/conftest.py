@@ -302,14 +302,17 @@ def prefix():
 
 
 @pytest.fixture
-def make_box(as_found):
-    """make_box({"2M": 8}, binds={"/sys/...": tree}, mounts=[("2M", where, options)], lease={})"""
-    made = []
+def make_box(request, as_found):
+    """make_box({"2M": 8}, binds={"/sys/...": tree}, mounts=[("2M", where, options)], lease={})
+
+    On one node of many, unless the test needs more of them.
+    """
+    made, one_node = [], not needs_of(request.node).get("nodes")
 
     def make(pages=None, *, lease=None, **more):
         try:
             if host.is_root():
-                box = Box(pages, lease=lease, **more)
+                box = Box(pages, lease=lease, one_node=one_node, **more)
             elif pages or more:
                 pytest.skip(f"wanted root, found uid {os.geteuid()}")
             else:
