@@ -18,7 +18,8 @@ function h(what, props, ...kids) {
 }
 const IDS = new Set(D.rows.map(r => r.id));
 const ids = text => text.split(/\b([A-Z]+-\d{3})\b/).map(s => IDS.has(s) ? h("a", { href: "#" + s }, s) : s);
-const words = text => text.split("`").map((s, i) => i % 2 ? h("code", null, s) : ids(s));
+const stress = text => text.split(/\*([^*\s]+)\*/).map((s, i) => i % 2 ? h("em", null, s) : ids(s));
+const words = text => text.split("`").map((s, i) => i % 2 ? h("code", null, s) : stress(s));
 const more = (title, ...kids) => h("details.more", null, h("summary", null, title), ...kids);
 
 /* Verdicts: of one host, or the worst of all. A group is [verdict, tests, ranges of hosts]. */
@@ -180,9 +181,9 @@ function body(row) {
     row.untested ? h("p", null, "No test: ", words(row.untested)) : null,
     alike(row).map(of => {
       const c = of[0], found = groups(row, c);
-      return [h("h3", null, of.map(k => [h("span.key", null, key(k)), " ", D.columns[k].name, " "]),
+      return [h("h3", null, of.map(k => h("span.name", null, h("span.key", null, key(k)), " " + D.columns[k].name + " ")),
         of.length > 1 && found.length ? h("span.dim", null, `as seen on ${key(c)}`) : null),
-        of.map(k => track((row.past || [])[k] || [], verdict(row, k), of.length > 1 ? key(k) : "")),
+        h("div", null, of.map(k => track((row.past || [])[k] || [], verdict(row, k), of.length > 1 ? key(k) : ""))),
         found.map(g => result(row, g))];
     }));
 }
@@ -202,7 +203,7 @@ function track(past, now, who) {
   const at = past.map((w, i) => [w ? D.words.indexOf(w) : NONE, D.earlier[i][0].slice(0, 10) + " " + D.earlier[i][1]]);
   const all = [...at, [now, "now"]];
   const said = all.map(([v, when]) => `${when.trim()}: ${D.labels[v]}`);
-  return h("p.dim", null, `history ${who} `, h("span.past", { role: "img", "aria-label": said.join("; ") },
+  return h("span.dim.name", null, `${who} history `, h("span.past", { role: "img", "aria-label": said.join("; ") },
     all.map(([v], i) => h("i." + CLASSES[v], { title: said[i] }))));
 }
 function result(row, g) {
@@ -270,6 +271,7 @@ function filter() {
     const v = +b.dataset.v;
     b.setAttribute("aria-pressed", v === state.verdict);
     b.disabled = v >= 0 && !n[v] && v !== state.verdict;
+    b.hidden = b.disabled && v === NONE;
     if (v >= 0) b.textContent = `${GLYPHS[v]} ${D.labels[v]} ${n[v]}`;
   }
   $("output").textContent = on === view.length ? `${on} rows` : `${on} of ${view.length} rows`;
