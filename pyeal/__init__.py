@@ -7,10 +7,15 @@ with pyeal.init(["-m", "64", "--file-prefix", "demo"]) as eal:
 
 from __future__ import annotations
 
-from .eal import Eal
-from .errors import EalError
-from .layout import BAD_IOVA, FLAG_DIRTY, FLAG_DO_NOT_FREE, TAILQS
-from .releases import DEFAULT as DEFAULT_RELEASE
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .eal import Eal
+    from .errors import EalError
+    from .layout import BAD_IOVA, FLAG_DIRTY, FLAG_DO_NOT_FREE, TAILQS
+    from .releases import DEFAULT as DEFAULT_RELEASE
+    from .tools.lease import Lease as lease
+
+    init = Eal
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +27,23 @@ __all__ = [
     "Eal",
     "EalError",
     "init",
+    "lease",
 ]
+_AT = {  # what is elsewhere: imported when it is asked for, as tools that only look need little
+    "Eal": ("eal", "Eal"),
+    "init": ("eal", "Eal"),
+    "EalError": ("errors", "EalError"),
+    "lease": ("tools.lease", "Lease"),
+    "DEFAULT_RELEASE": ("releases", "DEFAULT"),
+    **{name: ("layout", name) for name in __all__[:5] if name != "DEFAULT_RELEASE"},
+}
 
-init = Eal
+
+def __getattr__(name: str) -> object:
+    if name not in _AT:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module, there = _AT[name]
+    value = globals()[name] = getattr(import_module(f".{module}", __name__), there)
+    return value
