@@ -238,6 +238,7 @@ def test_a_primarys_death_in_a_growth_leaves_what_was_there(start, join, prefix,
         other.kill()
     for (_, mode), (eal, *_) in worlds.items():
         again = start("-m", "2", prefix=eal.prefix, mode=mode)
+        assert len(again.page_files()) == len(again.segments()) == 1
         again.free(stamped(again))
         again.close()
         assert again.page_files() == []
