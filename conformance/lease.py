@@ -5,7 +5,8 @@
     hugepages show
 
 Every loan is a file in /run/pyeal/leases, written before the pool is touched. Whoever comes next
-finds the files of dead owners and gives back in their name, so kill -9 loses nothing.
+finds the files of dead owners and gives back in their name, so kill -9 loses nothing. A size is
+"2M", or "2M@1" for pages of node 1. `pyeal lease` is made of this, too.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import argparse
 import fcntl
 import json
 import os
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 POOLS = Path("/sys/kernel/mm/hugepages")
+NODES = Path("/sys/devices/system/node")
 STATE = Path("/run/pyeal/leases")
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -40,10 +43,14 @@ def parse(text):
 
 
 def pool(size):
-    return POOLS / f"hugepages-{int(size[:-1]) * UNITS[size[-1]] >> 10}kB"
+    size, _, node = size.partition("@")
+    at = NODES / f"node{node}/hugepages" if node else POOLS
+    return at / f"hugepages-{int(size[:-1]) * UNITS[size[-1]] >> 10}kB"
 
 
 def read(size, word):
+    if word == "resv":  # which node will serve it, nobody knows
+        size = size.partition("@")[0]
     return int((pool(size) / f"{word}_hugepages").read_text())
 
 
@@ -92,8 +99,33 @@ def _write(path, loan):
     new.replace(path)
 
 
-def lease(want, owner=None, say=print):
-    """Make `want` pages of each size available; answers what was taken for it, {"2M": 412}."""
+def _promised(but):
+    """Pages that other living owners were promised and that the kernel does not keep for them."""
+    held = {}
+    for path in STATE.glob("*.json"):
+        loan = json.loads(path.read_text())
+        if path != but and started(loan["pid"]) == loan["started"]:
+            for size, n in loan.get("keeps", {}).items():
+                size = size.partition("@")[0]
+                held[size] = held.get(size, 0) + n
+    return held
+
+
+def mounted(name, mounts):
+    """From now on mounts with min_size= keep the pages of that loan; umounted if its owner dies."""
+    with _locked():
+        path = STATE / f"{name}.json"
+        loan = json.loads(path.read_text())
+        loan["keeps"], loan["mounts"] = {}, mounts
+        _write(path, loan)
+
+
+def lease(want, owner=None, say=print, name=None):
+    """Make `want` pages of each size available; answers what was taken for it, {"2M": 412}.
+
+    name: of a loan beside others of this owner; its pages are promised, so that the next one does
+    not count them as available.
+    """
     if os.geteuid():
         raise Refused(f"taking hugepages wants root, found uid {os.geteuid()}")
     for size in want:
@@ -103,12 +135,16 @@ def lease(want, owner=None, say=print):
     owner = owner or os.getpid()
     recover(say)
     with _locked():
-        path = STATE / f"{owner}.json"
+        path = STATE / f"{name or owner}.json"
         loan = {"pid": owner, "started": started(owner), "took": {}}
         if path.exists():  # a second loan of the same owner adds to the first
             loan = json.loads(path.read_text())
+        if name:
+            loan["keeps"] = want
+            _write(path, loan)
+        promised = _promised(path)
         for size, n in want.items():
-            missing = n - available(size)
+            missing = n + promised.get(size.partition("@")[0], 0) - available(size)
             if missing <= 0:
                 continue
             # the intent first: who is killed while the kernel collects pages is found out by it
@@ -132,6 +168,9 @@ def lease(want, owner=None, say=print):
 def _give(path, say):
     loan = json.loads(path.read_text())
     took = loan["took"]
+    for at in loan.get("mounts", ()):
+        if subprocess.run(["umount", "-l", at], capture_output=True).returncode == 0:
+            os.rmdir(at)
     if half := loan.get("raising"):
         size = half["size"]
         took[size] = took.get(size, 0) + min(max(read(size, "nr") - half["from"], 0), half["by"])
@@ -143,7 +182,7 @@ def _give(path, say):
 
 
 def give_back(owner=None, say=print):
-    """Give back what `owner` has taken; {} if nothing."""
+    """Give back what `owner` (or the loan of that name) has taken; {} if nothing."""
     path = STATE / f"{owner or os.getpid()}.json"
     if not path.exists():
         return {}
