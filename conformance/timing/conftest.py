@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,8 @@ def pytest_addoption(parser):
     group.addoption("--reference", default="librte_eal", help="what it is compared with")
     group.addoption("--base", help="a folder with another pyeal, to compare with")
     group.addoption("--pages", default="256,1024,3072", help="how many 2M pages, of those free")
+    group.addoption("--only", help="works, by name: dynmem,attach-legacy")
+    group.addoption("--gates", help="a JSON file that is saved with the run")
     group.addoption("--rounds", type=int, default=7, help="of which the median counts")
 
 
@@ -72,9 +76,9 @@ def pytest_generate_tests(metafunc):
         return
     config, most = metafunc.config, sizes(metafunc.config)
     own = config.getoption("target").partition(":")[0] != "pyeal"
-    cases = {}
+    cases, only = {}, config.getoption("only")
     for work, (_, measures, which) in WORKS.items():
-        if work == "import" and own:
+        if (work == "import" and own) or (only and work not in only.split(",")):
             continue
         for pages in {"all": most, "most": most[-1:]}.get(which, [which]):
             for measure in measures:
@@ -142,9 +146,14 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     own = config.getoption("target").partition(":")[0] != "pyeal"
+    only = (config.getoption("only") or ",".join(WORKS)).split(",")
     output_json["rows"] = [
-        judge(row, config.stash[FOUND], own) for row in ROWS if not (own and row.id in NOT_OWN)
+        judge(row, config.stash[FOUND], own)
+        for row in ROWS
+        if row.work in only and not (own and row.id in NOT_OWN)
     ]
+    if gates := config.getoption("gates"):
+        output_json["gates"] = json.loads(Path(gates).read_text())
 
 
 NOT_OWN = "dyn-limit", "import"

@@ -70,6 +70,7 @@ class Run:
     """What a process said of itself and what it cost."""
 
     def __init__(self, answer, lines):
+        self.said = answer["err"]
         self.process = Cost(answer["wall"], answer["cpu"], answer["waits"])
         self.init = self.memory = self.cleanup = None
         self.stages = {}
