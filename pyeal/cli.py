@@ -320,6 +320,7 @@ TOOLS = {
     "stale": "what dead processes left behind, with proof; --delete removes it",
     "dump": "decode one of EAL's shared files, with offsets",
     "diff": "what differs between two shared files, or two releases' layouts",
+    "bench": "time an EAL beside another, keep it, compare it with a revision",
     "lease": "hugepages for a command or a shell, given back exactly",
 }
 PASSED_ON = {
