@@ -169,8 +169,11 @@ def _give(path, say):
     loan = json.loads(path.read_text())
     took = loan["took"]
     for at in loan.get("mounts", ()):
-        if subprocess.run(["umount", "-l", at], capture_output=True).returncode == 0:
-            os.rmdir(at)
+        subprocess.run(["umount", "-l", at], capture_output=True)
+        try:
+            os.removedirs(at)  # and its parents, as far as they are empty
+        except OSError:
+            pass
     if half := loan.get("raising"):
         size = half["size"]
         took[size] = took.get(size, 0) + min(max(read(size, "nr") - half["from"], 0), half["by"])
