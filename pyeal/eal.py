@@ -84,7 +84,10 @@ class Eal:
         except BaseException as e:
             self.closed = True
             for undo in reversed(self._undo):
-                undo()
+                try:
+                    undo()
+                except (OSError, EalError) as again:  # what is left to take back is taken back
+                    self.log("WARNING", f"A failed start could not be taken back: {again}")
             if isinstance(e, OSError):
                 raise EalError(e.errno or 0, "init", str(e)) from e
             raise
@@ -339,8 +342,8 @@ class Eal:
         elif opts.legacy_mem:
             data = self._file("hugepage_data") if self.shared else None
             work = self._legacy(self.lists, self.memalloc, opts, log)
-            legacy.hugepage_init(work, self.infos, by_node, data)
             self._undo.append(lambda: self._remove("hugepage_data"))
+            legacy.hugepage_init(work, self.infos, by_node, data)
         else:
             counts = [(info.page_sz, info.num_pages) for info in self.infos]
             dynmem.hugepage_init(self.memalloc, opts, counts, by_node, log)
@@ -350,8 +353,8 @@ class Eal:
     def _raise_nofile(self) -> None:
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             self.log("DEBUG", f"Setting maximum number of open files to {hard}")
         except (OSError, ValueError) as e:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from ctypes import addressof, memset, sizeof
-from errno import EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT
+from errno import EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT, EWOULDBLOCK
 
 from . import layout, libc
 from .errors import EalError
@@ -186,7 +186,7 @@ class Arrays:
         desc = _given(desc)
         _validate(name, length, elt_sz)
         size = file_size(length, elt_sz)
-        va, fd = self.space.reserve(size), -1
+        va, fd, mine = self.space.reserve(size), -1, False
         try:
             if self.directory is None:
                 libc.mmap(va, size, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
@@ -194,12 +194,15 @@ class Arrays:
                 path = self.path(name)
                 fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
                 _lock_new(fd, path)
+                mine = True
                 stale = os.fstat(fd).st_size
                 os.ftruncate(fd, size)
                 libc.mmap(va, size, PROT_RW, MAP_SHARED | MAP_FIXED, fd)
                 if stale:
                     _clear(fd, va, size)
         except (OSError, EalError) as e:
+            if mine:
+                libc.discard(self.path(name))
             _undo(va, size, fd)
             raise _as_eal(e, f"array {name} could not be made") from None
         self.areas[va] = size, fd
@@ -329,7 +332,9 @@ def _lock_new(fd: int, path: str) -> None:
     """Exclusive for a moment, which proves that nobody has it; then shared for good."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as e:
+        if e.errno != EWOULDBLOCK:
+            raise
         raise EalError(
             EBUSY, "fbarray",
             f"couldn't lock {path}: another process has it; is a primary or secondary alive?",

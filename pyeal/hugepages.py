@@ -57,12 +57,17 @@ class Infos(list[HugepageInfo]):
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _value(path: str, log: Log) -> int | None:
-    """The number in a sysfs file. unix/eal_filesystem.c: eal_parse_sysfs_value"""
+def _value(path: str, log: Log, unread: list[str] | None = None) -> int | None:
+    """The number in a sysfs file. unix/eal_filesystem.c: eal_parse_sysfs_value
+
+    unread: gets what could not be read, and why.
+    """
     try:
         with open(path, "rb", buffering=0) as f:
             text = f.read(64).decode("latin-1")
-    except OSError:
+    except OSError as e:
+        if unread is not None:
+            unread.append(f"{path}: {e.strerror}")
         log("ERR", f"eal_parse_sysfs_value(): cannot open sysfs value {path}")
         return None
     line, newline, _ = text.partition("\n")
@@ -157,6 +162,7 @@ class Survey:
     ) -> None:  # fmt: skip
         self.o, self.release, self.nodes, self.sys, self.proc = options, release, nodes, sys, proc
         self.log: Log = log or (lambda level, text: None)
+        self.unread: list[str] = []
         self.statfs = statfs
         self.mounts: list[tuple[str, int | None]] | None = None
         self.default = 0
@@ -190,11 +196,13 @@ class Survey:
     def overall(self, name: str, page_sz: int, reusable: int) -> int:
         """Pages that the kernel could give on any node. get_num_hugepages"""
         path = f"{self.sys}/{GLOBAL}/{name}"
-        resv = _value(f"{path}/resv_hugepages", self.log)
-        if resv is None or (free := _value(f"{path}/free_hugepages", self.log)) is None:
+        resv = _value(f"{path}/resv_hugepages", self.log, self.unread)
+        if resv is None:
             return 0
-        over = _value(f"{path}/nr_overcommit_hugepages", self.log) or 0
-        surplus = _value(f"{path}/surplus_hugepages", self.log) or 0
+        if (free := _value(f"{path}/free_hugepages", self.log, self.unread)) is None:
+            return 0
+        over = _value(f"{path}/nr_overcommit_hugepages", self.log, self.unread) or 0
+        surplus = _value(f"{path}/surplus_hugepages", self.log, self.unread) or 0
         n = max(free - resv, 0) + max(over - surplus, 0)
         if n == 0 and (reusable or not self.release.none_available_if_reusable):
             text = self.release.none_available
@@ -206,7 +214,7 @@ class Survey:
         path = f"{self.sys}/{NODES}/node{node}/hugepages"
         if not os.path.isdir(path):
             return 0
-        n = _value(f"{path}/{name}/free_hugepages", self.log)
+        n = _value(f"{path}/{name}/free_hugepages", self.log, self.unread)
         if n == 0:
             text = self.release.none_free
             self.log("WARNING", text.format(dir=name, kb=page_sz >> 10, node=node))
@@ -264,7 +272,7 @@ class Survey:
         found = [
             f"{sz >> 10} kB: " + (f"none free in {mounted[sz]}" if sz in mounted else "not mounted")
             for _, sz in sizes(self.sys)
-        ]
+        ] + self.unread
         asked = f" for --huge-dir {self.o.huge_dir}" if self.o.huge_dir else ""
         return _none(
             f"no free page of a mounted size{asked} ({'; '.join(found) or 'no size at all'})",

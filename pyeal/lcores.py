@@ -97,7 +97,8 @@ def enabled(
         if not ids:
             raise bad(
                 "No detected lcore is enabled, please check the core list:"
-                f" CPUs {there or 'none'} were found, affinity allows {allowed}"
+                f" CPUs {there or 'none'} were found in /sys/devices/system/cpu,"
+                f" affinity allows {allowed}"
             )
         if ids[-1] >= MAX_LCORE:
             raise bad(f"lcore {ids[-1]} >= RTE_MAX_LCORE ({MAX_LCORE}): choose with -l")

@@ -255,7 +255,11 @@ def open_shared(
         text = "it is a symbolic link, which is not followed: remove it"
         raise OSError(errno.ELOOP, text, path) from None
     if look or size:
-        st = os.fstat(fd)
+        try:
+            st = os.fstat(fd)
+        except OSError:
+            os.close(fd)
+            raise
         no, why = errno.EPERM, stranger(st, stat.S_IFREG) if look else ""
         if not why and st.st_size < size:
             no, why = errno.EINVAL, f"{size} bytes wanted, {st.st_size} found"

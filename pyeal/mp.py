@@ -18,7 +18,7 @@ from errno import EEXIST, EFAULT
 from struct import Struct, unpack_from
 
 from .errors import EalError
-from .libc import DirectoryLock, stranger
+from .libc import DirectoryLock, discard, stranger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +92,11 @@ class Channel:
                 EFAULT, "mp", f"a socket path of at most 107 bytes wanted, {self.path} found; "
                 "choose a shorter --file-prefix",
             )  # fmt: skip
-        self.sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        bound = False
+        try:
+            self.sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        except OSError as e:
+            raise self._failed(f"{e.strerror}") from None
         try:
             with DirectoryLock(directory, fcntl.LOCK_EX):
                 try:
@@ -100,12 +104,13 @@ class Channel:
                 except FileNotFoundError:
                     pass
                 self.sock.bind(self.path)
+                bound = True
+            self._wake, self._waker = os.pipe()
         except OSError as e:
             self.sock.close()
-            raise EalError(
-                EFAULT, "mp", f"failed to init mp channel: {self.path}: {e.strerror}"
-            ) from None
-        self._wake, self._waker = os.pipe()
+            if bound:
+                discard(self.path)
+            raise self._failed(f"{e.strerror}") from None
         self._poll = select.poll()
         self._poll.register(self.sock.fileno(), select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
@@ -113,7 +118,13 @@ class Channel:
     def start(self) -> None:
         """From now on messages are answered."""
         self._stopped.acquire()
-        self._thread = _thread.start_new_thread(self._run, ())
+        try:
+            self._thread = _thread.start_new_thread(self._run, ())
+        except RuntimeError as e:
+            raise self._failed(f"{e}; see ulimit -u") from None
+
+    def _failed(self, why: str) -> EalError:
+        return EalError(EFAULT, "mp", f"failed to init mp channel: {self.path}: {why}")
 
     def close(self) -> None:
         """Ends the thread, after the message it works on, and removes the socket."""

@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 from ctypes import memset
-from errno import EINVAL, ENODEV, EPERM
+from errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOSPC, EPERM
 
 from . import layout, libc
 from .errors import EalError
@@ -151,18 +151,21 @@ class Config:
 
     def _map(self, path: str, space: VaSpace, base: int, memsegs: CField) -> None:
         size = align(layout.CONFIG_SIZE, PAGE)
+        mine = False
         try:
             self._open(path, memsegs)
             _spare_survivors(f"{os.path.dirname(path)}/fbarray_memzone")
+            mine = True
             os.ftruncate(self.fd, layout.CONFIG_SIZE)
             self.va = reserve_config(space, base)
             libc.mmap(self.va, size, PROT_RW, MAP_SHARED | MAP_FIXED, self.fd)
-        except OSError as e:
+        except (OSError, EalError) as e:
+            if mine:  # locked, and nobody lives on it
+                libc.discard(path)
             self.close()
+            if isinstance(e, EalError):
+                raise
             raise EalError(0, "config", f"Cannot open '{path}' for rte_mem_config: {e}") from None
-        except EalError:
-            self.close()
-            raise
         memset(self.va, 0, layout.CONFIG_SIZE)
 
     def _open(self, path: str, memsegs: CField) -> None:
@@ -171,11 +174,14 @@ class Config:
             try:
                 # these bytes, locked, are what marks a live primary
                 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, memsegs.size, memsegs.offset)
-            except OSError:
+                st = os.fstat(fd)
+            except OSError as e:
                 os.close(fd)
+                if e.errno not in (EACCES, EAGAIN):  # somebody has it
+                    raise
             else:
-                self.fd, st = fd, os.fstat(fd)
-                _mine.add((st.st_dev, st.st_ino))
+                self.fd, self._inode = fd, (st.st_dev, st.st_ino)
+                _mine.add(self._inode)
                 return
         raise EalError(
             0, "config",
@@ -188,8 +194,7 @@ class Config:
         if self.va:
             libc.munmap(self.va, align(layout.CONFIG_SIZE, PAGE))
         if self.fd >= 0:
-            st = os.fstat(self.fd)
-            _mine.discard((st.st_dev, st.st_ino))
+            _mine.discard(self._inode)
             os.close(self.fd)
         self.va, self.fd = 0, -1
 
@@ -268,7 +273,12 @@ def write_file(path: str, data: bytes) -> None:
     """Writes a shared file whole, mode 0600; stale longer content is cut."""
     fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
     try:
-        os.ftruncate(fd, 0)
-        os.write(fd, data)
-    finally:
-        os.close(fd)
+        try:
+            os.ftruncate(fd, 0)
+            if (n := os.write(fd, data)) < len(data):
+                raise OSError(ENOSPC, f"{len(data)} bytes wanted, room for {n} found")
+        finally:
+            os.close(fd)
+    except OSError as e:
+        libc.discard(path)
+        raise OSError(e.errno, e.strerror, path) from None

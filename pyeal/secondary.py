@@ -181,10 +181,14 @@ class Follower:
         self.mapped = {msl.index: 0 for msl in lists}  # bit i: segment i is mapped here
         self.versions = dict(self.mapped)
         self.shadows: dict[int, tuple[layout.Fbarray, Fbarray]] = {}
-        for msl in lists if suffix is not None else ():
-            desc = layout.Fbarray()
-            name = f"{msl.name}_{suffix}"
-            self.shadows[msl.index] = desc, arrays.create(desc, name, msl.n_segs, sizeof(Memseg))
+        try:
+            for msl in lists if suffix is not None else ():
+                desc, name = layout.Fbarray(), f"{msl.name}_{suffix}"
+                made = arrays.create(desc, name, msl.n_segs, sizeof(Memseg))
+                self.shadows[msl.index] = desc, made
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Removes the shadow arrays. secondary_msl_destroy_walk"""

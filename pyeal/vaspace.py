@@ -86,7 +86,10 @@ class VaSpace:
             libc.munmap(got, before)
         if after := got + length - va - size:
             libc.munmap(va + size, after)
-        libc.madvise(va, size, MADV_DONTDUMP)
+        try:
+            libc.madvise(va, size, MADV_DONTDUMP)
+        except OSError as e:  # all that it costs is a bigger core dump
+            self.log("ERR", f"{e}")
         return va
 
     def _not_respected(self, wanted: int, got: int) -> None:
