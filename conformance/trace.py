@@ -78,12 +78,25 @@ def parse(text):
 class Trace:
     """strace, attached to a running child: what counts (`when=`) starts here."""
 
-    def __init__(self, pid, calls, out, *, inject=(), path=None, raw=False, prefix=(), limit=10.0):
-        self.out, self._calls = Path(out), None
+    def __init__(
+        self,
+        pid,
+        calls,
+        out,
+        *,
+        inject=(),
+        path=None,
+        raw=False,
+        prefix=(),
+        follow=True,
+        limit=10.0,
+    ):
+        """follow: also its other threads, in each of which `when=` counts anew."""
+        self.out, self._calls, self._of = Path(out), None, "" if follow else f"{pid} "
         argv = [
             *prefix,
             shutil.which("strace"),
-            "-f",
+            *(["-f"] if follow else []),
             "-y",
             "-s",
             "4096",
@@ -126,5 +139,6 @@ class Trace:
         """Detach (once) and answer the calls, all or those of the given names."""
         if self._calls is None:
             self._end()
-            self._calls = parse(self.out.read_text())
+            lines = self.out.read_text().splitlines()  # without -f none begins with a pid
+            self._calls = parse("\n".join(self._of + line for line in lines))
         return [c for c in self._calls if not names or c.name in names]
