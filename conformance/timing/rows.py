@@ -53,8 +53,8 @@ ROWS = [
     Row("cleanup", "cleanup, 3072 pages, wall", "cleanup", 3072, "cleanup-wall", C, 0.25),
     Row("hosting", "hosting a real secondary, its whole init", "hosting", None, INIT, C, 10,
         unit="ms"),
-    Row("import", "import pyeal over a bare interpreter, cpu", "import", None, "process-cpu",
-        "bare", 10, unit="ms"),
+    Row("import", "import pyeal with its EAL over a bare interpreter, cpu", "import", None,
+        "process-cpu", "bare", 10, unit="ms"),
 ]  # fmt: skip
 
 

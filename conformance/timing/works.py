@@ -91,7 +91,7 @@ def hosting(rig, _, pages, n):
 
 
 def importing(rig, _, pages, n):
-    """An interpreter that imports the package, and a bare one."""
+    """An interpreter that imports the package, ready to initialise, and a bare one."""
     python = sys.executable, "-I", "-c"  # with site, as every program's is
     with rig.room(0) as room:
 
@@ -102,7 +102,7 @@ def importing(rig, _, pages, n):
         for arm in rig.eals:
             if arm.label != rig.reference.label:
                 path = f"import sys; sys.path.insert(0, {arm.argv[-1]!r})"
-                arms |= run(arm.label, f"{path}; import pyeal")
+                arms |= run(arm.label, f"{path}; import pyeal; pyeal.init")
         return rounds(3 * n, arms)
 
 
