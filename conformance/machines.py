@@ -244,8 +244,9 @@ def _no_kvm(mark=False):
 
 
 def qemu(machine, image, initrd, accel, tmp):
-    """Its command line. The file of ttyS2 begins anew."""
-    (tmp / "said").write_bytes(b"")
+    """Its command line. What the consoles write begins anew."""
+    for name in "said", "console":
+        (tmp / name).write_bytes(b"")
     consoles = f"file,path={tmp}/console", "stdio,signal=off", f"file,path={tmp}/said"
     return [
         *lifeline(), QEMU, "-machine", "pc", "-accel", accel, "-cpu", CPU[accel],
