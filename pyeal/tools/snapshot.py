@@ -7,9 +7,11 @@ a process that shares nothing. Nothing is opened for writing, locked, mapped or 
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 from struct import Struct, iter_unpack
 
 from pyeal import layout, releases
+from pyeal.errors import EalError
 from pyeal.fbarray import file_size, n_words, runs
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import BAD_IOVA, FREELISTS, MallocElem
@@ -26,11 +28,18 @@ if TYPE_CHECKING:
 MEMSEG = Struct("<QQQQiIII")  # layout.Memseg: iova, addr, len, hugepage_sz, socket, _, _, flags
 STATES = {0: "Free", 1: "Busy", 2: "Pad"}
 MOST_ELEMENTS = 1_000_000  # a heap that has more is taken for a loop
+MOST_BYTES = 1 << 30  # of one array
 TRIES = 3  # of a memory that changes while it is read
 
 
-class Unreadable(ValueError):
+class Unreadable(EalError):
     """What was found is not what EAL writes; the text says what was wanted instead."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(EINVAL, "read", text)
+
+    def __str__(self) -> str:
+        return self.text
 
 
 # --- where the bytes come from
@@ -116,6 +125,8 @@ class ProcessMemory:
         os.close(self.fd)
 
     def at(self, va: int, n: int) -> bytes:
+        if n > MOST_BYTES or va >> 63:
+            raise OSError(14, f"{n} bytes at {va:#x} wanted: that is nonsense", "mem")
         data = os.pread(self.fd, n, va)
         if len(data) != n:
             raise OSError(14, f"{n} bytes at {va:#x} of process {self.pid} wanted", "mem")
@@ -230,14 +241,17 @@ class Snapshot:
         self.problems: list[str] = []
         for _ in range(TRIES):
             self.c, self.release = config_of(source.read("config"))
-            self.arrays = {i: self._array(m) for i, m in enumerate(self.c.memsegs) if m.base_va}
+            self.arrays = {i: self._array(m) for i, m in enumerate(self.c.memsegs) if sound(m)}
             again = config_of(source.read("config"))[0]
             if bytes(again.memsegs) == bytes(self.c.memsegs):
                 break
         else:
             self.problems.append("the lists changed while they were read: numbers may not agree")
         self.zones = self._read(self.c.memzones)
-        self.lists = [self._list(i, m) for i, m in enumerate(self.c.memsegs) if m.base_va]
+        self.lists = [self._list(i, m) for i, m in enumerate(self.c.memsegs) if i in self.arrays]
+        bad = [i for i, m in enumerate(self.c.memsegs) if m.base_va and i not in self.arrays]
+        if bad:
+            self.problems.append(f"memsegs {bad}: sizes that contradict each other, left out")
         self._heaps: list[Dict] | None = None
 
     def _array(self, m: layout.MemsegList) -> Array:
@@ -392,10 +406,18 @@ class Snapshot:
     # files
 
     def hugepage_info(self) -> list[Dict]:
-        return hugepage_info(self._file("hugepage_info"))
+        return self._records("hugepage_info", hugepage_info)
 
     def hugepage_data(self) -> list[Dict]:
-        return hugepage_data(self._file("hugepage_data"))
+        return self._records("hugepage_data", hugepage_data)
+
+    def _records(self, name: str, decode: Callable[[bytes], list[Dict]]) -> list[Dict]:
+        try:
+            return decode(self._file(name))
+        except Unreadable as e:
+            if str(e) not in self.problems:
+                self.problems.append(str(e))
+            return []
 
     def _file(self, name: str) -> bytes:
         try:
@@ -451,6 +473,13 @@ class Snapshot:
             {"page_sz": sz, "socket_id": node, "count": n}
             for (sz, node), n in sorted(found.items(), key=lambda x: (-x[0][0], x[0][1]))
         ]
+
+
+def sound(m: layout.MemsegList) -> bool:
+    """Whether a list is there, and its sizes fit each other."""
+    sz, n = m.page_sz, m.memseg_arr.len
+    fits = sz >= 4096 and not sz & sz - 1 and n * sz == m.len and m.base_va + m.len < 1 << 63
+    return bool(m.base_va and fits and m.memseg_arr.elt_sz == MEMSEG.size)
 
 
 def _starts(run: Dict, page_sz: int) -> Iterator[int]:
