@@ -1,0 +1,131 @@
+"""`pyeal stale` on directories of its own: verdicts, questions, and what it must never touch."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.units.recorded import facts, pyeal, unpack
+from pyeal.tools import scan, stale
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """With the directory of a primary that died; named as only this test does."""
+    unpack("22.11", "dynmem", tmp_path / "dpdk").rename(tmp_path / f"dpdk/{name(tmp_path)}")
+    return tmp_path
+
+
+def name(base: Path) -> str:
+    return f"dead{os.getpid()}{base.name[-1]}"
+
+
+def run(base: Path, *args: str, code: int, **more: Any) -> Any:
+    env = {"RUNTIME_DIRECTORY": str(base)}
+    return facts("stale", name(base), *args, code=code, env=env, **more)["items"]
+
+
+sees_all = pytest.mark.skipif(
+    not scan.in_initial_pid_ns(), reason="wanted the first PID namespace, found another"
+)
+
+
+@sees_all
+def test_dead_directory_goes_and_what_is_not_eals_stays(base: Path) -> None:
+    d = base / "dpdk" / name(base)
+    (d / "notes").write_text("mine")
+    (d / "fbarray_link").symlink_to(base / "elsewhere")
+    (base / "elsewhere").write_text("mine")
+    (found,) = run(base, code=1)
+    (deleted,) = run(base, "--delete", "-y", code=0)
+
+    assert (found["kind"], found["verdict"]) == ("directory", "stale")
+    assert "no lock on config" in found["why"] and len(found["files"]) == 7
+    assert deleted["deleted"] and sorted(os.listdir(d)) == ["fbarray_link", "notes"]
+    assert (base / "elsewhere").read_text() == "mine"
+
+
+@sees_all
+@pytest.mark.parametrize(("answer", "gone"), [("y\n", True), ("n\n", False), ("", False)])
+def test_it_asks(base: Path, answer: str, gone: bool) -> None:
+    env = {"RUNTIME_DIRECTORY": str(base)}
+    code = 0 if gone else 1
+    said = pyeal("stale", name(base), "--delete", env=env, input=answer, code=code)
+
+    assert "delete 1 directory or file? [y/N]" in said
+    assert (base / "dpdk" / name(base)).exists() is not gone
+
+
+@sees_all
+@pytest.mark.parametrize("how", ["config", "array"])
+def test_what_is_locked_is_held(base: Path, how: str) -> None:
+    """A lock on config as a primary's, or on an array as a secondary's."""
+    d = base / "dpdk" / name(base)
+    with open(d / ("config" if how == "config" else "fbarray_memzone"), "r+b") as f:
+        if how == "config":
+            fcntl.lockf(f, fcntl.LOCK_EX, 17408, 136)
+        else:
+            fcntl.flock(f, fcntl.LOCK_SH)
+        found = run(base, "-a", "--delete", "-y", code=0)
+
+    assert [x for x in found if x["kind"] == "directory"] == []
+    assert len(os.listdir(d)) == 7
+
+
+@sees_all
+def test_socket_that_somebody_listens_at(base: Path) -> None:
+    """Of a living secondary: its name alone keeps the directory."""
+    d = base / "dpdk" / name(base)
+    here = os.getcwd()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        os.chdir(d.parent.parent)  # a socket's path has 107 characters
+        try:
+            s.bind(f"./dpdk/{d.name}/mp_socket_1_2")
+        finally:
+            os.chdir(here)
+        held = run(base, "--delete", "-y", code=0)
+    (found,) = run(base, code=1)
+
+    assert held == [] and d.exists()
+    assert "mp_socket_1_2" in found["files"]
+
+
+def test_a_file_that_was_exchanged_meanwhile_stays(tmp_path: Path) -> None:
+    (tmp_path / "map_0").write_text("old")
+    st = os.stat(tmp_path / "map_0")
+    fact = {"kind": "page", "path": str(tmp_path / "map_0"), "dev": st.st_dev, "inode": -1}
+    fd = os.open(tmp_path / "map_0", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    locked = stale.delete(fact | {"inode": st.st_ino})
+    os.close(fd)
+
+    assert stale.delete(fact) == (False, "it is another file by now")
+    assert locked == (False, "held meanwhile")
+    assert stale.delete(fact | {"inode": st.st_ino}) == (True, "deleted")
+    assert not (tmp_path / "map_0").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="wanted root, found another user")
+def test_a_link_of_another_user_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (file := tmp_path / "real/map_0").write_text("x")
+    (tmp_path / "link").symlink_to("real")
+    st = os.stat(file)
+    fact = {"kind": "page", "path": f"{tmp_path}/link/map_0", "dev": st.st_dev, "inode": st.st_ino}
+    os.lchown(tmp_path / "link", 65534, 65534)
+
+    assert stale.delete(fact)[0] is False and file.exists()
+
+
+def test_in_a_pid_namespace_nothing_is_stale(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(base))
+    monkeypatch.setattr(scan, "in_initial_pid_ns", lambda: False)
+    mine = [f for f in stale.Look().items if f["file_prefix"] == name(base)]
+
+    assert [(f["kind"], f["verdict"]) for f in mine] == [("directory", "unknown")]
+    assert "PID namespace" in mine[0]["why"]
