@@ -1,0 +1,151 @@
+"""pyeal bench: rows and their verdicts, comparison, what is kept, the page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.timing.rows import ROWS, Row, judge
+from pyeal.tools import bench, bench_page
+
+ROW = Row("dyn-cpu", "dyn, cpu", "dynmem", None, "memory-cpu", "reference", 0.92, 0.88)
+C = [0.10, 0.11, 0.12]
+
+
+def found(target: list[float], pages: int = 64, over: list[float] = C) -> dict[Any, list[float]]:
+    at = ("dynmem", pages, "memory-cpu")
+    return {(*at, "target"): target, (*at, "reference"): over}
+
+
+def a_run(target: list[float], over: list[float] = C, **more: list[float]) -> dict[str, Any]:
+    """What pytest-benchmark keeps, as far as it is looked at."""
+    benchmarks = [
+        {
+            "extra_info": {"work": "dynmem", "pages": pages, "measure": measure, "role": role}
+            | ({"stages_ms": {"pages": 20.0, "rest": 2.0}} if measure == "init-wall" else {}),
+            "stats": {"data": data},
+        }
+        for measure in ("memory-cpu", "init-wall")
+        for pages in (64, 128)
+        for role, data in {"target": target, "reference": over, **more}.items()
+    ]
+    machine = {"target": "pyeal", "reference": "librte_eal 22.11.11", "kernel": "6.1", "cpus": 2,
+               "numa_nodes": 1, "hugepages": {"2M": 128}}  # fmt: skip
+    return {
+        "machine_info": machine, "datetime": "2026-01-02T03:04", "commit_info": {"id": "0123"},
+        "benchmarks": benchmarks, "rows": [judge(ROW, found(target, over=over))],
+    }  # fmt: skip
+
+
+def keep(storage: Path, number: int, run: dict[str, Any]) -> None:
+    (storage / "machine").mkdir(parents=True, exist_ok=True)
+    (storage / f"machine/{number:04}_id.json").write_text(json.dumps(run))
+
+
+def arguments(**more: Any) -> argparse.Namespace:
+    p = argparse.ArgumentParser()
+    bench.arguments(p)
+    args = p.parse_args([])
+    for name, value in more.items():
+        setattr(args, name, value)
+    return args
+
+
+def test_ratio_of_medians_decides_and_the_spread_is_by_round():
+    said = judge(ROW, found([0.09, 0.22, 0.09]))
+
+    assert said["value"] == pytest.approx(0.09 / 0.11) and said["verdict"] == "holds"
+    assert (said["low"], said["high"]) == pytest.approx((0.825, 1.45))
+
+
+def test_over_the_target_it_misses():
+    assert judge(ROW, found(C))["verdict"] == "misses"
+
+
+def test_another_number_of_pages_than_promised_shows_nothing():
+    said = judge(ROW._replace(pages=3072), found([0.01] * 3))
+
+    assert (said["verdict"], said["note"]) == ("not shown", "of 3072 pages; here 64")
+
+
+def test_the_most_pages_count_where_none_are_named():
+    said = judge(ROW, found(C, 64) | found([0.05] * 3, 256))
+
+    assert said["pages"] == 256 and said["value"] == pytest.approx(0.05 / 0.11)
+
+
+def test_a_difference_is_in_milliseconds():
+    said = judge(ROW._replace(unit="ms", target=10), found([0.115] * 3))
+
+    assert said["value"] == pytest.approx(5) and said["verdict"] == "holds"
+
+
+def test_what_was_not_measured_is_not_shown():
+    assert judge(ROW, {})["verdict"] == "not shown"
+
+
+def test_an_own_eal_is_to_be_no_slower_than_the_reference():
+    said = judge(ROW, found([0.115] * 3), own=True)
+
+    assert said["verdict"] == "holds" and said["target"] == 1.10
+
+
+def test_ids_of_rows_are_single():
+    assert len({r.id for r in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize(("now", "word"), [(0.115, "misses"), (0.105, "holds")])
+def test_a_base_of_the_same_run_is_compared_directly(now, word):
+    run = a_run([now, 0.5], over=[0.1, 0.1], base=[0.1, 0.3])
+    done = {
+        (c["pages"], c["measure"]): c["verdict"]
+        for c in bench._compare(run, arguments(against="main~1"))
+    }
+
+    assert done[64, "memory-cpu"] == word
+    assert done[64, "init-wall"] == ("holds" if word == "holds" else "not shown")  # no gate
+
+
+def test_a_kept_run_is_compared_by_its_own_reference(tmp_path):
+    """The machine is half as fast now: that is nobody's fault."""
+    keep(tmp_path, 1, a_run([0.08] * 3))
+    same = a_run([0.16] * 3, over=[2 * c for c in C])
+    slower = a_run([0.20] * 3, over=[2 * c for c in C])
+    args = arguments(against="0001", storage=str(tmp_path))
+
+    assert {c["verdict"] for c in bench._compare(same, args)} == {"holds"}
+    assert "misses" in {c["verdict"] for c in bench._compare(slower, args)}
+
+
+def test_kept_runs_are_shown_again_and_drawn(tmp_path, capsys):
+    for n in (1, 2):
+        keep(tmp_path, n, a_run([0.09] * 3))
+    page = tmp_path / "page.html"
+    args = arguments(show=True, storage=str(tmp_path), page=str(page))
+
+    assert bench.run(args) == 0
+    said = capsys.readouterr().out
+    assert "pyeal beside librte_eal 22.11.11" in said and "dyn, cpu" in said and "0.82" in said
+    text = page.read_text()
+    assert text.count("<svg") == 1 + 2 + 1  # stages, two measures over pages, one row's history
+    assert "%" + "ROWS%" not in text and "src=" not in text
+
+
+def test_nothing_kept_is_said(tmp_path, capsys):
+    assert bench.run(arguments(show=True, storage=str(tmp_path))) == 2
+    assert "no run is kept" in capsys.readouterr().err
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+
+    with pytest.raises(bench.Broken, match="is no run"):
+        bench._compare(a_run(C), arguments(against=str(tmp_path / "x.json")))
+
+
+def test_stages_are_drawn_for_both():
+    assert bench_page.stages(a_run(C)).count("<rect") == 4

@@ -1,0 +1,55 @@
+"""The gates fail when pyeal is made slower: each fault below, in a copy of it, is found."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyeal
+from conformance import needs
+from conformance.timing import rig
+
+SUITE = Path(rig.__file__).parents[1]
+PACKAGE = Path(pyeal.__file__).parent
+FAULTS = {  # what was done: file, text that stands there once, what it becomes, gate that finds it
+    "a call more a page": (
+        "libc.py", "    for fd in fds[n:]:\n", "    for fd in fds[n:]:\n        os.fstat(fd)\n",
+        "system_calls_a_page[dynmem]",
+    ),
+    "one thread": (
+        "segments.py", "Helpers(min(self.cpus, 8) - 1 if", "Helpers(0 if", "every_cpu_populates",
+    ),
+    "the table grows by steps": (
+        "segments.py", "        if n > FEW:\n            grow_descriptor_table(n)\n", "",
+        "every_cpu_populates",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@needs(pages={"2M": 64}, root=True, strace=True, cpus=2)
+def test_a_slower_pyeal_is_found(fault: str, tmp_path: Path) -> None:
+    name, old, new, gate = FAULTS[fault]
+    copy = tmp_path / "pyeal"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("suite", "__pycache__"))
+    text = (copy / name).read_text()
+    assert text.count(old) == 1, f"{name}: stands {text.count(old)} times"
+    (copy / name).write_text(text.replace(old, new))
+    path = os.pathsep.join((str(tmp_path), str(SUITE.parent)))
+    argv = [sys.executable, "-P", "-m", "pytest", "-c", SUITE / "pytest.toml", "-q", "-p",
+            "no:cacheprovider", f"--basetemp={tmp_path}/t", "-o", "pythonpath=",
+            f"{SUITE}/units/test_counts.py::test_{gate}"]  # fmt: skip
+    done = subprocess.run(
+        list(map(str, argv)), capture_output=True, text=True, timeout=120, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    last = done.stdout.strip().splitlines()[-1]
+    if "skipped" in last:
+        pytest.skip(done.stdout[-400:])
+
+    assert done.returncode == 1 and "1 failed" in last, done.stdout[-3000:]
