@@ -28,7 +28,8 @@ const has = (ranges, host) => {
   return false;
 };
 const size = ranges => { let n = 0; for (let i = 0; i < ranges.length; i += 2) n += ranges[i + 1] - ranges[i] + 1; return n; };
-const groups = (row, c) => row.cells[c].filter(g => state.host < 0 || !many || has(g[2], state.host));
+const groups = (row, c) => row.cells[c].filter(g => state.host < 0 || !many || has(g[2], state.host))
+  .sort((a, b) => WORST.indexOf(a[0]) - WORST.indexOf(b[0]));
 function verdict(row, c) {
   const found = groups(row, c);
   for (const w of WORST) for (const g of found) if (g[0] === w) return w;
