@@ -239,20 +239,45 @@ class Snapshot:
     def __init__(self, source: Any, memory: Callable[[int, int], bytes] | None = None) -> None:
         self.source, self.memory = source, memory
         self.problems: list[str] = []
+        self.c, self.release = config_of(source.read("config"))
+        self._seen: tuple[dict[int, Array], list[Dict]] | None = None
+        self._zones: Array | None = None
+        self._heaps: list[Dict] | None = None
+
+    def _look(self) -> tuple[dict[int, Array], list[Dict]]:
+        """The arrays that belong to the lists, read when they are asked for: they may be large."""
+        if self._seen:
+            return self._seen
         for _ in range(TRIES):
-            self.c, self.release = config_of(source.read("config"))
-            self.arrays = {i: self._array(m) for i, m in enumerate(self.c.memsegs) if sound(m)}
-            again = config_of(source.read("config"))[0]
+            arrays = {i: self._array(m) for i, m in enumerate(self.c.memsegs) if sound(m)}
+            again = config_of(self.source.read("config"))[0]
             if bytes(again.memsegs) == bytes(self.c.memsegs):
                 break
+            self.c = again
         else:
             self.problems.append("the lists changed while they were read: numbers may not agree")
-        self.zones = self._read(self.c.memzones)
-        self.lists = [self._list(i, m) for i, m in enumerate(self.c.memsegs) if i in self.arrays]
-        bad = [i for i, m in enumerate(self.c.memsegs) if m.base_va and i not in self.arrays]
+        lists = [self._list(i, m, arrays[i]) for i, m in enumerate(self.c.memsegs) if i in arrays]
+        bad = [i for i, m in enumerate(self.c.memsegs) if m.base_va and i not in arrays]
         if bad:
             self.problems.append(f"memsegs {bad}: sizes that contradict each other, left out")
-        self._heaps: list[Dict] | None = None
+        self._seen = arrays, lists
+        return self._seen
+
+    @property
+    def arrays(self) -> dict[int, Array]:
+        """Index of a list -> which of its pages are used, and their records."""
+        return self._look()[0]
+
+    @property
+    def lists(self) -> list[Dict]:
+        """Each list as `Eal.layout()` has it."""
+        return self._look()[1]
+
+    @property
+    def zones(self) -> Array:
+        if self._zones is None:
+            self._zones = self._read(self.c.memzones)
+        return self._zones
 
     def _array(self, m: layout.MemsegList) -> Array:
         return (
@@ -272,7 +297,7 @@ class Snapshot:
 
     @property
     def mode(self) -> str:
-        if any(ml["name"] == "nohugemem" for ml in self.lists):
+        if any(m.memseg_arr.name == b"nohugemem" for m in self.c.memsegs):
             return "no-huge"
         if isinstance(self.source, ProcessMemory):
             return "in-memory"
@@ -290,8 +315,7 @@ class Snapshot:
                         return "VA" if i["iova"] == va else "PA"
         return ""
 
-    def _list(self, i: int, m: layout.MemsegList) -> Dict:
-        a = self.arrays[i]
+    def _list(self, i: int, m: layout.MemsegList, a: Array) -> Dict:
         ml: Dict = {"index": i, "name": a.name}
         for name in ("base_va", "len", "page_sz", "socket_id", "version", "external", "heap"):
             ml[name] = getattr(m, name)
@@ -465,10 +489,10 @@ class Snapshot:
     def pages(self) -> list[Dict]:
         """Used pages by size and node, external memory aside."""
         found: dict[tuple[int, int], int] = {}
-        for ml in self.lists:
-            if ml["count"] and not ml["external"]:
-                key = ml["page_sz"], ml["socket_id"]
-                found[key] = found.get(key, 0) + ml["count"]
+        for m in self.c.memsegs:
+            if sound(m) and m.memseg_arr.count and not m.external:
+                key = m.page_sz, m.socket_id
+                found[key] = found.get(key, 0) + m.memseg_arr.count
         return [
             {"page_sz": sz, "socket_id": node, "count": n}
             for (sz, node), n in sorted(found.items(), key=lambda x: (-x[0][0], x[0][1]))
