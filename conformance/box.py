@@ -30,7 +30,7 @@ class Box:
 
     binds: {path: tree bound over it}; mounts: [("2M", where, options)] more hugetlbfs, or another
     file system by its type; lease: pages that an in-memory EAL will take from the machine's pool.
-    one_node: memory comes from this machine's first node, and no other is in sight.
+    one_node: memory comes from this machine's first node that has any, and no other is in sight.
     """
 
     private = True
@@ -58,7 +58,7 @@ class Box:
         script += ["echo ready", "read _ || :"]
         self.ledger.take(self.pages, lambda: self._open("\n".join(script)))
         if one_node and (root := cpusets()):
-            self.cpuset = Cpuset(root, host.nodes()[0])
+            self.cpuset = Cpuset(root, host.full_nodes()[0])
         if self.lease:
             self._lease()
 
@@ -87,7 +87,7 @@ class Box:
 
     @staticmethod
     def _first_node():
-        aside, nodes, first = f"{host.RUN}/nodes", host.NODES, f"node{host.nodes()[0]}"
+        aside, nodes, first = f"{host.RUN}/nodes", host.NODES, f"node{host.full_nodes()[0]}"
         yield f"mkdir {aside}; mount --bind {nodes} {aside}; mount -t tmpfs none {nodes}"
         yield f"mkdir {nodes}/{first}; mount --bind {aside}/{first} {nodes}/{first}"
         yield f"umount -l {aside}; rmdir {aside}"

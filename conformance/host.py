@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from conformance import hosts
+
 SYS = Path("/sys/kernel/mm/hugepages")
 NODES = Path("/sys/devices/system/node")
 RUN = os.path.realpath("/var/run")
@@ -58,6 +60,13 @@ def pools():
 
 def nodes():
     return sorted(int(d.name[4:]) for d in NODES.glob("node[0-9]*"))
+
+
+def full_nodes():
+    """Nodes that have CPUs and memory."""
+    files = [NODES / word for word in ("has_cpu", "has_memory")]
+    sets = [set(hosts.numbers(f.read_text().strip())) for f in files if f.exists()]
+    return sorted(set.intersection(*sets)) if sets else []
 
 
 def is_root():
@@ -126,7 +135,9 @@ NEEDS = {
     "strace": _strace,
     "gdb": lambda want: None if shutil.which("gdb") else "wanted gdb, found none",
     "nodes": lambda want: (
-        None if len(nodes()) >= want else f"wanted {want} NUMA nodes, found {len(nodes())}"
+        None
+        if len(full_nodes()) >= want
+        else f"wanted {want} NUMA nodes, found {len(full_nodes())}"
     ),
     "cgroup": _cgroup,
     "phys": _phys,

@@ -115,7 +115,7 @@ def test_a_node_that_the_kernel_lacks_is_told_and_has_no_page(start, fake_host, 
 @modes("dynmem", "single-file", "in-memory", "legacy")
 def test_pages_lie_on_the_nodes_that_were_named(start, evidence):
     """--socket-mem 5,3: 3 pages of node 0 and 2 of node 1, each where its list says."""
-    nodes = host.nodes()[:2]
+    nodes = host.full_nodes()[:2]
     eal = start("-l", "0", "--socket-mem", "5,3")
     kept = [s for s in eal.segments() if s.flags & 1] or eal.segments()
     found = [(s.socket_id, node_of(eal, s)) for s in kept]
@@ -132,7 +132,7 @@ def test_a_heap_grows_on_its_own_node(start, evidence):
 
     Then 3 MB of a node that does not exist: none.
     """
-    first, second = host.nodes()[:2]
+    first, second = host.full_nodes()[:2]
     eal = start("-l", "0")
     before = {s.addr for s in eal.segments()}
     grown = []
