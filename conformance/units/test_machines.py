@@ -184,6 +184,20 @@ def test_a_machine_that_fails_says_why_and_is_gone(
     assert host.children() == before
 
 
+def test_acceleration_that_brought_nothing_up_is_left_alone_until_another_kernel_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (machines.peers.cache() / "kernels").mkdir()
+    monkeypatch.setattr(machines.os, "access", lambda path, mode: True)
+
+    assert list(machines.accelerations()) == ["kvm", "tcg"]
+    machines._no_kvm(mark=True)
+    assert list(machines.accelerations()) == ["tcg"]
+    monkeypatch.setattr(machines.platform, "release", lambda: "another kernel")
+    assert list(machines.accelerations()) == ["kvm", "tcg"]
+
+
 @pytest.mark.parametrize("by", ["INT", "TERM", "KILL"])
 def test_no_machine_outlives_its_runner(qemu: Fake, tmp_path: Path, by: str) -> None:
     fake = qemu(f"echo $$ >{tmp_path}/pid; exec sleep 60")
