@@ -20,6 +20,10 @@ from conformance.timing import rig as rigs
 from conformance.timing.rows import ROWS, judge
 from conformance.timing.works import MEASURES, WORKS
 
+OWN_WORKS = {
+    "import": "bare",
+    "inspect": "proc-info",
+}  # of pyeal alone: what they are compared with
 RIG, FOUND, RUNS = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
 
 
@@ -56,14 +60,15 @@ def roles(config):
         **({"base": "base"} if config.getoption("base") else {}),
         "kernel": "kernel",
         "bare": "bare",
+        "proc-info": "proc-info",
     }
 
 
 def arms_of(work, measure, config):
     label = roles(config)
     names = ["target", "base"] if config.getoption("base") else ["target"]
-    if work == "import":
-        names.append("bare")
+    if work in OWN_WORKS:
+        names = ["target", OWN_WORKS[work]] if work == "inspect" else [*names, OWN_WORKS[work]]
     else:
         names.append("reference")
         if work in rigs.LIMITS and measure.startswith("memory"):
@@ -78,7 +83,7 @@ def pytest_generate_tests(metafunc):
     own = config.getoption("target").partition(":")[0] != "pyeal"
     cases, only = {}, config.getoption("only")
     for work, (_, measures, which) in WORKS.items():
-        if (work == "import" and own) or (only and work not in only.split(",")):
+        if (own and work in OWN_WORKS) or (only and work not in only.split(",")):
             continue
         for pages in {"all": most, "most": most[-1:]}.get(which, [which]):
             for measure in measures:
@@ -113,7 +118,7 @@ def cost(request, rig):
     if (work, pages) not in runs:
         try:
             found = WORKS[work][0](rig, work, pages, config.getoption("rounds"))
-        except (rigs.Missing, host.NotEnough) as e:
+        except (rigs.Missing, rigs.peers.Unobtainable, host.NotEnough) as e:
             found = e
         runs[work, pages] = found
     if isinstance(runs[work, pages], Exception):
@@ -150,13 +155,10 @@ def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json["rows"] = [
         judge(row, config.stash[FOUND], own)
         for row in ROWS
-        if row.work in only and not (own and row.id in NOT_OWN)
+        if row.work in only and not (own and (row.work in OWN_WORKS or row.over == "kernel"))
     ]
     if gates := config.getoption("gates"):
         output_json["gates"] = json.loads(Path(gates).read_text())
-
-
-NOT_OWN = "dyn-limit", "import"
 
 
 def stages(runs):

@@ -62,6 +62,7 @@ def say(rc):
 def main():
     sys.path.insert(0, sys.argv[1])
     from pyeal.eal import Eal
+    from pyeal.layout import TAILQS
 
     for stage in STAGES:
         wrap(*stage)
@@ -69,7 +70,7 @@ def main():
     shown = {"CRIT", "ALERT", "EMERG", "ERR", "WARNING", "NOTICE", "INFO"}
     log = lambda level, text: sys.stderr.write(f"EAL: {text}\n") if level in shown else None  # noqa: E731
     mark("begin")
-    eal = Eal(sys.argv[2:], log=log)
+    eal = Eal(sys.argv[2:], log=log, tailqs=TAILQS)  # as a program that links all of DPDK has
     mark("end")
     say(0)
     if sys.stdin.read(1) == "c":

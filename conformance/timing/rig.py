@@ -215,6 +215,13 @@ class Room:
             raise Failed(f"{shlex.join(map(str, argv))}: no primary")
         return p
 
+    def program(self, name):
+        """One of DPDK's own programs, in the tree that ci/peers made of Debian's packages."""
+        peer = peers.find("22.11-programs")
+        for d in ("proc", "sys", "dev", "run"):
+            self.box.sh(f"mount --rbind /{d} {peer.root}/{d}")
+        return Arm(name, (shutil.which("chroot"), peer.root, f"/usr/bin/{name}"), name)
+
     def release(self):
         """Ends those that are held."""
         for p in self.held:

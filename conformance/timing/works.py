@@ -106,6 +106,21 @@ def importing(rig, _, pages, n):
         return rounds(3 * n, arms)
 
 
+def inspecting(rig, _, pages, n):
+    """The whole command that looks at a living pyeal: pyeal inspect, and dpdk-proc-info -m."""
+    with rig.room(pages) as room:
+        room.hold(rig.target, ["-m", 2 * pages, "--file-prefix=timing"])
+        path = f"import sys; sys.path.insert(0, {rig.target.argv[-1]!r})"
+        script = f"{path}; from pyeal.cli import main; sys.exit(main(['inspect', 'timing']))"
+        look = Arm("", (sys.executable, "-I", "-c", script), "")
+        theirs = room.program("dpdk-proc-info")
+        args = ["--no-pci", "--file-prefix=timing", "--", "-m"]
+        return rounds(n, {
+            (rig.target.label, ALL): lambda r: room.run(look, quiet=[]),
+            ("proc-info", ALL): lambda r: room.run(theirs, args, quiet=[]),
+        })  # fmt: skip
+
+
 START = "memory-cpu", "memory-wall", "init-wall", "process-wall"
 WORKS = {  # name: what runs, what of it counts, for how many pages: all, the most, or so many
     **dict.fromkeys(MODES, (start, START, "all")),
@@ -113,5 +128,6 @@ WORKS = {  # name: what runs, what of it counts, for how many pages: all, the mo
     "restart": (restart, START[:2], "all"),
     "cleanup": (cleanup, ("cleanup-wall",), "most"),
     "hosting": (hosting, ("init-wall",), 32),
+    "inspect": (inspecting, ("process-wall",), "most"),
     "import": (importing, ("process-cpu", "process-wall"), 0),
 }
