@@ -14,7 +14,7 @@ from conformance.report import LABELS, WORDS, BadMerge, merge, pages
 
 
 def merged(args):
-    m = merge.merge(args.files, args.earlier)
+    m = merge.merge(args.files, args.earlier, args.partial)
     pages.write(m, args.o or "conform-report", catalogue.rows(), run.why_untested())
     for c in range(len(m.columns)):
         n = m.counts(c)
@@ -55,6 +55,8 @@ def main(argv=None):
         if files:
             c.add_argument("files", nargs=files, type=Path, metavar="RUN.jsonl")
         if name == "merge":
+            some = c.add_argument("--partial", action="store_true")
+            some.help = "also runs that were asked for fewer ids, as ci/conform NUMA"
             earlier = c.add_argument("--earlier", action="extend", nargs="+", default=[], type=Path)
             earlier.metavar, earlier.help = "RUN.jsonl", "earlier runs: the history of each row"
     args = p.parse_args(argv)

@@ -15,6 +15,8 @@ from conformance.report import WORST, BadMerge, read, verdict
 
 KEEP = 5  # outcomes of a cell that are told apart; further ones are one a verdict
 SAME = "kernel", "machine", "cpu"  # a host that differs in these is another host
+ALIKE = "run both with one suite and ids, or say --partial where one was asked for fewer"
+APART = "tell the hosts apart with --host"
 SAID = 20  # faults that one refusal names
 NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 
@@ -49,7 +51,7 @@ class Matrix:
         self.families: dict[str, str] = {}  # of each requirement
         self.statements: dict[str, str] = {}
         self.runs: list[Done] = []
-        self.chosen = False  # only some ids were asked for
+        self.chosen = True  # no run was asked for all ids
         self.earlier: list[tuple] = []  # (started, revision), oldest first
         self.history: dict[tuple, dict] = {}  # (requirement, column) -> place in it -> verdict
 
@@ -59,7 +61,7 @@ class Matrix:
             self.facts.append(run.host)
         column = self.columns.setdefault((run.target, run.release), len(self.columns))
         head = run.header
-        self.chosen |= bool(head.get("ids"))
+        self.chosen &= bool(head.get("ids"))
         more = head.get("started", ""), head.get("revision", ""), head.get("seconds", 0)
         requirements = run.requirements()
         counts = Counter(map(verdict, requirements.values()))
@@ -112,11 +114,14 @@ def alike(reason):
     return NUMBER.sub("#", reason)
 
 
-def merge(paths, earlier=()):
-    """The matrix of these files; every fault that keeps them from being one is named."""
+def merge(paths, earlier=(), partial=False):
+    """The matrix of these files; every fault that keeps them from being one is named.
+
+    `partial`: runs of some ids, as asked for, may stand beside runs of all.
+    """
     m, faults = Matrix(), []
     seen: dict[tuple, object] = {}  # (target, host) -> file
-    sets: dict[bool, dict] = {False: {}, True: {}}  # pair or not -> its ids -> whose they are
+    sets: dict[tuple, dict] = {}  # pair or not, ids asked for -> its ids -> whose they are
     for path in paths:
         before = len(m.runs) + len(faults)
         for run in read(path):
@@ -124,17 +129,15 @@ def merge(paths, earlier=()):
             who = f"{run.name} on {host or 'a host without a name'}"
             if why := cut_short(run):
                 faults.append(f"{path}: {who} ended early: {why}; run it again or leave it out")
-            elif (run.name, host) in seen:
-                first = seen[run.name, host]
-                faults.append(f"{path}: {who} is in {first} too; leave one out, or tell the hosts "
-                              "apart with --host")  # fmt: skip
+            elif first := seen.get((run.name, host)):
+                faults.append(f"{path}: {who} is in {first} too; leave one out, or {APART}")
             elif other := m.another(run.host):
-                faults.append(f"{path}: {host} is another host before, {other}; tell them apart "
-                              "with --host")  # fmt: skip
+                faults.append(f"{path}: {host} is another host before, {other}; {APART}")
             else:
                 seen[run.name, host] = path
-                pair, ids = bool(run.header.get("secondary")), frozenset(run.requirements())
-                sets[pair].setdefault(ids, []).append(f"{path}: {who}")
+                asked = tuple(run.header.get("ids", ())) if partial else ()
+                of = sets.setdefault((bool(run.header.get("secondary")), asked), {})
+                of.setdefault(frozenset(run.requirements()), []).append(f"{path}: {who}")
                 m.add(run)
         if before == len(m.runs) + len(faults):
             faults.append(f"{path}: no run in it")
@@ -164,7 +167,7 @@ def unequal(sets):
         if ids != most:
             parts = (("lacks", most - ids), ("has besides", ids - most))
             said = " and ".join(f"{word} {some(found)}" for word, found in parts if found)
-            yield f"{sets[ids][0]} {said}, unlike {sets[most][0]}; run both with one suite and ids"
+            yield f"{sets[ids][0]} {said}, unlike {sets[most][0]}; {ALIKE}"
 
 
 def some(ids):

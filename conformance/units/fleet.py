@@ -53,11 +53,11 @@ def test(id, n, param, verdict="passed", why="", when=("setup", "call", "teardow
         yield r | {"nodeid": nodeid, "$report_type": "TestReport"}
 
 
-def run(host, ids, verdicts=None, tests=1, finished=0, **more):
+def run(host, rows, verdicts=None, tests=1, finished=0, **more):
     """All records of one target's run; `verdicts`: id -> (verdict, why)."""
     records = [
         r
-        for id in ids
+        for id in rows
         for n in range(tests)
         for r in test(id, n, PARAMS[n % 2], *(verdicts or {}).get(id, ()))
     ]

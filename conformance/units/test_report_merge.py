@@ -75,6 +75,18 @@ def test_unequal_ids_are_refused_by_name(tmp_path):
     assert "has besides BBB-001" in text
 
 
+def test_runs_of_some_ids_are_merged_when_that_is_meant(tmp_path):
+    whole = fleet.write(tmp_path / "a", fleet.run("a", IDS))
+    some = fleet.write(tmp_path / "b", fleet.run("b", IDS[:3], ids=["AAA-00[123]"]))
+    odd = fleet.write(tmp_path / "c", fleet.run("c", IDS[:2], ids=["AAA-00[123]"]))
+    m = merge.merge([whole, some], partial=True)
+
+    assert "on b lacks AAA-004" in refused(whole, some)
+    assert m.counts(0) == {"passed": 12} and len(m.facts) == 2 and not m.chosen
+    with pytest.raises(report.BadMerge, match="on c lacks AAA-003"):
+        merge.merge([whole, some, odd], partial=True)
+
+
 def test_pairs_are_asked_fewer_rows(tmp_path):
     pair = fleet.run("a", IDS[:4], target="pyeal × librte_eal", secondary="librte_eal")
     m = merge.merge([fleet.write(tmp_path / "a", fleet.run("a", IDS), pair)])
