@@ -94,6 +94,14 @@ def test_an_own_eal_is_to_be_no_slower_than_the_reference():
     assert said["verdict"] == "holds" and said["target"] == 1.10
 
 
+def test_what_not_even_the_kernel_can_is_not_shown():
+    limit = {("dynmem", 64, "memory-cpu", "kernel"): [0.105] * 3}
+    said = judge(ROW, found(C) | limit)
+
+    assert said["verdict"] == "not shown" and said["here"] == pytest.approx(0.105 / 0.11)
+    assert judge(ROW, found([0.09] * 3) | limit)["verdict"] == "holds"
+
+
 def test_ids_of_rows_are_single():
     assert len({r.id for r in ROWS}) == len(ROWS)
 

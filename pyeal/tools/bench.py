@@ -302,22 +302,23 @@ def _lines(facts: Dict, width: int) -> Iterator[str]:
     yield ink(f"{m['target']} beside {m['reference']}", BOLD)
     yield ink(
         f"kernel {m['kernel']}, {m['cpus']} CPUs, {m['numa_nodes']} node(s), {pools}; "
-        "ratio of medians, spread of the middle half of rounds", DIM,
+        "ratio of medians, spread of the middle half of rounds; "
+        "floor: the kernel's limit, on a quiet machine and here", DIM,
     )  # fmt: skip
     yield ""
     w = max([len(r["work"]) for r in facts["rows"]] + [4])
-    wide = width >= w + 62 + GAUGE
+    wide = width >= w + 69 + GAUGE
     head = f"{'work':{w}}  {'pages':>5}  {'measured':>9}  {'spread':^15}  {'target':>8}"
-    yield ink(f"{head}  {'floor':>5}", DIM)
+    yield ink(f"{head}  {'floor':>5}  {'here':>5}", DIM)
     for r in facts["rows"]:
         unit = r["unit"]
         spread = f"{_number(r['low'], '×')} – {_number(r['high'], '×')}" if "low" in r else ""
-        floor = f"{r['floor']:.2f}" if r["floor"] else ""
+        floor, here = (f"{r[k]:.2f}" if r.get(k) else "" for k in ("floor", "here"))
         value = ink(f"{_number(r.get('value'), unit):>9}", BOLD)
         verdict = ink(r["verdict"], LOOKS[r["verdict"]])
         yield (
             f"{r['work']:{w}}  {r['pages'] or '':>5}  {value}  {spread:^15}  "
-            f"{'≤ ' + _number(r['target'], unit):>8}  {floor:>5}  "
+            f"{'≤ ' + _number(r['target'], unit):>8}  {floor:>5}  {here:>5}  "
             + (f"{_gauge(r)}  " if wide else "")
             + verdict + (ink(f"  {r['note']}", DIM) if r["note"] else "")
         ).rstrip()  # fmt: skip
@@ -329,7 +330,7 @@ def _lines(facts: Dict, width: int) -> Iterator[str]:
         if g["value"] is not None and g["value"] >= 1000:
             value, bound = f"{g['value']:,.0f}", f"{g['bound']:,.0f}"
         yield (
-            f"{name:{w}}  {'':5}  {ink(f'{value:>9}', BOLD)}  {'':15}  {bound:>8}         "
+            f"{name:{w}}  {'':5}  {ink(f'{value:>9}', BOLD)}  {'':15}  {bound:>8}                "
             + ink(g["verdict"], LOOKS[g["verdict"]])
             + (ink(f"  {g['note']}", DIM) if g["note"] else "")
         ).rstrip()

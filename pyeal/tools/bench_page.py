@@ -59,17 +59,17 @@ def draw(runs: list[Dict]) -> str:
 
 
 def _table(rows: list[Dict]) -> str:
-    out = "<table><tr><th>work<th>pages<th>measured<th>spread<th>target<th>floor<th>"
+    out = "<table><tr><th>work<th>pages<th>measured<th>spread<th>target<th>floor<th>here<th>"
     for r in rows:
         unit = r["unit"]
         value = _number(r["value"], unit) if "value" in r else ""
         spread = f"{_number(r['low'], unit)} – {_number(r['high'], unit)}" if "low" in r else ""
-        floor = _number(r["floor"], unit) if r["floor"] else ""
+        floor, here = (_number(r.get(k), unit) for k in ("floor", "here"))
         note = f" <span class=small>{escape(r['note'])}</span>" if r["note"] else ""
         word = r["verdict"]
         out += (
             f"<tr><td>{escape(r['work'])}<td>{r['pages'] or ''}<td><b>{value}</b><td>{spread}"
-            f"<td>≤ {_number(r['target'], unit)}<td>{floor}"
+            f"<td>≤ {_number(r['target'], unit)}<td>{floor}<td>{here}"
             f"<td class='{word.replace(' ', '-')}'>{word}{note}"
         )
     return out + "</table>"
