@@ -15,12 +15,14 @@ from conformance.report import LABELS, WORDS, BadMerge, merge, pages
 
 def merged(args):
     m = merge.merge(args.files, args.earlier, args.partial)
-    pages.write(m, args.o or "conform-report", catalogue.rows(), run.why_untested())
-    for c in range(len(m.columns)):
-        n = m.counts(c)
-        print(pages.column(m, c)["name"], *(f"{n[w]} {LABELS.get(w, w)}" for w in WORDS), sep="  ")
-    print(f"\n{len(m.facts)} host(s); report: {Path(args.o or 'conform-report') / 'index.html'}")
-    return int(any(m.counts(c)["failed"] for c in range(len(m.columns))))
+    folder, hosts = args.o or Path("conform-report"), len(m.facts)
+    pages.write(m, folder, catalogue.rows(), run.why_untested())
+    counts = {pages.column(m, c)["name"]: m.counts(c) for c in range(len(m.columns))}
+    width = max(map(len, counts), default=0)
+    for name, n in counts.items():
+        print(name.ljust(width), *(f"{n[w]:>5} {LABELS.get(w, w)}" for w in WORDS))
+    print(f"\n{hosts} host{'s' * (hosts != 1)}; report: {folder / 'index.html'}")
+    return int(any(n["failed"] for n in counts.values()))
 
 
 def listed(args):

@@ -18,6 +18,7 @@ SAME = "kernel", "machine", "cpu"  # a host that differs in these is another hos
 ALIKE = "run both with one suite and ids, or say --partial where one was asked for fewer"
 APART = "tell the hosts apart with --host"
 SAID = 20  # faults that one refusal names
+RELEASE = re.compile(r":\d\d\.\d\d[\d.]*(?= |$)")
 NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 
 
@@ -125,7 +126,10 @@ def merge(paths, earlier=(), partial=False):
     for path in paths:
         before = len(m.runs) + len(faults)
         for run in read(path):
-            host = run.host.get("name", "")
+            host, told = run.host.get("name", ""), run.target
+            run.target = plain(told)
+            if seen.get((run.name, host)) == path:  # two builds of one release in one run
+                run.target = told
             who = f"{run.name} on {host or 'a host without a name'}"
             if why := cut_short(run):
                 faults.append(f"{path}: {who} ended early: {why}; run it again or leave it out")
@@ -147,6 +151,11 @@ def merge(paths, earlier=(), partial=False):
         raise BadMerge("\n".join(["these runs do not make one report", *faults[:SAID], *more]))
     m.remember(kept(run) for path in earlier for run in read(path))
     return m
+
+
+def plain(target):
+    """A target's name without its release, which ci/conform adds where there are more of a kind."""
+    return RELEASE.sub("", target)
 
 
 def cut_short(run):
@@ -179,4 +188,8 @@ def some(ids):
 
 def kept(run):
     head = run.header.get("started", ""), run.header.get("revision", "")
-    return head, (run.target, run.release), {i: verdict(t) for i, t in run.requirements().items()}
+    return (
+        head,
+        (plain(run.target), run.release),
+        {i: verdict(t) for i, t in run.requirements().items()},
+    )

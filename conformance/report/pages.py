@@ -10,6 +10,7 @@ import ast
 import html
 import json
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -305,11 +306,11 @@ def findings_markdown(found):
 def summary(m):
     """What a script wants to know: verdicts by target and family, and of which hosts."""
     families = dict.fromkeys(sorted(m.families.values(), key=lambda f: (f == NO_ROW, f)))
-    found = {}
+    found, kinds = {}, Counter(target for target, _ in m.columns)
     for (target, release), c in m.columns.items():
         counts = {f: m.counts(c, f) for f in families}
         of = {f: {w: n[w] for w in WORDS} for f, n in counts.items() if n}
-        name = target if target not in found else f"{target} {release}"
+        name = f"{target} {release}" if kinds[target] > 1 else target
         found[name] = {"release": release, "families": of}
     return {"targets": found} | (
         {"hosts": m.facts} if len(m.facts) > 1 else {"host": m.facts[0] if m.facts else {}}

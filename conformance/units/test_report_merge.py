@@ -57,6 +57,16 @@ def test_one_target_twice_on_one_host_is_refused(tmp_path):
     assert f"{b}: pyeal 22.11.11 on h is in {a} too" in refused(a, b)
 
 
+def test_a_target_is_itself_however_many_there_were(tmp_path):
+    """librte_eal:22.11 of a run with four releases is librte_eal of another; not in one run."""
+    a = fleet.write(tmp_path / "a", fleet.run("a", IDS, target="pyeal:22.11.11 × librte_eal:22.11"))
+    b = fleet.write(tmp_path / "b", fleet.run("b", IDS, target="pyeal × librte_eal"))
+    both = (fleet.run("c", IDS, target=t) for t in ("librte_eal", "librte_eal:22.11"))
+    m = merge.merge([a, b, fleet.write(tmp_path / "c", *both)])
+
+    assert [t for t, _ in m.columns] == ["pyeal × librte_eal", "librte_eal", "librte_eal:22.11"]
+
+
 def test_one_name_for_two_hosts_is_refused(tmp_path):
     a = fleet.write(tmp_path / "a", fleet.run("h", IDS))
     records = list(fleet.run("h", IDS, target="librte_eal"))
