@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from conformance.child import Child, TargetDied, command
 
@@ -15,12 +15,13 @@ NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 
 
 def bounds(examples: int, steps: int) -> settings:
-    """The same few examples in every ordinary run; 50 times as many others with
-    HYPOTHESIS_PROFILE=nightly."""
+    """The same few examples in every ordinary run; 50 times as many others, and what fails made
+    short, with HYPOTHESIS_PROFILE=nightly."""
     return settings(
         deadline=None, database=None, derandomize=not NIGHTLY, report_multiple_bugs=False,
         max_examples=examples * (50 if NIGHTLY else 1), stateful_step_count=steps,
         suppress_health_check=list(HealthCheck),
+        phases=list(Phase) if NIGHTLY else [Phase.generate],
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from conformance.child import environment
 from conformance.fuzz import engine
+from conformance.units.test_fbarray import Array
 
 INPUTS = 2000
 FAMILIES = "config", "fbarray", "hugepage_info", "hugepage_data", "heap", "message", "text"
@@ -30,6 +31,16 @@ def test_bad_files_are_refused_or_read(family: str) -> None:
     _, inputs, refused, read, wrong, *_ = said.splitlines()[1].replace(",", "").split()
     assert (int(inputs), int(wrong), int(refused) + int(read)) == (INPUTS, 0, INPUTS)
     assert min(int(refused), int(read)) > INPUTS / 20, said
+
+
+def test_what_lies_behind_the_last_entry_is_nobodys() -> None:
+    """Stray bits in the mask's last word: no run reaches them, no search answers one."""
+    a = Array(70)
+    a.fb.mark(69)
+    a.fb.words[8:] = b"\xff" * 8
+
+    assert a.fb.runs() == [(64, 6)]
+    assert (a.fb.find(69, True), a.fb.contig(64, True), a.fb.biggest(0, True)) == (69, 6, 64)
 
 
 def test_what_was_found_before_stays_found() -> None:

@@ -39,6 +39,12 @@ class Array:
         name = f"model{next(NAMES)}"
         self.of = {who: eal.fbarray(length, elt_sz, name) for who, eal in eals.items()}
         self.said = {who: a.ret for who, a in self.of.items()}
+        (self.at,) = {a.made["data"] for a in self.of.values()}
+        self.size = next(iter(self.of.values())).path.stat().st_size
+
+    def overlaps(self, other: Array) -> bool:
+        """An attach takes the cursor back: a new array may lie where a detached one was."""
+        return self.at < other.at + other.size and other.at < self.at + self.size
 
 
 class Machine(RuleBasedStateMachine):
@@ -49,7 +55,7 @@ class Machine(RuleBasedStateMachine):
         self.eals, self.arrays = self.world.enter(), []
 
     def teardown(self) -> None:
-        for a in self.arrays:
+        for a in sorted(self.arrays, key=lambda a: not a.mapped):
             if not a.mapped:
                 self.ask(a, "attach", 0)
             self.ask(a, "destroy", 0)
@@ -134,8 +140,9 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def attach(self, data: st.DataObject) -> None:
         a = self.pick(data)
-        self.ask(a, "attach", *(-1, EEXIST) if a.mapped else (0,))
-        a.mapped = True
+        taken = a.mapped or any(b.mapped and b.overlaps(a) for b in self.arrays)
+        self.ask(a, "attach", *(-1, EEXIST) if taken else (0,))
+        a.mapped = a.mapped or not taken
 
     @precondition(lambda self: self.arrays)
     @rule(data=st.data())
@@ -179,5 +186,5 @@ def test_all_agree(start: Any, request: pytest.FixtureRequest, evidence: Any) ->
         lambda: models.both(lambda *args, **more: start(*args, mode="no-huge", **more), "-m", "16",
                             prefix=[f"model_{os.getpid()}_{i}_{next(NAMES)}" for i in (1, 2)])
     )  # fmt: skip
-    run_state_machine_as_test(Machine, settings=models.bounds(6, 25))
+    run_state_machine_as_test(Machine, settings=models.bounds(12, 25))
     evidence(f"{', '.join(Machine.world.eals)}: {Machine.world.n} examples")
