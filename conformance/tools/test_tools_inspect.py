@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import peers
+from conformance import needs, peers
 
 
 class Telemetry:
@@ -79,3 +79,21 @@ def test_numbers_are_those_of_telemetry(start, make_box, kind, tool, evidence):
 
     assert dict(zip(t.said, map(json.loads, said), strict=True)) == t.said
     assert len(t.said) >= (0 if eal.release.startswith("20.11") else 3)
+
+
+@needs(pages={"2M": 4})
+def test_a_dead_process_by_its_files(start, kind, facts):
+    """Config, arrays and pages are still there: all is as it was, element for element."""
+    eal = start("-m", "6", target=kind)
+    for n in (64, 70_000, 1 << 20):
+        eal.malloc(n)
+    alive = facts("inspect", eal.prefix, "--elements")
+    eal.kill()
+    dead = facts("inspect", eal.prefix, "--elements")
+    same = ("lists", "heaps", "memzones", "config", "pages", "release", "mode", "hugepage_info")
+    elements = alive["heaps"][0]["elements"]
+
+    assert {k: dead[k] for k in same} == {k: alive[k] for k in same}
+    assert (alive["health"], dead["health"], dead["holders"]) == ("running", "stale", [])
+    assert sum(e["size"] for e in elements) == 6 << 20
+    assert sum(e["state"] == "Busy" for e in elements) == alive["heaps"][0]["Alloc_count"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from errno import EINVAL
@@ -48,6 +49,7 @@ EXAMPLES = """  pyeal inspect demo                        the EAL with --file-pr
   pyeal inspect --prometheus demo           numbers for a scraper
   pyeal inspect ./sosreport.tar.xz          a copy of a runtime directory in an archive"""
 
+ELEMENT = ctypes.sizeof(layout.MallocElem)  # what lies before an element's data
 LOCKS = ("mlock", "qlock", "mplock", "tlock", "ethdev_lock", "memory_hotplug_lock")
 WORDS = (
     "magic", "version", "nchannel", "nrank", "mp_status", "next_socket_id", "mem_cfg_addr",
@@ -196,8 +198,11 @@ def describe(e: scan.Eal, elements: bool = False) -> Dict:
     s = e.snapshot
     assert s
     heaps = s.heaps()
+    zones = {z.addr: text(z.name) for i in s.memzone_ids() if (z := s.memzone(i))}
     for h in heaps if elements else ():
         h["elements"] = _elements(s, h)
+        for x in h["elements"]:
+            x["memzone"] = zones.get(x["addr"] + x["pad"] + ELEMENT)
     return {
         **facts(e),
         "iova_mode": s.iova_mode or None,
@@ -352,7 +357,8 @@ def _heaps(d: Dict) -> list[str]:
         for x in h.get("elements", ()):
             look = {"Busy": GREEN, "Free": DIM}.get(x["state"], RED)
             line = f"  {x['addr']:#x}  {size(x['size']):>7}  {x['state']}"
-            out.append(ink(line + (" dirty" if x["dirty"] else ""), look))
+            said = " dirty" * x["dirty"] + (f"  memzone {x['memzone']}" if x["memzone"] else "")
+            out.append(ink(line + said, look))
     return out
 
 
@@ -376,7 +382,8 @@ def _holders(d: Dict) -> list[str]:
     for h in d["holders"]:
         fds = h["descriptors"]
         said = f"{fds['open']:,} of {fds['soft_limit']:,}" if fds else "?"
-        words = " ".join(h["cmdline"]) or h["command"]
+        program, *rest = h["cmdline"] or [h["command"]]
+        words = " ".join([program.rpartition("/")[2], *rest])
         rows.append(
             (str(h["pid"]), h["role"], size(h["mapped_bytes"]), said, age(h["age_s"]), words)
         )
