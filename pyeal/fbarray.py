@@ -197,6 +197,8 @@ class Arrays:
                 mine = True
                 stale = os.fstat(fd).st_size
                 os.ftruncate(fd, size)
+                # the masks, used or not, are written: no room would be a SIGBUS
+                os.posix_fallocate(fd, length * elt_sz, size - length * elt_sz)
                 libc.mmap(va, size, PROT_RW, MAP_SHARED | MAP_FIXED, fd)
                 if stale:
                     _clear(fd, va, size)

@@ -157,6 +157,7 @@ class Config:
             _spare_survivors(f"{os.path.dirname(path)}/fbarray_memzone")
             mine = True
             os.ftruncate(self.fd, layout.CONFIG_SIZE)
+            os.posix_fallocate(self.fd, 0, layout.CONFIG_SIZE)  # no room would be a SIGBUS
             self.va = reserve_config(space, base)
             libc.mmap(self.va, size, PROT_RW, MAP_SHARED | MAP_FIXED, self.fd)
         except (OSError, EalError) as e:
@@ -276,7 +277,8 @@ def write_file(path: str, data: bytes) -> None:
         try:
             os.ftruncate(fd, 0)
             if (n := os.write(fd, data)) < len(data):
-                raise OSError(ENOSPC, f"{len(data)} bytes wanted, room for {n} found")
+                text = f"{os.strerror(ENOSPC)}: {len(data)} bytes wanted, room for {n} found"
+                raise OSError(ENOSPC, text)
         finally:
             os.close(fd)
     except OSError as e:
