@@ -26,6 +26,7 @@ from importlib import metadata
 from pathlib import Path
 
 from conformance import catalogue, host, lease, peers, report
+from conformance.report import pages
 
 SUITE = Path(__file__).parent
 OK, VERDICTS, BROKEN, INTERRUPTED = 0, 1, 2, 130
@@ -288,9 +289,11 @@ def chosen(ids):
     patterns = []
     for i in ids:
         p = i.upper() if "-" in i or "*" in i else f"{i.upper()}-*"
-        if not any(fnmatchcase(r, p) for r in rows):
+        if not (found := [r for r in rows if fnmatchcase(r, p)]):
             families = " ".join(sorted({r.family for r in rows.values()}))
             raise Broken(f"no requirement {i}; families are {families}")
+        if not pages.tests().keys() & found:
+            raise Broken(f"no test of {i}: {why_untested()[found[0]] or rows[found[0]].statement}")
         patterns.append(p)
     return patterns
 
