@@ -1,0 +1,71 @@
+"""A sample of what ci/faults does in whole: calls of a start that fail, and kills at a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from conformance import host
+from conformance.faults import sweep
+
+WANTED = host.lacks(root=True, strace=True, pages={"2M": sweep.PAGES})
+
+
+@pytest.mark.skipif(bool(WANTED), reason=WANTED or "")
+@pytest.mark.parametrize("mode", ["dynmem", "legacy", "dynmem+secondary"])
+def test_a_call_that_fails(mode: str) -> None:
+    """pyeal goes on with all it was asked for, or names the cause and leaves nothing."""
+    cases = list(sweep.sweep("pyeal", [mode], limit=12))
+
+    assert [*sweep.complaints([c for c in cases if c.wrong])] == []
+    assert len(cases) == 12
+    assert {c.outcome for c in cases} == {"goes on", "ends"}
+
+
+@pytest.mark.skipif(bool(WANTED), reason=WANTED or "")
+@pytest.mark.parametrize("mode", sweep.KILLED)
+def test_a_kill_at_a_step(mode: str) -> None:
+    """The next start with that prefix works, and gives all pages back."""
+    cases = list(sweep.sweep("pyeal", [mode], kill=True, limit=2))
+
+    assert [*sweep.complaints([c for c in cases if c.wrong])] == []
+    assert [c.outcome for c in cases] == ["died"] * 2
+
+
+def test_the_calls_of_a_trace() -> None:
+    """What is the interpreter's own is told from what the start does."""
+    from conformance.trace import parse
+
+    text = """\
+1 read(0<pipe:[1]>, "{}", 8192) = 2
+1 mmap(NULL, 1048576, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000000000
+1 openat(AT_FDCWD</work>, "/run/dpdk/faults/config", O_RDWR|O_CREAT, 0600) = 4</run/dpdk/faults/config>
+1 mmap(0x100000000, 28672, PROT_READ|PROT_WRITE, MAP_SHARED|MAP_FIXED, 4</run/dpdk/faults/config>, 0) = 0x100000000
+1 munmap(0x7f0000000000, 1048576) = 0
+1 munmap(0x100000000, 28672) = 0
+1 openat(5</run/hugepages/2M>, "faultsmap_7", O_RDWR, 0600) = 6</run/hugepages/2M/faultsmap_7>
+1 write(1<pipe:[2]>, "{\\"ok\\": 0}", 9) = 9
+1 close(6</run/hugepages/2M/faultsmap_7>) = 0
+"""  # noqa: E501
+    steps = sweep.steps_of(parse(text))
+
+    assert [(s.label, s.n, bool(sweep.skipped(s))) for s in steps] == [
+        ("read stdin", 1, True),
+        ("mmap anon rw", 1, True),
+        ("openat /run/dpdk/PREFIX/config", 1, False),
+        ("mmap /run/dpdk/PREFIX/config", 2, False),
+        ("munmap own", 1, True),
+        ("munmap", 2, False),
+        ("openat /run/hugepages/2M/PREFIXmap_N", 2, False),
+    ]
+    assert len(sweep.sample(list(range(100)), 7)) == 7
+
+
+def test_every_skip_has_a_reason_and_every_errno_a_name() -> None:
+    import errno
+
+    tables: dict[str, Any] = sweep.tables()
+    assert all(tables["skipped"].values())
+    assert all(hasattr(errno, e) for names in tables["errnos"].values() for e in names)
+    assert set(tables["stays"]) | set(tables["named"]) <= set(tables["errnos"])
