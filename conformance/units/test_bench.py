@@ -156,4 +156,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 
 def test_stages_are_drawn_for_both():
-    assert bench_page.stages(a_run(C)).count("<rect") == 4
+    run = a_run(C)
+
+    assert bench_page.stages(run).count("<title>") == 4
+    assert bench_page.picture(run).startswith("<svg xmlns=")

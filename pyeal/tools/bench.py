@@ -52,7 +52,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         "--fail-over", type=float, default=10, metavar="PERCENT", help="more CPU than there (10)"
     )
     p.add_argument("--storage", default=".benchmarks", metavar="DIR", help="where runs are kept")
-    p.add_argument("--page", metavar="FILE", help="draw: history, ratio over pages, stages")
+    p.add_argument("--page", metavar="FILE", help="draw: history, ratio, stages; x.svg: stages")
     p.add_argument("--show", action="store_true", help="measure nothing: the last kept run")
     p.add_argument("--json", action="store_true", help="as JSON, schema pyeal.bench/1")
 
@@ -74,8 +74,9 @@ def run(args: argparse.Namespace) -> int:
             from pyeal.tools import bench_page
 
             runs = [_load(f) for f in _kept(args.storage)] or [data]
+            page = bench_page.picture(data) if args.page.endswith(".svg") else bench_page.draw(runs)
             with open(args.page, "w", encoding="utf-8") as f:
-                f.write(bench_page.draw(runs))
+                f.write(page)
     except Broken as e:
         print(f"pyeal bench: {e}", file=sys.stderr)
         return BROKEN

@@ -17,13 +17,23 @@ if TYPE_CHECKING:
     Dict = dict[str, Any]
     Points = list[tuple[float, float]]
 
-COLOURS = "#2563eb", "#f59e0b", "#10b981", "#a855f7", "#ef4444", "#0ea5e9", "#84cc16", "#ec4899"
+COLOURS = (
+    "#2563eb",
+    "#f59e0b",
+    "#10b981",
+    "#a855f7",
+    "#ef4444",
+    "#0ea5e9",
+    "#84cc16",
+    "#ec4899",
+    "#64748b",
+)
 STAGES = {  # what lies between two marks, and its colour
     "begin": ("CPUs, options", "#94a3b8"),
     "discovery": ("discovery", "#0ea5e9"),
     "lists": ("lists", "#a855f7"),
     "pages": ("pages", "#2563eb"),
-    "data": ("data file", "#f59e0b"),
+    "data": ("data file, second mapping", "#f59e0b"),
     "heaps": ("heaps", "#10b981"),
     "clock": ("clock: 100 ms of sleep", "#fca5a5"),
     "rest": ("rest", "#cbd5e1"),
@@ -81,11 +91,7 @@ def stages(run: Dict) -> str:
     found = {}
     for b in run["benchmarks"]:
         x = b["extra_info"]
-        if (
-            x["measure"] == "init-wall"
-            and x.get("stages_ms")
-            and x["role"] in ("target", "reference")
-        ):
+        if x.get("stages_ms") and x["role"] in ("target", "reference") and x["work"] != "hosting":
             found[x["work"], x["pages"], x["role"]] = x["stages_ms"]
     names = {role: run["machine_info"][role] for role in ("target", "reference")}
     for work in dict.fromkeys(w for w, _, _ in found):
@@ -101,7 +107,7 @@ def stages(run: Dict) -> str:
     for label, who, ms in bars:
         y += 12 if label else 0
         x = 270.0
-        out.append(f'<text class=ink x="0" y="{y + 14}">{escape(label)}</text>')
+        out.append(f'<text class="ink" x="0" y="{y + 14}">{escape(label)}</text>')
         out.append(f'<text x="262" y="{y + 14}" text-anchor="end">{escape(who)}</text>')
         for name, (what, colour) in STAGES.items():
             if (w := ms.get(name, 0) * scale) > 0.2:
@@ -113,9 +119,31 @@ def stages(run: Dict) -> str:
                 x += w
         out.append(f'<text x="{x + 6:.1f}" y="{y + 14}">{sum(ms.values()):.0f} ms</text>')
         y += 23
-    key = "".join(f'<i style="background:{c}"></i>{what}' for what, c in STAGES.values())
-    svg = f'<svg viewBox="0 0 1100 {y + 4}" role="img">{"".join(out)}</svg>'
-    return f'{svg}<div class="key small">{key}</div>'
+    x, y = 0.0, y + 18
+    for what, colour in STAGES.values():
+        out.append(f'<rect x="{x}" y="{y}" width="11" height="11" rx="3" fill="{colour}"/>')
+        out.append(f'<text x="{x + 16}" y="{y + 10}">{what}</text>')
+        x += 36 + 6.2 * len(what)
+    return f'<svg viewBox="0 0 1100 {y + 16}" role="img">{"".join(out)}</svg>'
+
+
+def picture(run: Dict) -> str:
+    """The stages alone, as an SVG file for a README."""
+    m = run["machine_info"]
+    style = (
+        "text{font:11px ui-sans-serif,system-ui,'Segoe UI','DejaVu Sans',sans-serif;fill:#64748b}"
+        ".ink{fill:#0f172a}.h{font-size:15px;font-weight:650}"
+        "@media (prefers-color-scheme:dark){text{fill:#8b9ab3}.ink{fill:#f1f5f9}}"
+    )
+    title = f"Where the time goes: {m['target']} beside {m['reference']}, whole init, medians"
+    inner = stages(run)
+    head, _, rest = inner.partition(">")
+    height = int(head.split('"')[1].split()[3])
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-12 -40 1124 {height + 52}" '
+        f'role="img"><style>{style}</style>'
+        f'<text class="ink h" x="0" y="-18">{escape(title)}</text>{rest}\n'
+    )
 
 
 def _ratio(arms: dict[str, list[float]], over: str = "reference") -> float | None:
@@ -156,7 +184,9 @@ def _chart(
 ) -> str:
     """A line chart from zero up; x as it is, or a place for each tick."""
     xs = sorted({x for p in lines.values() for x, _ in p})
-    top = 1.15 * max([y for p in lines.values() for _, y in p] + [target or 0, 0.01])
+    most = 1.05 * max([y for p in lines.values() for _, y in p] + [target or 0, 0.01])
+    step = next(s * 10.0**e for e in range(-3, 6) for s in (1, 2, 5) if 4 * s * 10.0**e >= most)
+    top = 4 * step
     low, wide = xs[0], (xs[-1] - xs[0]) or 1
 
     def px(x: float) -> float:
@@ -166,8 +196,8 @@ def _chart(
         return 150 - 130 * y / top
 
     out = []
-    for i in range(4):
-        y = top * i / 3.45
+    for i in range(5):
+        y = step * i
         out.append(f'<line class=axis x1="40" x2="430" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
         out.append(f'<text x="34" y="{py(y) + 4:.1f}" text-anchor="end">{y:.3g}</text>')
     if target:
