@@ -179,6 +179,8 @@ def _failed(e: Exception, as_json: bool) -> int:
     """What was wanted, what was found, what to do: the error's own words."""
     no = getattr(e, "errno", None) or 0
     stage, text = getattr(e, "stage", "system"), getattr(e, "text", str(e))
+    if isinstance(e, OSError) and e.filename:
+        text = f"{e.filename}: {e.strerror}"
     if as_json:
         import json
 

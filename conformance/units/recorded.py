@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from conformance import record
 from conformance.child import environment
+from pyeal import cli
 
 RELEASES = "20.11", "22.11", "24.11", "25.11"
 
@@ -25,16 +30,34 @@ def unpack(release: str, mode: str, to: Path) -> Path:
     return to / "run"
 
 
-def pyeal(*args: object, code: int = 0, **more: Any) -> str:
-    """What `pyeal ARGS` prints; it must end with that code, and never with a traceback."""
-    argv = [sys.executable, "-P", "-m", "pyeal", *map(str, args)]
-    env = environment() | more.pop("env", {})
-    done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=60, env=env, **{"input": ""} | more
-    )
-    assert done.returncode == code, f"{' '.join(argv)}\n{done.stdout}{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+def pyeal(
+    *args: object,
+    code: int = 0,
+    env: dict[str, str] | None = None,
+    input: str = "",
+    apart: bool = False,
+) -> str:
+    """What `pyeal ARGS` prints; it must end with that code.
+
+    apart: in a process of its own, for what this one holds itself.
+    """
+    words = list(map(str, args))
+    if apart:
+        argv = [sys.executable, "-P", "-m", "pyeal", *words]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=60, env=environment() | (env or {})
+        )
+        got, said = done.returncode, done.stdout + done.stderr
+    else:
+        out = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(out):
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "stdin", io.StringIO(input))
+            got = cli.main(words)
+        said = out.getvalue()
+    assert (got, "Traceback" in said) == (code, False), f"{' '.join(words)}\n{said}"
+    return said
 
 
 def facts(*args: object, **more: Any) -> Any:

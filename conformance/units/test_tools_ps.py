@@ -28,14 +28,13 @@ def eals(run: Path, *args: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def alive() -> Iterator[tuple[str, int]]:
+def alive(tmp_path: Path) -> Iterator[tuple[str, int]]:
     """(--file-prefix, pid) of an EAL that shares nothing and needs nothing."""
     prefix = f"quiet{os.getpid()}"
     argv = [sys.executable, "-P", "-m", "pyeal", "init", "--json", "--", "--no-huge", "-m", "16"]
     argv += ["--no-shconf", "--file-prefix", prefix]
-    with subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
-    ) as p:
+    env = environment() | {"RUNTIME_DIRECTORY": str(tmp_path)}
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as p:
         assert p.stdin and p.stdout
         p.stdout.readline()
         yield prefix, p.pid

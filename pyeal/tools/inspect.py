@@ -364,7 +364,8 @@ def _heaps(d: Dict) -> list[str]:
 
 def _bar(share: float, width: int = 20) -> str:
     full = min(round(share * width), width) or bool(share)
-    return "█" * full + "░" * (width - full) + f" {share:.0%}"
+    said = f"{share:.0%}" if not 0 < share < 0.01 else "<1%"
+    return "█" * full + "░" * (width - full) + f" {said}"
 
 
 def _zones(d: Dict) -> list[str]:

@@ -43,8 +43,8 @@ def facts(e: scan.Eal) -> Dict:
     p = e.primary
     return {
         "file_prefix": e.prefix or None,
-        "runtime_dir": e.place.shown if e.place else None,
-        "path": e.place.path if e.place else None,
+        "runtime_dir": e.place.shown if e.place and e.place.path else None,
+        "path": e.place.path or None if e.place else None,
         "pid": e.primary_pid or None,
         "command": p.comm if p else None,
         "age_s": round(p.age if p else e.age, 1),
@@ -67,7 +67,7 @@ def pages_text(pages: list[Dict]) -> str:
 
 def _row(f: Dict) -> tuple[str, ...]:
     return (
-        f["file_prefix"] or "(no files)",
+        f["file_prefix"] or ("(no files)" if f["mode"] else "?"),
         str(f["pid"] or "-"),
         f["release"] or "?",
         f["mode"] or "?",

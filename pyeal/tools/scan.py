@@ -324,7 +324,7 @@ class Eal:
         if self._stopped:
             return "stopped", "by a signal"
         if self.snapshot and self.snapshot.complete:
-            return "running", ""
+            return "running", "" if p else "as a process that is not in sight from here"
         if self.snapshot is None and not self.why.startswith("config: no version"):
             return "running" if self.primary_pid else "unknown", self.why
         age = p.age if p else self.age
@@ -339,7 +339,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.unreadable: list[int] = []  # processes
-        self.closed: list[str] = []  # directories
+        self.closed: set[str] = set()  # directories
         self.roots: dict[tuple[object, ...], str] = {}
         self.networks: dict[str, int] = {}  # namespace -> a process in it
         self.whole = in_initial_pid_ns()
@@ -404,7 +404,7 @@ class Machine:
         try:
             return os.listdir(path)
         except PermissionError:
-            self.closed.append(path)
+            self.closed.add(path)
         except OSError:
             pass
         return []
@@ -539,7 +539,8 @@ class Machine:
             if pid <= 0:
                 continue
             p = Process(pid)
-            e = Eal(Place("", f"?/dpdk/{p.option('--file-prefix') or 'rte'}"))
+            prefix = p.option("--file-prefix")  # if a program gives it itself, nobody knows
+            e = Eal(Place("", f"/dpdk/{prefix}" if prefix else ""))
             e.primary, e.primary_pid, e.locked, e.why = p, pid, True, "needs root to look into it"
             yield e
 
@@ -692,8 +693,8 @@ def find(what: str | None) -> Eal:
     if len(named) == 1 and named[0].snapshot:
         return named[0]
     if len(named) == 1:
-        raise EalError(EACCES, "scan", f"{named[0].prefix}: {named[0].why}")
-    choice = [f"{e.prefix or 'in memory'} (pid {e.primary_pid or '-'})" for e in named or eals]
+        raise EalError(EACCES, "scan", f"{what or named[0].prefix}: {named[0].why}")
+    choice = [f"{e.prefix or '?'} (pid {e.primary_pid or '-'})" for e in named or eals]
     raise EalError(
         ENOENT, "scan",
         f"{what or 'one'}: one EAL wanted, {len(named)} found; there are: "

@@ -296,9 +296,10 @@ def run(args: argparse.Namespace) -> int:
     shown = [f for f in look.items if args.all or f["verdict"] not in ("held", "ended")]
     targets = [f for f in look.items
                if f["verdict"] in wanted or (args.all and f["verdict"] == "ended")]  # fmt: skip
+    hidden = bool(look.machine.closed)
     if args.delete:
         if not args.json:
-            _show(shown, args.verbose)
+            _show(shown, args.verbose, hidden)
         if targets and (args.yes or _asked(targets)):
             for f in targets:
                 f["deleted"], f["why"] = delete(f)
@@ -308,14 +309,14 @@ def run(args: argparse.Namespace) -> int:
         totals = {"reclaimable_bytes": sum(f["bytes"] for f in targets if f["kind"] == "page")}
         print(document("stale", {**totals, "items": shown, **_sight(look)}))
     elif not args.delete:
-        _show(shown, args.verbose)
+        _show(shown, args.verbose, hidden)
         for line in _not_seen(look):
             print(ink(line, DIM))
         if any(f["verdict"] == "stale" for f in shown):
             print(ink("pyeal stale --delete removes what is stale", DIM))
     left = [f for f in look.items
             if f["verdict"] in ("stale", "kept?", "unknown") and not f.get("deleted")]  # fmt: skip
-    return 1 if left else 0
+    return 1 if left or hidden else 0
 
 
 def _sight(look: Look) -> Dict:
@@ -330,9 +331,9 @@ def _not_seen(look: Look) -> list[str]:
     return not_seen(look.machine)
 
 
-def _show(shown: list[Dict], verbose: bool) -> None:
+def _show(shown: list[Dict], verbose: bool, hidden: bool) -> None:
     if not shown:
-        print("nothing is left over")
+        print("nothing is left over" + " where this user can look" * hidden)
         return
     groups: dict[tuple[str, ...], list[Dict]] = {}
     for f in shown:
