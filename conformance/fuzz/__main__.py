@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         p.error(f"no family {', '.join(sorted(unknown))}: {' '.join(known)}")
     chosen = [known[name] for name in args.families or known]
     print(f"{'family':14} {'inputs':>8} {'refused':>9} {'read':>9} {'wrong':>6} {'took':>9}")
-    wrong: list[Found] = []
+    wrong = False
     for family in chosen:
         if args.replay:
             cases = [case for _, case in engine.kept() if case.family == family.name]
@@ -70,19 +70,15 @@ def main(argv: list[str] | None = None) -> int:
         row = Row(family.name, n)
         counts, found = engine.run(family, make, n, row.tell)
         print(("\r" if row.live else "") + row.line(n, counts, len(found)), flush=True)
-        wrong += found
-    seen: set[tuple[str, str]] = set()
-    for f in wrong:
-        key = f.case.family, f.what.partition(":")[0] if f.what.startswith("wrong") else f.what
-        if key in seen:
-            continue
-        seen.add(key)
-        small = f if args.replay else engine.smaller(known[f.case.family], f)
-        print(
-            f"\n{f.case.family}: {f.what}\n{small.case.to_json(f.what)}{small.detail or f.detail}"
-        )
-        if args.keep:
-            print(save(small, args.keep, free_number(args.keep, f.case.family)))
+        wrong = wrong or bool(found)
+        for f in {f.what.partition(" [")[0]: f for f in reversed(found)}.values():  # one of a kind
+            small = f if args.replay else engine.smaller(family, f)
+            print(
+                f"\n{family.name}: {f.what}\n{small.case.to_json(f.what)}", small.detail or f.detail
+            )
+            if args.keep:
+                print(save(small, args.keep, free_number(args.keep, family.name)))
+            sys.stdout.flush()
     return 1 if wrong else 0
 
 

@@ -26,6 +26,7 @@ from conformance.units.test_fbarray import biggest, contig, find_n
 
 KINDS = "next", "prev", "next_n", "prev_n", "contig", "rev_contig", "biggest", "rev_biggest"
 LENGTHS = st.one_of(st.integers(1, 200), st.sampled_from([1, 63, 64, 65, 127, 128, 192]))
+COUNTS = st.one_of(st.integers(1, 7), st.integers(1, 70))
 NAMES = itertools.count()
 MOST = 3  # arrays at a time
 
@@ -101,7 +102,7 @@ class Machine(RuleBasedStateMachine):
     def find(self, data: st.DataObject, used: bool, kind: str) -> None:
         a = data.draw(st.sampled_from([a for a in self.arrays if a.mapped]), "array")
         start, back = self.index(data, a), kind.startswith(("prev", "rev"))
-        n = data.draw(st.integers(1, min(a.length + 1, 70)), "n") if kind.endswith("_n") else 0
+        n = data.draw(COUNTS, "n") if kind.endswith("_n") else 0
         want, errno = self._model(a, kind, start, n, used, back)
         fn = f"find_{kind}_{'used' if used else 'free'}"
         for who, x in a.of.items():
