@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from conformance import needs
 from conformance.timing.rows import ROWS, Row, judge
 from pyeal.tools import bench, bench_page
 
@@ -160,3 +161,25 @@ def test_stages_are_drawn_for_both():
 
     assert bench_page.stages(run).count("<title>") == 4
     assert bench_page.picture(run).startswith("<svg xmlns=")
+
+
+@needs(root=True)
+def test_a_run_from_end_to_end_has_what_other_tools_read(tmp_path, capsys):
+    """github-action-benchmark and Bencher's python_pytest adapter read the kept file as it is."""
+    pytest.importorskip("pytest_benchmark")
+    args = arguments(only="import", rounds=1, no_gates=True, json=True, storage=str(tmp_path))
+    code = bench.run(args)
+    out, err = capsys.readouterr()
+    if "wanted" in err or "compiler" in err:
+        pytest.skip(err)
+
+    assert code == 0, err
+    said = json.loads(out)
+    assert said["schema"] == "pyeal.bench/1" and said["rows"][0]["id"] == "import"
+    kept = json.loads(next(tmp_path.glob("*/0001_*.json")).read_text())
+    assert isinstance(kept["machine_info"], dict) and isinstance(kept["commit_info"], dict)
+    assert not [k for k in kept["machine_info"]["cpu"] if k.startswith("hz_actual")]
+    for b in kept["benchmarks"]:
+        assert b["fullname"].startswith("test_costs.py::test_cost[import-")
+        stats = b["stats"]
+        assert all(isinstance(stats[k], (int, float)) for k in "mean median stddev iqr ops".split())
