@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+import pytest
+
 from conformance import needs
 
 
+@pytest.mark.parametrize("kind", ["librte_eal:22.11", "pyeal:26.07"])
 @needs(pages={"2M": 4})
 def test_secondary_lies_over_its_primary(start, join, kind, facts, tool, tmp_path):
     """The secondary maps what the primary uses; nothing of it is in the way."""

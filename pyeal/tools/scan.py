@@ -18,7 +18,7 @@ from pyeal import layout
 from pyeal.errors import EalError
 from pyeal.hugepages import _ESCAPES as ESCAPES
 from pyeal.tools import snapshot
-from pyeal.tools.snapshot import Folder, ProcessMemory, Snapshot, Unreadable
+from pyeal.tools.snapshot import Folder, NotYet, ProcessMemory, Snapshot, Unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -262,6 +262,7 @@ class Eal:
         self.observers: list[Process] = []
         self.snapshot: Snapshot | None = None
         self.why = ""  # there is none
+        self.early = False  # as its config says nothing yet
         self.age = 0.0
         self.copy = False  # it lies somewhere, and nothing here belongs to it
 
@@ -325,7 +326,7 @@ class Eal:
             return "stopped", "by a signal"
         if self.snapshot and self.snapshot.complete:
             return "running", "" if p else "as a process that is not in sight from here"
-        if self.snapshot is None and not self.why.startswith("config: no version"):
+        if self.snapshot is None and not self.early:
             return "running" if self.primary_pid else "unknown", self.why
         age = p.age if p else self.age
         if p and age > SLOW and p.state in "SD":
@@ -529,7 +530,7 @@ class Machine:
             if not e.snapshot.memory:
                 e.snapshot.memory = PageFiles(e.snapshot, place).at
         except (Unreadable, OSError) as err:
-            e.why = str(err)
+            e.why, e.early = str(err), isinstance(err, NotYet)
         return e
 
     def _unseen(self, found: list[Eal]) -> Iterator[Eal]:

@@ -42,6 +42,10 @@ class Unreadable(EalError):
         return self.text
 
 
+class NotYet(Unreadable):
+    """A config as it is at the very start, before it says of which release it is."""
+
+
 # --- where the bytes come from
 
 
@@ -174,14 +178,10 @@ def _looks_like_config(data: bytes) -> bool:
 def config_of(data: bytes) -> tuple[Any, Release]:
     """(rte_mem_config as a copy, its release) by the version word at offset 4. Unreadable."""
     if len(data) < layout.CONFIG_SIZE:
-        raise Unreadable(f"config: {layout.CONFIG_SIZE} bytes wanted, {len(data)} found")
-    magic, word = (int.from_bytes(data[i : i + 4], "little") for i in (0, 4))
+        raise NotYet(f"config: {layout.CONFIG_SIZE} bytes wanted, {len(data)} found")
+    word = int.from_bytes(data[4:8], "little")
     if not word:
-        raise Unreadable(
-            "config: no version word yet: its primary is at the very start, or died there"
-            if not magic
-            else "config: no version word"
-        )
+        raise NotYet("config: no version word yet: its primary is at the very start, or died there")
     release = release_of(word)
     return layout.config(release.family).from_buffer_copy(data), release
 
