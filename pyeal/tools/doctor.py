@@ -212,6 +212,14 @@ def _shortage(
         yield Finding(FAIL, "all hugepages are taken", *rows, wanted=want, found=found, do=do)
         return
     e = c.error
+    if e and e.stage == "hugepages" and "none free in" in e.text:
+        resv = ", ".join(f"{w[2]:,} of {w[1]:,} free {size(sz)} pages are reserved"
+                         for sz, w in usable.items() if w[2])  # fmt: skip
+        more = (usable[default][0] + 32) * default
+        yield Finding(FAIL, "every free page is reserved by somebody", 1,
+                      wanted=f"a free {word} page that nobody reserved", found=resv or "none free",
+                      do=f"dpdk-hugepages.py -p {word} -r {size(more)}")  # fmt: skip
+        return
     if e and (c.failed_at("pool") or (e.stage == "pages" and not c.bit)):
         node = next((k for k, v in (c.o.socket_mem or {}).items()
                      if v and f"socket {k}!" in e.text), None)  # fmt: skip
@@ -880,8 +888,10 @@ def files_of_others(c: Case) -> Iterator[Finding]:
     for f in (*_prefix_taken(c), *_directory_lock(c), *_same_names(c)):
         bad = bad or f.state in (FAIL, WARN)
         yield f
-    for f in _what_goes(c):
-        yield f
+    yield from _what_goes(c)
+    yield from _shared_pool(c)
+    if c.needs_pages():
+        yield from _core_dumps(c)
     if not bad:
         yield Finding(OK, "none in the way")
 
@@ -977,6 +987,46 @@ def _what_goes(c: Case) -> Iterator[Finding]:
             yield Finding(OK, text, 3, harmless=True)
 
 
+def _shared_pool(c: Case) -> Iterator[Finding]:
+    """The pool is everybody's."""
+    for sz, p in c.pools.items():
+        used = int(p.get("nr", 0)) - int(p.get("free", 0))
+        if used > 0 and c.needs_pages() and not c.error:
+            text = (
+                f"others use {used:,} pages of {size(sz)}: pyeal lease sets pages aside for a job"
+            )
+            yield Finding(OK, text, 43, harmless=True)
+
+
+def _core_dumps(c: Case) -> Iterator[Finding]:
+    """Shared hugepages are in a core dump if bit 6 of the filter says so."""
+    me = "self" if c.view.own else c.view.pid
+    text = c.view.read(f"/proc/{me}/coredump_filter").strip()
+    if not text or not c.rehearsal or c.error:
+        return
+    amount = sum(sz * n for (sz, _), n in c.rehearsal.pages().items())
+    if not int(text, 16) >> 6 & 1:
+        text = f"core dumps leave hugepages out (coredump_filter 0x{text.lstrip('0') or '0'})"
+        yield Finding(OK, text, 39, harmless=True)
+    elif amount > 1 << 30 and c.view.limit("Max core file size")[0] > 1 << 30:
+        yield Finding(WARN, f"a core dump will have {size(amount)}", 39,
+                      do=f"echo 0x33 > /proc/{me}/coredump_filter")  # fmt: skip
+
+
+def _stopped(c: Case) -> Iterator[Finding]:
+    """Processes of the prefix that cannot answer when memory is to grow."""
+    assert c.config
+    pids = {c.config.owner}
+    for name in os.listdir(c.view.real(c.directory)):
+        word = name.removeprefix("mp_socket_").partition("_")[0]
+        pids |= {int(word)} if name.startswith("mp_socket_") and word.isdecimal() else set()
+    for pid in sorted(pids - {0, c.view.pid}):
+        words = c.view.read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        if words and words[0] in "tT":
+            yield Finding(WARN, f"process {pid} is stopped: whoever needs more memory waits for it",
+                          36, do=f"kill -CONT {pid}")  # fmt: skip
+
+
 def _the_primary(c: Case) -> Iterator[Finding]:
     """What a secondary needs of its primary."""
     at, prefix = c.directory, c.o.file_prefix
@@ -1019,6 +1069,7 @@ def _the_primary(c: Case) -> Iterator[Finding]:
     if not c.named:
         yield Finding(OK, f"a secondary must be exactly {word}", 16, harmless=True)
     yield from _its_pages(c)
+    yield from _stopped(c)
     yield from _tailqs(c)
     if c.config.word >= releases.get("22.11").word:
         text = "when a secondary ends it cleans up the bus, too: the primary's device may stop"
@@ -1220,12 +1271,10 @@ def shown(
         state = states[link]
         loud = [f for f in findings if f.state == state]
         rest = [f for f in findings if f.state != state and f.state in (WARN, FAIL)]
-        quiet = [
-            f
-            for f in findings
-            if f.harmless and (verbose or 35 in f.problems) and f not in loud[:1]
-        ]
         main, *more = sorted(loud, key=lambda f: f.harmless)
+        quiet = [f for f in findings if f.harmless and (verbose or 35 in f.problems)]
+        quiet = [f for f in quiet if f is not main]
+
         more = [f for f in more if f.state in (WARN, FAIL) or (f not in quiet and not f.harmless)]
         look = (BOLD,) if link == first else ()
         head = ink(f"{link:<16}", *look) if look else f"{link:<16}"
@@ -1266,11 +1315,13 @@ def touch(args: list[str], release: str | None) -> list[tuple[str, str]]:
     r, w = os.pipe()
     pid = os.fork()
     if not pid:
-        os.close(r)
-        with os.fdopen(w, "w") as out:
-            for step, error in _one_page(args, release):
-                print(json.dumps([step, error]), file=out, flush=True)
-        os._exit(0)
+        try:
+            os.close(r)
+            with os.fdopen(w, "w") as out:
+                for step, error in _one_page(args, release):
+                    print(json.dumps([step, error]), file=out, flush=True)
+        finally:
+            os._exit(0)
     os.close(w)
     with os.fdopen(r) as f:
         steps = [(s, e) for s, e in map(json.loads, f)]
@@ -1284,11 +1335,10 @@ def _one_page(args: list[str], release: str | None) -> Iterator[tuple[str, str]]
     """eal_memalloc.c: alloc_seg, get_seg_fd"""
     import fcntl
 
-    try:
-        with Rehearsal(args, release) as r:
-            infos, opts = r.infos if hasattr(r, "infos") else [], r.options
-    except (EalError, OSError) as e:
-        yield "read the arguments", str(e)
+    with Rehearsal(args, release) as r:
+        infos, opts = r.infos, getattr(r, "options", None)
+    if opts is None or (r.error and r.error.stage == "options"):
+        yield "read the arguments", r.error.text if r.error else ""
         return
     if opts.no_huge:
         yield "nothing: --no-huge", ""

@@ -168,7 +168,10 @@ class PretendLegacy(legacy.Legacy):
             so_far = sum(p.size == info.page_sz for p in self.pages)
             left = [c.pages - (so_far if c.node is None else 0) for c in mine]
             n = min([wanted, *left])
-            for _ in range(max(n, 0)):
+            room = sum(m.n_segs for m in self.lists
+                       if (m.page_sz, m.socket) == (info.page_sz, msl.socket))  # fmt: skip
+            self.mapped += max(n, 0)
+            for _ in range(min(max(n, 0), room + 1)):  # one too many is as bad as a million
                 path = f"{info.hugedir}/{self.opts.file_prefix}map_{len(self.pages)}"
                 page = Page(path, len(self.pages), info.page_sz, 0, -1)
                 page.physaddr, page.node = self.pseudo, msl.socket
@@ -180,7 +183,6 @@ class PretendLegacy(legacy.Legacy):
                 (c for c in caps if c.covers(info.page_sz, 0)), key=lambda c: c.pages, default=None
             )
             self.why = tight.what if tight else ""
-        self.mapped = len(self.pages)
 
     def _place(self, msl: MemsegList, at: int, run: list[Page]) -> None:
         segments = self.segments

@@ -1,0 +1,30 @@
+"""A fake host as the tools see it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conformance import hosts
+from pyeal.tools.view import View
+
+
+class FakeView(View):
+    """pyeal.tools.view.View of a host of fixtures/hosts, expanded at root."""
+
+    def __init__(self, host: hosts.Host, root: Path) -> None:
+        host.expand(root)
+        super().__init__(root=str(root))
+        self.host = host
+
+    def statfs(self, inside: str) -> tuple[int, int]:
+        return self.host.statfs(inside)
+
+    def affinity(self) -> set[int]:
+        return self.host.affinity or {n for d in self.host.detected for n in d.lcores}
+
+    def access(self, inside: str, mode: int) -> bool:
+        return True
+
+
+def view(name: str, root: Path) -> FakeView:
+    return FakeView(hosts.load(name), root)

@@ -1,0 +1,133 @@
+"""doctor on fake hosts: no false alarm where EAL starts, the right link where it does not."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance import hosts
+from conformance.units.fake_view import FakeView, view
+from pyeal.tools import doctor
+from pyeal.tools.doctor import FAIL, OK, WARN, examine, state_of
+from pyeal.tools.problems import LINKS, PROBLEMS
+
+CASES = [
+    pytest.param(host, e, r, id=f"{name}-{i}-{r}")
+    for name in hosts.names()
+    for host in [hosts.load(name)]
+    for i, e in enumerate(host.expects)
+    for r in ("20.11.10", "22.11.11", "26.07")
+    if hosts.holds(e.releases, r)
+]
+NOT_EVEN_ONE_PAGE = {"cgroup-limit": False, "reserved-beyond-free": True, "cpuset": False,
+                     "garbled-counters": True, "missing-files": True}  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "e", "release"), CASES)
+def test_each_host_has_the_verdict_that_eal_comes_to(
+    host: hosts.Host, e: hosts.Expect, release: str, tmp_path: Path
+) -> None:
+    """FAIL where discovery fails, in a link of pages; none where it does not."""
+    if e.max_sizes == 4 or not e.locks:
+        pytest.skip("of Arm, or about a lock that cannot be had")
+    found = examine(FakeView(host, tmp_path), e.args, release)
+    states = {link: state_of(fs) for link, fs in found.items()}
+    failing = [link for link, s in states.items() if s == FAIL]
+
+    assert list(found) == list(LINKS)
+    if e.fails or e.hangs:
+        assert failing and failing[0] in ("pool", "mount")
+        bad = next(f for f in found[failing[0]] if f.state == FAIL)
+        assert bad.wanted and bad.found and bad.do and bad.problems
+    elif not NOT_EVEN_ONE_PAGE.get(host.name):
+        assert failing == [], {link: [f.text for f in found[link]] for link in failing}
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "link", "row", "words"),
+    [
+        ("cgroup-limit", ["-m", "16"], "cgroup", 4, "hugetlb.2MB.max"),
+        ("cpuset", ["--socket-mem", "8"], "policy", 8, "Mems_allowed_list: 1"),
+        ("empty-pool", [], "pool", 1, "dpdk-hugepages.py -p 2M -r 64M"),
+        ("no-mounts", [], "mount", 2, "mount -t hugetlbfs"),
+        ("no-hugetlb", [], "pool", 41, "--no-huge"),
+        ("two-nodes-2M", ["--socket-mem", "9999,0"], "pool", 6, "-n 0"),
+        ("stacked-mounts", [], "mount", 44, "umount"),
+        ("arm-sizes", ["--in-memory"], "mount", 40, "at most 3"),
+        ("two-nodes-2M", ["-m", "1", "--socket-mem", "1"], "arguments", 0, "-m and --socket-mem"),
+    ],
+)
+def test_the_first_link_that_fails(
+    name: str, args: list[str], link: str, row: int, words: str, tmp_path: Path
+) -> None:
+    found = examine(view(name, tmp_path), args, "22.11")
+    first = next(k for k, fs in found.items() if state_of(fs) == FAIL)
+    bad = next(f for f in found[first] if f.state == FAIL)
+
+    assert first == link
+    assert row in bad.problems
+    assert words in f"{bad.text} {bad.wanted} {bad.found} {bad.do}"
+
+
+def test_harmless_things_are_called_so(tmp_path: Path) -> None:
+    """Two mounts of a size: a warning that names the one that is not used."""
+    found = examine(view("two-mounts-of-a-size", tmp_path), ["-m", "2"], None)
+    (told,) = [f for f in found["mount"] if 30 in f.problems]
+
+    assert told.state == WARN and "--huge-dir" in told.do
+    assert state_of(found["pool"]) == OK
+
+
+def test_every_problem_is_looked_for_or_named_as_out_of_reach() -> None:
+    """The rows that a check of doctor can report, by its source."""
+    tree = ast.parse(inspect.getsource(doctor))
+    reported = {
+        c.value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Finding"
+        for arg in call.args[2:]
+        for c in ast.walk(arg)
+        if isinstance(c, ast.Constant) and type(c.value) is int
+    } | {
+        c.value
+        for assign in ast.walk(tree)
+        if isinstance(assign, ast.Assign) and getattr(assign.targets[0], "id", "") == "rows"
+        for c in ast.walk(assign.value)
+        if isinstance(c, ast.Constant) and type(c.value) is int
+    }
+
+    assert {p.id for p in PROBLEMS} - reported == {p.id for p in PROBLEMS if p.reach} - reported
+    assert {p.id for p in PROBLEMS if p.reach} - reported == {34, 46}
+
+
+def run(*args: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pyeal", "doctor", *args], capture_output=True, text=True
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_command() -> None:
+    """Exit codes, JSON with its schema, no colour in a pipe, a line for each link."""
+    code, text = run("--", "--no-huge")
+    assert code == 0 and "would start" in text and "\x1b" not in text
+    assert [link for link in LINKS if f" {link} " not in text] == []
+    code, text = run("--json", "--", "--no-huge")
+    got = json.loads(text)
+    assert (code, got["schema"], got["verdict"], got["first"]) == (0, "pyeal.doctor/1", OK, None)
+    assert [x["link"] for x in got["links"]] == list(LINKS)
+    code, text = run("--", "--huge-dir", "/nowhere")
+    assert code == 1 and "would not start: " in text
+    assert run("--", "--no-such-option")[0] == 2
+    assert run("--pid", "999999999")[0] == 2
+
+
+def test_touch_without_pages_says_so() -> None:
+    assert doctor.touch(["--no-huge"], None) == [("nothing: --no-huge", "")]
+    assert doctor.touch(["--no-such-option"], None)[-1][1]

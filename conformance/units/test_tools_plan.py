@@ -1,0 +1,175 @@
+"""plan: the rehearsal of a start, on fake hosts and without any trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conformance import hosts
+from conformance.units.fake_view import FakeView, view
+from pyeal import dynmem, options, releases
+from pyeal.tools import plan
+from pyeal.tools.plan import Rehearsal
+from pyeal.tools.view import View
+
+CASES = [
+    pytest.param(host, e, r, id=f"{name}-{i}-{r}")
+    for name in hosts.names()
+    for host in [hosts.load(name)]
+    for i, e in enumerate(host.expects)
+    for r in ("22.11.11", "26.07")
+    if hosts.holds(e.releases, r)
+]
+
+
+@pytest.mark.parametrize(("host", "e", "release"), CASES)
+def test_it_finds_the_pages_of_each_host(
+    host: hosts.Host, e: hosts.Expect, release: str, tmp_path: Path
+) -> None:
+    if e.max_sizes == 4 or not e.locks:
+        pytest.skip("of Arm, or about a lock that cannot be had")
+    with Rehearsal([*e.args], release, FakeView(host, tmp_path)) as r:
+        if e.fails or e.hangs:
+            assert r.error and (e.fails in r.error.text or "on top of each other" in r.error.text)
+            return
+        found = {i.page_sz: [i.hugedir, *i.num_pages] for i in r.infos}
+
+    nodes = r.release.numa_nodes_max
+    assert found == {sz: [d, *n, *[0] * (nodes - len(n))] for sz, (d, *n) in e.counts.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "link"),
+    [
+        ("cgroup-limit", ["-m", "8"], None),
+        ("cgroup-limit", ["-m", "10"], "cgroup"),
+        ("cpuset", ["--socket-mem", "0,8"], None),
+        ("cpuset", ["--socket-mem", "8"], "policy"),
+        ("reserved-beyond-free", ["-m", "2"], "pool"),
+        ("two-nodes-2M", ["-m", "2"], None),
+    ],
+)
+def test_the_limit_that_bites(name: str, args: list[str], link: str | None, tmp_path: Path) -> None:
+    """What EAL never looks at, and finds out when it takes the pages."""
+    with Rehearsal(args, None, view(name, tmp_path)) as r:
+        assert (r.error is None) == (link is None), r.error
+        assert r.bit == link
+
+
+HOSTS = ["two-nodes-2M", "four-nodes-2M-1G", "one-node-2M-1G", "six-nodes", "cpuless-node-0"]
+
+
+@given(
+    name=st.sampled_from(HOSTS),
+    release=st.sampled_from(list(releases.RELEASES)),
+    mem=st.one_of(
+        st.integers(1, 3000).map(lambda n: ["-m", str(n)]),
+        st.lists(st.integers(0, 600), min_size=1, max_size=4).map(
+            lambda n: ["--socket-mem", ",".join(map(str, n))]
+        ),
+    ),
+    more=st.sampled_from([[], ["--single-file-segments"], ["--in-memory"], ["--huge-unlink"]]),
+)
+@settings(
+    max_examples=60, deadline=None, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+def test_pages_are_what_eal_counts(
+    name: str,
+    release: str,
+    mem: list[str],
+    more: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """It would start exactly where the counted pages cover the request; every page is on its node,
+    within what is free there; the lists hold them."""
+    v = view(name, tmp_path_factory.mktemp("host"))
+    with Rehearsal([*mem, *more], release, v) as r:
+        opts = options.parse([*mem, *more], releases.get(release))
+        counted = [(i.page_sz, i.num_pages) for i in r.infos]
+        nodes = [k for k in r.sockets for _ in range(1)]
+        lcores = {k: sum(1 for n in v.affinity() if _node(v, n) == k) for k in nodes}
+        try:
+            wanted = dynmem.pages_per_socket(opts.memory, opts.socket_mem, counted, lcores)
+        except Exception:
+            assert r.error
+            return
+        assert r.error is None, r.error
+        used = r.pages()
+
+    for (sz, free), row in zip(counted, wanted, strict=True):
+        for node in nodes:
+            assert row[node] <= used[sz, node] <= free[node]
+
+
+def _node(v: FakeView, cpu: int) -> int:
+    return next((int(k) for k, cpus in v.host.facts["cpus"].items()
+                 if cpu in hosts.numbers(cpus)), 0)  # fmt: skip
+
+
+def test_nothing_of_it_is_left(tmp_path: Path) -> None:
+    """Addresses, descriptors and files are as before; the next one gets the same addresses."""
+    v = view("four-nodes-2M-1G", tmp_path)
+
+    def held() -> tuple[int, list[str]]:
+        low = [m for m in View().maps() if m[0] < 1 << 44 and m[1] > 1 << 32]
+        return len(os.listdir("/proc/self/fd")), [m[2] for m in low if m[0] >= 1 << 32]
+
+    before, firsts = held(), []
+    for args in (["-m", "64"], ["-m", "999999999"], ["--legacy-mem"], ["--no-huge"], ["--foo"]) * 2:
+        with Rehearsal(args, None, v) as r:
+            if r.error is None:
+                firsts.append(r.addresses()[0][0])
+
+    assert held() == before
+    assert set(firsts) == {0x100000000}
+
+
+def test_a_base_between_what_two_processes_have() -> None:
+    """The lowest gap that is long enough in both."""
+
+    class Taken(View):
+        def __init__(self, *spans: tuple[int, int]) -> None:
+            self.spans = spans
+
+        def maps(self) -> list[tuple[int, int, str]]:
+            return [(a, b, "") for a, b in self.spans]
+
+    one, two = Taken((0x100000000, 0x140000000)), Taken((0x180000000, 0x190000000))
+
+    assert plan.free_base(1 << 24, [one]) == 0x141000000
+    assert plan.free_base(1 << 30, [one, two]) == 0x191000000
+    assert plan.free_base(1 << 48, [one]) == 0
+
+
+def test_time_is_measured_here() -> None:
+    assert plan.zeroing() > 1 << 26
+    assert 0 < plan.per_file() < 0.1
+
+
+def run(*args: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pyeal", "plan", *args], capture_output=True, text=True
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_command() -> None:
+    """Exit codes, JSON with its schema, and words without colour for what is no terminal."""
+    code, text = run("--json", "--", "--no-huge", "-m", "8")
+    got = json.loads(text)
+    assert (code, got["schema"], got["ok"]) == (0, "pyeal.plan/1", True)
+    assert got["lists"][0]["n_segs"] == 2048
+    code, text = run("--", "--no-huge", "-m", "8")
+    assert code == 0 and "would start" in text and "\x1b" not in text
+    assert run("--", "--no-such-option")[0] == 2
+    assert run("--as", "1.2", "--", "--no-huge")[0] == 2
+    code, text = run("--", "--huge-dir", "/nowhere")
+    assert code == 1 and "would fail in stage hugepages" in text
