@@ -135,7 +135,7 @@ class Attach:
         return self.world(seed).files[seed.partition("/")[2]]
 
     def ways(self, seed: str) -> list[str]:
-        return ["observer"] * 3 + ["secondary"]
+        return ["observer"] * 7 + ["secondary"]
 
     def fields(self, seed: str) -> list[tuple[int, int]]:
         if seed not in self._fields:
