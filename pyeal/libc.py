@@ -68,6 +68,17 @@ _move_pages = _bind(
 )
 
 
+_inotify_init = _bind(_short, "inotify_init1", c_int, c_int)
+_inotify_add = _bind(_short, "inotify_add_watch", c_int, c_int, ctypes.c_char_p, ctypes.c_uint32)
+IN_CREATE = 0x100
+
+
+# an array type of ctypes, for each length anew, costs more than what is done with it
+PYBUF_WRITE = 0x200
+_view = ctypes.pythonapi["PyMemoryView_FromMemory"]
+_view.restype, _view.argtypes = ctypes.py_object, (c_void_p, ctypes.c_ssize_t, c_int)
+
+
 def fail(what: str) -> OSError:
     """The OSError of the call just made, with what was asked for in its text."""
     no = ctypes.get_errno()
@@ -184,7 +195,8 @@ def personality() -> int:
 
 def memory(va: int, length: int) -> memoryview:
     """The bytes at va as a writable view. It must go before the mapping does."""
-    return memoryview((ctypes.c_char * length).from_address(va)).cast("B")
+    view: memoryview = _view(va, length, PYBUF_WRITE)
+    return view
 
 
 _cas: object = None
