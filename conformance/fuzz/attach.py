@@ -23,8 +23,16 @@ EVERY = 64  # of so many answers one is compared with what fixtures/abi reads
 LIST = "base_va", "page_sz", "socket_id", "len", "external"
 
 
+def folder() -> tempfile.TemporaryDirectory[str]:
+    """In memory where there is such a place; made by the parent, whose end removes it."""
+    at = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return tempfile.TemporaryDirectory(prefix="fuzz-", dir=at)
+
+
 def quick_locks() -> None:
     """Nobody will free a lock word that is wrong: no need to wait for it."""
+    if libc.lock_word.__name__ == "<lambda>":
+        return
     wait = libc.lock_word
     libc.lock_word = lambda va, free, add, s=0: wait(va, free, add, 0.001)  # type: ignore[misc, assignment]
 
@@ -105,20 +113,18 @@ class Attach:
 
     allowed = (pyeal.EalError,)
     worlds: dict[str, World] = {}
-    tmp: tempfile.TemporaryDirectory[str] | None = None
 
     def __init__(self, name: str, pattern: str) -> None:
         self.name, self.pattern, self.n = name, pattern, 0
+        self.tmp = folder()
         self._fields: dict[str, list[tuple[int, int]]] = {}
 
     def world(self, seed: str) -> World:
         name = seed.partition("/")[0]
         if name not in self.worlds:
-            if Attach.tmp is None:
-                at = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-                Attach.tmp = tempfile.TemporaryDirectory(prefix="fuzz-", dir=at)
-                quick_locks()
-            self.worlds[name] = World(name, Path(Attach.tmp.name) / name)
+            quick_locks()
+            at = Path(self.tmp.name) / str(os.getpid()) / name
+            self.worlds[name] = World(name, at)
         return self.worlds[name]
 
     def seeds(self) -> list[str]:

@@ -7,9 +7,7 @@ are wanted. What it has in `config` and in the pages is fuzzed, and so is what a
 from __future__ import annotations
 
 import ctypes
-import os
 import random
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,15 +87,13 @@ class OnSmall:
 
     name = ""
     allowed = (EalError,)
-    tmp: tempfile.TemporaryDirectory[str] | None = None
-    made: set[str] = set()
+
+    def __init__(self) -> None:
+        self.tmp, self.made = attach.folder(), set[str]()
 
     def small(self, release: str) -> Small:
-        if OnSmall.tmp is None:
-            at = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-            OnSmall.tmp = tempfile.TemporaryDirectory(prefix="fuzz-", dir=at)
-            attach.quick_locks()
-        hugedir, r = Path(OnSmall.tmp.name) / "huge", releases.get(release)
+        attach.quick_locks()
+        hugedir, r = Path(self.tmp.name) / "huge", releases.get(release)
         head = r.page_file[0].format(prefix=attach.PREFIX, list=0)
         if head not in self.made:
             self.made.add(head)
@@ -120,6 +116,7 @@ class Words(OnSmall):
     name = "heap"
 
     def __init__(self) -> None:
+        super().__init__()
         self._data: dict[str, bytes] = {}
 
     def seeds(self) -> list[str]:
@@ -203,6 +200,7 @@ class Datagrams(OnSmall):
     allowed = (EalError, ValueError)
 
     def __init__(self) -> None:
+        super().__init__()
         self._seeds: dict[str, bytes] = {}
         base = 0x100008000
         asks = {
@@ -240,7 +238,7 @@ class Datagrams(OnSmall):
 
     def read(self, case: Case) -> None:
         small = self.small(case.seed.partition(":")[0])
-        folder = Path(OnSmall.tmp.name if OnSmall.tmp else "") / "run"
+        folder = Path(self.tmp.name) / "run"
         folder.mkdir(exist_ok=True)
         name = "mp_socket" if case.how == "primary" else PEER
         channel = mp.Channel(str(folder), small.release, name, lambda level, text: None)
