@@ -76,6 +76,7 @@ class Eal:
         self.mutex = RLock()  # one thread at a time changes memory
         self.infos: list[hugepages.HugepageInfo] = []
         self._tables: list[int] = []
+        self._words: list[memseg.Word] = []  # the locks of `config`, heaps' aside
         self._pages: list[Pages] = []  # what alloc() gave and free() did not take yet
         self._undo: list[Callable[[], object]] = []  # takes a failed start back, latest first
         self.closed = False
@@ -164,24 +165,43 @@ class Eal:
         self.config.tsc_hz = runtime.tsc_hz()
         self._tables = self.heaps.service_tables()
         if self.shared:
-            runtime.sweep(self.runtime_dir)
-            self._open_channel("mp_socket")
-            malloc_mp.Sync(self.channel, self.heaps, self.log)
-            heaps = self.heaps.heaps
-            for word in (self.lists.lock, self.memzones.lock, *(heap.word for heap in heaps)):
-                word.alone = self._alone
-            self.heaps.outside = self._pages
-            for heap in self.heaps.heaps:
-                heap.mend = self.heaps.mend
-            self.channel.actions["eal_dev_mp_request"] = malloc_mp.no_devices
-            self.channel.actions["bus_vdev_mp"] = malloc_mp.no_vdevs
-            self.channel.actions["eal_vfio_mp_sync"] = malloc_mp.no_vfio
-            self.channel.ready = True
+            self._host()
         config.complete()
 
-    def _alone(self) -> bool:
-        """Whether no other process uses this memory: none listens, none has the config mapped."""
-        return self.channel.alone() and runtime.writers(self._file("config")) <= {os.getpid()}
+    def _host(self) -> None:
+        """What processes that join need: the channel, its answers, and no lock of a dead one."""
+        runtime.sweep(self.runtime_dir)
+        self._open_channel("mp_socket")
+        kind, at = type(self.config), addressof(self.config)
+        words = [at + getattr(kind, n).offset for n, *_ in kind._fields_ if n.endswith("lock")]
+        locks = self.lists.lock, self.memzones.lock
+        ours = {lock.va: lock for lock in locks if isinstance(lock, memseg.Word)}
+        self._words = [ours.get(va) or memseg.Word(va) for va in words]
+        for word in (*self._words, *(heap.word for heap in self.heaps.heaps)):
+            word.alone = self.channel.alone
+        self.heaps.outside = self._pages
+        for heap in self.heaps.heaps:
+            heap.mend = self.heaps.mend
+        malloc_mp.Sync(self.channel, self.heaps, self.log)
+        self.channel.actions["eal_dev_mp_request"] = malloc_mp.no_devices
+        self.channel.actions["bus_vdev_mp"] = malloc_mp.no_vdevs
+        self.channel.actions["eal_vfio_mp_sync"] = malloc_mp.no_vfio
+        self.channel.ready = True
+
+    def _bury(self) -> None:
+        """Frees locks that dead processes kept, when all others are dead: the next one that joins
+        would wait for them without end, as the C library does."""
+        for word in self._words:
+            if word.inherit():
+                word.reset()
+        for heap in self.heaps.heaps:
+            if heap.word.inherit():
+                try:
+                    heap.mend(heap)
+                except EalError as e:
+                    self.log("ERR", e.text)
+                    continue  # one that cannot be mended stays locked
+                heap.word.reset()
 
     def _attach(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
         """A secondary's stages."""
@@ -269,6 +289,8 @@ class Eal:
     def _open_channel(self, name: str) -> None:
         self.channel = mp.Channel(self.runtime_dir, self.release, name, self.log)
         self._undo.append(self.channel.close)
+        if self.role == "primary":
+            self.channel.watch(self._bury)
         self.channel.start()
 
     # stages

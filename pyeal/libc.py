@@ -244,6 +244,28 @@ def lock_word(va: int, free: Callable[[int], bool], add: int, wait: float) -> No
             )
 
 
+def watch_directory(path: str) -> int:
+    """A descriptor that becomes readable when something is made in the directory."""
+    fd = _inotify_init(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        raise fail("inotify_init1")
+    if _inotify_add(fd, os.fsencode(path), IN_CREATE) < 0:
+        error = fail(f"inotify_add_watch of {path}")
+        os.close(fd)
+        raise error
+    return int(fd)
+
+
+def made(fd: int) -> list[str]:
+    """Names of what was made there since the last call."""
+    data, at, names = os.read(fd, 1 << 16), 0, []
+    while at < len(data):  # int wd, uint32_t mask, cookie, len; char name[len]
+        end = at + 16 + int.from_bytes(data[at + 12 : at + 16], "little")
+        names.append(os.fsdecode(data[at + 16 : end].rstrip(b"\0")))
+        at = end
+    return names
+
+
 def break_word(va: int) -> None:
     """Frees a lock word whose holders are dead."""
     word = c_int.from_address(va)

@@ -6,7 +6,7 @@ base_va + i * page_sz. The 128 slots of `config` hold the lists in order.
 
 from __future__ import annotations
 
-from ctypes import addressof, memset, sizeof
+from ctypes import addressof, c_int, memset, sizeof
 from errno import EACCES, EINVAL, ENOMEM
 
 from . import layout, libc
@@ -333,10 +333,7 @@ class Word:
     broken.
     """
 
-    GRACE, WAIT = (
-        0.5,
-        4.5,
-    )  # seconds until it is looked whether a holder lives; and for one who does
+    GRACE, WAIT = 0.5, 4.5  # seconds until it is looked who lives; and more for one who does
 
     def __init__(self, va: int) -> None:
         self.va = va
@@ -362,6 +359,17 @@ class Word:
 
     def give(self, add: int) -> None:
         libc.lock_word(self.va, lambda v: True, -add, 0)
+        self.ours.pop()
+
+    def inherit(self) -> bool:
+        """Whether it was a dead process's, and now is held by this one, until reset()."""
+        if self.ours or not c_int.from_address(self.va).value or not self.alone():
+            return False
+        self.ours.append(None)
+        return True
+
+    def reset(self) -> None:
+        libc.break_word(self.va)
         self.ours.pop()
 
 

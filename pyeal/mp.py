@@ -17,6 +17,7 @@ import time
 from errno import EEXIST, EFAULT
 from struct import Struct, unpack_from
 
+from . import libc
 from .errors import EalError
 from .libc import DirectoryLock, discard, stranger
 
@@ -83,6 +84,10 @@ class Channel:
         self.primary = name == "mp_socket"
         self.actions: dict[str, Action] = {}
         self.ready = False
+        self._lives: set[int] = set()  # a descriptor of each secondary's process
+        self._born = -1  # readable when there is a new socket
+        self._died = False
+        self._on_death: Callable[[], object] = lambda: None
         self._waiting: dict[tuple[str, str], tuple[_thread.LockType, list[Message]]] = {}
         self._backlog: list[Message] = []
         self._thread = 0
@@ -135,11 +140,47 @@ class Channel:
         if self._thread and self._thread != _thread.get_ident():
             self._stopped.acquire(timeout=2 * TIMEOUT)
         self.sock.close()
-        os.close(self._wake)
+        for fd in (self._wake, *self._lives, *[self._born][: self._born >= 0]):
+            os.close(fd)
         try:
             os.unlink(self.path)
         except FileNotFoundError:
             pass
+
+    # who lives
+
+    def watch(self, on_death: Callable[[], object]) -> None:
+        """From its start on it calls that after the end of any secondary's process."""
+        self._on_death = on_death
+        try:
+            self._born = libc.watch_directory(self.directory)
+        except OSError as e:  # ENOSPC, EMFILE: fs.inotify.max_user_*
+            self.log("DEBUG", f"Ends of secondaries are not noticed at once: {e.strerror}")
+            return
+        self._poll.register(self._born, select.POLLIN)
+        for peer in self.peers():
+            self._follow(peer)
+
+    def _follow(self, name: str) -> None:
+        pid = name.removeprefix("mp_socket_").partition("_")[0]
+        if name.startswith("mp_socket_") and pid.isdecimal():
+            try:
+                fd = os.pidfd_open(int(pid))
+            except OSError:  # it ended already, or lives in a PID namespace of its own
+                self._died = True
+            else:
+                self._lives.add(fd)
+                self._poll.register(fd, select.POLLIN)
+
+    def _look(self, fd: int) -> None:
+        if fd == self._born:
+            for name in libc.made(fd):
+                self._follow(name)
+        elif fd in self._lives:
+            self._lives.remove(fd)
+            self._poll.unregister(fd)
+            os.close(fd)
+            self._died = True
 
     # receiving
 
@@ -150,6 +191,9 @@ class Channel:
                     self._handle(message)
                 while self._backlog:
                     self._handle(self._backlog.pop(0))
+                if self._died:
+                    self._died = False
+                    self._on_death()
         finally:
             self._stopped.release()
 
@@ -157,6 +201,8 @@ class Channel:
         """Messages that are there, waiting for the first of them; replies are delivered."""
         found: list[Message] = []
         ready = self._poll.poll(None if timeout is None else max(1, int(timeout * 1000)))
+        for fd, _ in ready:
+            self._look(fd)
         if not any(fd == self.sock.fileno() for fd, _ in ready):
             return found
         try:
@@ -216,8 +262,13 @@ class Channel:
             return sorted(n for n in os.listdir(self.directory) if n.startswith("mp_socket_"))
 
     def alone(self) -> bool:
-        """Whether no other process listens, as far as can be told."""
-        return not any(self._listens(peer) for peer in self.peers())
+        """Whether no other process listens; nor lives, where that is watched: one that detaches
+        has no socket any more."""
+        lives = select.poll()
+        for fd in list(self._lives):
+            lives.register(fd, select.POLLIN)
+        ended = len(lives.poll(0))
+        return ended == len(self._lives) and not any(map(self._listens, self.peers()))
 
     def _trusted(self, path: str) -> bool:
         """Whether that is a socket of this user's, or root's, and no link to one elsewhere."""

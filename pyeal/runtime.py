@@ -110,20 +110,6 @@ def processes(directory: str, proc: str = "/proc") -> dict[int, str]:
     return found
 
 
-def writers(path: str) -> set[int]:
-    """Processes that have the file mapped for writing, as far as /proc shows them."""
-    st, found = os.stat(path), set()
-    file = f" {os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x} {st.st_ino} "
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/maps") as f:
-                if any(file in line and " rw" in line for line in f):
-                    found.add(int(pid))
-        except OSError:  # it ended, or is not ours to look at
-            pass
-    return found
-
-
 def is_mine(path: str) -> bool:
     """Whether a primary of this process holds that config."""
     try:

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from conformance import needs, requirement
+from conformance import modes, needs, requirement
+from conformance.catalogue import holds
 
 MB = 1 << 20
 BIG = 5 * MB
@@ -77,6 +78,13 @@ def test_a_mute_secondary_costs_one_wait(start, join, peer, evidence):
     assert other.segments() == eal.segments()
 
 
+def taken(eal, field):
+    """Where that lock of the config lies, and the word of one who holds it to write."""
+    writer = b"\2\0\0\0" if holds(">=22.11", eal.release) else b"\xff" * 4
+    at = eal.config().mem_cfg_addr + eal.decode.offsetof("rte_mem_config", field)
+    return at, b"\1\0\0\0" if field == "malloc_heaps" else writer
+
+
 @requirement("SEC-039")
 @needs(pages={"2M": 8})
 @pytest.mark.parametrize("lock", ["heap", "hotplug"])
@@ -84,18 +92,33 @@ def test_a_dead_ones_locks_are_broken(start, join, lock, evidence):
     """Killed while it held one: the primary, now alone, takes it away."""
     eal = start("-m", "2")
     dead = join()
-    c = eal.config()
-    writer = 2 if eal.decode.offsetof("rte_mem_config", "memzones") > 40 else 0
-    writer = writer or (2 if eal.release >= "22.11" else 0xFFFFFFFF)
     dead.kill()
-    at, word = {
-        "heap": (eal.decode.offsetof("rte_mem_config", "malloc_heaps"), 1),
-        "hotplug": (eal.decode.offsetof("rte_mem_config", "memory_hotplug_lock"), writer),
-    }[lock]
-    eal.poke(c.mem_cfg_addr + at, word.to_bytes(4, "little"))
+    eal.poke(*taken(eal, {"heap": "malloc_heaps", "hotplug": "memory_hotplug_lock"}[lock]))
     begun = time.monotonic()
     va = eal.ask("malloc", size=BIG, align=0, socket=-1, within=3).va
     evidence(f"growth took {time.monotonic() - begun:.1f} s")
 
     assert va
     assert eal.config().memory_hotplug_lock.cnt == 0
+
+
+@requirement("SEC-046")
+@needs(pages={"2M": 4})
+@modes("dynmem", "legacy")
+def test_the_next_to_join_finds_no_lock_of_the_dead(start, join, mode, evidence):
+    """Killed with every lock of the config in its hand; what joins would wait for the first."""
+    eal = start("-m", "2")
+    dead = join()
+    at = eal.malloc(64).va
+    fields = "mlock", "qlock", "tlock", "memory_hotplug_lock", "malloc_heaps"
+    for field in fields:
+        eal.poke(*taken(eal, field))
+    dead.kill()
+    begun = time.monotonic()
+    other = join(limit=10)
+    evidence(f"joined after {time.monotonic() - begun:.1f} s")
+    other.poke(at, b"next")
+
+    assert eal.peek(at, 4) == b"next"
+    assert [eal.peek(taken(eal, f)[0], 4) for f in fields] == [bytes(4)] * len(fields)
+    assert other.malloc(64).va and eal.malloc(64).va
