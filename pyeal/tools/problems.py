@@ -274,7 +274,7 @@ PROBLEMS = (
       (r"cannot get a virtual area(?! at)",
        r"cannot (reserve|allocate|assign|preallocate) VA space",
        r"could not preallocate VA",
-       r"can(no|')t mmap memory for"),
+       r"can(no|')t mmap memory for|cannot mmap\(0x"),
       "EAL reserves tens to hundreds of GB of addresses, whatever is asked for.",
       "ulimit -v unlimited, vm.overcommit_memory=0 or 1; from 26.07 on --pagesz-mem 2M:1G"),
     P(46, "tools that read all of /sys", "",
