@@ -166,7 +166,9 @@ def _pytest(suite: str, what: str, more: list[str], ini: str) -> tuple[int, str]
     """(exit code, the end of what it said); on a terminal one line tells how far it is."""
     argv = [sys.executable, "-P", "-m", "pytest", "-c", ini, what, "-v", "-p", "no:cacheprovider"]
     own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys((own, suite)))}
+    # a pytest around this one, with workers perhaps, is none of its business
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys((own, suite)))
     lines: list[str] = []
     tty = sys.stderr.isatty()
     with subprocess.Popen(
