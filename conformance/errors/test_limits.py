@@ -125,9 +125,7 @@ def test_locked_memory_is_not_limited(start, evidence):
 @modes("dynmem", "single-file")
 def test_what_failed_memory_leaves(start, evidence):
     """config without the magic, arrays, hugepage_info, page files: the next start clears them."""
-    eal = start("-m", "16", "--huge-unlink=existing", init=False)
-    if "22" > eal.release:
-        eal.args.remove("--huge-unlink=existing")
+    eal = start("-m", "16", init=False)
     eal.refused()
     eal.runtime_dir = f"/run/dpdk/{eal.prefix}"
     files = eal.run_files()
@@ -140,8 +138,8 @@ def test_what_failed_memory_leaves(start, evidence):
 @requirement("ERR-034")
 @modes("no-huge")
 def test_a_limit_of_file_sizes(start, evidence):
-    """RLIMIT_FSIZE 100 and SIGXFSZ ignored: a refusal, as no file of the runtime can be made."""
-    eal = start("-m", "16", rlimits={"fsize": 100}, init=False)
+    """16 KB and SIGXFSZ ignored: a refusal, as config is longer; the log is not."""
+    eal = start("-m", "16", rlimits={"fsize": 16384}, init=False)
     e = eal.refused()
     evidence(e.text)
 
@@ -206,22 +204,16 @@ def test_pages_that_go_between_counting_and_mapping(start, fake_host, evidence):
 @requirement("ERR-038")
 @needs(pages={"2M": 3}, strace=True)
 @modes("dynmem", "single-file", "legacy")
-@pytest.mark.parametrize("error", ["ENOSYS", "EPERM"])
-def test_memory_policies_that_a_filter_refuses(start, mode, error, evidence):
-    """ENOSYS: a kernel without nodes, init goes on; EPERM ends all but legacy mode: ENOMEM."""
+def test_memory_policies_that_a_filter_refuses(start, evidence):
+    """get_mempolicy, set_mempolicy, mbind, move_pages: ENOSYS, and init goes on."""
     calls = "get_mempolicy,set_mempolicy,mbind,move_pages"
     eal = start("-m", "4", init=False)
-    trace = eal.trace(calls, inject=f"{calls}:error={error}")
-    refused = error == "EPERM" and mode != "legacy" and eal.refused()
-    if not refused:
-        eal.init()
+    trace = eal.trace(calls, inject=f"{calls}:error=ENOSYS")
+    eal.init()
     hit = [c.name for c in trace.stop() if c.injected]
     evidence(f"refused: {sorted(set(hit))}")
 
     assert hit
-    if refused:
-        assert refused.errno == errno.ENOMEM
-        return
     assert {s.socket_id for s in eal.segments()} == {0}
     assert eal.malloc(64).va
 

@@ -1,6 +1,7 @@
 """ERR: arguments that are refused, and what is said of them."""
 
 import errno
+import re
 
 import pytest
 
@@ -38,12 +39,14 @@ def test_each_stage_has_its_errno(start, flocked, args, mode, no, evidence):
 @modes("no-huge")
 def test_what_is_fatal_is_said_on_stderr(start, evidence):
     """Twice up to 23.11, on stderr and in the log; once from 24.11 on."""
-    eal = start("--socket-mem", "x", init=False)
+    eal = start("--iova-mode=x", init=False)
     eal.refused()
-    lines = eal.logged("Invalid 'command line' arguments")
+    old = holds("<25.11", eal.release)
+    words = "Invalid 'command line' arguments." if old else "Error parsing command line arguments."
+    lines = eal.logged(words)
     evidence(lines)
 
-    text = "EAL: {}Invalid 'command line' arguments."
+    text = f"EAL: {{}}{words}"
     twice = holds("<=23.11", eal.release)
     assert sorted(lines) == [text.format(x) for x in (["FATAL: ", ""] if twice else [""])]
 
@@ -56,13 +59,10 @@ def test_m_and_socket_mem_exclude_each_other(start, mode, evidence):
     evidence(e.text)
 
     assert e.errno == errno.EINVAL
-    assert "-m" in said(e)
-    assert "--socket-mem" in said(e)
-    assert "at the same time" in said(e)
+    assert re.search("(--socket-mem|numa-mem).* at the same time", said(e))
 
 
 @requirement("ERR-004")
-@modes("no-huge")
 @pytest.mark.parametrize("value", ["", ",", "64,", ",64", "x", "8x", "64,,64"])
 def test_socket_mem_wants_numbers(start, value, evidence):
     """Nothing, commas around nothing, letters: EINVAL."""
@@ -70,7 +70,7 @@ def test_socket_mem_wants_numbers(start, value, evidence):
     evidence(e.text)
 
     assert e.errno == errno.EINVAL
-    assert "socket-mem" in said(e)
+    assert re.search("(socket|numa)-mem", said(e))
 
 
 @requirement("ERR-005")
@@ -84,7 +84,7 @@ def test_in_memory_excludes_files_and_legacy(start, with_, evidence):
     evidence(e.text)
 
     assert e.errno == errno.EINVAL
-    assert "--in-memory" in said(e)
+    assert "in-memory" in said(e)
 
 
 @requirement("ERR-006")
@@ -96,10 +96,10 @@ def test_one_file_for_all_segments_is_not_unlinked_first(start, evidence):
     evidence(e.text)
 
     assert e.errno == errno.EINVAL
-    assert "--single-file-segments" in said(e)
-    assert "--huge-unlink" in said(e)
+    assert "single-file-segments" in said(e)
+    assert "huge-unlink" in said(e)
     eal = start("-m", "2", init=False)
-    if holds(">=22.03", eal.release):
+    if holds(">=22.03,<25.11", eal.release):
         assert eal.init("--huge-unlink=never").malloc(64).va
 
 
@@ -113,7 +113,7 @@ def test_a_file_prefix_is_part_of_a_name(start, prefix, evidence):
 
     assert e.errno == errno.EINVAL
     if "/" not in prefix:
-        assert "--file-prefix" in said(e)
+        assert re.search("file[-_ ]prefix", said(e))
 
 
 @requirement("ERR-008")
@@ -130,7 +130,7 @@ def test_huge_dir_is_a_mounted_hugetlbfs(start, path, no, evidence):
     evidence(e.text)
 
     assert e.errno == no
-    assert path or "--huge-dir" in said(e)
+    assert path or re.search("huge-dir|hugepage dir", said(e))
 
 
 @requirement("ERR-009")
@@ -194,11 +194,11 @@ def test_a_second_init_in_a_process(start, first, evidence):
     if first == "succeeded":
         eal.init("-m", "2")
     else:
-        eal.refused(*{"options": ["--bogus"], "memory": ["-m", "64"]}[first])
+        eal.refused(*{"options": ["--iova-mode=x"], "memory": ["-m", "64"]}[first])
     eal.args = args
     again = first == "options" or (first == "memory" and holds(">=25.11", eal.release))
     if again:
-        eal.init("-m", "2")
+        eal.init("-m", "2", within=5)
         evidence("another try is permitted")
         return
     e = eal.refused("-m", "2")
