@@ -13,9 +13,10 @@ import pytest
 
 from conformance import hosts
 from conformance.units.fake_view import FakeView, view
-from pyeal.tools import doctor
-from pyeal.tools.doctor import FAIL, OK, WARN, examine, state_of
+from pyeal.tools import checks
+from pyeal.tools.checks import FAIL, OK, WARN, examine, state_of
 from pyeal.tools.problems import LINKS, PROBLEMS
+from pyeal.tools.touch import touch
 
 CASES = [
     pytest.param(host, e, r, id=f"{name}-{i}-{r}")
@@ -86,7 +87,7 @@ def test_harmless_things_are_called_so(tmp_path: Path) -> None:
 
 def test_every_problem_is_looked_for_or_named_as_out_of_reach() -> None:
     """The rows that a check of doctor can report, by its source."""
-    tree = ast.parse(inspect.getsource(doctor))
+    tree = ast.parse(inspect.getsource(checks))
     reported = {
         c.value
         for call in ast.walk(tree)
@@ -129,5 +130,5 @@ def test_the_command() -> None:
 
 
 def test_touch_without_pages_says_so() -> None:
-    assert doctor.touch(["--no-huge"], None) == [("nothing: --no-huge", "")]
-    assert doctor.touch(["--no-such-option"], None)[-1][1]
+    assert touch(["--no-huge"], None) == [("nothing: --no-huge", "")]
+    assert touch(["--no-such-option"], None)[-1][1]

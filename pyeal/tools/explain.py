@@ -7,7 +7,7 @@ import sys
 
 from pyeal import releases
 from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, columns, document, ink
-from pyeal.tools.doctor import FAIL, OK, WARN, Finding, examine
+from pyeal.tools.checks import FAIL, OK, WARN, Finding, examine
 from pyeal.tools.problems import CERTAIN, HINT, WRAPPER, Problem, of_line
 from pyeal.tools.view import View
 
