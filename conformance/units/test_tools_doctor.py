@@ -23,7 +23,7 @@ CASES = [
     for name in hosts.names()
     for host in [hosts.load(name)]
     for i, e in enumerate(host.expects)
-    for r in ("20.11.10", "22.11.11", "26.07")
+    for r in ("22.11.11", "26.07")
     if hosts.holds(e.releases, r)
 ]
 NOT_EVEN_ONE_PAGE = {"cgroup-limit": False, "reserved-beyond-free": True, "cpuset": False,
