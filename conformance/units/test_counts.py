@@ -45,12 +45,13 @@ def gated(family: str) -> Any:
     return pytest.mark.parametrize("work", list(GATES[family]))
 
 
-@pytest.fixture
-def rig(request: Any, tmp_path: Path) -> Iterator[rigs.Rig]:
+@pytest.fixture(scope="module")
+def rig(request: Any, tmp_path_factory: Any) -> Iterator[rigs.Rig]:
     """The target as a process that can be timed, beside the installed librte_eal."""
     target = request.config.getoption("target")
     try:
-        yield rigs.Rig(tmp_path, target if target.startswith("librte_eal") else "pyeal")
+        folder = tmp_path_factory.mktemp("rig")
+        yield rigs.Rig(folder, target if target.startswith("librte_eal") else "pyeal")
     except (rigs.Missing, rigs.peers.Unobtainable) as e:
         pytest.skip(str(e))
 
