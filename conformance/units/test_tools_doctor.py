@@ -14,7 +14,7 @@ import pytest
 from conformance import hosts
 from conformance.units.fake_view import FakeView, view
 from pyeal.tools import checks
-from pyeal.tools.checks import FAIL, OK, WARN, examine, state_of
+from pyeal.tools.checks import FAIL, OK, WARN, as_root, examine, state_of
 from pyeal.tools.problems import LINKS, PROBLEMS
 from pyeal.tools.touch import touch
 
@@ -62,6 +62,7 @@ def test_each_host_has_the_verdict_that_eal_comes_to(
         ("stacked-mounts", [], "mount", 44, "umount"),
         ("arm-sizes", ["--in-memory"], "mount", 40, "at most 3"),
         ("two-nodes-2M", ["-m", "1", "--socket-mem", "1"], "arguments", 0, "-m and --socket-mem"),
+        ("two-nodes-2M", ["--numa-mem", "1"], "arguments", 0, "--as 25.11"),
     ],
 )
 def test_the_first_link_that_fails(
@@ -127,6 +128,12 @@ def test_the_command() -> None:
     assert code == 1 and "would not start: " in text
     assert run("--", "--no-such-option")[0] == 2
     assert run("--pid", "999999999")[0] == 2
+
+
+def test_what_only_root_may_do_says_so() -> None:
+    assert as_root("mount -t hugetlbfs none /mnt") == "sudo mount -t hugetlbfs none /mnt"
+    assert as_root("echo 1 > /proc/sys/x") == "sudo sh -c 'echo 1 > /proc/sys/x'"
+    assert as_root("--file-prefix x") == "--file-prefix x"
 
 
 def test_touch_without_pages_says_so() -> None:

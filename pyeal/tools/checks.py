@@ -110,8 +110,10 @@ def arguments_(c: Case) -> Iterator[Finding]:
     if e:
         text, _, do = e.text.partition(": ")
         rows = (38, 0) if "no-huge" in e.text else (0,)
+        other = _taken_by(c.args) if c.refused else ""
+        do = f"--as {other}, which takes them" if other else do or "pyeal plan -- ARGS"
         yield Finding(FAIL, text, *rows, wanted=f"arguments of EAL {c.release.name}",
-                      found=" ".join(c.args), do=do or "pyeal plan -- ARGS")  # fmt: skip
+                      found=" ".join(c.args), do=do)  # fmt: skip
         return
     o = c.o
     mode = ("no-huge" if o.no_huge else "legacy" if o.legacy_mem else "in-memory" if o.in_memory
@@ -121,6 +123,17 @@ def arguments_(c: Case) -> Iterator[Finding]:
     if o.no_huge:
         text = "--no-huge: no secondary can join, and no device can use it without VFIO"
         yield Finding(OK, text, 38, harmless=True)
+
+
+def _taken_by(args: list[str]) -> str:
+    """The first release that takes these arguments."""
+    for r in releases.RELEASES.values():
+        try:
+            options.parse(args, r)
+            return r.line
+        except EalError:
+            pass
+    return ""
 
 
 def _words(c: Case, sz: int) -> tuple[int, int, int, dict[int, int]]:
@@ -1171,10 +1184,20 @@ def examine(view: View, args: list[str], release: str | None) -> dict[str, list[
                         do=c.error.text.rpartition("; ")[2])
             )  # fmt: skip
         _slow(c, found)
+        if view.uid:
+            for f in (f for fs in found.values() for f in fs):
+                f.do = as_root(f.do)
     finally:
         if c.rehearsal:
             c.rehearsal.close()
     return found
+
+
+def as_root(do: str) -> str:
+    """What only root may do, for others."""
+    if do.partition(" ")[0] not in "mkdir mount umount echo sysctl dpdk-hugepages.py".split():
+        return do
+    return f"sudo sh -c '{do}'" if any(c in do for c in ";>") else f"sudo {do}"
 
 
 def _link_of(c: Case) -> str:

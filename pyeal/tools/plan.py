@@ -270,7 +270,14 @@ class Rehearsal(Eal):
         self.blocked = find_blocked(survey, self.infos)
 
     def _raise_nofile(self) -> None:
-        pass
+        """Memory comes next: of 4 kB pages the first records are enough here."""
+        write = self.arrays.write
+
+        def write_first(desc: layout.Fbarray, offset: int, data: bytes | memoryview) -> None:
+            if not offset:
+                write(desc, offset, data)
+
+        self.arrays.write = write_first  # type: ignore[method-assign]
 
     def _segments(self, *args: Any) -> Pretend:  # type: ignore[override]
         made = Pretend(*args)
@@ -519,7 +526,6 @@ def facts(r: Rehearsal) -> dict[str, Any]:
     runtime_files = r.runtime_files()
     files, spans, fds = r.page_files(), r.addresses(), r.descriptors()
     pages = r.pages()
-    layout_of = r.layout()
     rate, each = zeroing(), per_file()
     bytes_ = sum(sz * n for (sz, _), n in pages.items()) if not o.no_huge else 0
     mapped = r.work.mapped if r.work else sum(pages.values())
@@ -527,15 +533,13 @@ def facts(r: Rehearsal) -> dict[str, Any]:
         bytes_ = sum(p.size for p in [*r.work.pages, *r.work.surplus])
     hard = r.view.limit("Max open files")[1]
     return out | {
-        **{k: layout_of[k] for k in ("mode", "iova_mode", "file_prefix", "runtime_dir", "ignored")},
+        "mode": r.mode, "iova_mode": r.iova_mode, "file_prefix": o.file_prefix,
+        "runtime_dir": r.runtime_dir, "ignored": o.ignored,
         "lists": [
-            {
-                "name": m["name"], "page_sz": m["page_sz"], "socket_id": m["socket_id"],
-                "n_segs": m["n_segs"], "count": m["count"],
-                "base_va": m["base_va"], "len": m["len"],
-                "runs": [{"seg": u["seg"], "n": u["n"], "va": u["va"]} for u in m["runs"]],
-            }
-            for m in layout_of["lists"]  # type: ignore[attr-defined]
+            {"name": m.name, "page_sz": m.page_sz, "socket_id": m.socket, "n_segs": m.n_segs,
+             "count": m.count, "base_va": m.base_va, "len": m.len,
+             "runs": [{"seg": i, "n": n, "va": m.va(i)} for i, n in m.arr.runs()]}
+            for m in r.lists
         ],
         "pages": [{"page_sz": sz, "node": node, "n": n} for (sz, node), n in pages.items()],
         "bytes": sum(sz * n for (sz, _), n in pages.items()),
