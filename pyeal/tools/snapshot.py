@@ -250,7 +250,7 @@ class Snapshot:
             return self._seen
         for _ in range(TRIES):
             arrays = {i: self._array(m) for i, m in enumerate(self.c.memsegs) if sound(m)}
-            again = config_of(self.source.read("config"))[0]
+            again = self._config()
             if bytes(again.memsegs) == bytes(self.c.memsegs):
                 break
             self.c = again
@@ -262,6 +262,13 @@ class Snapshot:
             self.problems.append(f"memsegs {bad}: sizes that contradict each other, left out")
         self._seen = arrays, lists
         return self._seen
+
+    def _config(self) -> Any:
+        """The config as it is now; as it was, if it has gone with its process meanwhile."""
+        try:
+            return config_of(self.source.read("config"))[0]
+        except (OSError, Unreadable):
+            return self.c
 
     @property
     def arrays(self) -> dict[int, Array]:
@@ -384,7 +391,7 @@ class Snapshot:
                 free = [e.size for _, e in self._free_elements(i)]
             except (OSError, Unreadable) as e:
                 why = str(e)
-            before, h = bytes(h), config_of(self.source.read("config"))[0].malloc_heaps[i]
+            before, h = bytes(h), self._config().malloc_heaps[i]
             if before == bytes(h) and free is not None:
                 return facts | {
                     "Free_size": sum(free), "Alloc_size": h.total_size - sum(free),

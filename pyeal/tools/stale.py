@@ -94,13 +94,17 @@ class Look:
 
     def _pages(self) -> Iterator[Dict]:
         for path, shown in self.machine.hugetlbfs():
+            try:
+                page_sz = os.statvfs(path).f_bsize
+            except OSError:  # its last process is gone
+                continue
             for file, name in _files(path, shown):
                 m = scan.PAGE_FILE.match(name.rpartition("/")[2])
                 st = _lstat(file)
                 if not m or not st or not stat.S_ISREG(st.st_mode):
                     continue
                 f = self._fact("page", file, name, st, m[1])
-                f["page_sz"] = os.statvfs(path).f_bsize
+                f["page_sz"] = page_sz
                 f["verdict"], f["why"] = self._verdict_of_page(f, int(m[2]), m[3])
                 yield f
 
@@ -147,7 +151,9 @@ class Look:
                 lists = [ml["name"] for ml in e.snapshot.lists] if e and e.snapshot else []
                 yield from (f for f in files if self._is_dead(f, lists))
             else:
-                st = os.stat(place.path)
+                st = _lstat(place.path)
+                if st is None:  # gone meanwhile
+                    continue
                 d = self._fact("directory", place.path, place.shown, st, place.prefix)
                 d["bytes"] = sum(f["bytes"] for f in files)
                 d["files"] = [f["path"].rpartition("/")[2] for f in files]
@@ -208,11 +214,12 @@ class Look:
         held = machine.holders_of_files()
         names = {f["path"].rpartition("/")[2] for f in free if f["kind"] == "page"}
         opened = machine.open_files(names) if names else {}
-        alive = {e.place.path for e in machine.eals() if e.place and (e.locked or e.holders)}
+        living = (e.place for e in machine.eals() if e.place and (e.locked or e.holders))
+        alive = {(st.st_dev, st.st_ino) for p in living if (st := _lstat(p.path))}
         for f in free:
             by: dict[int, set[str]] = {}
             if f["kind"] == "directory":
-                if f["path"] in alive:
+                if (f["dev"], f["inode"]) in alive:
                     f["verdict"], f["why"] = "held", "by a process that has just started"
                 continue
             for pid, how in held.get((f["dev"], f["inode"]), {}).items():
