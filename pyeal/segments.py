@@ -867,7 +867,10 @@ def lock_shared(fd: int) -> None:
 
 def _open_locked(name: str, dir_fd: int, there: bool, look: bool = True) -> int:
     """A page file, new or there already, with its shared lock; not through a link."""
-    fd = libc.open_shared(name, os.O_RDWR | os.O_CREAT, dir_fd, there and look)
+    if there and look:
+        fd = libc.open_shared(name, os.O_RDWR | os.O_CREAT, dir_fd)
+    else:  # once for each page
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
     try:
         lock_shared(fd)
     except OSError as e:
