@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -488,6 +489,19 @@ def primary_where_the_secondary_has_something(w):
     return Way("--proc-type=secondary", box=box, before=before)
 
 
+@problem(36, "files of others", "is stopped", "kill -CONT", state="WARN", pages={"2M": 8})
+def primary_that_is_stopped(w):
+    box = w.box({"2M": 8})
+    primary = w.eal("-m", "2", box=box)
+    os.kill(primary.pid, signal.SIGSTOP)
+    w.finally_(lambda: os.kill(primary.pid, signal.SIGCONT))
+
+    def after(eal):  # asks the primary for memory, and gives up after 5 s
+        assert not eal.malloc(6 << 20).va
+
+    return Way("--proc-type=secondary", box=box, ends="starts", after=after)
+
+
 TAILQ = r"""
 #include <dlfcn.h>
 struct elem { void *head; void *next[2]; char name[32]; };
@@ -542,7 +556,10 @@ def ends(eal, way):
             eal.init(within=20)
         log = eal.log
     elif way.ends == "starts":
-        log = eal.init(within=20).log
+        eal.init(within=20)
+        if way.after:
+            way.after(eal)
+        log = eal.log
     else:
         try:
             eal.init(within=5)
@@ -551,8 +568,6 @@ def ends(eal, way):
         log = eal.log
     if trace:
         trace.stop()
-    if way.after and way.ends == "starts":
-        way.after(eal)
     return log
 
 

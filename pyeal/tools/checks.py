@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    # by page size: total, free, reserved, free by node
+    Usable = dict[int, tuple[int, int, int, dict[int, int]]]
+
 OK, WARN, FAIL, UNKNOWN = "OK", "WARN", "FAIL", "UNKNOWN"
 WORST = (OK, UNKNOWN, WARN, FAIL)
 SLOW = 2.0  # seconds of start that are worth a word
@@ -181,10 +184,9 @@ def pool(c: Case) -> Iterator[Finding]:
         yield from _persistence(c, pools)
 
 
-def _shortage(
-    c: Case, usable: dict[int, tuple[int, int, int, dict[int, int]]]
-) -> Iterator[Finding]:
+def _shortage(c: Case, usable: Usable) -> Iterator[Finding]:
     """No page at all, or fewer than are asked for."""
+    rows: tuple[int, ...] = (1,)
     stale = _stale(c)
     cleared = sum(c.rehearsal.cleared.values()) if c.rehearsal else 0
     some = any(free - resv > 0 or max(nodes.values(), default=0) for _, free, resv, nodes in
@@ -201,18 +203,15 @@ def _shortage(
                           do=f"dpdk-hugepages.py -p {word} -r {size(need)}")  # fmt: skip
             return
         held = holders(c)
-        who = ", ".join(f"{name} ({pid}) {size(n)}" for n, pid, name in held[:3])
-        bytes_ = sum(b for _, b in stale)
-        found = f"0 free of {nr:,}: " + (
-            f"files of dead processes hold {size(bytes_)}"
-            if stale
-            else f"held by {who}"
-            if who
-            else "holders not in sight"
-        )
-        do = "pyeal stale --delete" if stale else f"kill {held[0][1]}" if held else "pyeal ps"
-        rows = (3, 1) if stale else (1,)
-        yield Finding(FAIL, "all hugepages are taken", *rows, wanted=want, found=found, do=do)
+        do, who = "pyeal ps", "by processes that are not in sight"
+        if stale:
+            rows, do = (3, 1), "pyeal stale --delete"
+            who = f"{size(sum(b for _, b in stale))} by files of dead processes"
+        elif held:
+            do = f"kill {held[0][1]}"
+            who = ", ".join(f"{size(n)} by {name} ({pid})" for n, pid, name in held[:3])
+        yield Finding(FAIL, "all hugepages are taken", *rows, wanted=want,
+                      found=f"none free of {nr:,}, {who}", do=do)  # fmt: skip
         return
     e = c.error
     if e and e.stage == "hugepages" and "none free in" in e.text:
@@ -226,13 +225,15 @@ def _shortage(
     if e and (c.failed_at("pool") or (e.stage == "pages" and not c.bit)):
         node = next((k for k, v in (c.o.socket_mem or {}).items()
                      if v and f"socket {k}!" in e.text), None)  # fmt: skip
-        free = {k: sum(sz * w[3].get(k, 0) for sz, w in usable.items()) for k in _nodes(usable)}
+        counted = {sz: w for sz, w in usable.items() if sz in c.hugedirs} or usable
+        free = {k: sum(sz * w[3].get(k, 0) for sz, w in counted.items()) for k in _nodes(counted)}
         at = f"-n {node} " if node is not None else ""
         ask = _asked(c)
         have = sum(free.values()) if node is None else free.get(node, 0)
         asked = ask if node is None else (c.o.socket_mem or {}).get(node, 0)
         missing = max(asked - have, default)
-        total = usable[default][0] * default + missing
+        there = c.pools[default]["nodes"].get(node, {}).get("nr", 0)
+        total = (usable[default][0] if node is None else there) * default + missing
         rows = (6, 27) if node is not None and sum(free.values()) >= ask else (6,)
         found = ", ".join(f"{size(n)} free on node {k}" for k, n in free.items())
         bare = [k for k, n in free.items() if n and c.rehearsal and k not in c.rehearsal.sockets]
@@ -259,13 +260,13 @@ def _extra(c: Case, sz: int) -> int:
     return max(int(pool_.get("nr_overcommit", 0)) - int(pool_.get("surplus", 0)), 0)
 
 
-def _default(c: Case, usable: dict[int, Any]) -> int:
+def _default(c: Case, usable: Usable) -> int:
     """The page size to suggest: the smallest that is mounted, else the smallest."""
     mounted = [sz for sz, d in c.hugedirs.items() if d]
     return min(mounted or [sz for sz in usable if sz >= 1 << 20] or usable or [2 << 20])
 
 
-def _nodes(usable: dict[int, tuple[int, int, int, dict[int, int]]]) -> list[int]:
+def _nodes(usable: Usable) -> list[int]:
     return sorted({k for w in usable.values() for k in w[3]})
 
 
