@@ -86,6 +86,7 @@ def test_starting_and_stopped(start, facts):
     eal.answer()
     os.kill(eal.pid, signal.SIGSTOP)
     try:
+        os.waitid(os.P_PID, eal.pid, os.WSTOPPED | os.WNOWAIT)
         stopped = of(facts, eal.pid)
     finally:
         os.kill(eal.pid, signal.SIGCONT)
