@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -117,7 +118,8 @@ def _measure(args: argparse.Namespace, tmp: str) -> Dict:
     with open(f"{tmp}/gates.json", "w", encoding="utf-8") as f:
         json.dump(gates, f)
     more = [f"--target={args.target}", f"--reference={args.reference}", f"--pages={args.pages}",
-            f"--rounds={args.rounds}", f"--gates={tmp}/gates.json"]  # fmt: skip
+            f"--rounds={args.rounds}", f"--gates={tmp}/gates.json",
+            f"--basetemp={tmp}/timing"]  # fmt: skip
     if args.only:
         more.append(f"--only={args.only}")
     if args.against and not (os.path.exists(args.against) or args.against.isdigit()):
@@ -126,6 +128,9 @@ def _measure(args: argparse.Namespace, tmp: str) -> Dict:
     more += [f"--benchmark-json={out}", f"--benchmark-storage=file://{storage}",
              "--benchmark-autosave", "--benchmark-save-data"]  # fmt: skip
     code, said = _pytest(suite, timing, more, f"{timing}/pytest.toml")
+    skipped = re.findall(r"^SKIPPED \[\d+\] [^:]+:\d+: (.*)$", said, re.M)
+    if skipped and code == 0 and not (os.path.exists(out) and _load(out)["benchmarks"]):
+        raise Broken(f"nothing can be measured here: {'; '.join(dict.fromkeys(skipped))}")
     if not os.path.exists(out):
         raise Broken(f"pytest ends with {code}:\n{said}")
     return _load(out)
