@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median, quantiles
 from typing import NamedTuple
 
+LEAST = 256  # pages: with fewer, what a start costs without any decides
 OWN = 1.10  # of an EAL that is not pyeal, to the reference: no slower, and what rounds differ by
 
 
@@ -84,6 +85,8 @@ def judge(row, found, own=False):
     said |= {"value": value, "low": low, "high": high, "of_s": median(of), "over_s": median(over)}
     if row.pages not in (None, pages):
         return said | {"verdict": "not shown", "note": f"of {row.pages} pages; here {pages}"}
+    if row.pages is None and not own and 0 < pages < LEAST:
+        return said | {"verdict": "not shown", "note": f"of {LEAST} pages at least; here {pages}"}
     limit_s = found.get((row.work, pages, row.measure, KERNEL))
     if limit_s and row.over == C:
         said["here"] = median(limit_s) / median(over)

@@ -17,7 +17,7 @@ ROW = Row("dyn-cpu", "dyn, cpu", "dynmem", None, "memory-cpu", "reference", 0.92
 C = [0.10, 0.11, 0.12]
 
 
-def found(target: list[float], pages: int = 64, over: list[float] = C) -> dict[Any, list[float]]:
+def found(target: list[float], pages: int = 512, over: list[float] = C) -> dict[Any, list[float]]:
     at = ("dynmem", pages, "memory-cpu")
     return {(*at, "target"): target, (*at, "reference"): over}
 
@@ -70,7 +70,12 @@ def test_over_the_target_it_misses():
 def test_another_number_of_pages_than_promised_shows_nothing():
     said = judge(ROW._replace(pages=3072), found([0.01] * 3))
 
-    assert (said["verdict"], said["note"]) == ("not shown", "of 3072 pages; here 64")
+    assert (said["verdict"], said["note"]) == ("not shown", "of 3072 pages; here 512")
+
+
+def test_few_pages_show_nothing_but_of_an_own_eal():
+    assert judge(ROW, found(C, 64))["verdict"] == "not shown"
+    assert judge(ROW, found(C, 64), own=True)["verdict"] == "holds"
 
 
 def test_the_most_pages_count_where_none_are_named():
@@ -96,7 +101,7 @@ def test_an_own_eal_is_to_be_no_slower_than_the_reference():
 
 
 def test_what_not_even_the_kernel_can_is_not_shown():
-    limit = {("dynmem", 64, "memory-cpu", "kernel"): [0.105] * 3}
+    limit = {("dynmem", 512, "memory-cpu", "kernel"): [0.105] * 3}
     said = judge(ROW, found(C) | limit)
 
     assert said["verdict"] == "not shown" and said["here"] == pytest.approx(0.105 / 0.11)
