@@ -36,6 +36,7 @@ LINES = [  # the problem, a line as some release logs it
     (10, "EAL: Failed to lock hugepage directory!"),
     (10, "EAL: Error creating '/run/user/0/dpdk': Permission denied"),
     (11, "EAL: alloc_seg(): ftruncate() failed: File too large"),
+    (12, "EAL: Couldn't get fd on hugepage file: open 'rtemap_9' failed: Too many open files"),
     (12, "EAL: get_seg_fd(): open '/dev/hugepages/rtemap_1000' failed: Too many open files"),
     (13, "EAL: Could not find space for memseg. Please increase RTE_MAX_MEMSEG_PER_LIST and"),
     (13, "EAL: Could not find space for memseg. Please increase CONFIG_RTE_MAX_MEMSEG_PER_TYPE"),
