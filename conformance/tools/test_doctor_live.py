@@ -651,6 +651,33 @@ def test_a_secondary_is_well_too(world):
     assert {x["state"] for x in got["links"]} == {"OK"}, got
 
 
+@needs(root=True, pages={"2M": 2})
+def test_in_a_process_namespace_it_does_not_guess(world):
+    """Who holds a lock outside is not to be seen there: UNKNOWN, and kept files are not doomed."""
+    box = world.box({"2M": 2})
+    world.eal("-m", "2", "--huge-unlink=never", box=box, prefix=f"{world.prefix}_kept").close()
+    env = environment() | box.environment()
+    args = ["-m", "2", "--file-prefix", "eal_inside"]
+    inner = [*box.enter, "unshare", "--pid", "--fork", "--mount-proc"]
+    code, got = run(inner, "doctor", "--json", "--", *args, env=env)
+    states = {x["link"]: x["state"] for x in got["links"] if x["state"] != "OK"}
+
+    assert (code, got["verdict"]) == (0, "OK")
+    assert states == {"namespace": "UNKNOWN"}
+
+
+@needs(root=True, pages={"2M": 2})
+def test_without_the_right_to_look_it_says_so(world):
+    """As nobody at a process of root: its mounts are UNKNOWN."""
+    box = world.box({"2M": 2})
+    eal = world.start("-m", "2", target=TARGET, init=False, box=box)
+    got = run(user("nobody"), "doctor", "--json", "--pid", eal.pid, "--", "--in-memory")[1]
+    (told,) = [x for x in got["links"] if x["link"] == "namespace"]
+
+    assert told["state"] == "UNKNOWN"
+    assert f"sudo pyeal doctor --pid {eal.pid}" in [f["do"] for f in told["findings"]]
+
+
 @needs(root=True, strace=True, pages={"2M": 2})
 def test_it_only_looks(world, tmp_path):
     """No lock, nothing written, nothing opened for writing, no page taken."""

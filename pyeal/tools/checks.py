@@ -439,6 +439,11 @@ def _need(c: Case, sz: int) -> int:
 
 def namespace(c: Case) -> Iterator[Finding]:
     pid = c.view.namespace("pid")
+    if not c.view.own and not c.view.namespace("mnt"):
+        text = (
+            "its mounts may not be looked at: what is said of mounts and files is of this process"
+        )
+        yield Finding(UNKNOWN, text, 19, do=f"sudo pyeal doctor --pid {c.view.pid}")
     if not c.view.sees_all_locks:
         text = "a process namespace of its own: who holds files and locks outside is not to be seen"
         yield Finding(UNKNOWN, text, 21, 3, do="run it with --pid=host, or on the host")

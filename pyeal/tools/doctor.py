@@ -47,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
     if args.pid and not os.path.isdir(f"/proc/{args.pid}"):
         print(f"pyeal: no process {args.pid}", file=sys.stderr)
         return 2
+    if args.pid and args.touch:
+        print("pyeal: --touch is of this process: nsenter -t PID -a pyeal doctor", file=sys.stderr)
+        return 2
     view = View(args.pid)
     found = examine(view, args.eal_args, args.release)
     states = {link: state_of(fs) for link, fs in found.items()}
