@@ -85,7 +85,7 @@ def judge(row, found, own=False):
     said |= {"value": value, "low": low, "high": high, "of_s": median(of), "over_s": median(over)}
     if row.pages not in (None, pages):
         return said | {"verdict": "not shown", "note": f"of {row.pages} pages; here {pages}"}
-    if row.pages is None and not own and 0 < pages < LEAST:
+    if row.pages is None and row.unit == "×" and not own and 0 < pages < LEAST:
         return said | {"verdict": "not shown", "note": f"of {LEAST} pages at least; here {pages}"}
     limit_s = found.get((row.work, pages, row.measure, KERNEL))
     if limit_s and row.over == C:
