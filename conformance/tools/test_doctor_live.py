@@ -345,6 +345,12 @@ def sanitizer_where_eal_begins(w):
                before=lambda eal: None, ends="starts")  # fmt: skip
 
 
+@problem(13, "address space", "lists of this release", "2M:16M", log=False, pages={"2M": 8})
+def lists_that_are_too_short(w):  # Debian has no 26.07 yet, and before it 64 GB must be full
+    args = ["-m", "16", "--pagesz-mem", "2M:4M"]
+    return Way(*args, box=w.box({"2M": 8}), target="pyeal:26.07", release="26.07")
+
+
 @problem(12, "descriptors", "--single-file-segments", "ulimit -Hn 40", pages={"2M": 40})
 def few_descriptors(w):
     return Way("-m", "80", box=w.box({"2M": 40}), rlimits={"nofile": 40})

@@ -678,9 +678,13 @@ def address_space(c: Case) -> Iterator[Finding]:
     if e and (
         "increase RTE_MAX" in e.text or "no memseg list" in e.text or "types wanted" in e.text
     ):
-        do = "--pagesz-mem 2M:128G" if c.release.lists == "per-type" else "1G pages: --huge-dir"
+        sz = min(c.hugedirs, default=2 << 20)
+        do = "larger pages: --huge-dir of a mount of 1G pages"
+        if c.release.lists == "per-type":
+            do = f"--pagesz-mem {size(sz)}:{size(_need(c, sz))}"
         yield Finding(FAIL, "more pages than the lists of this release hold", 13,
-                      wanted=f"{size(_asked(c))}", found=e.text.split("; ")[0], do=do)  # fmt: skip
+                      wanted=f"{size(_asked(c))} in lists",
+                      found=f"{size(_reserve(c))} in all of them", do=do)  # fmt: skip
         return
     if not r or e:
         yield Finding(UNKNOWN, "not reached")
