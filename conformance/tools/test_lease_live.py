@@ -19,11 +19,14 @@ MOUNT = "$(awk '$3 == \"hugetlbfs\" {print $2}' /proc/mounts)"
 
 
 @pytest.fixture
-def lease(tool):
+def lease():
     """lease(pages, *command, code=0): what it says; the command's words are between."""
 
     def lease(pages, *command, code=0):
-        return tool("lease", pages, "--", *command, code=code, both=True)
+        argv = [*PYEAL, "lease", pages, "--", *command]
+        done = subprocess.run(argv, capture_output=True, text=True, env=environment(), timeout=60)
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
 
     return lease
 
