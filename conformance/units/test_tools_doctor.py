@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,15 +109,15 @@ def test_every_problem_is_looked_for_or_named_as_out_of_reach() -> None:
     assert {p.id for p in PROBLEMS if p.reach} - reported == {34, 46}
 
 
-def run(*args: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "pyeal", "doctor", *args], capture_output=True, text=True
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def test_the_command() -> None:
+def test_the_command(tmp_path: Path) -> None:
     """Exit codes, JSON with its schema, no colour in a pipe, a line for each link."""
+    env = os.environ | {"RUNTIME_DIRECTORY": str(tmp_path)}
+
+    def run(*args: str) -> tuple[int, str]:
+        argv = [sys.executable, "-P", "-m", "pyeal", "doctor", *args]
+        done = subprocess.run(argv, capture_output=True, text=True, env=env)
+        return done.returncode, done.stdout + done.stderr
+
     code, text = run("--", "--no-huge")
     assert code == 0 and "would start" in text and "\x1b" not in text
     assert [link for link in LINKS if f" {link} " not in text] == []
