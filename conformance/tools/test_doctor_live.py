@@ -657,6 +657,18 @@ def test_a_secondary_is_well_too(world):
     assert {x["state"] for x in got["links"]} == {"OK"}, got
 
 
+@needs(root=True, pages={"2M": 4})
+def test_a_process_that_is_up_is_not_in_its_own_way(world):
+    """Neither its lock nor its memory."""
+    box = world.box({"2M": 4})
+    eal = world.eal("-m", "4", box=box)
+    code, got = run([], "doctor", "--json", "--pid", eal.pid, "--", *eal.args)
+    said = [f["text"] for x in got["links"] for f in x["findings"]]
+
+    assert (code, got["verdict"]) == (0, "OK"), got
+    assert [t for t in said if f"process {eal.pid} is this primary, and up" in t]
+
+
 @needs(root=True, pages={"2M": 2})
 def test_in_a_process_namespace_it_does_not_guess(world):
     """Who holds a lock outside is not to be seen there: UNKNOWN, and kept files are not doomed."""
