@@ -139,7 +139,8 @@ def test_the_pytest_fixture(tmp_path):
     done = subprocess.run(
         [sys.executable, "-P", "-m", "pytest", "-q", "-p", "pyeal.tools.pytest_plugin",
          "-p", "no:cacheprovider", str(tmp_path)],
-        capture_output=True, text=True, env=environment(), cwd=tmp_path,
+        capture_output=True, text=True, cwd=tmp_path,
+        env=environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # where it is installed
     )  # fmt: skip
 
     assert "2 passed, 1 error" in done.stdout, done.stdout
