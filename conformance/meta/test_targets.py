@@ -40,6 +40,7 @@ def test_honest_target_passes(two):
         "level": "must",
         "host": "",
         "statement": "Its statement.",
+        "mode": "dynmem",
         "target": "fake",
         "release": "22.11.11",
         "secondary": "fake",
