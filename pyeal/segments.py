@@ -164,7 +164,8 @@ class Helpers:
     """Threads that run one function at a time together with the caller.
 
     They are started before they are needed: a fresh thread's first memory wants the lock on the
-    address space that a running populate holds.
+    address space that a running populate holds, and could lie in the hole that a mapping leaves
+    when it fails. So they have it all when this is made.
     """
 
     def __init__(self, n: int, warm: Callable[[], object]) -> None:
@@ -172,21 +173,28 @@ class Helpers:
         self.n, self.warm = n, warm
         self.go: list[_thread.LockType] = []
         self.done: list[_thread.LockType] = []
+        started = []
         for _ in range(n):
-            go, done = _thread.allocate_lock(), _thread.allocate_lock()
-            go.acquire()
-            done.acquire()
+            locks = ready, go, done = [_thread.allocate_lock() for _ in range(3)]
+            for lock in locks:
+                lock.acquire()
             try:
-                _thread.start_new_thread(self._run, (go, done))
+                _thread.start_new_thread(self._run, (ready, go, done))
             except RuntimeError:  # at the limit of threads: those there are do it all
                 break
+            started.append(ready)
             self.go.append(go)
             self.done.append(done)
+        for ready in started:
+            ready.acquire()
 
-    def _run(self, go: _thread.LockType, done: _thread.LockType) -> None:
+    def _run(self, ready: _thread.LockType, go: _thread.LockType, done: _thread.LockType) -> None:
         try:
-            bytearray(1 << 16)
-            self.warm()
+            try:
+                bytearray(1 << 16)
+                self.warm()
+            finally:
+                ready.release()
             go.acquire()
             if self.work:
                 self.work()
