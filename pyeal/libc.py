@@ -273,13 +273,11 @@ def break_word(va: int) -> None:
         pass
 
 
-def open_shared(
-    path: str, flags: int, dir_fd: int | None = None, look: bool = True, size: int = 0
-) -> int:
+def open_shared(path: str, flags: int, dir_fd: int | None = None, look: bool = True) -> int:
     """A file that processes share; OSError for a link, another user's file, and what is no file.
 
     What it is, is looked at when it is open; a pipe is not waited for. look: False where nobody
-    else can have made it, which saves a call. size: how long it is at the least.
+    else can have made it, which saves a call.
     """
     try:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=dir_fd)
@@ -288,18 +286,13 @@ def open_shared(
             raise
         text = "it is a symbolic link, which is not followed: remove it"
         raise OSError(errno.ELOOP, text, path) from None
-    if look or size:
+    if look:
         try:
-            st = os.fstat(fd)
+            if why := stranger(os.fstat(fd), stat.S_IFREG):
+                raise OSError(errno.EPERM, why, path)
         except OSError:
             os.close(fd)
             raise
-        no, why = errno.EPERM, stranger(st, stat.S_IFREG) if look else ""
-        if not why and st.st_size < size:
-            no, why = errno.EINVAL, f"{size} bytes wanted, {st.st_size} found"
-        if why:
-            os.close(fd)
-            raise OSError(no, why, path)
     return fd
 
 

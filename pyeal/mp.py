@@ -140,7 +140,7 @@ class Channel:
         if self._thread and self._thread != _thread.get_ident():
             self._stopped.acquire(timeout=2 * TIMEOUT)
         self.sock.close()
-        for fd in (self._wake, *self._lives, *[self._born][: self._born >= 0]):
+        for fd in {self._wake, self._born, *self._lives} - {-1}:
             os.close(fd)
         try:
             os.unlink(self.path)
