@@ -542,7 +542,9 @@ class Machine:
             p = Process(pid)
             prefix = p.option("--file-prefix")  # if a program gives it itself, nobody knows
             e = Eal(Place("", f"/dpdk/{prefix}" if prefix else ""))
-            e.primary, e.primary_pid, e.locked, e.why = p, pid, True, "needs root to look into it"
+            e.primary, e.primary_pid, e.locked = p, pid, True
+            e.early = not os.geteuid()  # who may see all has missed it: it began meanwhile
+            e.why = "began just now" if e.early else "needs root to look into it"
             yield e
 
     def _private(self, found: list[Eal]) -> Iterator[Eal]:
