@@ -198,7 +198,9 @@ def prompt(request, release, make_box, prefix):
         box = make_box({"2M": PAGES})
         name = f"{prefix}_program{next(NUMBERS)}"
         cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
-        argv = [program, *MODES[mode], "-l", cpus, "-m", str(mb), "--no-telemetry",
+        # legacy memory in pieces has no room for testpmd's ports: one run whatever the pool is like
+        whole = ["--iova-mode=va"] if mode == "legacy" else []
+        argv = [program, *MODES[mode], *whole, "-l", cpus, "-m", str(mb), "--no-telemetry",
                 f"--file-prefix={name}", *args]  # fmt: skip
         made.append(Prompt(word, request.node.tree.command(box, *argv), box, name))
         return made[-1]
