@@ -17,6 +17,10 @@ from .errors import EalError
 from .libc import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PAGE, PROT_READ, PROT_RW
 from .vaspace import VaSpace, align
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 INT_MAX = 2**31 - 1
 
 
@@ -35,15 +39,23 @@ def _invalid(text: str) -> EalError:
 
 def runs(bits: int) -> list[tuple[int, int]]:
     """The runs of set bits of a number as (start, n), ascending."""
-    found, at = [], 0
-    while bits:
-        skip = (bits & -bits).bit_length() - 1
-        bits >>= skip
-        n = (~bits & bits + 1).bit_length() - 1
-        found.append((at + skip, n))
-        bits >>= n
-        at += skip + n
+    skip = (bits & -bits).bit_length() - 1
+    ones = bits >> max(skip, 0)
+    if not ones & ones + 1:  # one run, or none
+        return [(skip, ones.bit_length())] if ones else []
+    text, found, end = f"{bits:b}"[::-1] + "0", [], 0  # text[i] is bit i
+    while (start := text.find("1", end)) >= 0:
+        end = text.find("0", start)
+        found.append((start, end - start))
     return found
+
+
+def bits(indices: Collection[int]) -> int:
+    """The number with these bits set."""
+    text = bytearray(b"0" * (max(indices, default=0) + 1))
+    for i in indices:
+        text[~i] = 0x31
+    return int(text, 2)
 
 
 class Fbarray:
@@ -93,6 +105,13 @@ class Fbarray:
         self._check(i)
         return bool(self.words[i >> 3] >> (i & 7) & 1)
 
+    def all_used(self, start: int, n: int) -> bool:
+        """Whether n entries from start on are used."""
+        self._check(start)
+        bits = int.from_bytes(self.words[start >> 3 : (start + n + 7) >> 3], "little")
+        ones = (1 << n) - 1
+        return start + n <= self.desc.len and bits >> (start & 7) & ones == ones
+
     def mark(self, start: int, n: int = 1, used: bool = True) -> None:
         """Marks n entries from start. rte_fbarray_set_used, rte_fbarray_set_free"""
         self._check(start)
@@ -103,6 +122,12 @@ class Fbarray:
         new = old | ones if used else old & ~ones
         self.words[first:last] = new.to_bytes(last - first, "little")
         self.desc.count += new.bit_count() - old.bit_count()
+
+    def mark_all(self, mask: int) -> None:
+        """Marks all entries of a mask as used."""
+        new = self.used() | mask
+        self.words[:] = new.to_bytes(len(self.words), "little")
+        self.desc.count = new.bit_count()
 
     def find(self, start: int, used: bool, back: bool = False) -> int:
         """The next (or previous) entry at or after (before) start."""

@@ -67,7 +67,7 @@ class Heap:
             e = elem(va)
             n = (va + e.size - 1 - msl.base_va) // msl.page_sz - seg + 1
             fits = HEADER + e.pad <= e.size and not e.size % LINE and e.heap == self.va
-            if fits and (n == 1 or n <= msl.arr.contig(seg, True)):
+            if fits and (n == 1 or msl.arr.all_used(seg, n)):
                 return e
         raise self.damaged(va)
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from errno import ENOMEM
+from struct import Struct
 
-from . import layout, libc
+from . import libc
 from .errors import EalError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Iterator
 
 RECORD = 4136
 PATH = 4096
+HEAD = RECORD - PATH
 _HEAD = "=QQQQii"  # first VA, final VA, physical address, size, node, file id; then the path
 _BATCH = 512  # records a call: two pieces each, and the kernel takes 1024
 _READ = 64 * RECORD  # bytes a call
@@ -46,8 +48,6 @@ def write(path: str, pages: list[Page], records: int) -> None:
     linux/eal_memory.c: create_shared_memory, copy_hugepages_to_shared_mem, remap_segment
     EalError(ENOMEM) when there is no room for all of them; the file is gone then.
     """
-    from struct import Struct
-
     pack = Struct(_HEAD).pack
     fd = -1
     try:
@@ -79,8 +79,8 @@ def write(path: str, pages: list[Page], records: int) -> None:
             os.close(fd)
 
 
-def read(path: str) -> Generator[layout.HugepageFile, None, None]:
-    """The records up to the first of size 0, as private copies.
+def read(path: str) -> Iterator[tuple[int, int, int, str]]:
+    """(address, size, file id, path) of the records up to the first of size 0.
 
     ValueError for a file that is not a whole number of records.
     """
@@ -88,12 +88,13 @@ def read(path: str) -> Generator[layout.HugepageFile, None, None]:
     try:
         if (length := os.fstat(fd).st_size) % RECORD:
             raise ValueError(f"{path}: records of {RECORD} bytes wanted, {length} bytes found")
-        data = bytearray(_READ)
+        data, head = bytearray(_READ), Struct("=8xQ8xQ4xi").unpack_from
         while got := os.readv(fd, [data]):
             for at in range(0, got - RECORD + 1, RECORD):
-                record = layout.HugepageFile.from_buffer_copy(data, at)
-                if not record.size:
+                va, size, file_id = head(data, at)
+                if not size:
                     return
-                yield record
+                name = data[at + HEAD : data.find(b"\0", at + HEAD, at + RECORD)]
+                yield va, size, file_id, str(name, "utf-8", "surrogateescape")
     finally:
         os.close(fd)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 from errno import EMFILE, ENOMEM
+from struct import pack
 
 from . import hugepage_data, libc
 from .dynmem import pages_per_socket
 from .errors import EalError
+from .fbarray import bits, runs
 from .hugepage_data import Page
 from .layout import BAD_IOVA
 from .libc import (
@@ -32,6 +34,7 @@ from .segments import (
     grow_descriptor_table,
     lets_others_in,
     lock_shared,
+    open_each,
 )
 
 TYPE_CHECKING = False
@@ -81,35 +84,27 @@ def no_huge(lists: MemsegLists, segments: Segments, memory: int, pa: bool, log: 
 def _describe(lists: MemsegLists, msl: MemsegList, pa: bool) -> None:
     """Writes the records of all pages of a no-huge list. eal_memseg_list_populate
 
-    A block of records is a template in which only the addresses' high bytes change.
+    A block of records is a template in which only the addresses' high bytes change: once within
+    it, where the low ones begin anew. Blocks begin where a page of the file does.
     """
-    from struct import Struct
-
-    pack = Struct("<QQQQiIII").pack
     n, first = msl.n_segs, msl.base_va // PAGE
-    block = bytearray(
-        b"".join(
-            [
-                pack(BAD_IOVA if pa else i * PAGE, i * PAGE, PAGE, PAGE, 0, 0, 0, 0)
-                for i in range(BLOCK)
-            ]
-        )
-    )
+    block = bytearray(pack("=QQQQiIII", BAD_IOVA if pa else 0, 0, PAGE, PAGE, 0, 0, 0, 0) * BLOCK)
     fields = (8,) if pa else (0, 8)
-    seen = [0] * 8
-    at = 0
-    while at < n:
-        high, low = divmod(first + at, BLOCK)
-        for k, byte in enumerate((high * BLOCK * PAGE).to_bytes(8, "little")):
-            if k >= 3 and seen[k] != byte:
-                seen[k] = byte
+    low = libc.packed("I", [i % BLOCK * PAGE for i in range(first, first + BLOCK)]).cast("B")
+    for field in fields:
+        block[field + 1 :: 48], block[field + 2 :: 48] = low[1::4], low[2::4]
+    seen = [(0, 0)] * 8
+    after = first % BLOCK  # records of a block that have the next high bytes
+    for at in range(0, n, BLOCK):
+        high = (first + at) // BLOCK * BLOCK * PAGE
+        both = zip(*(x.to_bytes(8, "little") for x in (high, high + BLOCK * PAGE)), strict=True)
+        for k, (a, b) in enumerate(both):
+            if k >= 3 and seen[k] != (a, b):
+                seen[k] = a, b
                 for field in fields:
-                    block[field + k :: 48] = bytes([byte]) * BLOCK
-        take = min(BLOCK - low, n - at)
-        lists.arrays.write(
-            msl.c.memseg_arr, at * 48, memoryview(block)[low * 48 : (low + take) * 48]
-        )
-        at += take
+                    block[field + k :: 48] = bytes([a]) * (BLOCK - after) + bytes([b]) * after
+        some = memoryview(block)[: min(BLOCK, n - at) * 48]
+        lists.arrays.write(msl.c.memseg_arr, at * 48, some)
     msl.arr.mark(0, n)
 
 
@@ -226,18 +221,25 @@ class Legacy:
         return sum(there)
 
     def _open(self, info: HugepageInfo, at: int, n: int, va: int) -> None:
-        look = lets_others_in(info.hugedir)
-        for i in range(at, at + n):
-            path = f"{info.hugedir}/{self.opts.file_prefix}map_{i}"
-            try:
-                fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT, look=look)
-            except OSError as e:
-                self._fail(f"open failed: {e.strerror}: {path}")
-                break
-            page = Page(path, i, info.page_sz, va, fd)
+        """Files number at to at + n, each with its lock, for addresses from va on."""
+        head, keep = f"{info.hugedir}/{self.opts.file_prefix}map_", not self.opts.unlink_existing
+        paths, opened = [f"{head}{i}" for i in range(at, at + n)], list[int]()
+        bad = None
+        try:
+            flags = os.O_RDWR | os.O_CREAT
+            open_each(paths, opened, flags, None, lets_others_in(info.hugedir))
+        except OSError as e:
+            bad = e.filename
+            self._fail(f"open failed: {e.strerror}: {bad}")
+        for i, (path, fd) in enumerate(zip(paths, opened, strict=False)):
+            page = Page(path, at + i, info.page_sz, va + i * info.page_sz, fd)
+            page.found = keep and os.fstat(fd).st_size > 0
             self.pages.append(page)
-            page.found = not self.opts.unlink_existing and os.fstat(fd).st_size > 0
-            va += info.page_sz
+        if opened and self.pages[-1].path == bad:  # it is open, but has no lock
+            page = self.pages.pop()
+            page.close()
+            if not page.found:
+                self.unlink([page])
 
     def _populate(
         self, pages: list[Page], va: int, size: int, warm: Callable[[], object]
@@ -246,7 +248,8 @@ class Legacy:
         helpers = self.segments.helpers(len(pages) * size, warm)
         flag, done, failed = self.segments.populate_flag, [0], []
         try:
-            libc.map_each([p.fd for p in pages], va, size, MAP_SHARED | MAP_FIXED | flag, done)
+            vas = range(va, va + len(pages) * size, size)
+            libc.map_each([p.fd for p in pages], vas, size, MAP_SHARED | MAP_FIXED | flag, done)
         except OSError as e:
             self._fail(f"mmap failed: {e.strerror}: {pages[done[0]].path}")
         n = done[0]
@@ -334,58 +337,64 @@ class Legacy:
         return kept
 
     def remap(self, pages: list[Page]) -> None:
-        """Maps runs of neighbours side by side into the lists. remap_needed_hugepages"""
+        """Maps runs of neighbours side by side into the lists. remap_needed_hugepages
+
+        They lie one after the other, as the roomiest place is behind the last one; one segment
+        stays free before each.
+        """
+        places: dict[MemsegList, dict[int, Page]] = {}
         start = 0
         for i in range(1, len(pages) + 1):
             if i == len(pages) or not _neighbours(pages[i - 1], pages[i]):
                 while start < i:
-                    start += self._remap_run(pages[start:i])
+                    msl, at = self._room(places, pages[start], i - start)
+                    run = pages[start : min(i, start + msl.n_segs - at)]
+                    places.setdefault(msl, {}).update(enumerate(run, at))
+                    start += len(run)
+        for msl, placed in places.items():
+            self._place(msl, placed)
 
-    def _remap_run(self, run: list[Page]) -> int:
-        """Maps the run, or as much as the roomiest place takes; one segment stays free before."""
-        size, node = run[0].size, run[0].node
+    def _room(
+        self, places: dict[MemsegList, dict[int, Page]], first: Page, n: int
+    ) -> tuple[MemsegList, int]:
+        """The list with room for a run, or for the most of it, and from which segment on."""
+        size, node = first.size, first.node
         for msl in self.lists:
-            if (msl.page_sz, msl.socket, msl.external) != (size, node, False):
-                continue
-            at = msl.arr.biggest(0, False)
-            room = msl.arr.contig(at, False) if at >= 0 else 0
-            if room < 2:
-                continue
-            if msl.count:
-                at, room = at + 1, room - 1
-            self._place(msl, at, run[: min(len(run), room)])
-            return min(len(run), room)
+            if (msl.page_sz, msl.socket, msl.external) == (size, node, False):
+                at = next(reversed(places[msl])) + 2 if msl in places else 0
+                if at + (at == 0) < msl.n_segs:
+                    return msl, at
         raise EalError(
             ENOMEM, "pages",
-            f"Could not find space for memseg: {len(run)} pages of {size // MB} MB on node {node}. "
+            f"Could not find space for memseg: {n} pages of {size // MB} MB on node {node}. "
             "Please increase RTE_MAX_MEMSEG_PER_LIST RTE_MAX_MEMSEG_PER_TYPE and/or "
             "RTE_MAX_MEM_MB_PER_TYPE in configuration.",
         )  # fmt: skip
 
-    def _place(self, msl: MemsegList, at: int, run: list[Page]) -> None:
-        va, size = msl.va(at), msl.page_sz
+    def _place(self, msl: MemsegList, placed: dict[int, Page]) -> None:
+        """Maps pages as these segments."""
+        size, used = msl.page_sz, bits(placed)
+        vas = [msl.va(seg) for seg in placed]
         try:
-            for page in run:
+            for page in placed.values():
                 if page.fd < 0:
                     page.fd = os.open(page.path, os.O_RDWR | os.O_NOFOLLOW)
-                lock_shared(page.fd)
-            libc.map_each(
-                [p.fd for p in run], va, size,
-                MAP_SHARED | MAP_FIXED | self.segments.populate_flag, [0],
-            )  # fmt: skip
-            if not self.segments.populate_flag:
-                libc.madvise(va, len(run) * size, MADV_POPULATE_WRITE)
+                    lock_shared(page.fd)
+            kind = MAP_SHARED | MAP_FIXED | self.segments.populate_flag
+            libc.map_each([p.fd for p in placed.values()], vas, size, kind, [0])
+            for start, n in runs(used) if not self.segments.populate_flag else ():
+                libc.madvise(msl.va(start), n * size, MADV_POPULATE_WRITE)
         except OSError as e:
             many = "; each page needs a descriptor: ulimit -n" if e.errno == EMFILE else ""
             raise EalError(
-                ENOMEM, "pages", f"Couldn't remap '{run[0].path}' and on: {e}{many}"
+                ENOMEM, "pages", f"Couldn't remap pages of {msl.name}: {e}{many}"
             ) from None
-        for i, page in enumerate(run):
-            page.final_va = va + i * size
+        for seg, va, page in zip(placed, vas, placed.values(), strict=True):
+            page.final_va = va
             if not self.segments.pa:
-                page.physaddr = page.final_va
+                page.physaddr = va
             try:
-                self.segments.keep(msl, at + i, page.fd)
+                self.segments.keep(msl, seg, page.fd)
             except EalError as e:
                 self.log("ERR", e.text)
                 self.segments.unkept.append(page.fd)
@@ -393,7 +402,7 @@ class Legacy:
                 self.segments.spared.add(page.fd)
             page.fd = -1
         c = self.lists.config
-        msl.fill(at, [p.physaddr for p in run], c.nchannel, c.nrank, [0] * len(run))
+        msl.fill_some({seg: page.physaddr for seg, page in placed.items()}, c.nchannel, c.nrank)
 
     def give_up(self) -> None:
         """Removes every file that is left, after a failure, but for those that were there."""

@@ -11,12 +11,14 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 import time
 from ctypes import c_int, c_long, c_size_t, c_ulong, c_void_p
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Literal
 
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 PROT_RW = PROT_READ | PROT_WRITE
@@ -57,6 +59,7 @@ _personality = _bind(_short, "personality", c_int, c_ulong)
 _mmap_args = c_void_p, c_size_t, c_int, c_int, c_int, c_long
 _mmap = _bind(_short, "mmap", c_void_p, *_mmap_args)
 _mmap_populate = _bind(_long, "mmap", c_void_p, *_mmap_args)
+_mmap_each = _bind(_short, "mmap", c_void_p)  # checks no types: what are not ints come as C's own
 _munmap = _bind(_long, "munmap", c_int, c_void_p, c_size_t)
 _madvise = _bind(_long, "madvise", c_int, c_void_p, c_size_t, c_int)
 _fallocate = _bind(_long, "fallocate", c_int, c_int, c_int, c_long, c_long)
@@ -109,22 +112,24 @@ def _close_gap(addr: int, length: int) -> None:
 
 
 def map_each(
-    fds: list[int], va: int, page_sz: int, flags: int, done: list[int], prot: int = PROT_RW
-) -> None:
-    """Maps the start of each file at va, va + page_sz, ...; one call a page, nothing else.
+    fds: list[int], vas: Sequence[int], page_sz: int, flags: int, done: list[int],
+    prot: int = PROT_RW,
+) -> None:  # fmt: skip
+    """Maps the start of each file at its address; one call a page, nothing else.
 
     done[0] counts the pages mapped so far, so that a failing one is known. Raises OSError.
     """
-    call, n = _mmap, done[0]
-    for fd in fds[n:]:
-        if call(va + n * page_sz, page_sz, prot, flags, fd, 0) == MAP_FAILED:
-            done[0] = n
-            e = fail(f"mmap of {page_sz:#x} bytes at {va + n * page_sz:#x} (fd {fd})")
+    call, failed = _mmap_each, MAP_FAILED
+    where, length, offset = c_void_p(), c_size_t(page_sz), c_long(0)
+    for fd, at in zip(fds, vas, strict=True):
+        where.value = at
+        if call(where, length, prot, flags, fd, offset) == failed:
+            done[0] = vas.index(at)
+            e = fail(f"mmap of {page_sz:#x} bytes at {at:#x} (fd {fd})")
             if flags & MAP_FIXED:
-                _close_gap(va + n * page_sz, page_sz)
+                _close_gap(at, page_sz)
             raise e
-        n += 1
-    done[0] = n
+    done[0] = len(fds)
 
 
 def munmap(addr: int, length: int) -> None:
@@ -181,11 +186,11 @@ def page_nodes(va: int, page_sz: int, n: int) -> list[int]:
 
     OSError(ENOSYS) where the kernel knows no nodes.
     """
-    addrs = (c_void_p * n)(*range(va, va + n * page_sz, page_sz))
-    status = (c_int * n)()
+    addrs = packed("Q", range(va, va + n * page_sz, page_sz)).tobytes()
+    status = ctypes.create_string_buffer(4 * n)
     if _move_pages(_NR[2], 0, n, addrs, None, status, 0) < 0:
         raise fail(f"move_pages query of {n} pages at {va:#x}")
-    return status[:]
+    return memoryview(status).cast("B").cast("i").tolist()
 
 
 def personality() -> int:
@@ -197,6 +202,11 @@ def memory(va: int, length: int) -> memoryview:
     """The bytes at va as a writable view. It must go before the mapping does."""
     view: memoryview = _view(va, length, PYBUF_WRITE)
     return view
+
+
+def packed(kind: Literal["I", "Q"], values: Sequence[int]) -> memoryview:
+    """Numbers as C's, to assign to such a view: kind "I" are 4 bytes each, "Q" are 8."""
+    return memoryview(struct.pack(f"={len(values)}{kind}", *values)).cast(kind)
 
 
 _cas: object = None

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from ctypes import addressof, c_int, memset, sizeof
 from errno import EACCES, EINVAL, ENOMEM
+from struct import Struct, pack
 
 from . import layout, libc
 from .errors import EalError
-from .fbarray import Arrays, Fbarray
+from .fbarray import Arrays, Fbarray, bits
 from .layout import MAX_MEMSEG_LISTS, Memseg
 from .libc import PAGE
 from .vaspace import VaSpace, align
@@ -132,18 +133,30 @@ class MemsegList:
         self, start: int, iovas: list[int], nchannel: int, nrank: int, flags: list[int]
     ) -> None:
         """Writes the records of consecutive pages and marks them used."""
-        from struct import Struct
+        n, va, size = len(iovas), self.va(start), self.page_sz
+        one = pack("=QQQQiIII", 0, 0, size, size, self.socket, nchannel, nrank, 0)
+        records = libc.memory(self.arr.address(start), n * sizeof(Memseg))
+        records[:] = one * n
+        words = records.cast("Q")
+        words[0::6] = libc.packed("Q", iovas)
+        words[1::6] = libc.packed("Q", range(va, va + n * size, size))
+        records.cast("I")[11::12] = libc.packed("I", flags)
+        self.arr.mark(start, n)
 
-        pack, size, socket = Struct("<QQQQiIII").pack, self.page_sz, self.socket
-        va = self.va(start)
-        records = b"".join(
-            [
-                pack(iova, va + i * size, size, size, socket, nchannel, nrank, flag)
-                for i, (iova, flag) in enumerate(zip(iovas, flags, strict=True))
-            ]
-        )
-        libc.memory(self.arr.address(start), len(records))[:] = records
-        self.arr.mark(start, len(iovas))
+    def fill_some(self, iovas: dict[int, int], nchannel: int, nrank: int) -> None:
+        """Writes the records of pages here and there, {segment: IOVA}, ascending, likewise.
+
+        Nothing between them is used.
+        """
+        first, last = next(iter(iovas)), next(reversed(iovas))
+        rest, gap = (self.page_sz, self.page_sz, self.socket, nchannel, nrank, 0), bytes(48)
+        make, base, size = Struct("=QQQQiIII").pack, self.base_va, self.page_sz
+        records = [
+            make(iovas[i], base + i * size, *rest) if i in iovas else gap
+            for i in range(first, last + 1)
+        ]
+        libc.memory(self.arr.address(first), len(records) * 48)[:] = b"".join(records)
+        self.arr.mark_all(bits(iovas))
 
     def clear(self, start: int, n: int) -> None:
         """Empties the records of n pages and marks them free."""

@@ -14,7 +14,7 @@ from errno import EACCES, ENOMEM
 
 from . import hugepage_data, layout, libc, releases, runtime
 from .errors import EalError
-from .fbarray import Arrays, Fbarray, runs
+from .fbarray import Arrays, Fbarray, bits, runs
 from .hugepages import HugepageInfo
 from .layout import Memseg
 from .libc import MAP_SHARED, PAGE, PROT_READ, PROT_RW
@@ -274,32 +274,38 @@ class Follower:
             self.log(
                 "WARNING", "   This may cause issues with mapping memory into secondary processes"
             )
-        dirs = {info.hugedir.rstrip("/") for info in self.segments.infos.values()}
-        dirs |= {f"{d}/" for d in dirs}  # of a directory that was named with a slash
-        records = hugepage_data.read(path)
         try:
-            self.segments.map_files([self._place(record, dirs) for record in records])
+            for (msl, directory), pages in self._places(path).items():
+                new = bits(pages)
+                if self.mapped[msl.index] & new:
+                    raise ValueError(f"pages of {directory} are segments of {msl.name} again")
+                self.mapped[msl.index] |= new
+                self.segments.map_files(msl, directory, pages)
         except (OSError, ValueError) as e:
             what = getattr(e, "filename", None) or path
             raise EalError(ENOMEM, "legacy", f"Could not open {what}: {e}") from None
-        finally:
-            records.close()  # and its file, which a refused record leaves open
 
-    def _place(self, record: layout.HugepageFile, dirs: set[str]) -> tuple[MemsegList, int, str]:
-        """Segment and file of a recorded page. ValueError for one that cannot be."""
-        va = record.final_va
-        found = self.lists.of(va)
-        if found is None:
-            raise ValueError(f"page {record.file_id} lies in no memseg list: {va:#x}")
-        msl, seg = found
-        path = os.fsdecode(record.filepath)
-        if dirs and path.rpartition("/")[0] not in dirs:
-            raise ValueError(f"page {record.file_id} lies in no hugepage directory: {path!r}")
-        again = self.mapped[msl.index] >> seg & 1
-        if again or (va, record.size) != (msl.va(seg), msl.page_sz):
-            raise ValueError(f"page {record.file_id} is not segment {seg} of {msl.name}, or again")
-        self.mapped[msl.index] |= 1 << seg
-        return msl, seg, path
+    def _places(self, path: str) -> dict[tuple[MemsegList, str], dict[int, str]]:
+        """The recorded pages, {(list, directory): {segment: file}}. ValueError if it cannot be."""
+        dirs = {info.hugedir.rstrip("/") for info in self.segments.infos.values()}
+        dirs |= {f"{d}/" for d in dirs}  # of a directory that was named with a slash
+        found: dict[tuple[MemsegList, str], dict[int, str]] = {}
+        base = end = 0
+        for va, size, file_id, file in hugepage_data.read(path):
+            if not base <= va < end:
+                if (at := self.lists.of(va)) is None:
+                    raise ValueError(f"page {file_id} lies in no memseg list: {va:#x}")
+                msl = at[0]
+                base, end = msl.base_va, msl.base_va + msl.len
+            directory, _, name = file.rpartition("/")
+            if dirs and directory not in dirs:
+                raise ValueError(f"page {file_id} lies in no hugepage directory: {file!r}")
+            seg, rest = divmod(va - base, msl.page_sz)
+            pages = found.setdefault((msl, directory), {})
+            if rest or size != msl.page_sz or seg in pages:
+                raise ValueError(f"page {file_id} is not segment {seg} of {msl.name}, or again")
+            pages[seg] = name
+        return found
 
 
 def aslr_enabled() -> bool:

@@ -14,7 +14,7 @@ from errno import EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTSUP
 
 from . import libc
 from .errors import EalError
-from .fbarray import runs
+from .fbarray import bits, runs
 from .layout import BAD_IOVA, FLAG_DIRTY, FLAG_DO_NOT_FREE
 from .libc import (
     FALLOC_KEEP_SIZE,
@@ -38,7 +38,7 @@ from .vaspace import give_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from .hugepages import HugepageInfo
     from .options import Options
@@ -247,7 +247,7 @@ class Segments:
         self.infos = {info.page_sz: info for info in infos}
         self.memfd = memfd or not opts.in_memory
         self.single = opts.single_file_segments or opts.no_huge
-        self.look_only = look_only
+        self.look_only, self.prot = look_only, PROT_READ if look_only else PROT_RW
         self.fds: dict[int, dict[int, int]] = {}  # list -> segment -> descriptor
         self.list_fd: dict[int, int] = {}  # list -> descriptor of all its pages
         self.unkept: list[int] = []  # descriptors of legacy pages that single-file has no place for
@@ -399,7 +399,7 @@ class Segments:
         done = [0]
         try:
             kind = MAP_SHARED | MAP_FIXED | self.populate_flag
-            libc.map_each(opened, msl.va(start), msl.page_sz, kind, done)
+            libc.map_each(opened, self._vas(msl, start, len(opened)), msl.page_sz, kind, done)
         except OSError as e:
             self._fail("DEBUG", f"mmap() failed: {os.strerror(e.errno or 0)}; {_advice(msl)}")
         return done[0]
@@ -431,6 +431,10 @@ class Segments:
         first = msl.index * per_list + start
         return [f"{head}{i}" for i in range(first, first + n)]
 
+    def _vas(self, msl: MemsegList, start: int, n: int) -> range:
+        """Addresses of n segments."""
+        return range(msl.va(start), msl.va(start + n), msl.page_sz)
+
     def list_name(self, msl: MemsegList) -> str:
         return f"{self.opts.file_prefix}map_{msl.index}"
 
@@ -444,8 +448,13 @@ class Segments:
             dirty = 0
         else:
             name = self.list_name(msl)
-            there = _exists(name, dir_fd)
-            fd = _open_locked(name, dir_fd, there)
+            there, opened = _exists(name, dir_fd), list[int]()
+            try:
+                open_each([name], opened, os.O_RDWR | os.O_CREAT, dir_fd, look=True)
+            except OSError:
+                self._not_locked(opened, name, dir_fd, there)
+                raise
+            fd = opened[0]
             dirty = FLAG_DIRTY if there and not self.opts.unlink_existing else 0
             self.kept.pop(msl.index, None)
             if dirty:
@@ -457,32 +466,44 @@ class Segments:
         self, msl: MemsegList, start: int, n: int, dir_fd: int, flags: list[int]
     ) -> list[int]:
         """Descriptors of n pages' own files, fewer when one fails; a dirty page's flag is set."""
-        table = self.fds.setdefault(msl.index, {})
         opened: list[int] = []
+        names = self.page_names(msl, start, n)
         try:
             if self.opts.in_memory:
-                kind = MFD_HUGETLB | libc.log2_flag(msl.page_sz)
+                kind, head = MFD_HUGETLB | libc.log2_flag(msl.page_sz), f"seg_{msl.index}-"
                 for seg in range(start, start + n):
-                    fd = table[seg] = os.memfd_create(f"seg_{msl.index}-{seg}", kind)
-                    opened.append(fd)
-                return opened
-            names = self.page_names(msl, start, n)
-            listed = set(os.listdir(dir_fd)) if n > FEW else None
-            look = lets_others_in(dir_fd)
-            for i, name in enumerate(names):
-                if _exists(name, dir_fd) if listed is None else name in listed:
-                    if self.opts.unlink_existing:
-                        os.unlink(name, dir_fd=dir_fd)
-                    else:
-                        flags[i] = FLAG_DIRTY
-                fd = table[start + i] = _open_locked(name, dir_fd, bool(flags[i]), look)
-                if self.opts.unlink_before_mapping:
-                    os.unlink(name, dir_fd=dir_fd)
-                opened.append(fd)
+                    opened.append(os.memfd_create(f"{head}{seg}", kind))
+            else:
+                free = self._free_names(names, dir_fd, flags)
+                how, look = os.O_RDWR | os.O_CREAT, lets_others_in(dir_fd)
+                open_each(free, opened, how, dir_fd, look)
         except OSError as e:
             what = "memfd create" if self.opts.in_memory else f"open '{e.filename}'"
             self._fail("ERR", f"Couldn't get fd on hugepage file: {what} failed: {e.strerror}")
+            if opened and e.filename == names[len(opened) - 1]:
+                self._not_locked(opened, e.filename, dir_fd, bool(flags[len(opened) - 1]))
+        self.fds.setdefault(msl.index, {}).update(enumerate(opened, start))
         return opened
+
+    def _not_locked(self, opened: list[int], name: str, dir_fd: int, there: bool) -> None:
+        """Lets go of the file that was opened last, and takes it away if it was not there."""
+        if opened:
+            os.close(opened.pop())
+            if not there:
+                os.unlink(name, dir_fd=dir_fd)
+
+    def _free_names(self, names: list[str], dir_fd: int, flags: list[int]) -> Iterator[str]:
+        """Each name when a file can be made there: an old one is gone, or its flag is set."""
+        listed = set(os.listdir(dir_fd)) if len(names) > FEW else None
+        for i, name in enumerate(names):
+            if _exists(name, dir_fd) if listed is None else name in listed:
+                if self.opts.unlink_existing:
+                    os.unlink(name, dir_fd=dir_fd)
+                else:
+                    flags[i] = FLAG_DIRTY
+            yield name
+            if self.opts.unlink_before_mapping:
+                os.unlink(name, dir_fd=dir_fd)
 
     def _populate(
         self, msl: MemsegList, start: int, n: int, helpers: Helpers
@@ -525,7 +546,9 @@ class Segments:
                 return 0, []
         else:
             entries = [e for at in range(0, n, per) for e in found[at]]
-        good = next((i for i, e in enumerate(entries) if not e & PRESENT), n)
+        good = n
+        if min(entries, default=0) < PRESENT:
+            good = next((i for i, e in enumerate(entries) if not e & PRESENT), n)
         if good < n and not failed:
             self._fail("DEBUG", _populate_failure(OSError(EFAULT, ""), size))
         if not self.pa:
@@ -547,15 +570,15 @@ class Segments:
                 return n
             self._fail("DEBUG", f"move_pages: {e.strerror}")
             return 0
-        for i, node in enumerate(nodes):
-            if node != msl.socket:
-                self._fail(
-                    "DEBUG",
-                    f"allocation happened on wrong socket (wanted {msl.socket}, got {node}); "
-                    f"{_advice(msl)}",
-                )
-                return i
-        return n
+        good = nodes.count(msl.socket)
+        if good < n:
+            good, node = next((i, node) for i, node in enumerate(nodes) if node != msl.socket)
+            self._fail(
+                "DEBUG",
+                f"allocation happened on wrong socket (wanted {msl.socket}, got {node}); "
+                f"{_advice(msl)}",
+            )
+        return good
 
     # a secondary's pages: the files are the primary's
 
@@ -564,25 +587,24 @@ class Segments:
 
         The C library makes an empty file where one is missing, and finds zeros; here it is named.
         """
-        prot = PROT_READ if self.look_only else PROT_RW
-        table, look = self.fds.setdefault(msl.index, {}), lets_others_in(dir_fd)
+        va, size, kind = msl.va(start), msl.page_sz, MAP_SHARED | MAP_FIXED
+        opened: list[int] = []
         try:
             if self.single:
-                fd = self.list_fd.get(msl.index, -1)
-                if fd < 0:
-                    fd = self.list_fd[msl.index] = self._join(self.list_name(msl), dir_fd)
-                va, offset = msl.va(start), start * msl.page_sz
-                libc.mmap(va, n * msl.page_sz, prot, MAP_SHARED | MAP_FIXED, fd, offset)
+                if msl.index not in self.list_fd:
+                    self._join([self.list_name(msl)], opened, dir_fd)
+                    self.list_fd[msl.index] = opened[0]
+                fd = self.list_fd[msl.index]
+                libc.mmap(va, n * size, self.prot, kind, fd, start * size)
             else:
-                opened = []
-                for seg, name in enumerate(self.page_names(msl, start, n), start):
-                    fd = table[seg] = self._join(name, dir_fd, look)
-                    opened.append(fd)
-                kind = MAP_SHARED | MAP_FIXED
-                libc.map_each(opened, msl.va(start), msl.page_sz, kind, [0], prot)
+                try:
+                    self._join(self.page_names(msl, start, n), opened, dir_fd)
+                finally:
+                    self.fds.setdefault(msl.index, {}).update(enumerate(opened, start))
+                libc.map_each(opened, range(va, va + n * size, size), size, kind, [0], self.prot)
             if not self.populate_flag:
                 advice = MADV_POPULATE_READ if self.look_only else MADV_POPULATE_WRITE
-                libc.madvise(msl.va(start), n * msl.page_sz, advice)
+                libc.madvise(va, n * size, advice)
         except OSError as e:
             self.unmap(msl, start, n)
             raise EalError(
@@ -592,44 +614,42 @@ class Segments:
                 + "; has its file been removed, or does the primary run with --huge-unlink?",
             ) from None  # fmt: skip
 
-    def map_files(self, pages: list[tuple[MemsegList, int, str]]) -> None:
-        """Maps legacy pages, each from its file. OSError names that."""
-        dirs = {path.rpartition("/")[0] for _, _, path in pages}
-        look = any(lets_others_in(d) for d in dirs)
-        start = 0
-        for i, (msl, seg, _) in enumerate(pages, 1):
-            if i == len(pages) or pages[i][:2] != (msl, seg + 1):
-                self._map_files(msl, pages[start][1], [p[2] for p in pages[start:i]], look)
-                start = i
+    def map_files(self, msl: MemsegList, directory: str, pages: dict[int, str]) -> None:
+        """Maps legacy pages, {segment: file's name}. OSError names a file.
 
-    def _map_files(self, msl: MemsegList, start: int, paths: list[str], look: bool) -> None:
-        """A run of neighbours. A file that is too short shows when its page is touched."""
-        prot = PROT_READ if self.look_only else PROT_RW
-        va, size, table = msl.va(start), msl.page_sz, self.fds.setdefault(msl.index, {})
-        opened = []
-        for seg, path in enumerate(paths, start):
-            fd = table[seg] = self._join(path, None, look)
-            opened.append(fd)
+        One that is too short shows when its page is touched.
+        """
+        size, opened = msl.page_sz, list[int]()
+        vas = [msl.va(seg) for seg in pages]
+        dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._join(pages.values(), opened, dir_fd)
+        except OSError as e:
+            e.filename = f"{directory}/{e.filename}"
+            raise
+        finally:
+            os.close(dir_fd)
+            self.fds.setdefault(msl.index, {}).update(zip(pages, opened, strict=False))
+        kind = MAP_SHARED | MAP_FIXED
         try:
             if self.populate_flag:  # which says nothing of failures
                 raise OSError(EFAULT, "")
-            libc.map_each(opened, va, size, MAP_SHARED | MAP_FIXED, [0], prot)
-            libc.madvise(va, len(paths) * size, MADV_POPULATE_READ)
+            libc.map_each(opened, vas, size, kind, [0], self.prot)
+            for start, n in runs(bits(pages)):
+                libc.madvise(msl.va(start), n * size, MADV_POPULATE_READ)
         except OSError:
-            for fd, path in zip(opened, paths, strict=True):
+            for fd, name in zip(opened, pages.values(), strict=True):
                 if (found := os.fstat(fd).st_size) < size:
-                    raise OSError(EINVAL, f"{size} bytes wanted, {found} found", path) from None
+                    why = f"{size} bytes wanted, {found} found"
+                    raise OSError(EINVAL, why, f"{directory}/{name}") from None
             if not self.populate_flag:
                 raise
-            libc.map_each(opened, va, size, MAP_SHARED | MAP_FIXED | MAP_POPULATE, [0], prot)
+            libc.map_each(opened, vas, size, kind | MAP_POPULATE, [0], self.prot)
 
-    def _join(self, name: str, dir_fd: int | None = None, look: bool = True) -> int:
-        """An existing page file, with its shared lock unless this process only looks."""
+    def _join(self, names: Iterable[str], opened: list[int], dir_fd: int) -> None:
+        """Existing page files, with their shared locks unless this process only looks."""
         flags = os.O_RDONLY if self.look_only else os.O_RDWR
-        fd = libc.open_shared(name, flags, dir_fd, look)
-        if not self.look_only:
-            lock_shared(fd)
-        return fd
+        open_each(names, opened, flags, dir_fd, lets_others_in(dir_fd))
 
     def unmap(self, msl: MemsegList, start: int, n: int, dir_fd: int = -1) -> None:
         """Lets go of n segments; with dir_fd the last user of a page's file removes it."""
@@ -713,9 +733,9 @@ class Segments:
         go of a page of a single file touches it, and so puts it back.
         """
         left, self.left = self.left, {}
-        for index, bits in left.items():
+        for index, freed in left.items():
             msl = self.lists.slots[index]
-            for start, n in runs(bits & ~msl.arr.used()):
+            for start, n in runs(freed & ~msl.arr.used()):
                 if not self.single:
                     self._remove_left(msl, start, n)
                 elif (fd := self.list_fd.get(index, -1)) >= 0:
@@ -873,21 +893,30 @@ def lock_shared(fd: int) -> None:
         pass
 
 
-def _open_locked(name: str, dir_fd: int, there: bool, look: bool = True) -> int:
-    """A page file, new or there already, with its shared lock; not through a link."""
-    if there and look:
-        fd = libc.open_shared(name, os.O_RDWR | os.O_CREAT, dir_fd)
-    else:  # once for each page
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
-    try:
-        lock_shared(fd)
-    except OSError as e:
-        if not there:
-            os.unlink(name, dir_fd=dir_fd)
-        os.close(fd)
-        e.filename = name
-        raise
-    return fd
+def open_each(
+    names: Iterable[str], opened: list[int], flags: int, dir_fd: int | None, look: bool
+) -> None:
+    """Opens page files, not through a link, with their shared locks if they are to be written to.
+
+    Each descriptor is appended to `opened`, also one that cannot be locked. OSError names its file.
+    look: at what each file is; False where nobody else can have made it.
+    """
+    plain, to_write = flags | os.O_NOFOLLOW, flags & os.O_RDWR
+    open_file, lock, shared = os.open, fcntl.flock, fcntl.LOCK_SH | fcntl.LOCK_NB
+    for name in names:  # once for each page: open, flock, and nothing else
+        if look:
+            fd = libc.open_shared(name, flags, dir_fd)
+        else:
+            fd = open_file(name, plain, 0o600, dir_fd=dir_fd)
+        opened.append(fd)
+        try:
+            if to_write:
+                lock(fd, shared)
+        except BlockingIOError:  # another process holds it exclusively: EAL goes on without
+            pass
+        except OSError as e:
+            e.filename = name
+            raise
 
 
 def _populate_failure(e: OSError, size: int) -> str:

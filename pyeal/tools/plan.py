@@ -15,7 +15,7 @@ from ctypes import sizeof
 from pyeal import hugepages, layout, lcores, legacy, libc, options, releases, runtime
 from pyeal.eal import Eal
 from pyeal.errors import EalError
-from pyeal.fbarray import file_size
+from pyeal.fbarray import bits, file_size, runs
 from pyeal.hugepage_data import RECORD, Page
 from pyeal.libc import MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_RW
 from pyeal.memseg import MemsegList
@@ -184,16 +184,18 @@ class PretendLegacy(legacy.Legacy):
             )
             self.why = tight.what if tight else ""
 
-    def _place(self, msl: MemsegList, at: int, run: list[Page]) -> None:
-        segments = self.segments
+    def _place(self, msl: MemsegList, placed: dict[int, Page]) -> None:
+        segments, n = self.segments, len(placed)
         assert isinstance(segments, Pretend)
-        short = not segments.single and segments.granted(msl, len(run)) < len(run)
+        short = not segments.single and segments.granted(msl, n) < n
         if short and segments.bit and segments.bit.link == "descriptors":
-            raise EalError(12, "pages", f"Couldn't remap '{run[0].path}': {segments.bit.what}")
-        segments.back(msl, at, len(run))
-        for i, page in enumerate(run):
-            page.final_va = msl.va(at + i)
-        msl.fill(at, [p.final_va for p in run], 0, 0, [0] * len(run))
+            text = f"Couldn't remap pages of {msl.name}: {segments.bit.what}"
+            raise EalError(12, "pages", text)
+        for start, n in runs(bits(placed)):
+            segments.back(msl, start, n)
+        for seg, page in placed.items():
+            page.final_va = msl.va(seg)
+        msl.fill_some({seg: page.final_va for seg, page in placed.items()}, 0, 0)
 
     def unlink(self, pages: list[Page]) -> None:
         pass
