@@ -34,13 +34,14 @@ NODES = "devices/system/node"
 class HugepageInfo:
     """One page size that counts. common/eal_internal_cfg.h: struct hugepage_info"""
 
-    __slots__ = ("hugedir", "lock_fd", "num_pages", "num_reusable", "page_sz")
+    __slots__ = ("hugedir", "kept", "lock_fd", "num_pages", "num_reusable", "page_sz")
 
     def __init__(self, page_sz: int, hugedir: str, nodes: int) -> None:
         self.page_sz, self.hugedir = page_sz, hugedir  # "": anonymous pages (--in-memory)
         self.num_pages = [0] * nodes  # by node id
         self.lock_fd = -1
         self.num_reusable = 0  # unlocked pages in hugedir that --huge-unlink=never kept
+        self.kept: dict[str, int] = {}  # descriptors of those among them that may be this EAL's own
 
     def __repr__(self) -> str:
         pages = {k: n for k, n in enumerate(self.num_pages) if n}
@@ -309,7 +310,10 @@ def discover(
 
     def enter(info: HugepageInfo) -> None:
         _lock(info, log)
-        stale = _stale(info, remove=options.unlink_existing)
+        others = options.legacy_mem or options.single_file_segments  # have no such page files
+        others = others or libc.lets_others_in(info.lock_fd)  # or each has to be looked at
+        own = None if others else f"{options.file_prefix}map_"
+        stale = _stale(info, own, remove=options.unlink_existing)
         info.num_reusable = 0 if options.unlink_existing else stale // info.page_sz
 
     return Survey(options, release, nodes, sys, proc, log, libc.statfs).run(enter)
@@ -331,32 +335,43 @@ def _lock(info: HugepageInfo, log: Log | None) -> None:
         ) from None
 
 
-def _stale(info: HugepageInfo, remove: bool) -> int:
-    """Bytes of the *map_* files, of any prefix, that nobody holds a lock on; removed if asked."""
-    total = 0
+def _stale(info: HugepageInfo, own: str | None, remove: bool) -> int:
+    """Bytes of the *map_* files, of any prefix, that nobody holds a lock on; removed if asked.
+
+    own: how the names of this EAL's files begin. Those that stay are kept open, as far as there
+    are descriptors: to open and lock each again is most of what such a start costs.
+    """
+    total, room = 0, os.sysconf("SC_OPEN_MAX") // 2
     for name in os.listdir(info.lock_fd):
         if "map_" not in name:
             continue
+        keep = not remove and own and name.startswith(own) and len(info.kept) < room
         try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # no link, and no pipe
-            fd = os.open(name, flags, dir_fd=info.lock_fd)
+            flags = (os.O_RDWR if keep else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = os.open(name, flags, dir_fd=info.lock_fd)  # no link, and no pipe
         except OSError:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            total += os.fstat(fd).st_size
+            total += os.lseek(fd, 0, os.SEEK_END) if keep else os.fstat(fd).st_size
             if remove:
                 os.unlink(name, dir_fd=info.lock_fd)
+            if keep:
+                info.kept[name], fd = fd, -1
         except OSError:
             pass  # somebody's, or a directory
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
     return total
 
 
 def unlock(infos: list[HugepageInfo]) -> None:
     """Gives the hugedirs back. linux/eal.c: eal_hugedirs_unlock"""
     for info in infos:
+        for fd in info.kept.values():
+            os.close(fd)
+        info.kept.clear()
         if info.lock_fd >= 0:
             fcntl.flock(info.lock_fd, fcntl.LOCK_UN)  # a forked child may hold the descriptor too
             os.close(info.lock_fd)

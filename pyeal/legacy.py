@@ -32,7 +32,6 @@ from .segments import (
     Segments,
     frames,
     grow_descriptor_table,
-    lets_others_in,
     lock_shared,
     open_each,
 )
@@ -227,7 +226,7 @@ class Legacy:
         bad = None
         try:
             flags = os.O_RDWR | os.O_CREAT
-            open_each(paths, opened, flags, None, lets_others_in(info.hugedir))
+            open_each(paths, opened, flags, None, libc.lets_others_in(info.hugedir))
         except OSError as e:
             bad = e.filename
             self._fail(f"open failed: {e.strerror}: {bad}")

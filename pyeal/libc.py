@@ -306,6 +306,12 @@ def open_shared(path: str, flags: int, dir_fd: int | None = None, look: bool = T
     return fd
 
 
+def lets_others_in(directory: int | str) -> bool:
+    """Whether another user than root can make files there: then each has to be looked at."""
+    st = os.stat(directory)
+    return bool(st.st_mode & 0o022) or st.st_uid not in (0, os.geteuid())
+
+
 def discard(path: str) -> None:
     """Removes a file that a failed start made; what keeps it from that is not the error to tell."""
     try:

@@ -474,9 +474,10 @@ class Segments:
                 for seg in range(start, start + n):
                     opened.append(os.memfd_create(f"{head}{seg}", kind))
             else:
-                free = self._free_names(names, dir_fd, flags)
-                how, look = os.O_RDWR | os.O_CREAT, lets_others_in(dir_fd)
-                open_each(free, opened, how, dir_fd, look)
+                kept = self.infos[msl.page_sz].kept
+                free = self._free_names(names, dir_fd, flags, kept)
+                how, look = os.O_RDWR | os.O_CREAT, libc.lets_others_in(dir_fd)
+                open_each(free, opened, how, dir_fd, look, kept)
         except OSError as e:
             what = "memfd create" if self.opts.in_memory else f"open '{e.filename}'"
             self._fail("ERR", f"Couldn't get fd on hugepage file: {what} failed: {e.strerror}")
@@ -492,7 +493,9 @@ class Segments:
             if not there:
                 os.unlink(name, dir_fd=dir_fd)
 
-    def _free_names(self, names: list[str], dir_fd: int, flags: list[int]) -> Iterator[str]:
+    def _free_names(
+        self, names: list[str], dir_fd: int, flags: list[int], kept: dict[str, int]
+    ) -> Iterator[str]:
         """Each name when a file can be made there: an old one is gone, or its flag is set."""
         listed = set(os.listdir(dir_fd)) if len(names) > FEW else None
         for i, name in enumerate(names):
@@ -501,6 +504,8 @@ class Segments:
                     os.unlink(name, dir_fd=dir_fd)
                 else:
                     flags[i] = FLAG_DIRTY
+            elif name in kept:  # somebody has removed it meanwhile
+                os.close(kept.pop(name))
             yield name
             if self.opts.unlink_before_mapping:
                 os.unlink(name, dir_fd=dir_fd)
@@ -649,7 +654,7 @@ class Segments:
     def _join(self, names: Iterable[str], opened: list[int], dir_fd: int) -> None:
         """Existing page files, with their shared locks unless this process only looks."""
         flags = os.O_RDONLY if self.look_only else os.O_RDWR
-        open_each(names, opened, flags, dir_fd, lets_others_in(dir_fd))
+        open_each(names, opened, flags, dir_fd, libc.lets_others_in(dir_fd))
 
     def unmap(self, msl: MemsegList, start: int, n: int, dir_fd: int = -1) -> None:
         """Lets go of n segments; with dir_fd the last user of a page's file removes it."""
@@ -879,12 +884,6 @@ def _exists(name: str, dir_fd: int) -> bool:
     return True
 
 
-def lets_others_in(directory: int | str) -> bool:
-    """Whether another user than root can make files there: then each has to be looked at."""
-    st = os.stat(directory)
-    return bool(st.st_mode & 0o022) or st.st_uid not in (0, os.geteuid())
-
-
 def lock_shared(fd: int) -> None:
     """The lock of a page in use; where another process holds it exclusively EAL goes on without."""
     try:
@@ -894,18 +893,27 @@ def lock_shared(fd: int) -> None:
 
 
 def open_each(
-    names: Iterable[str], opened: list[int], flags: int, dir_fd: int | None, look: bool
+    names: Iterable[str],
+    opened: list[int],
+    flags: int,
+    dir_fd: int | None,
+    look: bool,
+    kept: dict[str, int] | None = None,
 ) -> None:
     """Opens page files, not through a link, with their shared locks if they are to be written to.
 
     Each descriptor is appended to `opened`, also one that cannot be locked. OSError names its file.
-    look: at what each file is; False where nobody else can have made it.
+    look: at what each file is; False where nobody else can have made it. kept: those that are open
+    already, which are taken from there.
     """
+    kept = {} if kept is None else kept
     plain, to_write = flags | os.O_NOFOLLOW, flags & os.O_RDWR
     open_file, lock, shared = os.open, fcntl.flock, fcntl.LOCK_SH | fcntl.LOCK_NB
     for name in names:  # once for each page: open, flock, and nothing else
         if look:
             fd = libc.open_shared(name, flags, dir_fd)
+        elif name in kept:
+            fd = kept.pop(name)
         else:
             fd = open_file(name, plain, 0o600, dir_fd=dir_fd)
         opened.append(fd)
