@@ -18,8 +18,21 @@ SUITE = Path(rig.__file__).parents[1]
 PACKAGE = Path(pyeal.__file__).parent
 FAULTS = {  # what was done: file, text that stands there once, what it becomes, gate that finds it
     "a call more a page": (
-        "libc.py", "    for fd in fds[n:]:\n", "    for fd in fds[n:]:\n        os.fstat(fd)\n",
+        "libc.py", "        where.value = at\n", "        where.value = at; os.fstat(fd)\n",
         "system_calls_a_page[dynmem]",
+    ),
+    "kept files are opened twice": (
+        "hugepages.py", "keep = not remove and own", "keep = remove and own",
+        "system_calls_a_page[restart]",
+    ),
+    "a mapping a page of one file": (
+        "segments.py", "libc.mmap(va, n * size, self.prot, kind, fd, start * size)",
+        "[libc.mmap(va + i * size, size, self.prot, kind, fd, i * size) for i in range(n)]",
+        "system_calls_a_page[attach-single-file]",
+    ),
+    "Python that dawdles at each page": (
+        "segments.py", "        opened.append(fd)\n        try:", "        opened.append(fd)\n"
+        "        sum(range(400))\n        try:", "user_instructions_a_page[attach-dynmem]",
     ),
     "one thread": (
         "segments.py", "Helpers(min(self.cpus, 8) - 1 if", "Helpers(0 if", "every_cpu_populates",
