@@ -3,10 +3,10 @@
     ci/peers RELEASE...     fetch what is not there; print the trees
     ci/peers --list         what is known, what is there
 
-RELEASE-programs is DPDK's own programs of a release, with its drivers. A peer is a tree with its
-own libc and Python: a newer librte_eal does not load into an older process. fixtures/peers/ says
-what each is made of; signatures are checked by Debian's own keys, and packages come from the Debian
-mirror that apt uses on this machine.
+RELEASE-programs is DPDK's own programs of a release, with its drivers, and Open vSwitch on it. A
+peer is a tree with its own libc and Python: a newer librte_eal does not load into an older process.
+fixtures/peers/ says what each is made of; signatures are checked by Debian's own keys, and packages
+come from the Debian mirror that apt uses on this machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from pathlib import Path
 
 DATA = Path(__file__).parents[1] / "fixtures/peers"
 KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-KEPT = "usr/bin/", "usr/sbin/", "usr/lib"  # documentation and configuration stay behind
+# documentation and configuration stay behind
+KEPT = "usr/bin/", "usr/sbin/", "usr/lib", "usr/share/openvswitch/"
+SWITCH = "usr/lib/openvswitch-switch-dpdk"
 ROOM = 1 << 30  # free bytes wanted before anything is fetched; the largest tree takes a fifth
 # what a target imports: compiled once, here
 LOADS = "import ctypes, glob, importlib.util, json, mmap, re"
@@ -89,16 +91,19 @@ class Peer:
         python = self.root / f"usr/bin/python{self.facts['python']}"
         return [*self._loader(), str(python), "-sB", *map(str, argv)]
 
-    def _loader(self):
+    def _loader(self, *more):
         loader = self._one("usr/lib/*/ld-linux*.so.*")
-        return [*map(str, (loader, "--library-path", self.dir))]
+        path = ":".join(map(str, (self.dir, *(self.root / d for d in more))))
+        return [str(loader), "--library-path", path]
 
     def complete(self, say):
         """Nothing that programs and drivers load was left out."""
-        for f in (*self.root.glob("usr/bin/dpdk-*"), *self.dir.glob("dpdk/pmds-*/*.so.*")):
+        ours = "usr/bin/dpdk-*", "usr/sbin/ovsdb-server", f"{SWITCH}/ovs-*"
+        drivers = self.dir.glob("dpdk/pmds-*/*.so.*")
+        for f in (*(f for pattern in ours for f in self.root.glob(pattern)), *drivers):
             if f.read_bytes()[:4] != b"\x7fELF":
                 continue
-            said = _run([*self._loader(), "--list", str(f)], say, f.name)
+            said = _run([*self._loader(SWITCH), "--list", str(f)], say, f.name)
             if lacking := [x.strip() for x in said.splitlines() if x.endswith("not found")]:
                 raise Unobtainable(f"{self.name}: {f.name}: {', '.join(lacking)}")
 
@@ -198,6 +203,8 @@ def _make(name, facts, tree, tmp, mirror, say):
     (tree / "peer.json").write_text(json.dumps(record, indent=1))
     peer = Peer(name, tree)
     if programs:
+        if (tree / SWITCH).is_dir():  # bullseye's has libraries there, linked when it is installed
+            _run(["/sbin/ldconfig", "-n", str(tree / SWITCH)])
         peer.complete(say)
         for d in ("proc", "sys", "dev", "run", "tmp", "var"):  # to bind this machine's over
             (tree / d).mkdir()

@@ -5,6 +5,7 @@ program(eal, ...)       one program beside it to its end, which must be a good o
 memory(eal)             what dpdk-proc-info sees beside it: segments and zones
 testpmd()               a running dpdk-testpmd with one port, a primary; `it("command")`
 dpdk_test(mb=32)        dpdk-test as a primary, to compare with; `it("command")`
+switch()                Open vSwitch with one port, in memory; `it("command of ovs-appctl")`
 beside(testpmd, role)   pyeal of its release, joining it
 """
 
@@ -50,14 +51,16 @@ class Tree:
     def __init__(self, peer):
         self.peer, self.boxes = peer, set()
 
-    def command(self, box, *argv):
+    def command(self, box, name, *args):
+        """Of a program of DPDK's."""
+        return self.run(box, f"/usr/bin/{name}", "--no-pci", *args)
+
+    def run(self, box, *argv):
         if box.pid not in self.boxes:
             for d in ("proc", "sys", "dev", "run"):  # as the box has them: no PCI device in sight
                 box.sh(f"mount --rbind /{d} {self.peer.root}/{d}")
             self.boxes.add(box.pid)
-        name, *args = argv
-        args = [f"/usr/bin/{name}", "--no-pci", *args]
-        return [*box.enter, *lifeline(), "chroot", str(self.peer.root), *args]
+        return [*box.enter, *lifeline(), "chroot", str(self.peer.root), *argv]
 
 
 @pytest.fixture
@@ -219,6 +222,86 @@ def testpmd(prompt):
 @pytest.fixture
 def dpdk_test(prompt):
     return lambda mb=32: prompt("RTE>>", "dpdk-test", mb=mb)
+
+
+class Switch:
+    """Open vSwitch: its database, and the switch with a bridge and a port of DPDK's."""
+
+    HOME = "/run/ovs"
+    LIB = f"/{peers.SWITCH}"
+    ENV = dict.fromkeys(("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"), HOME) | {
+        "LD_LIBRARY_PATH": LIB
+    }
+
+    def __init__(self, tree, box, log, mb):
+        self.tree, self.box, self.log, self.made = tree, box, log, []
+        box.sh(f"mkdir {self.HOME}")
+        db = f"{self.HOME}/conf.db"
+        self._do("/usr/bin/ovsdb-tool", "create", db, "/usr/share/openvswitch/vswitch.ovsschema")
+        self.socket = f"{self.HOME}/db.sock"
+        try:
+            self._start("/usr/sbin/ovsdb-server", db, f"--remote=punix:{self.socket}")
+            options = {"init": "true", "socket-mem": mb // 4, "socket-limit": mb, "lcore-mask": "1",
+                       "extra": "--no-pci --no-telemetry --in-memory"}  # fmt: skip
+            self._set("Open_vSwitch", ".",
+                      *(f'other_config:dpdk-{k}="{v}"' for k, v in options.items()))  # fmt: skip
+            self.popen = self._start(f"{self.LIB}/ovs-vswitchd-dpdk", f"unix:{self.socket}")
+            self.pid = self.popen.pid
+            self.vsctl("add-br", "br", "--", "set", "bridge", "br", "datapath_type=netdev", "--",
+                       "add-port", "br", "p", "--", "set", "interface", "p", "type=dpdk",
+                       "options:dpdk-devargs=net_null0")  # fmt: skip
+        except BaseException:
+            self.close()
+            raise
+
+    def __call__(self, *words):
+        """What ovs-appctl prints."""
+        return self._do("/usr/bin/ovs-appctl", "-t", f"{self.HOME}/ovs-vswitchd-dpdk.ctl", *words)
+
+    def vsctl(self, *words):
+        """Waits until the switch is as told."""
+        how = "--retry", "--timeout=30", f"--db=unix:{self.socket}"
+        return self._do("/usr/bin/ovs-vsctl", *how, *words)
+
+    def _set(self, *words):
+        self.vsctl("--no-wait", "init", "--", "set", *words)
+
+    def _start(self, program, *args):
+        with open(self.log, "ab") as f:
+            control = f"--unixctl={self.HOME}/{program.rpartition('/')[2]}.ctl"
+            argv = self.tree.run(self.box, program, *args, control)
+            p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=f, stderr=f,
+                                 env=os.environ | self.ENV)  # fmt: skip
+        self.made.append(p)
+        return p
+
+    def _do(self, *argv):
+        done = subprocess.run(self.tree.run(self.box, *argv), capture_output=True, text=True,
+                              timeout=40, env=os.environ | self.ENV)  # fmt: skip
+        if done.returncode:
+            log = self.log.read_text() if self.log.exists() else ""
+            raise Failed(argv[0], ending(done.returncode), log + done.stderr)
+        return done.stdout
+
+    def close(self):
+        for p in reversed(self.made):
+            if p.poll() is None:
+                p.kill()
+            p.wait(10)
+
+
+@pytest.fixture
+def switch(request, release, make_box, tmp_path):
+    made = []
+
+    def switch(mb=64):
+        box = make_box(lease={"2M": mb // 2})
+        made.append(Switch(request.node.tree, box, tmp_path / "ovs.log", mb))
+        return made[-1]
+
+    yield switch
+    for s in made:
+        s.close()
 
 
 @pytest.fixture

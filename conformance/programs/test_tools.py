@@ -1,15 +1,18 @@
-"""pyeal's tools beside a running dpdk-testpmd in a tree of its own: found, and read whole."""
+"""pyeal's tools beside dpdk-testpmd and Open vSwitch, each in a tree of its own: read whole."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from conformance import modes, needs
+from conformance import modes, needs, proc
 from conformance.child import environment
+from conformance.passive import calls
 
 pytestmark = needs(pages={"2M": 32})
 
@@ -50,3 +53,38 @@ def test_tools_see_testpmd(testpmd, memory, release, mode, evidence):
     left = pyeal("stale", pmd.prefix)["items"]
     assert {f["verdict"] for f in left if f["kind"] == "page"} == {"stale"}
     assert sum(f["bytes"] for f in left if f["kind"] == "page") == ps["bytes"]
+
+
+@needs(pages={"2M": 48}, strace=True)
+def test_tools_see_open_vswitch_in_memory(switch, release, tmp_path, evidence):
+    """Not a file tells of it: its pages are the kernel's count, its heaps and pool are its own."""
+    ovs = switch()
+    (ps,) = [e for e in pyeal("ps")["eals"] if e["pid"] == ovs.pid]
+    got = pyeal("inspect", ovs.pid, "--elements")
+    drawn = pyeal("map", ovs.pid)
+    said = {name: bad for name in ("ps", "inspect", "map") if (
+        bad := calls([name, *[ovs.pid] * (name != "ps"), "--json"], tmp_path)[1])}  # fmt: skip
+    bytes_ = sum(m.huge for m in proc.smaps(ovs.pid))
+    runs = [r for ml in got["lists"] for r in ml["runs"]]
+    zones = {z["Name"] for z in got["memzones"]}
+    queues = {q["name"] for q in got["tailqs"] if not q["empty"]}
+    heap = got["heaps"][0]
+    evidence(f"{ps['pages']}, zones {', '.join(zones)}, queues {', '.join(queues)}")
+
+    assert (ps["release"], ps["mode"], ps["health"]) == (release, "in-memory", "running")
+    assert (ps["file_prefix"], ps["runtime_dir"]) == (None, None)
+    assert ps["bytes"] == bytes_ == sum(r["len"] for r in runs) == heap["Heap_size"]
+    assert sum(x["size"] for x in heap["elements"]) == heap["Heap_size"]
+    assert {"RTE_MEMPOOL", "RTE_RING"} <= queues and any(z.startswith("MP_ovs") for z in zones)
+    assert [r for ml in drawn["lists"] for r in ml["runs"]] == runs
+    assert not got["problems"] and said == {}
+    if not release.startswith("20.11"):  # its vSwitch does not tell
+        first = ovs("dpdk/get-malloc-stats").split("Heap id:1")[0]
+        theirs = dict(re.findall(r"\t(\w+):(\d+)", first))
+        assert len(theirs) == 6 and {k: heap[k] for k in theirs} == {k: int(v) for k, v in theirs.items()}
+
+    ovs.popen.kill()
+    ovs.popen.wait()
+    run = os.stat(ovs.box.path("/run")).st_dev
+    assert [f for f in pyeal("stale", "-a")["items"] if f["dev"] == run] == []
+    assert ovs.pid not in [e["pid"] for e in pyeal("ps", "-a")["eals"]]
