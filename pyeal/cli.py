@@ -9,11 +9,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing costs more to import than all of this
     import argparse
     from collections.abc import Callable
+    from types import ModuleType
     from typing import Any
 
     from pyeal.eal import Eal
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+TEXT = "DPDK's EAL memory initialisation, and a conformance suite for any EAL."
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,54 +27,71 @@ def main(argv: list[str] | None = None) -> int:
     # what follows -- is EAL's and not looked at here
     cut = argv.index("--") if "--" in argv else len(argv)
     argv, eal_args = argv[:cut], argv[cut + 1 :]
-    if argv and argv[0] in TOOLS:
-        return _tool(argv[0], argv[1:], eal_args)
+    if argv and (argv[0] in COMMANDS or argv[0] in TOOLS):
+        return _command(argv[0], argv[1:], eal_args)
 
-    top = argparse.ArgumentParser(
-        prog="pyeal",
-        description="DPDK's EAL memory initialisation, and a conformance suite for any EAL.",
-    )
+    top = argparse.ArgumentParser(prog="pyeal", description=TEXT)
     top.add_argument("--version", action="version", version=f"pyeal {_version()}")
     sub = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (text, arguments, run) in COMMANDS.items():
-        p = sub.add_parser(name, help=text, description=text)
-        arguments(p)
-        p.add_argument("--traceback", action="store_true", help="of an error, for developers")
-        p.set_defaults(run=run)
-    for name, text in (*TOOLS.items(), *((n, t) for n, (t, _) in PASSED_ON.items())):
+    for name, text in summaries():
         sub.add_parser(name, help=text, add_help=False)
     try:
-        args = top.parse_args(argv)
+        top.parse_args(argv)
     except SystemExit as e:  # argparse has said what was wrong
         return int(e.code or 0)
-    args.eal_args = eal_args
-    return _end(args.run, args)
+    return OK
 
 
-def _tool(name: str, argv: list[str], eal_args: list[str]) -> int:
-    """Runs pyeal/tools/NAME.py, which has TEXT, EXAMPLES, arguments(parser), run(args) -> code.
+def summaries() -> list[tuple[str, str]]:
+    """(command, its one line), in the order of --help."""
+    own = [(name, text) for name, (text, *_) in COMMANDS.items()]
+    return [*own, *TOOLS.items(), *((name, text) for name, (text, _) in PASSED_ON.items())]
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """Of `pyeal NAME`: one of COMMANDS or TOOLS. completion and the man page are made of it."""
+    import argparse
+
+    if name in COMMANDS:
+        text, examples, arguments, _ = COMMANDS[name]
+    else:
+        module = tool(name)
+        text, examples, arguments = module.TEXT, module.EXAMPLES, module.arguments
+    p = argparse.ArgumentParser(
+        prog=f"pyeal {name}",
+        description=text,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments(p)
+    return p
+
+
+def tool(name: str) -> ModuleType:
+    """pyeal/tools/NAME.py, which has TEXT, EXAMPLES, arguments(parser), run(args) -> code.
 
     TAKES_EAL_ARGS there: it wants args.eal_args, what follows --.
     """
-    import argparse
     from importlib import import_module
 
-    module = import_module(f"pyeal.tools.{name}")
-    p = argparse.ArgumentParser(
-        prog=f"pyeal {name}",
-        description=module.TEXT,
-        epilog=f"examples:\n{module.EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.arguments(p)
+    return import_module(f"pyeal.tools.{name}")
+
+
+def takes_eal_args(name: str) -> bool:
+    """Whether something may follow --."""
+    return name in COMMANDS or getattr(tool(name), "TAKES_EAL_ARGS", False)
+
+
+def _command(name: str, argv: list[str], eal_args: list[str]) -> int:
+    p = parser(name)
     try:
         args = p.parse_intermixed_args(argv)
         args.eal_args = eal_args
-        if eal_args and not getattr(module, "TAKES_EAL_ARGS", False):
+        if eal_args and not takes_eal_args(name):
             p.error("takes nothing after --")
     except SystemExit as e:  # argparse has said what was wrong
         return int(e.code or 0)
-    return _end(module.run, args)
+    return _end(COMMANDS[name][3] if name in COMMANDS else tool(name).run, args)
 
 
 def _end(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
@@ -127,6 +146,7 @@ def _looks(p: argparse.ArgumentParser) -> None:
         help="keep the memory until Ctrl-C or end of input (default), or end at once",
     )
     p.add_argument("-v", "--verbose", action="store_true", help="EAL's log, all of it")
+    p.add_argument("--traceback", action="store_true", help="of an error, for developers")
 
 
 def _boolean() -> type[argparse.Action]:
@@ -253,6 +273,29 @@ def _attach(args: argparse.Namespace) -> int:
     return _be(args, [*args.eal_args, *prefix], "observer" if args.observe else "secondary")
 
 
+# --- demo
+
+
+def _demo_arguments(p: argparse.ArgumentParser) -> None:
+    p.usage = "pyeal demo [options] [-- EAL-ARGS]"
+    _looks(p)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    import pyeal
+
+    eal_args = ["--file-prefix", "demo", "-m", "2", *args.eal_args]
+    try:
+        with pyeal.init(eal_args):
+            pass
+    except (pyeal.EalError, OSError):
+        print("demo: with ordinary pages; pyeal doctor says why", file=sys.stderr)
+        eal_args.append("--no-huge")
+    print("demo: elsewhere try pyeal ps, pyeal inspect demo, pyeal map demo", file=sys.stderr)
+    args.release = None
+    return _be(args, eal_args, "primary")
+
+
 class _Signals:
     """TERM and HUP end the command as Ctrl-C does: nothing is left behind."""
 
@@ -306,10 +349,38 @@ def _agent(argv: list[str]) -> int:
     return OK
 
 
-# name: (one line, its arguments, what it does)
+# name: (one line, examples and exit code, its arguments, what it does)
 COMMANDS = {
-    "init": ("initialise memory as EAL does, show it, hold it", _init_arguments, _init),
-    "attach": ("join a primary's memory, show it, hold it", _attach_arguments, _attach),
+    "init": (
+        "initialise memory as EAL does, show it, hold it",
+        """\
+  pyeal init -- -m 64                                      until Ctrl-C
+  pyeal init --as 26.07 --json --no-hold -- --no-huge      as another release, at once
+
+exit code: 0 it ended when it was told to, 1 it could not start, 2 wrong arguments""",
+        _init_arguments,
+        _init,
+    ),
+    "attach": (
+        "join a primary's memory, show it, hold it",
+        """\
+  pyeal attach demo                     as a secondary; tells who comes and goes
+  pyeal attach --observe --json demo    only look, leave no trace
+
+exit code: 0 it ended when it was told to, 1 it could not join, 2 wrong arguments""",
+        _attach_arguments,
+        _attach,
+    ),
+    "demo": (
+        "an EAL of one page to look at, without hugepages if there are none",
+        """\
+  pyeal demo                    hold it; then `pyeal ps` and `pyeal inspect demo` elsewhere
+  pyeal demo --svg demo.svg     its picture, too
+
+exit code: 0 it ended when it was told to, 1 it could not start, 2 wrong arguments""",
+        _demo_arguments,
+        _demo,
+    ),
 }
 # pyeal/tools/NAME.py: one line. They only look; a module is imported when it is asked for.
 TOOLS = {
@@ -324,6 +395,9 @@ TOOLS = {
     "diff": "what differs between two shared files, or two releases' layouts",
     "bench": "time an EAL beside another, keep it, compare it with a revision",
     "lease": "hugepages for a command or a shell, given back exactly",
+    "ci": "a CI job with hugepages, checks and a leak gate, to copy",
+    "completion": "what a shell wants to complete these commands",
+    "man": "the manual, a page for man(1)",
 }
 PASSED_ON = {
     "conform": ("run the conformance suite and print the matrix", _conform),
