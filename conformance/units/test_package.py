@@ -1,0 +1,48 @@
+"""The package: what it says of itself, and that what is tested is what was installed."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from pathlib import Path
+
+import conformance
+import pyeal
+
+FACTS = metadata.metadata("pyeal")
+FILES = {str(f) for f in metadata.files("pyeal") or ()}
+
+
+def test_core_needs_no_other_package() -> None:
+    needs = metadata.requires("pyeal") or []
+
+    assert [n for n in needs if "extra ==" not in n] == []
+    assert set(FACTS.get_all("Provides-Extra") or ()) >= {"tools", "conformance", "bench"}
+    assert [n for n in needs if re.search(r"extra == .tools.", n)] == []
+
+
+def test_version_has_one_place() -> None:
+    assert metadata.version("pyeal") == pyeal.__version__
+
+
+def test_licence_is_named_and_there() -> None:
+    assert FACTS["License-Expression"] == "BSD-3-Clause"
+    assert any(f.endswith("licenses/LICENSE") for f in FILES)
+
+
+def test_types_are_for_others_too() -> None:
+    assert "pyeal/py.typed" in FILES
+
+
+def test_nothing_of_ours_lies_beside_pyeal() -> None:
+    tops = {f.partition("/")[0] for f in FILES if not f.startswith("..")}
+
+    assert tops == {"pyeal", f"pyeal-{pyeal.__version__}.dist-info"}
+
+
+def test_suite_and_pyeal_are_those_of_the_wheel() -> None:
+    """The checkout is out of reach: whatever a wheel lacks, a test here has to miss."""
+    package = Path(pyeal.__file__).parent
+
+    assert "site-packages" in package.parts
+    assert Path(conformance.__file__).parents[1] == package / "suite"
