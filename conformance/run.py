@@ -431,7 +431,8 @@ def arguments(argv):
     p = argparse.ArgumentParser(
         prog="pyeal conform",
         description="Check EALs against the numbered requirements, with what this machine has.",
-        epilog="merge RUN.jsonl... -o DIR makes one report out of the runs of many machines.",
+        epilog="merge RUN.jsonl... -o DIR makes one report out of the runs of many machines; "
+        "smoke TARGET looks at a new target before the suite does.",
     )
     p.add_argument("ids", nargs="*", metavar="ID", help="only these: FBA-017, FBA, 'MSL-00*'")
     p.add_argument(
@@ -485,10 +486,15 @@ def report_folder(asked):
 
 
 def main(argv=None):
-    if (sys.argv[1:] if argv is None else argv)[:1] == ["merge"]:
-        from conformance.report.__main__ import main
+    match sys.argv[1:] if argv is None else argv:
+        case ["merge", *_]:
+            from conformance.report.__main__ import main
 
-        return main(argv)
+            return main(argv)
+        case ["smoke", *rest]:
+            from conformance.smoke import main
+
+            return main(rest)
     args = arguments(argv)
     for s in (signal.SIGTERM, signal.SIGHUP):  # leases go back however we are ended
         signal.signal(s, signal.default_int_handler)

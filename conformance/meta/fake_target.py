@@ -3,7 +3,7 @@
 import ctypes
 import mmap
 
-from pyeal.agent import Process, serve
+from pyeal.serve import Process, serve
 
 PAGE, N = 4096, 16
 
