@@ -1,0 +1,49 @@
+"""The documentation is true: its commands run, what it shows is what the code makes."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import make
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"(?:<!-- (not run: [^>]+) -->\n)?^```sh\n(.*?)^```$", re.M | re.S)
+COMMANDS = [
+    pytest.param(line, why, id=f"{page.stem}: {line}")
+    for page in PAGES
+    for why, block in BLOCK.findall(page.read_text())
+    for line in block.splitlines()
+]
+
+
+@pytest.mark.parametrize(("line", "why"), COMMANDS)
+def test_command(line, why):
+    """As in the page, one after the other, in the checkout; it ends with 0."""
+    if why:
+        pytest.skip(why)
+    if "librte_eal" in line and not list(Path("/usr/lib").glob("*/librte_eal.so.2?")):
+        pytest.skip("wanted librte_eal, found none: apt-get install librte-eal23")
+    if line.startswith("tox ") and not shutil.which("tox"):
+        pytest.skip("wanted tox, found none: pip install tox tox-uv")
+    done = subprocess.run(["bash", "-ec", line], cwd=ROOT, capture_output=True, text=True,
+                          timeout=110, stdin=subprocess.DEVNULL)  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_the_pages_show_of_fixtures_is_made_of_them():
+    stale = [p for p, text in make.pages() if (ROOT / "docs" / p).read_text() != text]
+
+    assert stale == [], "docs/make.py makes them anew"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_paths_in_pages_are_there(page):
+    """`ci/...`, `pyeal/...py`, ...: renamed files must not live on in a page."""
+    named = re.findall(r"`((?:ci|pyeal|conformance|fixtures|docs)/[\w./-]+)", page.read_text())
+    gone = [n for n in named if not (ROOT / n).exists() and not re.search(r"[A-Z]{4}|SEC", n)]
+
+    assert gone == []
