@@ -2,6 +2,7 @@
 
 LIE   VERB:PATH:DELTA          add to a number of an answer: lists:0.base_va:4096
       file:NAME:OFFSET:DELTA   add to a byte of a shared file, after init: file:config:4:1
+      drop:VERB                answer as if it had been done: drop:tailq
 """
 
 import json
@@ -32,8 +33,12 @@ def damage(run):
 
 print(child.stdout.readline(), end="", flush=True)
 for line in sys.stdin:
+    asked = json.loads(line)["verb"]
+    if [verb, *how] == ["drop", asked]:
+        print(json.dumps({"ok": {"ret": 0, "errno": 0}}), flush=True)
+        continue
     child.stdin.write(line)
-    answer, asked = json.loads(child.stdout.readline()), json.loads(line)["verb"]
+    answer = json.loads(child.stdout.readline())
     if "ok" in answer and asked == verb:
         lie(answer["ok"])
     if "ok" in answer and (verb, asked) == ("file", "init"):

@@ -1,60 +1,84 @@
 """Proof that the tests can fail: faults put into a copy of pyeal, which the tests must find.
 
-    python -m conformance.meta.mutations [ID ...] [-j N]
+    python -m conformance.meta.mutations [ID ...] [-j N] [--changed] [-o DIR]
 
-mutations.toml lists the faults. One that its test does not find is printed, and the exit code is 1.
+mutations.toml lists the faults. One is caught when a test of its requirement fails with it, and
+passes right after without it. The table of all is DIR/mutations.json and .md. The exit code is 0
+when all were caught (those that want another machine aside), 1 when one survived, 2 when one
+could not run.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
+import json
 import os
 import re
-import shutil
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 import pyeal
+from conformance import lease
+from conformance.report import pages
 
 META = Path(__file__).parent
 SUITE = META.parent
 PACKAGE = Path(pyeal.__file__).parent
-CAUGHT, SURVIVED, COULD_NOT = "caught", "survived", "could not run"
+CAUGHT, SURVIVED, COULD_NOT, ELSEWHERE = WORDS = "caught", "survived", "could not run", "elsewhere"
 
 
 class Mutation(NamedTuple):
-    """`old` becomes `new` in a file of the package; `target` shows it to the test of `id`."""
+    """`old` becomes `new` in a file of the package, or the target tells a `lie` (lying_target.py).
+    `target` shows it to the test of `id`; on a virtual `machine` if this one lacks something."""
 
     id: str
-    file: str
-    old: str
-    new: str
-    target: str
+    file: str = ""
+    old: str = ""
+    new: str = ""
+    lie: str = ""
+    target: str = "pyeal"
+    machine: str = ""
 
     def __str__(self):
-        old, new = (" ".join(text.split())[:40] for text in (self.old, self.new))
-        return f"{self.id:9} {self.file.removeprefix('pyeal/'):15} {old!r} -> {new!r}"
+        where = self.file.removeprefix("pyeal/") or self.target
+        return f"{self.id:9} {where:15} {pages.change(self, 40)}"
 
     def fault(self):
         """Why the entry is stale, or None."""
-        n = (PACKAGE.parent / self.file).read_text().count(self.old)
+        n = 1 if self.lie else (PACKAGE.parent / self.file).read_text().count(self.old)
         return None if n == 1 else f"{self}: `old` stands {n} times in the file"
+
+    def state(self):
+        """Changes with the file that is mutated and with that of the test."""
+        files = [tests()[self.id], PACKAGE.parent / (self.file or "pyeal/agent.py")]
+        return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
+
+
+@functools.cache
+def listed():
+    return tomllib.loads((META / "mutations.toml").read_text())
 
 
 def load():
-    entries = tomllib.loads((META / "mutations.toml").read_text()).get("mutation", [])
     return [
-        Mutation(id, e["file"], e["old"], e["new"], e.get("target", "pyeal"))
-        for e in entries
+        Mutation(id, **{k: v for k, v in e.items() if k not in ("id", "ids")})
+        for e in listed()["mutation"]
         for id in e.get("ids", [e.get("id")])
     ]
+
+
+def unshown():
+    """{id of a must row: why no fault shows that its test can fail}"""
+    return listed()["unshown"]
 
 
 @functools.cache
@@ -67,48 +91,140 @@ def tests():
     return found
 
 
-def replay(m):
-    """(verdict, the end of what pytest said)"""
-    with tempfile.TemporaryDirectory(prefix="mutation-") as tmp:
-        shutil.copytree(
-            PACKAGE, f"{tmp}/pyeal", ignore=shutil.ignore_patterns("suite", "__pycache__")
+def replayed(chosen, jobs=1):
+    """(mutation, verdict, test, what it said) of each as they come: one pytest for each target,
+    with the plugin replay.py."""
+    for target in dict.fromkeys(m.target for m in chosen):
+        todo = {i: m for i, m in enumerate(chosen) if m.target == target}
+        with tempfile.TemporaryDirectory(prefix="mutations-") as tmp:
+            os.chmod(tmp, 0o755)  # some targets run as nobody
+            Path(tmp, "faults.json").write_text(json.dumps(list(todo.items())))
+            told, tell = os.pipe()
+            argv = ["-c", SUITE / "pytest.toml", *sorted({tests()[m.id] for m in todo.values()})]
+            argv += ["-q", "-p", "no:cacheprovider", "-p", "conformance.meta.replay"]
+            argv += [f"--target={target}", f"--basetemp={tmp}/t"]
+            argv += [f"--faults={tmp}", f"--tell={tell}", f"--jobs={jobs}"]
+            with open(f"{tmp}/out", "w+") as out:
+                run = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "pytest", *argv],
+                    env=os.environ | {"PYTHONPATH": str(SUITE.parent)},
+                    stdout=out, stderr=out, pass_fds=[tell],
+                )  # fmt: skip
+                os.close(tell)
+                with run, open(told) as lines:
+                    try:
+                        for line in lines:
+                            i, *answer = json.loads(line)
+                            yield todo.pop(i), *answer
+                    except BaseException:
+                        run.send_signal(signal.SIGINT)
+                        raise
+                out.seek(0)
+                words = " ".join(out.read().split())[-300:]
+            for m in todo.values():
+                yield m, COULD_NOT, "", f"pytest ended with {run.returncode}: {words}"
+
+
+class Table:
+    """What was seen last of each fault: mutations.json, and mutations.md made of it."""
+
+    def __init__(self, folder):
+        self.folder, self.rows = folder, {}
+        if (path := folder / "mutations.json").exists():
+            self.add(path)
+
+    def add(self, path):
+        """What another table saw."""
+        for r in json.loads(path.read_text()):
+            m = Mutation(**r["mutation"])
+            self.rows[m] = r | {"mutation": m}
+
+    def put(self, m, verdict, test, said):
+        row = {"mutation": m, "verdict": verdict, "test": test, "said": said, "state": m.state()}
+        if verdict != ELSEWHERE or m not in self.rows:
+            self.rows[m] = row
+
+    def holds(self, m):
+        """Caught, and neither the file of pyeal nor that of the test has changed since."""
+        row = self.rows.get(m)
+        return bool(row) and (row["verdict"], row["state"]) == (CAUGHT, m.state())
+
+    def write(self):
+        rows = [self.rows[m] for m in load() if m in self.rows]
+        text = ",\n".join(
+            json.dumps(r | {"mutation": shown(r["mutation"])}, ensure_ascii=False) for r in rows
         )
-        mutated = Path(tmp, m.file)
-        mutated.write_text(mutated.read_text().replace(m.old, m.new))
-        agent = f"env PYTHONPATH={tmp} {sys.executable} -P -m pyeal.agent"
-        release = m.target.partition(":")[2]
-        target = f"cmd:{agent}" + (f" --as {release}" if release else "")
-        argv = ["-c", SUITE / "pytest.toml", tests()[m.id], f"--id={m.id}", f"--target={target}"]
-        more = ["-q", "-x", "-p", "no:cacheprovider", f"--basetemp={tmp}/t", "--limit=15"]
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "pytest", *argv, *more],
-            env=os.environ | {"PYTHONPATH": str(SUITE.parent), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-    last = (done.stdout.strip().splitlines() or [done.stderr[-500:]])[-1]
-    if done.returncode == 1 and re.search(r"\d+ (failed|error)", last):
-        return CAUGHT, last
-    if done.returncode == 0 and "passed" in last:
-        return SURVIVED, last
-    return COULD_NOT, last
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "mutations.json").write_text(f"[\n{text}\n]\n")
+        (self.folder / "mutations.md").write_text(pages.mutations_markdown(rows, unshown()))
+
+
+def shown(m):
+    return {k: v for k, v in m._asdict().items() if v}
 
 
 def main(argv=None):
-    p = argparse.ArgumentParser(prog="conformance.meta.mutations", description=__doc__)
+    p = argparse.ArgumentParser(
+        prog="conformance.meta.mutations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     p.add_argument("ids", nargs="*", metavar="ID", help="only these: FBA-017, 'MSL-*'")
-    p.add_argument("-j", "--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    p.add_argument("-j", "--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    p.add_argument("-o", type=Path, default=Path("docs"), metavar="DIR", help="where the table is")
+    p.add_argument(
+        "--changed",
+        action="store_true",
+        help="only what the table does not show caught with these very files",
+    )
+    p.add_argument("--reserve", metavar="PAGES", help="hugepages on loan meanwhile: 2M:128,1G:1")
     args = p.parse_args(argv)
+    for s in signal.SIGTERM, signal.SIGHUP:  # loans go back however we are ended
+        signal.signal(s, signal.default_int_handler)
+    try:
+        if args.reserve:
+            print(f"hugepages taken: {lease.text(lease.lease(lease.parse(args.reserve)))}")
+        return replay(args)
+    except (lease.Refused, OSError) as e:
+        print(f"mutations: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        lease.give_back()
+
+
+def replay(args):
     chosen = [m for m in load() if not args.ids or any(fnmatchcase(m.id, i) for i in args.ids)]
     if stale := [fault for m in chosen if (fault := m.fault())]:
         print(*stale, sep="\n")
         return 2
-    counts = dict.fromkeys((CAUGHT, SURVIVED, COULD_NOT), 0)
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for m, (verdict, last) in zip(chosen, pool.map(replay, chosen), strict=True):
-            counts[verdict] += 1
-            print(f"{verdict:13} {m}" + ("" if verdict == CAUGHT else f"\n    {last}"), flush=True)
-    print(", ".join(f"{n} {word}" for word, n in counts.items()))
-    return 1 if counts[SURVIVED] else 0
+    table = Table(args.o)
+    if args.changed:
+        chosen = [m for m in chosen if not table.holds(m)]
+    found = {word: [] for word in WORDS}
+    begun = cpu()
+    try:
+        for m, verdict, test, said in replayed(chosen, args.jobs):
+            found[verdict].append(m)
+            table.put(m, verdict, test, said)
+            print(f"{verdict:13} {m}\n{'':13} {test}: {said}", flush=True)
+    finally:
+        table.write()
+    for word in WORDS[1:]:
+        for m in found[word]:
+            print(f"{word}: {m}")
+    if names := {m.machine for m in found[ELSEWHERE]}:
+        ids = " ".join(dict.fromkeys(m.id for m in found[ELSEWHERE]))
+        print(*(f"elsewhere: ci/machines run {n} -- ci/mutations {ids}" for n in sorted(names)))
+    counts = ", ".join(f"{len(found[word])} {word}" for word in WORDS if word != ELSEWHERE or names)
+    print(f"{counts}; {(cpu() - begun) / max(1, len(chosen)):.2f} s of CPU time each")
+    return 1 if found[SURVIVED] else 2 if found[COULD_NOT] else 0
+
+
+def cpu():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 merge RUN.jsonl...       target x host x family: index.html, matrix.md, summary.json, badges/
 catalogue [RUN.jsonl...] every requirement with its picture and test, and verdicts of these runs
 findings                 the defects of real releases that the suite finds
+mutations [TABLE.json...] the faults that tests caught, with what other machines saw of them
 """
 
 import argparse
@@ -39,6 +40,16 @@ def found(args):
     print(f"findings: {to}")
 
 
+def caught(args):
+    from conformance.meta.mutations import Table
+
+    table = Table(args.o or Path("docs"))
+    for file in args.files:
+        table.add(file)
+    table.write()
+    print(f"mutations: {table.folder / 'mutations.md'}")
+
+
 def main(argv=None):
     p = argparse.ArgumentParser(
         prog="conformance.report",
@@ -50,6 +61,7 @@ def main(argv=None):
         ("merge", merged, "+"),
         ("catalogue", listed, "*"),
         ("findings", found, ""),
+        ("mutations", caught, "*"),
     ):
         c = sub.add_parser(name)
         c.set_defaults(what=what)
