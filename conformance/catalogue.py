@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from datetime import date
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -37,7 +38,7 @@ class Deviation(NamedTuple):
     id: str
     target: str  # fnmatch; of the primary
     why: str
-    since: object  # date
+    since: date
     releases: str = ""
     params: str = "*"  # fnmatch on the test's parameter ids
     link: str = ""
@@ -80,9 +81,15 @@ def untested(path=HERE / "untested.toml"):
 def deviations(path=HERE / "deviations.toml"):
     entries = load(path).get("deviation", [])
     try:
-        return [Deviation(**e) for e in entries]
+        found = [Deviation(**e) for e in entries]
     except TypeError as e:
         raise Broken(f"{path.name}: {e}") from None
+    for d in found:
+        if not isinstance(d.since, date) or not d.why:
+            raise Broken(
+                f"{path.name}: {d.id}: a date wanted, and why; found {d.since!r}, {d.why!r}"
+            )
+    return found
 
 
 OPS = {

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,9 @@ class Suite:
         (self.path / name).write_text(text)
 
     def deviation(self, **entry):
-        entry = {"target": "fa*", "since": "2026-01-01", "why": "known"} | entry
-        self.file(
-            "deviations.toml",
-            "[[deviation]]\n" + "".join(f'{k} = "{v}"\n' for k, v in entry.items()),
-        )
+        entry = {"target": "fa*", "since": date(2026, 1, 1), "why": "known"} | entry
+        lines = (f"{k} = {v if isinstance(v, date) else json.dumps(v)}\n" for k, v in entry.items())
+        self.file("deviations.toml", "[[deviation]]\n" + "".join(lines))
 
     def run(self, tests=GOOD, *args, fault="", limit=2, target=None, subprocess=False, part=False):
         """part: only one file of the suite is run, not the whole."""

@@ -111,14 +111,15 @@ def replayed(chosen, jobs=1):
                     stdout=out, stderr=out, pass_fds=[tell],
                 )  # fmt: skip
                 os.close(tell)
-                with run, open(told) as lines:
-                    try:
+                try:
+                    with open(told) as lines:
                         for line in lines:
                             i, *answer = json.loads(line)
                             yield todo.pop(i), *answer
-                    except BaseException:
-                        run.send_signal(signal.SIGINT)
-                        raise
+                finally:
+                    if todo:
+                        run.terminate()  # which ends its forks first
+                    run.wait()
                 out.seek(0)
                 words = " ".join(out.read().split())[-300:]
             for m in todo.values():
@@ -156,7 +157,10 @@ class Table:
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "mutations.json").write_text(f"[\n{text}\n]\n")
-        (self.folder / "mutations.md").write_text(pages.mutations_markdown(rows, unshown()))
+        (self.folder / "mutations.md").write_text(self.page())
+
+    def page(self):
+        return pages.mutations_markdown([self.rows[m] for m in load() if m in self.rows], unshown())
 
 
 def shown(m):

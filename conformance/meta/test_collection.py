@@ -126,13 +126,21 @@ def test_deviation_of_another_does_not_count(suite, entry):
 
 @pytest.mark.parametrize(
     "entry",
-    [{"id": "FAKE-002"}, {"id": "FAKE-001", "params": "legacy"}, {"id": "FAKE-001", "typo": "x"}],
-    ids=["id", "params", "key"],
+    [
+        {"id": "FAKE-002"},
+        {"params": "legacy"},
+        {"typo": "x"},
+        {"since": "lately"},
+        {"why": ""},
+    ],
+    ids=["id", "params", "key", "date", "why"],
 )
 def test_stale_deviation_is_a_broken_run(suite, entry):
-    suite.deviation(**entry)
+    suite.deviation(**{"id": "FAKE-001"} | entry)
+    done = suite.run()
 
-    assert suite.run().ret in BROKEN
+    assert done.ret in BROKEN
+    assert "deviations.toml: " in done.text
 
 
 # Skips: wanted this, found that

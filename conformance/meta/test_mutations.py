@@ -1,15 +1,22 @@
-"""The faults of mutations.toml: all are up to date, and one of each family is found again here.
-
-The others are replayed by `python -m conformance.meta.mutations`.
+"""The faults of mutations.toml: all are up to date, each row of must has one, and one of each
+family is found again here. The others are replayed by ci/mutations, which writes docs/mutations.md.
 """
+
+import json
+import sys
+from pathlib import Path
 
 import pytest
 
-from conformance import host
+from conformance import catalogue, host
 from conformance.meta import mutations
+from conformance.meta.mutations import CAUGHT, COULD_NOT, SURVIVED, Mutation
+from conformance.report import pages
 
 ALL = mutations.load()
-FIRST = {m.id.partition("-")[0]: m for m in reversed(ALL)}
+MUST = {id for id, row in catalogue.rows().items() if row.level == "must"}
+DOCS = next((d / "docs" for d in (pages.SUITE.parent, Path.cwd()) if (d / "docs").exists()), None)
+FIND = "FBA-017", "pyeal/fbarray.py"  # a test that wants neither root nor pages
 
 
 def test_every_mutation_applies():
@@ -19,10 +26,74 @@ def test_every_mutation_applies():
     assert (stale, unknown) == ([], [])
 
 
-@pytest.mark.parametrize("family", sorted(FIRST))
-def test_a_fault_of_each_family_is_found(family):
-    verdict, last = mutations.replay(FIRST[family])
-    if verdict == mutations.COULD_NOT and not host.is_root():
-        pytest.skip("wanted root, found none")
+def test_no_mutation_stands_twice():
+    assert len(set(ALL)) == len(ALL)
 
-    assert verdict == mutations.CAUGHT, last
+
+def test_every_must_row_has_a_fault_or_a_reason():
+    assert MUST - {m.id for m in ALL} == set(mutations.unshown())
+
+
+@pytest.mark.parametrize("id", mutations.unshown())
+def test_a_row_without_a_fault_is_one_that_pyeal_deviates_from(id):
+    """Strictly, in each of its tests and in every release: pyeal itself is what the test finds."""
+    found = [d for d in catalogue.deviations() if d.id == id]
+
+    assert any(d.covers("pyeal", "", "pyeal") and d.params == "*" for d in found if not d.releases)
+
+
+@pytest.mark.skipif(not DOCS, reason="wanted a checkout, found the suite alone")
+def test_table_shows_every_fault_caught():
+    """ci/mutations --changed adds what is new."""
+    table = mutations.Table(DOCS)
+    seen = {m: row["verdict"] for m, row in table.rows.items()}
+
+    assert {str(m): seen.get(m, "not replayed") for m in ALL} == dict.fromkeys(
+        map(str, ALL), CAUGHT
+    )
+    assert (DOCS / "mutations.md").read_text() == table.page()
+
+
+def test_a_fault_of_each_family_is_found():
+    """And a lie, which is told by a process in between."""
+    first = {m.id.partition("-")[0]: m for m in reversed(ALL) if not m.lie}
+    lie = next(m for m in ALL if m.lie and m.target == "pyeal")
+    found = {m: answer for m, *answer in mutations.replayed([*first.values(), lie])}
+    if not host.is_root():
+        found = {m: answer for m, answer in found.items() if answer[0] != COULD_NOT}
+
+    assert len(found) > 3
+    assert {m: answer for m, answer in found.items() if answer[0] != CAUGHT} == {}
+
+
+def test_what_is_not_caught_is_told():
+    """No fault at all; one that no target starts with; a target that is wrong without it, too."""
+    text = "def biggest("
+    wrong = f"cmd:{sys.executable} {mutations.META}/lying_target.py fbarray:ret:1 -- "
+    wrong += f"{sys.executable} -m pyeal.agent"
+    none, broken = (Mutation(*FIND, text, new) for new in (text, "def biggest(]"))
+    both = Mutation(FIND[0], lie="fbarray:ret:1", target=wrong)
+    found = {m: answer for m, *answer in mutations.replayed([none, broken, both])}
+
+    assert {m: verdict for m, (verdict, *_) in found.items()} == {
+        none: SURVIVED, broken: COULD_NOT, both: COULD_NOT}  # fmt: skip
+    assert found[broken][2].startswith("it does not start: ")
+    assert found[both][2].startswith("without the fault: ")
+
+
+def test_changed_is_what_was_not_caught_with_these_files(tmp_path):
+    m = ALL[0]
+    table = mutations.Table(tmp_path)
+    before = table.holds(m)
+    table.put(m, SURVIVED, "", "")
+    survived = table.holds(m)
+    table.put(m, CAUGHT, "test", "said")
+    table.write()
+    (row,) = json.loads((tmp_path / "mutations.json").read_text())
+    again = mutations.Table(tmp_path)
+    caught = again.holds(m)
+    again.rows[m]["state"] = "another"
+
+    assert (before, survived, caught, again.holds(m)) == (False, False, True, False)
+    assert row["mutation"]["id"] == m.id
+    assert "**1 caught, 0 survived**" in (tmp_path / "mutations.md").read_text()
