@@ -2,6 +2,7 @@
 
     ci/machines list
     ci/machines run numa2 -- ci/conform NUMA      its report: conform-report-numa2/
+    ci/machines run numa2 -- ci/mutations NUMA-010
 
 fixtures/machines/ says what each is made of. QEMU boots Debian's own kernel; what runs in it is
 this machine's Python, suite, programs and libraries, at their own paths, as its first file system.
@@ -36,7 +37,8 @@ from conformance import host, peers
 from conformance.box import lifeline
 from conformance.run import working_folder
 
-DATA = Path(__file__).parents[1] / "fixtures/machines"
+SUITE = Path(__file__).parent
+DATA = SUITE.parent / "fixtures/machines"
 QEMU, BUSYBOX = "qemu-system-x86_64", "/bin/busybox"
 KERNEL = "linux-image-cloud-amd64"  # depends on the newest of its suite
 BROKEN, TIMEOUT, INTERRUPTED = 125, 124, 130
@@ -46,6 +48,15 @@ OPTIONS = "console=ttyS0 quiet loglevel=2 panic=-1 tsc=reliable nokaslr init_on_
 CPU = {"kvm": "host", "tcg": "max,-cx16"}
 PATIENCE = {"kvm": 15, "tcg": 60}  # seconds to boot, which takes 3 by software emulation
 QUIET = 30  # seconds after which a silent machine is said to run
+
+# What those of ci/ are in a machine.
+COMMANDS = {
+    "ci/conform": ["pyeal", "conform"],
+    "ci/mutations": [
+        *("env", f"PYTHONPATH={SUITE.parent}", sys.executable, "-P"),
+        *("-m", "conformance.meta.mutations", "-o", "conform-report"),
+    ],
+}
 
 # What goes along beside Python. All other commands are busybox's.
 PROGRAMS = """env ls mount numactl nsenter prlimit setpriv sh strace umount unshare""".split()
@@ -150,9 +161,8 @@ def kernel(suite, say):
 
 def compiled():
     """Have pytest keep the tests as it compiles them: emulated, that takes a minute a run."""
-    suite = Path(__file__).parent
-    argv = ["-m", "pytest", "-c", suite / "pytest.toml", suite, "--collect-only", "-q"]
-    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(suite.parent)}
+    argv = ["-m", "pytest", "-c", SUITE / "pytest.toml", SUITE, "--collect-only", "-q"]
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(SUITE.parent)}
     subprocess.run([sys.executable, "-P", *argv, "-p", "no:cacheprovider"], env=env,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
 
@@ -282,7 +292,7 @@ def run(machine, argv, report, limit, say):
     image = kernel(machine.suite, lambda text: say(f"{machine.suite}: {text}"))
     tmp = working_folder()
     try:
-        if "conform" in argv:
+        if "conform" in argv or "conformance.meta.mutations" in argv:
             compiled()
         initrd = file_system(machine, argv, tty, tmp)
         for accel in accelerations():
@@ -301,7 +311,7 @@ def run(machine, argv, report, limit, say):
             raise Broken(f"it went down before the command ended; {last_words(tmp)}")
         if packed := said[ended.end() :]:
             bring(packed, report)
-            say(f"report: {report}/index.html")
+            say(f"report: {report}/")
         return int(ended[1])
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
@@ -366,7 +376,9 @@ def main(argv=None):
     sub.add_parser("list", help="what there is")
     r = sub.add_parser("run", help="boot a machine, run a command in it")
     r.add_argument("machine", metavar="MACHINE", help=", ".join(names()))
-    r.add_argument("command", nargs="+", help="ci/conform ARGS, or any other program")
+    r.add_argument(
+        "command", nargs="+", help="ci/conform ARGS, ci/mutations ARGS, or any other program"
+    )
     r.add_argument("--report", type=Path, metavar="DIR", help="default: conform-report-MACHINE")
     r.add_argument("--limit", type=float, default=1800, metavar="S", help="default: 1800 seconds")
     args = p.parse_args(argv)
@@ -379,8 +391,7 @@ def main(argv=None):
     try:
         say = lambda text: print(f"{args.machine}: {text}", file=sys.stderr, flush=True)  # noqa: E731
         report = args.report or Path(f"conform-report-{args.machine}")
-        if args.command[0].removeprefix("./") == "ci/conform":
-            args.command[:1] = ["pyeal", "conform"]
+        args.command[:1] = COMMANDS.get(args.command[0].removeprefix("./"), args.command[:1])
         return run(Machine(args.machine), args.command, report, args.limit, say)
     except TimeoutError as e:
         print(f"machines: {args.machine}: {e}", file=sys.stderr)

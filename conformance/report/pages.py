@@ -320,13 +320,18 @@ def mutations_markdown(seen, unshown):
     words = [f"{counts.pop('caught', 0)} caught", f"{counts.pop('survived', 0)} survived"]
     words += [f"{n} {word}" for word, n in counts.items()]
     out = ["# Mutations", "", "<!-- made by ci/mutations from conformance/meta/mutations.toml -->"]
-    out += ["", f"Faults put into a copy of pyeal, one at a time: **{', '.join(words)}**."]
-    out += ["Each test fails with the fault and passes right after without it, and stands for the"]
-    out += [f"requirement that the fault breaks. {len(caught.intersection(must))} of {len(must)}"]
-    out += ["requirements of must were caught lying" + (":" if unshown else ".")]
-    out += ["", *(f"- not {id}: {why}" for id, why in unshown.items())] * bool(unshown)
+    out += [
+        "",
+        f"Faults put into a copy of pyeal, one at a time: **{', '.join(words)}**. Each test",
+    ]
+    out += [
+        "stands for the requirement that the fault breaks, fails with it and passes right after"
+    ]
+    out += [f"without it. {len(caught.intersection(must))} of {len(must)} rows of must were caught"]
+    out += ["lying; those that no fault shows:"]
+    out += ["", *(f"- {id}: {why}" for id, why in unshown.items())]
     family = None
-    for r in seen:
+    for r in sorted(seen, key=lambda r: r["mutation"].id):
         m, verdict = r["mutation"], r["verdict"]
         if (at := m.id.partition("-")[0]) != family:
             family = at
