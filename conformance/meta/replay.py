@@ -25,10 +25,10 @@ from pathlib import Path
 import pytest
 
 from conformance.child import command
-from conformance.conftest import greet
 from conformance.meta import mutations
 from conformance.meta.mutations import CAUGHT, COULD_NOT, ELSEWHERE, SURVIVED, Mutation
 
+DOES_NOT_START = "TargetDied: hello: "
 NOT_AS_FOUND = "Failed: the host was not left as found"
 NOT_OF_IT = "Skipped: not in this release"
 LIMIT = 600  # seconds that the tests of one fault have; each has less of its own
@@ -111,13 +111,14 @@ def replay(config, m, items, honest):
         os.chmod(tmp, 0o755)
         try:
             config.option.target = liar(m) if m.lie else mutated(m, honest, Path(tmp))
-            greet(config, "target")
-        except (pytest.UsageError, py_compile.PyCompileError) as e:
-            return COULD_NOT, "", f"it does not start: {e}"
+        except py_compile.PyCompileError as e:
+            return COULD_NOT, "", line(f"{e.exc_type_name}: {e.exc_value}")
         passed, lacks = "", ""
         for item in items:
             word, said = run(item)
             name = item.nodeid.rpartition("/")[2]
+            if DOES_NOT_START in said:
+                return COULD_NOT, name, said
             if word == "failed":
                 config.option.target = m.target if m.lie else agent(m, honest)
                 word, why = run(item)

@@ -54,11 +54,12 @@ def test_table_shows_every_fault_caught():
     assert (DOCS / "mutations.md").read_text() == table.page()
 
 
+@pytest.mark.timeout(600)
 def test_a_fault_of_each_family_is_found():
     """And a lie, which is told by a process in between."""
     first = {m.id.partition("-")[0]: m for m in reversed(ALL) if not m.lie}
     lie = next(m for m in ALL if m.lie and m.target == "pyeal")
-    found = {m: answer for m, *answer in mutations.replayed([*first.values(), lie])}
+    found = {m: answer for m, *answer in mutations.replayed([*first.values(), lie], jobs=2)}
     if not host.is_root():
         found = {m: answer for m, answer in found.items() if answer[0] != COULD_NOT}
 
@@ -66,18 +67,20 @@ def test_a_fault_of_each_family_is_found():
     assert {m: answer for m, answer in found.items() if answer[0] != CAUGHT} == {}
 
 
+@pytest.mark.timeout(600)
 def test_what_is_not_caught_is_told():
-    """No fault at all; one that no target starts with; a target that is wrong without it, too."""
+    """No fault at all; two that no target starts with; a target that is wrong without it, too."""
     text = "def biggest("
     wrong = f"cmd:{sys.executable} {mutations.META}/lying_target.py fbarray:ret:1 -- "
     wrong += f"{sys.executable} -m pyeal.agent"
-    none, broken = (Mutation(*FIND, text, new) for new in (text, "def biggest(]"))
+    none, broken, ends = (Mutation(*FIND, text, new + text) for new in ("", "]", "1 / 0\n    "))
     both = Mutation(FIND[0], lie="fbarray:ret:1", target=wrong)
-    found = {m: answer for m, *answer in mutations.replayed([none, broken, both])}
+    found = {m: answer for m, *answer in mutations.replayed([none, broken, ends, both])}
 
     assert {m: verdict for m, (verdict, *_) in found.items()} == {
-        none: SURVIVED, broken: COULD_NOT, both: COULD_NOT}  # fmt: skip
-    assert found[broken][2].startswith("it does not start: ")
+        none: SURVIVED, broken: COULD_NOT, ends: COULD_NOT, both: COULD_NOT}  # fmt: skip
+    assert "SyntaxError" in found[broken][2]
+    assert "hello: exited 1" in found[ends][2]
     assert found[both][2].startswith("without the fault: ")
 
 
