@@ -3,6 +3,7 @@
     ci/machines list
     ci/machines run numa2 -- ci/conform NUMA      its report: conform-report-numa2/
     ci/machines run numa2 -- ci/mutations NUMA-010
+    ci/machines matrix numa2 linux-5.10 -- ci/conform NUMA SEG      one page of all of them
 
 fixtures/machines/ says what each is made of. QEMU boots Debian's own kernel; what runs in it is
 this machine's Python, suite, programs and libraries, at their own paths, as its first file system.
@@ -35,6 +36,7 @@ from pathlib import Path
 
 from conformance import host, peers
 from conformance.box import lifeline
+from conformance.report import __main__ as reports
 from conformance.run import working_folder
 
 SUITE = Path(__file__).parent
@@ -370,35 +372,71 @@ def bring(packed, to):
             tar.extract(m, to, **safe)
 
 
+def one(name, argv, report, limit):
+    """run() of a machine by its name; what it cannot do is said, and an exit code."""
+    try:
+        say = lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True)  # noqa: E731
+        return run(Machine(name), argv, report, limit, say)
+    except TimeoutError as e:
+        print(f"machines: {name}: {e}", file=sys.stderr)
+        return TIMEOUT
+    except (Broken, peers.Unobtainable) as e:
+        print(f"machines: {name}: {e}", file=sys.stderr)
+        return BROKEN
+
+
+def matrix(names, argv, to, limit, beside):
+    """The same command in one machine after the other, and their runs in one page.
+
+    A machine that brings no run is not in the page, and the exit code is its own.
+    """
+    codes, runs = [], list(beside)
+    for name in names:
+        shutil.rmtree(to / name, ignore_errors=True)  # of an earlier time
+        codes.append(one(name, argv, to / name, limit))
+        if (log := to / name / "run.jsonl").exists():
+            runs.append(log)
+        else:
+            print(f"machines: {name}: no run of it in the page", file=sys.stderr)
+    if runs:
+        codes.append(reports.main(["merge", "--partial", "-o", str(to), *map(str, runs)]))
+    return max(codes)
+
+
 def main(argv=None):
     p = argparse.ArgumentParser(prog="ci/machines", description=__doc__.split("\n")[0])
     sub = p.add_subparsers(dest="verb", required=True)
     sub.add_parser("list", help="what there is")
     r = sub.add_parser("run", help="boot a machine, run a command in it")
     r.add_argument("machine", metavar="MACHINE", help=", ".join(names()))
-    r.add_argument(
-        "command", nargs="+", help="ci/conform ARGS, ci/mutations ARGS, or any other program"
-    )
     r.add_argument("--report", type=Path, metavar="DIR", help="default: conform-report-MACHINE")
-    r.add_argument("--limit", type=float, default=1800, metavar="S", help="default: 1800 seconds")
-    args = p.parse_args(argv)
+    m = sub.add_parser("matrix", help="run a command in several, merge their reports into one")
+    m.add_argument("machines", nargs="+", metavar="MACHINE", choices=names())
+    m.add_argument("--with", dest="beside", action="append", default=[], metavar="RUN.jsonl",
+                   type=Path, help="another run in the page: this machine's own")  # fmt: skip
+    m.add_argument("--report", type=Path, metavar="DIR", default=Path("conform-report-machines"),
+                   help="default: conform-report-machines; each machine's is in it")  # fmt: skip
+    for c in r, m:
+        c.usage = f"%(prog)s [options] MACHINE{'...' * (c is m)} -- COMMAND [ARGS]"
+        c.add_argument("--limit", type=float, default=1800, metavar="S",
+                       help="seconds a machine has, default: 1800")  # fmt: skip
+    argv = sys.argv[1:] if argv is None else argv
+    at = argv.index("--") if "--" in argv else len(argv)
+    args, command = p.parse_args(argv[:at]), argv[at + 1 :]
     if args.verb == "list":
-        for m in map(Machine, names()):
-            print(f"{m.name:12} {m.kernel:5} {m.about}")
+        for machine in map(Machine, names()):
+            print(f"{machine.name:12} {machine.kernel:5} {machine.about}")
         return 0
+    if not command:
+        p.error("after -- comes what is to run: ci/conform ARGS, or any other program")
+    command[:1] = COMMANDS.get(command[0].removeprefix("./"), command[:1])
     for s in signal.SIGTERM, signal.SIGHUP:  # the machine goes however we are ended
         signal.signal(s, signal.default_int_handler)
     try:
-        say = lambda text: print(f"{args.machine}: {text}", file=sys.stderr, flush=True)  # noqa: E731
-        report = args.report or Path(f"conform-report-{args.machine}")
-        args.command[:1] = COMMANDS.get(args.command[0].removeprefix("./"), args.command[:1])
-        return run(Machine(args.machine), args.command, report, args.limit, say)
-    except TimeoutError as e:
-        print(f"machines: {args.machine}: {e}", file=sys.stderr)
-        return TIMEOUT
-    except (Broken, peers.Unobtainable) as e:
-        print(f"machines: {e}", file=sys.stderr)
-        return BROKEN
+        if args.verb == "matrix":
+            return matrix(args.machines, command, args.report, args.limit, args.beside)
+        to = args.report or Path(f"conform-report-{args.machine}")
+        return one(args.machine, command, to, args.limit)
     except KeyboardInterrupt:
         print("machines: interrupted", file=sys.stderr)
         return INTERRUPTED

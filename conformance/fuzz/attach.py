@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -12,14 +13,14 @@ from typing import Any
 import pyeal
 from conformance import decode, record
 from conformance.fuzz.engine import Case, Wrong
-from pyeal import layout, libc, releases
+from pyeal import layout, lcores, libc, releases
 from pyeal.vaspace import VaSpace
 
 PREFIX = "fuzz"
 RECORDED = [f"{r}-{m}" for r in ("20.11", "22.11", "24.11", "25.11")
             for m in ("dynmem", "single-file", "legacy")]  # fmt: skip
 OURS = 0x500000000000  # below lies what EAL maps, above what the loader did
-EVERY = 64  # of so many answers one is compared with what fixtures/abi reads
+EVERY = 256  # of so many answers one is compared with what fixtures/abi reads
 LIST = "base_va", "page_sz", "socket_id", "len", "external"
 
 
@@ -35,6 +36,18 @@ def quick_locks() -> None:
         return
     wait = libc.lock_word
     libc.lock_word = lambda va, free, add, s=0: wait(va, free, add, 0.001)  # type: ignore[misc, assignment]
+
+
+@functools.cache
+def cpus(release: releases.Release) -> lcores.Cpus:
+    return lcores.discover(release)
+
+
+class Eal(pyeal.Eal):
+    """It knows this machine's CPUs already, whose files are the family text's."""
+
+    def _cpus(self) -> lcores.Cpus:
+        return cpus(self.release)
 
 
 class World:
@@ -195,7 +208,7 @@ class Attach:
         args = ["--file-prefix", PREFIX]
         if how == "secondary":
             args.append("--proc-type=secondary")
-        with pyeal.Eal(args, wait=0, role="observer" if how == "observer" else None) as eal:
+        with Eal(args, wait=0, role="observer" if how == "observer" else None) as eal:
             facts: Any = eal.layout()
             eal.dump()
             list(eal.memzones)

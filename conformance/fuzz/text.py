@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from conformance import hosts
+from conformance.fuzz import attach
 from conformance.fuzz.engine import Case, Wrong
 from pyeal import EalError, hugepages, lcores, options, releases, runtime, vaspace
 from pyeal.releases import RELEASES
@@ -39,7 +39,7 @@ class Text:
     allowed = (EalError,)
 
     def __init__(self) -> None:
-        self.tmp = tempfile.TemporaryDirectory(prefix="fuzz-")
+        self.tmp = attach.folder()
         self.hosts = {name: hosts.load(name) for name in hosts.names()}
         self.roots: dict[str, Path] = {}
         self._seeds: dict[str, bytes] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from conformance import host, machines
+from conformance.units import fleet
 
 UP = "kernel 6.1.0-50-cloud-amd64\n{}up\n"
 COUNT = "node{}/hugepages/{}/nr_hugepages:{}\n"
@@ -130,18 +132,25 @@ def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 
 def run(report: Path, limit: float = 10) -> int:
-    return machines.main(["run", "numa2", "--report", str(report), "--limit", str(limit), "true"])
+    return machines.main(
+        ["run", "numa2", "--report", str(report), "--limit", str(limit), "--", "true"]
+    )
+
+
+def packed(content: bytes) -> bytes:
+    """A report as a machine sends it."""
+    to = io.BytesIO()
+    with tarfile.open(fileobj=to, mode="w:gz") as tar:
+        info = tarfile.TarInfo("conform-report/run.jsonl")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    return to.getvalue()
 
 
 def test_output_exit_code_and_report_come_back(
     qemu: Fake, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        info = tarfile.TarInfo("conform-report/run.jsonl")
-        info.size = 3
-        tar.addfile(info, io.BytesIO(b"{}\n"))
-    (tmp_path / "packed").write_bytes(packed.getvalue())
+    (tmp_path / "packed").write_bytes(packed(b"{}\n"))
     (tmp_path / "up").write_text(said(machines.Machine("numa2")))
     qemu(
         f"cat {tmp_path}/up >>$said; printf 'one\\ntwo\\n'; echo ended 7 >>$said;"
@@ -154,6 +163,33 @@ def test_output_exit_code_and_report_come_back(
     assert out == b"one\ntwo\n"
     assert b"numa2: up after" in err
     assert (tmp_path / "report/run.jsonl").read_text() == "{}\n"
+
+
+def test_a_matrix_is_one_page_of_all_machines_that_brought_a_run(
+    qemu: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """numa2, numa4 and this machine's own run; memoryless goes down, and is named."""
+    for name in "numa2", "numa4", "memoryless":
+        (tmp_path / f"{name}.up").write_text(said(machines.Machine(name)))
+        records = fleet.run(name, ["NUMA-001", "NUMA-002"], ids=["NUMA"])
+        content = fleet.write(tmp_path / "run.jsonl", records).read_bytes()
+        (tmp_path / f"{name}.packed").write_bytes(packed(content))
+    own = fleet.write(tmp_path / "own.jsonl", fleet.run("own", ["NUMA-001", "SEG-010"]))
+    qemu(
+        f"cd {tmp_path}; m=numa2\n"
+        "case $* in *id=m3*) m=numa4;; *nodeid=2,*) m=memoryless;; esac\n"
+        "cat $m.up >>$said; [ $m = memoryless ] || { echo ended 0; cat $m.packed; } >>$said"
+    )
+    to = tmp_path / "page"
+    words = ["matrix", "numa2", "numa4", "memoryless", "--report", str(to), "--with", str(own)]
+    code = machines.main([*words, "--", "true"])
+    err = capsys.readouterr().err
+
+    assert code == machines.BROKEN
+    assert "memoryless: no run of it in the page" in err
+    summary = json.loads((to / "summary.json").read_text())
+    assert sorted(h["name"] for h in summary["hosts"]) == ["numa2", "numa4", "own"]
+    assert (to / "index.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -206,7 +242,7 @@ from pathlib import Path
 from conformance import machines as m
 m.QEMU, m.BUSYBOX, m.accelerations = {str(fake)!r}, "/bin/sh", lambda: ["tcg"]
 m.kernel = m.file_system = lambda *args: Path("/dev/null")
-raise SystemExit(m.main(["run", "numa2", "true"]))
+raise SystemExit(m.main(["run", "numa2", "--", "true"]))
 """
     runner = subprocess.Popen([sys.executable, "-c", patched], stderr=subprocess.DEVNULL)
     pid = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
