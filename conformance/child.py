@@ -78,13 +78,16 @@ def environment():
 
 
 class Child:
-    """The process, its requests and its end. Always waited for, killed by its own pid only."""
+    """The process, its requests and its end. Always waited for, killed by its own pid only.
 
-    def __init__(self, argv, log, *, env=None, limit=30.0):
+    begin(err): starts it in place of argv, its log on the file `err`; answers a Popen or the like.
+    """
+
+    def __init__(self, argv, log, *, env=None, limit=30.0, begin=None):
         self.argv, self.logfile, self.limit = list(map(str, argv)), Path(log), limit
         self._buf = b""
         with open(log, "wb") as err:
-            self.popen = subprocess.Popen(
+            self.popen = begin(err) if begin else subprocess.Popen(
                 self.argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

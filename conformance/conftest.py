@@ -25,6 +25,7 @@ from conformance import MODES, catalogue, host, hosts
 from conformance.box import Box, Cgroup, Open
 from conformance.child import Child, TargetDied, TargetError, TargetHung, command
 from conformance.eal import Eal
+from conformance.zygote import Zygote, forks
 
 HERE = Path(__file__).parent
 REFUSALS = AssertionError, TargetError, TargetDied, TargetHung, pytest.fail.Exception
@@ -358,18 +359,35 @@ def box(request, make_box):
     return make_box(pages)
 
 
-@pytest.fixture
-def start(request, tmp_path, prefix, make_box, cgroup):
-    """start(*args, mode=, box=, init=True, prefix=, target=, env=, as_user=, drop=, rlimits=,
-    cgroup=)
+@pytest.fixture(scope="session")
+def zygotes():
+    """zygotes(target): what forks targets of that kind; None for other people's programs."""
+    made = {}
 
-    Every EAL of a test has the same file prefix and box unless told otherwise.
+    def of(target):
+        if target not in made:
+            made[target] = Zygote(target) if forks(target) else None
+        return made[target]
+
+    yield of
+    for z in filter(None, made.values()):
+        z.close()
+
+
+@pytest.fixture
+def start(request, tmp_path, prefix, make_box, cgroup, zygotes):
+    """start(*args, mode=, box=, init=True, prefix=, target=, env=, as_user=, drop=, rlimits=,
+    cgroup=, fresh=False)
+
+    Every EAL of a test has the same file prefix and box unless told otherwise. It is forked from a
+    process that has read its code; fresh=True is for tests that are about a new process itself.
     """
     started = request.node.stash[STARTED] = []
     default = f"{prefix}_{next(NUMBERS)}"
     test_mode = params_of(request.node).get("mode", "dynmem")
 
-    def start(*args, mode=test_mode, box=None, init=True, prefix=default, target=None, **more):
+    def start(*args, mode=test_mode, box=None, init=True, prefix=default, target=None, fresh=False,
+              **more):  # fmt: skip
         box = box or request.getfixturevalue("box")
         args = [*MODES[mode], *args]
         if "--file-prefix" not in args:
@@ -381,6 +399,7 @@ def start(request, tmp_path, prefix, make_box, cgroup):
             box,
             tmp_path,
             prefix,
+            zygotes=None if fresh else zygotes,
             **{"limit": request.config.getoption("limit")} | more,
         )
         started.append(eal)

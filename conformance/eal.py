@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,11 @@ from conformance.trace import Trace
 
 
 class Eal:
-    """`args` are those of rte_eal_init; nothing is initialised before `init`."""
+    """`args` are those of rte_eal_init; nothing is initialised before `init`.
+
+    zygotes(target): what forks it, or None; without, and with other rights or limits, the process
+    is one of its own from the start.
+    """
 
     def __init__(
         self,
@@ -32,18 +37,24 @@ class Eal:
         drop=(),
         rlimits=None,
         cgroup=None,
+        zygotes=None,
     ):
         self.args, self.box, self.prefix, self.tmp = list(args), box, prefix, Path(tmp)
         self.spec = target
         n = len(list(self.tmp.glob("*.log")))
-        argv = [
-            *box.enter,
-            *limits(**(rlimits or {})),
-            *(user(as_user, drop) or lifeline()),
-            *self._command(target),
-        ]
         env = {k: v for k, v in (environment() | box.environment() | (env or {})).items() if v}
-        self.child = Child(argv, self.tmp / f"{n}.log", env=env, limit=limit)
+        try:
+            argv = [
+                *box.enter,
+                *limits(**(rlimits or {})),
+                *(user(as_user, drop) or lifeline()),
+                *command(target),
+            ]
+            zygote = zygotes(target) if zygotes and not (rlimits or as_user or drop) else None
+        except Unobtainable as e:
+            pytest.skip(f"wanted {target}, found none: {e}")
+        begin = partial(zygote.fork, env=env, box=box) if zygote else None
+        self.child = Child(argv, self.tmp / f"{n}.log", env=env, limit=limit, begin=begin)
         self.pid, self.release, self.target = (
             self.child.pid,
             self.child.release,
@@ -53,13 +64,6 @@ class Eal:
         self._traces = []
         if cgroup:
             cgroup.add(self.pid)
-
-    @staticmethod
-    def _command(target):
-        try:
-            return command(target)
-        except Unobtainable as e:
-            pytest.skip(f"wanted {target}, found none: {e}")
 
     def __repr__(self):
         return f"<Eal {self.child!r} {' '.join(self.args)}>"

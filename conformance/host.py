@@ -248,12 +248,16 @@ class Snapshot(NamedTuple):
     children: frozenset
 
 
-def children(pid=None):
-    """Living processes whose parent is this one."""
+zygotes: set[int] = set()  # of this process: what they forked counts as its children
+
+
+def children():
+    """Living processes whose parent is this one, or a zygote of it."""
     found = set()
-    for d in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
-        found |= set(map(int, (d / "children").read_text().split()))
-    return frozenset(found)
+    for pid in (os.getpid(), *zygotes):
+        for d in Path(f"/proc/{pid}/task").iterdir():
+            found |= set(map(int, (d / "children").read_text().split()))
+    return frozenset(found - zygotes)
 
 
 def snapshot(prefix="eal_"):

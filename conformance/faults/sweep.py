@@ -29,10 +29,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conformance import MODES, host, hosts, proc
-from conformance.box import Box, BoxError, lifeline
-from conformance.child import Child, TargetDied, TargetError, TargetHung, command, environment
+from conformance.box import Box, BoxError
+from conformance.child import Child, TargetDied, TargetError, TargetHung, environment
 from conformance.run import ink
 from conformance.trace import Trace
+from conformance.zygote import Zygote
 
 HERE = Path(__file__).parent
 PREFIX = "faults"
@@ -47,88 +48,11 @@ KILLED = ["dynmem", "single-file", "legacy", *ATTACH]
 # --- the target, forked
 
 
-class Zygote:
-    """A process in the box that forks targets; see zygote.py."""
-
-    def __init__(self, target, box, tmp):
-        self.tmp, self.n = tmp, itertools.count()
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        env = {k: v for k, v in (environment() | box.environment()).items() if v}
-        env["PYTHONHASHSEED"] = "0"
-        argv = [*box.enter, *lifeline(), *self._command(target)]
-        with theirs, open(tmp / "zygote.log", "wb") as log:
-            self.popen = subprocess.Popen(
-                list(map(str, argv)), stdin=theirs, stdout=log, stderr=log, env=env
-            )
-        if not self.control.recv(64):
-            said = (tmp / "zygote.log").read_text().strip()
-            raise BoxError(f"{target} does not start: {said}")
-
-    @staticmethod
-    def _command(target):
-        """The target's own command line, with the zygote in place of its program."""
-        argv, (name, _, rest) = command(target), target.partition(":")
-        if name == "pyeal":
-            return [sys.executable, "-P", HERE / "zygote.py", name, *([rest] if rest else [])]
-        at = next(i for i, a in enumerate(argv) if str(a).endswith("librte_eal.py"))
-        return [*argv[:at], HERE / "zygote.py", "librte_eal", *argv[at + 1 :]]
-
-    def ask(self, text, fds=()):
-        socket.send_fds(self.control, [text.encode()], fds)
-        return self.control.recv(64).decode()
-
-    def fork(self):
-        return Forked(self, self.tmp / f"{next(self.n)}.log")
-
-    def close(self):
-        self.control.close()
-        self.popen.wait(10)
-
-
-class Process:
-    """What Child wants of a Popen, of a process that the zygote waits for."""
-
-    def __init__(self, zygote, log):
-        mine, theirs = os.pipe(), os.pipe()
-        with open(log, "wb") as err:
-            self.pid = int(zygote.ask("fork", [mine[0], theirs[1], err.fileno()]))
-        os.close(mine[0])
-        os.close(theirs[1])
-        self.stdin, self.stdout = os.fdopen(mine[1], "wb", 0), os.fdopen(theirs[0], "rb", 0)
-        self._zygote, self.returncode = zygote, None
-
-    def poll(self):
-        if self.returncode is None and (rc := self._zygote.ask(f"wait {self.pid}")) != "alive":
-            self.returncode = int(rc)
-        return self.returncode
-
-    def wait(self, limit=10.0):
-        end, pause = time.monotonic() + limit, 0.0005
-        while self.poll() is None:
-            if time.monotonic() > end:
-                raise subprocess.TimeoutExpired(["forked"], limit)
-            time.sleep(pause)
-            pause = min(2 * pause, 0.02)
-        return self.returncode
-
-    def send_signal(self, sig):
-        if self.poll() is None:
-            os.kill(self.pid, sig)
-
-    def kill(self):
-        self.send_signal(9)
-
-
 class Forked(Child):
     """A target that the zygote has forked."""
 
     def __init__(self, zygote, log):
-        self.argv, self.logfile, self.limit, self._buf = ["forked"], Path(log), LIMIT, b""
-        self.popen = Process(zygote, log)
-        hello = self._reply("hello", LIMIT)["hello"]
-        self.target, self.release, self.pid, self.can = (
-            hello[k] for k in ("target", "release", "pid", "can")
-        )
+        super().__init__(["forked"], log, limit=LIMIT, begin=zygote.fork)
 
     def end(self):
         """Gone, whatever state it is in."""
@@ -268,7 +192,8 @@ class Scene:
         binds = {f"/{t}": root / t for t in (hosts.GLOBAL, hosts.NODES)}
         self.box = Box({"2M": PAGES}, binds=binds)
         self.stack.callback(self.box.close)
-        self.zygote = Zygote(target, self.box, self.tmp)
+        env = environment() | self.box.environment() | {"PYTHONHASHSEED": "0"}
+        self.zygote, self.logs = Zygote(target, self.box.enter, env), itertools.count()
         self.stack.callback(self.zygote.close)
         self.huge = self.box.path(self.box.hugedir("2M"))
         self.run = self.box.path(f"{host.RUN}/dpdk")
@@ -292,17 +217,20 @@ class Scene:
             self.primary.end()
         self.stack.close()
 
+    def fork(self):
+        return Forked(self.zygote, self.tmp / f"{next(self.logs)}.log")
+
     def note(self):
         """What a case begins with."""
         self.before, self.files = self.left(), set(os.listdir(self.huge))
 
     def begin(self):
         """The primary that is joined."""
-        self.primary = self.zygote.fork()
+        self.primary = self.fork()
         self.primary.ask("init", args=[*MODES_OF[self.first], "--file-prefix", PREFIX])
 
     def child(self):
-        return self.zygote.fork()
+        return self.fork()
 
     def left(self):
         """Files of the prefix, and pages that are not free."""
@@ -638,7 +566,7 @@ def main(argv=None):
     try:
         cases = list(sweep(o.target, modes, kill=o.kill, limit=o.limit,
                            every=o.all, tick=progress()))  # fmt: skip
-    except (BoxError, host.NotEnough) as e:
+    except (BoxError, TargetDied, host.NotEnough) as e:
         print(f"ci/faults: {e}", file=sys.stderr)
         return 2
     if o.json:

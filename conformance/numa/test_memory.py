@@ -59,7 +59,7 @@ def test_the_policy_is_the_node_then_what_it_was(start, before, evidence):
     Default is put back by libnuma: as local, by Debian 11's as default.
     """
     with policy(before):
-        eal = start("-m", "2", init=False)
+        eal = start("-m", "2", init=False, fresh=True)
     trace = eal.trace(f"{CALLS},mmap")
     eal.init()
     calls = trace.stop()

@@ -215,7 +215,7 @@ def test_twenty_in_a_row_find_their_addresses_free(start, join, evidence):
     bases = set()
     for i in range(20):
         eal.poke(at, bytes([i]))
-        other = join(limit=10)
+        other = join(limit=10, fresh=True)
         assert other.peek(at, 1) == bytes([i])
         with open(f"/proc/{other.pid}/personality") as f:
             assert not int(f.read(), 16) & ADDR_NO_RANDOMIZE
