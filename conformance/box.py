@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from conformance import host
@@ -163,22 +164,25 @@ class Box:
         found = []
         if self.holder.poll() is not None:
             return found  # the namespace's number may be another's by now
-        for d in Path("/proc").glob("[0-9]*"):
+        for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                if os.readlink(d / "ns/mnt") == self.ns and int(d.name) != self.pid:
-                    found.append(int(d.name))
+                if os.readlink(f"/proc/{pid}/ns/mnt") == self.ns and int(pid) != self.pid:
+                    found.append(int(pid))
             except OSError:
                 continue
         return found
 
     def close(self):
         """Give all back. Answers what still ran inside; it is killed, or the pages would stay."""
-        left = [f"{p} {host.cmdline(p)}" for p in self.inside()]
-        for p in self.inside():
-            os.kill(p, signal.SIGKILL)
+        inside = self.inside()
+        left = [f"{p} {host.cmdline(p)}" for p in inside]
         end = time.monotonic() + 5
-        while self.inside() and time.monotonic() < end:
+        while inside and time.monotonic() < end:
+            for p in inside:
+                with suppress(ProcessLookupError):
+                    os.kill(p, signal.SIGKILL)
             time.sleep(0.01)
+            inside = self.inside()
         self.holder.communicate(timeout=10)
         if self.lease:
             self.ledger.give(self.lease)

@@ -10,6 +10,7 @@ evidence(text)      a line for the report: what was seen
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import platform
@@ -130,12 +131,12 @@ def pytest_report_header(config):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """As many as have 64 pages each; without pages or root nothing but the cores counts."""
-    cores = len(os.sched_getaffinity(0))
+    """Two a core, for tests wait as long as they work; on a host with few pages, one for each 64."""
+    workers = 2 * len(os.sched_getaffinity(0))
     pages = host.pools().get("2M")
     if not host.is_root() or not pages or not pages.total:
-        return cores
-    return max(1, min(cores, pages.available // 64))
+        return workers
+    return max(1, min(workers, pages.available // 64))
 
 
 # Collection: ids are known, single, and complete.
@@ -205,6 +206,10 @@ def pytest_collection_modifyitems(session, config, items):
         keep = [i for i in items if "join" in i.fixturenames]
         config.hook.pytest_deselected(items=[i for i in items if i not in keep])
         items[:] = keep
+
+
+def pytest_collection_finish(session):
+    gc.freeze()  # what is collected stays to the end
 
 
 def _broken(session, items, faults):

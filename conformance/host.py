@@ -50,12 +50,14 @@ class Pool(NamedTuple):
 
 
 def pools():
-    def pool(d):
-        return Pool(
-            *(int((d / f"{w}_hugepages").read_text()) for w in ("nr", "free", "resv", "surplus"))
-        )
+    def read(d, word):
+        with open(f"{SYS}/{d}/{word}_hugepages") as f:
+            return int(f.read())
 
-    return {name(int(d.name[10:-2]) * 1024): pool(d) for d in sorted(SYS.glob("hugepages-*kB"))}
+    return {
+        name(int(d[10:-2]) * 1024): Pool(*(read(d, w) for w in ("nr", "free", "resv", "surplus")))
+        for d in sorted(os.listdir(SYS) if SYS.is_dir() else ())
+    }
 
 
 def nodes():
@@ -205,6 +207,8 @@ class Ledger:
     def take(self, pages, hold=None):
         """Wait until the pages are free. With `hold`, it reserves them itself (a mount);
         without, they are written down until `give`."""
+        if not pages:
+            return hold() if hold else None
         end, wait = time.monotonic() + self.limit, 0.01
         while True:
             with self._entries() as entries:
@@ -224,6 +228,8 @@ class Ledger:
             wait = min(2 * wait, 0.5)
 
     def give(self, pages):
+        if not pages:
+            return
         with self._entries() as entries:
             entries.remove([os.getpid(), started(os.getpid()), pages])
 
@@ -281,21 +287,25 @@ def snapshot(prefix="eal_"):
 
 
 def users():
-    """Other processes that hold hugepages or could: counters cannot be laid at our door then."""
-    us, found = os.readlink("/proc/self/ns/mnt"), []
-    for d in Path("/proc").glob("[0-9]*"):
+    """Other processes that hold hugepages or could, one after the other: counters cannot be laid at
+    our door then."""
+    us = os.readlink("/proc/self/ns/mnt")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            held = re.search(r"HugetlbPages:\s+(\d+)", (d / "status").read_text())
-            elsewhere = os.readlink(d / "ns/mnt") != us
-            if (held and held[1] != "0") or (
-                elsewhere and " hugetlbfs " in (d / "mountinfo").read_text()
-            ):
-                found.append(int(d.name))
+            if os.readlink(f"/proc/{pid}/ns/mnt") != us:
+                with open(f"/proc/{pid}/mountinfo") as f:
+                    found = " hugetlbfs " in f.read()
+                if found:
+                    yield int(pid)
+                    continue
+            with open(f"/proc/{pid}/status") as f:
+                held = re.search(r"HugetlbPages:\s+(\d+)", f.read())
+            if held and held[1] != "0":
+                yield int(pid)
         except PermissionError:  # another user's: who knows
-            found.append(int(d.name))
+            yield int(pid)
         except OSError:
             continue
-    return found
 
 
 def difference(before, after):
@@ -305,7 +315,7 @@ def difference(before, after):
         a = after.pools.get(sz)
         if a is None or (a.total, a.surplus) != (b.total, b.surplus):
             said.append(f"{sz} pool changed: {b} -> {a}")
-        elif a.available < b.available and not users():
+        elif a.available < b.available and not any(users()):
             said.append(f"{b.available - a.available} {sz} pages are missing")
     said += [f"mount left behind: {m[0]} ({m[1]})" for m in after.mounts - before.mounts]
     said += [f"mount is gone: {m[0]} ({m[1]})" for m in before.mounts - after.mounts]

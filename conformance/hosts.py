@@ -7,6 +7,7 @@ host.binds(root)                # {"/proc": ..., "/sys/...": ...} for the Box
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,11 +115,13 @@ class Host:
 
     def expand(self, root: Path) -> Path:
         """Writes the trees to root/sys and root/proc."""
-        for path, text in self.files().items():
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_text(text)
-        for path in (NODES, CPUS) if self.facts.get("numa", True) else (CPUS,):
-            (root / path).mkdir(parents=True, exist_ok=True)
+        numa = self.facts.get("numa", True)
+        files = self.files()
+        for at in {os.path.dirname(p) for p in (*files, f"{CPUS}/", *[f"{NODES}/"] * numa)}:
+            os.makedirs(root / at, exist_ok=True)
+        for path, text in files.items():
+            with open(f"{root}/{path}", "w") as f:
+                f.write(text)
         return root
 
     def binds(self, root: Path) -> dict[str, Path]:

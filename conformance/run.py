@@ -325,6 +325,7 @@ def run_target(t, args, facts, folder, tmp):
     collected = part.with_suffix(".collected")
     argv = [sys.executable, "-P", "-m", "pytest", "-c", SUITE / "pytest.toml", SUITE]
     argv += ["-p", "conformance.report.progress", "-p", "no:cacheprovider", "--tb=short"]
+    argv += ["-p", "no:hypothesispytest"]  # imports itself whole, for tests that are not here
     argv += [
         "--target",
         t.spec,
@@ -344,8 +345,8 @@ def run_target(t, args, facts, folder, tmp):
         "PYTHONPATH": os.pathsep.join(path),
         "CONFORM_PROGRESS": str(w),
         "CONFORM_COLLECTED": str(collected),
-        "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp / "hypothesis"),
     }  # fmt: skip
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # asserts are rewritten once, not by every worker
     if args.quick:
         env["CONFORM_QUICK"] = "1"
     progress, begun = Progress(t.name), datetime.datetime.now(datetime.UTC)
