@@ -162,7 +162,7 @@ def test_a_wrong_datagram_ends_the_channel(start, join, peer, who, what, evidenc
     throw(p, to, sent)
     said = logged(hit, says)
     p.ask("send", to=to, kind="MSG", name="after")
-    after = logged(hit, "Cannot find action: after", 0.3)
+    after = logged(hit, "Cannot find action: after", 1.0)
     evidence(f"{said}, {after}")
     for e in (eal, hit):
         e.kill()  # cleanup would wait for answers
