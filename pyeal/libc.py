@@ -117,6 +117,9 @@ def map_each(
 ) -> None:  # fmt: skip
     """Maps the start of each file at its address; one call a page, nothing else.
 
+    flags: MAP_FIXED over a reservation, or MAP_FIXED_NOREPLACE into a hole, which is closed again
+    from a page on that fails.
+
     done[0] counts the pages mapped so far, so that a failing one is known. Raises OSError.
     """
     call, failed = _mmap_each, MAP_FAILED
@@ -126,8 +129,7 @@ def map_each(
         if call(where, length, prot, flags, fd, offset) == failed:
             done[0] = vas.index(at)
             e = fail(f"mmap of {page_sz:#x} bytes at {at:#x} (fd {fd})")
-            if flags & MAP_FIXED:
-                _close_gap(at, page_sz)
+            _close_gap(at, vas[-1] + page_sz - at if flags & MAP_FIXED_NOREPLACE else page_sz)
             raise e
     done[0] = len(fds)
 

@@ -34,7 +34,7 @@ from .libc import (
     PROT_RW,
 )
 from .memseg import MemsegList, MemsegLists
-from .vaspace import give_back
+from .vaspace import Hole, give_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -398,11 +398,22 @@ class Segments:
             return 0
         done = [0]
         try:
-            kind = MAP_SHARED | MAP_FIXED | self.populate_flag
-            libc.map_each(opened, self._vas(msl, start, len(opened)), msl.page_sz, kind, done)
+            kind = MAP_SHARED | self.populate_flag
+            self._map_each(msl, start, opened, kind, done)
         except OSError as e:
             self._fail("DEBUG", f"mmap() failed: {os.strerror(e.errno or 0)}; {_advice(msl)}")
         return done[0]
+
+    def _map_each(
+        self, msl: MemsegList, start: int, opened: list[int], kind: int, done: list[int]
+    ) -> None:
+        """Maps files as segments from start on; done[0] is how many. OSError."""
+        va, end, size = msl.va(start), msl.va(start + len(opened)), msl.page_sz
+        vas = range(va, end, size)
+        if len(vas) < 2:
+            return libc.map_each(opened, vas, size, kind | MAP_FIXED, done, self.prot)
+        with Hole(va, end - va) as fixed:
+            libc.map_each(opened, vas, size, kind | fixed, done, self.prot)
 
     def _map_whole(self, msl: MemsegList, start: int, n: int, fd: int, kind: int) -> int:
         """One mapping for all n segments, or page by page as many as there are."""
@@ -430,10 +441,6 @@ class Segments:
         head = head.format(prefix=self.opts.file_prefix, list=msl.index)
         first = msl.index * per_list + start
         return [f"{head}{i}" for i in range(first, first + n)]
-
-    def _vas(self, msl: MemsegList, start: int, n: int) -> range:
-        """Addresses of n segments."""
-        return range(msl.va(start), msl.va(start + n), msl.page_sz)
 
     def list_name(self, msl: MemsegList) -> str:
         return f"{self.opts.file_prefix}map_{msl.index}"
@@ -592,21 +599,23 @@ class Segments:
 
         The C library makes an empty file where one is missing, and finds zeros; here it is named.
         """
-        va, size, kind = msl.va(start), msl.page_sz, MAP_SHARED | MAP_FIXED
+        va, size = msl.va(start), msl.page_sz
         opened: list[int] = []
         try:
             if self.single:
                 if msl.index not in self.list_fd:
-                    self._join([self.list_name(msl)], opened, dir_fd)
-                    self.list_fd[msl.index] = opened[0]
+                    try:
+                        self._join([self.list_name(msl)], opened, dir_fd)
+                    finally:
+                        self.list_fd.update((msl.index, fd) for fd in opened)
                 fd = self.list_fd[msl.index]
-                libc.mmap(va, n * size, self.prot, kind, fd, start * size)
+                libc.mmap(va, n * size, self.prot, MAP_SHARED | MAP_FIXED, fd, start * size)
             else:
                 try:
                     self._join(self.page_names(msl, start, n), opened, dir_fd)
                 finally:
                     self.fds.setdefault(msl.index, {}).update(enumerate(opened, start))
-                libc.map_each(opened, range(va, va + n * size, size), size, kind, [0], self.prot)
+                self._map_each(msl, start, opened, MAP_SHARED, [0])
             if not self.populate_flag:
                 advice = MADV_POPULATE_READ if self.look_only else MADV_POPULATE_WRITE
                 libc.madvise(va, n * size, advice)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from _thread import allocate_lock
 from errno import E2BIG, EADDRNOTAVAIL
 
 from . import libc
 from .errors import EalError
-from .libc import MADV_DONTDUMP, MAP_FIXED, PAGE
+from .libc import MADV_DONTDUMP, MAP_FIXED, MAP_FIXED_NOREPLACE, PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 BASE = {"loongarch64": 0x7000000000}.get(os.uname().machine, 0x100000000)
 TRIES = 5  # moves of the cursor before the kernel's own choice is taken
+
+_choosing = allocate_lock()  # an address; all EALs of the process begin at the same ones
 
 
 def align(n: int, to: int) -> int:
@@ -46,6 +49,10 @@ class VaSpace:
         Without addr the cursor is the hint and moves behind the area. With addr the area lies
         there or EalError(EADDRNOTAVAIL) says what does. EalError(ENOMEM) when nothing fits.
         """
+        with _choosing:
+            return self._reserve(size, page_sz, addr)
+
+    def _reserve(self, size: int, page_sz: int, addr: int) -> int:
         hint = not addr and bool(self.cursor)
         wanted = align(self.cursor, page_sz) if hint else addr
         exact = (bool(wanted) and wanted % page_sz == 0 and not hint) or page_sz == PAGE
@@ -99,6 +106,44 @@ class VaSpace:
             "   This may cause issues with mapping memory into secondary processes",
         ):
             self.log("WARNING" if loud else "DEBUG", text)
+
+
+class Hole:
+    """Takes a reservation away while pages are mapped there one by one: over it each costs more.
+
+    Entering answers the flag for those mappings. Nothing else comes there meanwhile: other EALs of
+    this process wait, and the kernel, left to choose, goes to higher addresses, be it from the top
+    down or from the bottom up. Where it does not, the reservation stays.
+    """
+
+    MUCH = 1 << 30  # bytes: more than anybody maps in that time
+
+    def __init__(self, va: int, length: int) -> None:
+        self.va, self.length = va, length
+
+    def __enter__(self) -> int:
+        _choosing.acquire()
+        try:
+            much = self._chosen(self.MUCH)
+            if much < self.va:
+                return MAP_FIXED
+            libc.munmap(self.va, self.length)
+            if self._chosen(PAGE) < much:
+                libc.reserve(self.va, self.length, MAP_FIXED_NOREPLACE)
+                return MAP_FIXED
+            return MAP_FIXED_NOREPLACE
+        except BaseException:
+            _choosing.release()
+            raise
+
+    def _chosen(self, length: int) -> int:
+        """Where the kernel puts so much now."""
+        va = libc.reserve(0, length)
+        libc.munmap(va, length)
+        return va
+
+    def __exit__(self, *_: object) -> None:
+        _choosing.release()
 
 
 def give_back(va: int, length: int) -> None:

@@ -25,9 +25,9 @@ FAULTS = {  # what was done: file, text that stands there once, what it becomes,
         "hugepages.py", "keep = not remove and own", "keep = remove and own",
         "system_calls_a_page[restart]",
     ),
-    "a mapping a page of one file": (
-        "segments.py", "libc.mmap(va, n * size, self.prot, kind, fd, start * size)",
-        "[libc.mmap(va + i * size, size, self.prot, kind, fd, i * size) for i in range(n)]",
+    "a call more a page of one file": (
+        "segments.py", "fd = self.list_fd[msl.index]\n",
+        "fd = self.list_fd[msl.index]; [os.fstat(fd) for _ in range(n)]\n",
         "system_calls_a_page[attach-single-file]",
     ),
     "Python that dawdles at each page": (

@@ -62,7 +62,7 @@ def rig(request: Any, tmp_path_factory: Any) -> Iterator[rigs.Rig]:
 
 
 def aside(call: Any) -> bool:
-    """Not for pages: the agent's answers and log; waits, threads, and memory of the process itself."""
+    """Not for pages: the agent's answers and log, waits, threads, memory of the process itself."""
     return (
         call.name in OWN
         or call.text.startswith(("write(1,", "write(2,"))

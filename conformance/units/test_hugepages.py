@@ -217,6 +217,38 @@ def test_never_keeps_files_and_counts_their_pages_on_node_0(huge: Dir) -> None:
     assert (infos[0].num_reusable, infos[0].num_pages[0]) == (3, 515)
 
 
+@pytest.mark.parametrize("more", [[], ["--legacy-mem"], ["--single-file-segments"]])
+def test_page_files_that_may_be_used_again_stay_open(huge: Dir, more: list[str]) -> None:
+    """Those of this prefix that nobody has, exclusively locked until unlock(); of pages alone."""
+    huge.make("rtemap_0", "rtemap_1", "othermap_0")
+    fds = len(os.listdir("/proc/self/fd"))
+    with open(huge.path / "rtemap_1") as used:
+        fcntl.flock(used, fcntl.LOCK_SH)
+        infos = huge.discover("--huge-unlink=never", *more)
+    kept = {name: os.readlink(f"/proc/self/fd/{fd}") for name, fd in infos[0].kept.items()}
+    with open(huge.path / "rtemap_0") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            locked = False
+        except BlockingIOError:
+            locked = True
+    hugepages.unlock(infos)
+
+    assert kept == ({} if more else {"rtemap_0": str(huge.path / "rtemap_0")})
+    assert locked == (not more)
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+def test_what_others_can_make_is_not_kept_open(huge: Dir) -> None:
+    huge.make("rtemap_0")
+    huge.path.chmod(0o777)
+    infos = huge.discover("--huge-unlink=never")
+    kept = dict(infos[0].kept)
+    hugepages.unlock(infos)
+
+    assert kept == {}
+
+
 def test_the_directory_is_locked_until_unlock(huge: Dir) -> None:
     infos = huge.discover()
     during = huge.locked()

@@ -271,6 +271,41 @@ def test_kept_files_survive_a_failure(eal_of: Start) -> None:
         assert state(eal) == before
 
 
+@needs(pages={"2M": 4}, root=True, strace=True)
+@pytest.mark.parametrize("when", ["once", "for good"])
+@pytest.mark.parametrize(
+    ("call", "error", "first"), [("mmap", "ENOMEM", 1), ("flock", "ENOLCK", 2)]
+)
+def test_a_restart_whose_page_fails(
+    start: Start, call: str, error: str, first: int, when: str
+) -> None:
+    """Page 1 of four kept files, which discovery has open: had at the next attempt, or refused.
+
+    All files stay, with what is in them.
+    """
+    args = "-m", "8", "--huge-unlink=never"
+    eal = start(*args)
+    at = [s.addr + PAGE // 2 for s in eal.segments()]
+    for va in at:
+        eal.poke(va, b"%x" % va)
+    eal.close()
+    again = start(*args, init=False)
+    name = f"{again.prefix}map_1"
+    inject = f"{call}:error={error}:when={first}" + "+" * (when == "for good")
+    trace = again.trace(call, inject=inject, path=[f"{again.box.hugedir('2M')}/{name}", name])
+    if when == "once":
+        again.init()
+        assert [s.flags for s in again.segments()] == [3] * 4
+    else:
+        again.refused()
+    assert any(c.injected for c in trace.stop())
+    again.close()
+    third = start(*args)
+
+    assert [third.peek(va, 9) for va in at] == [b"%x" % va for va in at]
+    assert [s.flags for s in third.segments()] == [3] * 4
+
+
 @needs(pages={"2M": N + 1}, root=True, cgroup="hugetlb")
 def test_a_kept_lists_file_does_not_grow(eal_of: Start, make_box: Start, cgroup: Start) -> None:
     """--huge-unlink=never with one file: what a failed start added to it goes, its data stays."""
