@@ -65,7 +65,7 @@ def aside(call: Any) -> bool:
     """Not for pages: the agent's answers and log, waits, threads, memory of the process itself."""
     return (
         call.name in OWN
-        or call.text.startswith(("write(1,", "write(2,"))
+        or re.match(r"write\([12]\D", call.text) is not None
         or "MAP_PRIVATE|MAP_ANONYMOUS" in call.text
     )
 
