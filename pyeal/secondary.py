@@ -290,19 +290,20 @@ class Follower:
         dirs = {info.hugedir.rstrip("/") for info in self.segments.infos.values()}
         dirs |= {f"{d}/" for d in dirs}  # of a directory that was named with a slash
         found: dict[tuple[MemsegList, str], dict[int, str]] = {}
-        base = end = 0
+        vas, where, pages = range(0), "", dict[int, str]()  # of the pages before, mostly
         for va, size, file_id, file in hugepage_data.read(path):
-            if not base <= va < end:
+            directory, _, name = file.rpartition("/")
+            if va not in vas or directory != where:
+                where = directory
+                if dirs and where not in dirs:
+                    raise ValueError(f"page {file_id} lies in no hugepage directory: {file!r}")
                 if (at := self.lists.of(va)) is None:
                     raise ValueError(f"page {file_id} lies in no memseg list: {va:#x}")
                 msl = at[0]
-                base, end = msl.base_va, msl.base_va + msl.len
-            directory, _, name = file.rpartition("/")
-            if dirs and directory not in dirs:
-                raise ValueError(f"page {file_id} lies in no hugepage directory: {file!r}")
-            seg, rest = divmod(va - base, msl.page_sz)
-            pages = found.setdefault((msl, directory), {})
-            if rest or size != msl.page_sz or seg in pages:
+                vas = range(msl.base_va, msl.base_va + msl.len, msl.page_sz)
+                pages = found.setdefault((msl, where), {})
+            seg = (va - vas.start) // vas.step
+            if size != vas.step or va not in vas or seg in pages:
                 raise ValueError(f"page {file_id} is not segment {seg} of {msl.name}, or again")
             pages[seg] = name
         return found

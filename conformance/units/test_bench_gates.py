@@ -32,7 +32,7 @@ FAULTS = {  # what was done: file, text that stands there once, what it becomes,
     ),
     "Python that dawdles at each page": (
         "segments.py", "        opened.append(fd)\n        try:", "        opened.append(fd)\n"
-        "        sum(range(400))\n        try:", "user_instructions_a_page[attach-dynmem]",
+        "        sum(range(1000))\n        try:", "user_instructions_a_page[attach-dynmem]",
     ),
     "one thread": (
         "segments.py", "Helpers(min(self.cpus, 8) - 1 if", "Helpers(0 if", "every_cpu_populates",

@@ -129,15 +129,20 @@ def test_every_cpu_populates(start: Any, make_box: Any, request: Any) -> None:
 
 
 def counted(rig: rigs.Rig, room: rigs.Room, args: list[Any]) -> int:
-    """User instructions of a whole process, by the first tool here that counts them."""
+    """User instructions of a whole process, by the first tool here that counts them.
+
+    With one seed of hashes, or a start's dictionaries cost more or less than another's.
+    """
+    room.env["PYTHONHASHSEED"] = "0"
+    argv = ["-sP" if word == "-I" else word for word in rig.target.argv]  # which heeds that
     if valgrind := shutil.which("valgrind"):
         tool = [valgrind, "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
-        run = room.run(rigs.Arm("", (*tool, *rig.target.argv), ""), args)
+        run = room.run(rigs.Arm("", (*tool, *argv), ""), args)
         return int(re.search(r"I\s+refs:\s+([\d,]+)", run.said)[1].replace(",", ""))
     perf = shutil.which("perf")
     tool = [perf, "stat", "-x,", "-e", "instructions:u"]
     if perf and subprocess.run([*tool, "true"], capture_output=True).stderr[:1].isdigit():
-        run = room.run(rigs.Arm("", (*tool, *rig.target.argv), ""), args)
+        run = room.run(rigs.Arm("", (*tool, *argv), ""), args)
         return int(re.search(r"^(\d+),", run.said, re.M)[1])
     raise rigs.Missing("wanted valgrind, or perf that counts instructions; found neither")
 
