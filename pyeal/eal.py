@@ -1,4 +1,8 @@
-"""One EAL: the order of its stages. The only file that knows it. linux/eal.c: rte_eal_init"""
+"""One EAL: the order of its stages. The only file that knows it. linux/eal.c: rte_eal_init
+
+What only one kind of start needs (a mode's pages, a secondary, the message channel) is imported
+when it comes to that.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,7 @@ from _thread import RLock
 from ctypes import addressof, memset, sizeof
 from errno import EACCES, EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTSUP
 
-from . import (
-    dynmem,
-    hugepages,
-    layout,
-    lcores,
-    legacy,
-    libc,
-    malloc_mp,
-    memfd,
-    memseg,
-    mp,
-    options,
-    releases,
-    runtime,
-    secondary,
-)
+from . import hugepages, layout, lcores, libc, memseg, options, releases, runtime
 from .errors import EalError
 from .fbarray import Arrays
 from .heap import Heaps
@@ -36,11 +25,14 @@ from .vaspace import VaSpace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
+    from . import legacy
     from .layout import Memseg
 
 IOMMU_GROUPS = "/sys/kernel/iommu_groups"
 MAX_DMA_BITS = 63
+WAIT = 10.0  # seconds for a primary to finish its start; EAL waits for ever
 
 
 class Eal:
@@ -57,14 +49,14 @@ class Eal:
     the stage; nothing is left behind then.
     """
 
-    _segments, _legacy = Segments, legacy.Legacy  # a rehearsal (tools/plan.py) has its own
+    _segments = Segments  # a rehearsal (tools/plan.py) has its own, and its own _legacy
 
     def __init__(
         self,
         args: list[str] | tuple[str, ...] = (),
         release: str | None = None,
         log: Callable[[str, str], object] | None = None,
-        wait: float = secondary.WAIT,
+        wait: float = WAIT,
         role: str | None = None,
         tailqs: Sequence[str] = (),
     ) -> None:
@@ -97,6 +89,8 @@ class Eal:
         cpus = self._cpus()
         opts = self.options = options.parse(args, self.release, self.log)
         if self._joins():
+            from . import secondary
+
             # the primary decides whose arguments and layouts hold
             self.release = secondary.find_release(self._file("config"), self._wait, self._wanted)
             opts = self.options = options.parse(args, self.release, self.log)
@@ -170,6 +164,8 @@ class Eal:
 
     def _host(self) -> None:
         """What processes that join need: the channel, its answers, and no lock of a dead one."""
+        from . import malloc_mp
+
         runtime.sweep(self.runtime_dir)
         self._open_channel("mp_socket")
         kind, at = type(self.config), addressof(self.config)
@@ -205,6 +201,8 @@ class Eal:
 
     def _attach(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
         """A secondary's stages."""
+        from . import secondary
+
         look_only = self.role == "observer"
         config = secondary.AttachedConfig(self._file("config"), self.release, look_only)
         self._undo.append(config.close)
@@ -268,6 +266,8 @@ class Eal:
         self.memzones = Memzones(self.config, zones, self.heaps, self.iova, self.release)
         if look_only:
             return
+        from . import malloc_mp
+
         asker = malloc_mp.Asker(self.channel, self.release, self.follower.follow, self.log)
         if not opts.legacy_mem:
             self.heaps.ask = asker
@@ -287,6 +287,8 @@ class Eal:
             self.follower.follow()
 
     def _open_channel(self, name: str) -> None:
+        from . import mp
+
         self.channel = mp.Channel(self.runtime_dir, self.release, name, self.log)
         self._undo.append(self.channel.close)
         if self.role == "primary":
@@ -353,24 +355,39 @@ class Eal:
         self._undo.append(self.lists.unmap)
         if not opts.no_huge:
             self.lists.create(memseg.plan(sizes, self.sockets, self.release, opts.pagesz_mem))
-        memfds = memfd.probe(sizes, opts, self.release, log)
+        memfds = True
+        if opts.in_memory:
+            from . import memfd
+
+            memfds = memfd.probe(sizes, opts, self.release, log)
         pa = self.iova_mode == "PA"
         self.memalloc = self._segments(self.lists, opts, self.infos, pa, self._pagemap, log, memfds)
         self._undo += [self.memalloc.close, self.memalloc.abandon]
         by_node = {node: nodes.count(node) for node in nodes}
         if opts.no_huge:
+            from . import legacy
+
             memory = opts.memory or legacy.DEFAULT_MEMORY
             legacy.no_huge(self.lists, self.memalloc, memory, pa, log)
         elif opts.legacy_mem:
+            from . import legacy
+
             data = self._file("hugepage_data") if self.shared else None
             work = self._legacy(self.lists, self.memalloc, opts, log)
             self._undo.append(lambda: self._remove("hugepage_data"))
             legacy.hugepage_init(work, self.infos, by_node, data)
         else:
+            from . import dynmem
+
             counts = [(info.page_sz, info.num_pages) for info in self.infos]
             dynmem.hugepage_init(self.memalloc, opts, counts, by_node, log)
         if self.shared:
             self.config.nchannel, self.config.nrank = opts.nchannel, opts.nrank
+
+    def _legacy(self, *args: Any) -> legacy.Legacy:
+        from . import legacy
+
+        return legacy.Legacy(*args)
 
     def _raise_nofile(self) -> None:
         import resource

@@ -25,8 +25,6 @@ def probe(
     --single-file-segments, is EalError(ENOMEM). Releases that dropped the probe take it for
     granted. linux/eal_memalloc.c: eal_memalloc_init, test_memfd_create
     """
-    if not opts.in_memory:
-        return True
     if release.probes_memfd:
         kind = libc.MFD_HUGETLB | libc.log2_flag(page_sizes[0])
         try:

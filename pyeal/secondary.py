@@ -12,7 +12,7 @@ import time
 from ctypes import c_int, sizeof
 from errno import EACCES, ENOMEM
 
-from . import hugepage_data, layout, libc, releases, runtime
+from . import layout, libc, releases, runtime
 from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits, runs
 from .hugepages import HugepageInfo
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     Log = Callable[[str, str], object]
 
-WAIT = 10.0  # seconds for a primary to finish its start; EAL waits for ever
 MP_DISABLED, MP_ENABLED = 1, 2
 MAX_RECORDS = 4  # of hugepage_info: 3, and on Arm 4
 
@@ -266,6 +265,8 @@ class Follower:
 
         EalError(ENOMEM) that names the file that is missing.
         """
+        from . import hugepage_data
+
         if aslr_enabled():
             self.log(
                 "WARNING",

@@ -12,6 +12,8 @@ from time import clock_gettime as now
 
 WALL, CPU = 1, 2  # CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID
 marks: list[tuple[str, float, float, int]] = []
+# what only such a start imports, and so only when it comes to it
+LATER = {"--legacy-mem": "legacy", "--no-huge": "legacy", "--proc-type=secondary": "secondary"}
 # what begins where: module, attribute, mark before it, mark after it
 STAGES = (
     ("eal", "Eal._discover", "discovery", ""),
@@ -34,11 +36,11 @@ def mark(name, again=False):
 
 
 def wrap(module, path, before, after):
-    owner, name = sys.modules[f"pyeal.{module}"], path
+    owner, name = sys.modules.get(f"pyeal.{module}"), path
     if "." in path:
         owner, name = getattr(owner, path.partition(".")[0], None), path.partition(".")[2]
     call = getattr(owner, name, None)
-    if call is None:  # another revision: its time goes to the stage before
+    if call is None:  # another start, or another revision: its time goes to the stage before
         return
 
     def timed(*args, **more):
@@ -61,16 +63,17 @@ def say(rc):
 
 def main():
     sys.path.insert(0, sys.argv[1])
-    from pyeal.eal import Eal
-    from pyeal.layout import TAILQS
+    from pyeal import TAILQS, init
 
+    for arg in {*sys.argv} & {*LATER}:
+        __import__(f"pyeal.{LATER[arg]}")
     for stage in STAGES:
         wrap(*stage)
     # what DPDK's log would say on stderr, from the same level on
     shown = {"CRIT", "ALERT", "EMERG", "ERR", "WARNING", "NOTICE", "INFO"}
     log = lambda level, text: sys.stderr.write(f"EAL: {text}\n") if level in shown else None  # noqa: E731
     mark("begin")
-    eal = Eal(sys.argv[2:], log=log, tailqs=TAILQS)  # as a program that links all of DPDK has
+    eal = init(sys.argv[2:], log=log, tailqs=TAILQS)  # as a program that links all of DPDK has
     mark("end")
     say(0)
     if sys.stdin.read(1) == "c":

@@ -16,6 +16,7 @@ import importlib.util
 import itertools
 import json
 import os
+import py_compile
 import shlex
 import shutil
 import subprocess
@@ -126,7 +127,9 @@ class Rig:
             skip = shutil.ignore_patterns("suite", "__pycache__")
             shutil.copytree(package, to / "pyeal", ignore=skip)
             compileall.compile_dir(to / "pyeal", quiet=2)
-        return Arm(label, (sys.executable, "-I", "-S", str(HERE / "eal.py"), str(to)), label)
+        probe = self.folder / "eal.pyc"  # as eal.c is: no process has to compile it
+        py_compile.compile(HERE / "eal.py", probe, doraise=True)
+        return Arm(label, (sys.executable, "-I", "-S", str(probe), str(to)), label)
 
     def _build(self, name):
         program = self.folder / name

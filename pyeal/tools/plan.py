@@ -286,7 +286,7 @@ class Rehearsal(Eal):
         made.caps, made.blocked = self.caps, self.blocked
         return made
 
-    def _legacy(self, *args: Any) -> PretendLegacy:  # type: ignore[override]
+    def _legacy(self, *args: Any) -> PretendLegacy:
         self.work = PretendLegacy(*args)
         return self.work
 
