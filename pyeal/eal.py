@@ -109,7 +109,8 @@ class Eal:
     def _joins(self) -> bool:
         """Whether this is to be a secondary; where the primary's files are then."""
         opts = self.options
-        found = [runtime.directory(opts.file_prefix, r) for r in releases.RELEASES.values()]
+        named = (runtime.directory(opts.file_prefix, r) for r in releases.RELEASES.values())
+        found = [*dict.fromkeys(named)]
         at = next((d for d in found if os.path.exists(f"{d}/config")), found[-1])
         self.role = self._asked_role or opts.proc_type
         if self.role == "auto":

@@ -212,9 +212,11 @@ class Arrays:
         _validate(name, length, elt_sz)
         size = file_size(length, elt_sz)
         va, fd, mine = self.space.reserve(size), -1, False
+        masks = n_words(length).to_bytes(4, "little").ljust(size - length * elt_sz, b"\0")
         try:
             if self.directory is None:
                 libc.mmap(va, size, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
+                libc.memory(va + length * elt_sz, 4)[:] = masks[:4]
             else:
                 path = self.path(name)
                 fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
@@ -222,11 +224,10 @@ class Arrays:
                 mine = True
                 stale = os.fstat(fd).st_size
                 os.ftruncate(fd, size)
-                # the masks, used or not, are written: no room would be a SIGBUS
-                os.posix_fallocate(fd, length * elt_sz, size - length * elt_sz)
                 libc.mmap(va, size, PROT_RW, MAP_SHARED | MAP_FIXED, fd)
                 if stale:
                     _clear(fd, va, size)
+                libc.write_all(fd, masks, length * elt_sz)
         except (OSError, EalError) as e:
             if mine:
                 libc.discard(self.path(name))
@@ -235,7 +236,6 @@ class Arrays:
         self.areas[va] = size, fd
         memset(addressof(desc), 0, sizeof(desc))
         desc.name, desc.len, desc.elt_sz, desc.data = name.encode(), length, elt_sz, va
-        libc.memory(va + length * elt_sz, 4)[:] = n_words(length).to_bytes(4, "little")
         return Fbarray(desc)
 
     def attach(self, desc: layout.Fbarray | None, elt_sz: int = 0) -> Fbarray:

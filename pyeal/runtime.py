@@ -5,8 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from ctypes import memset
-from errno import EACCES, EAGAIN, EINVAL, ENODEV, ENOSPC, EPERM
+from errno import EACCES, EAGAIN, EINVAL, ENODEV, EPERM
 
 from . import layout, libc
 from .errors import EalError
@@ -143,7 +142,7 @@ class Config:
             _spare_survivors(f"{os.path.dirname(path)}/fbarray_memzone")
             mine = True
             os.ftruncate(self.fd, layout.CONFIG_SIZE)
-            os.posix_fallocate(self.fd, 0, layout.CONFIG_SIZE)  # no room would be a SIGBUS
+            libc.write_all(self.fd, bytes(layout.CONFIG_SIZE), 0)
             self.va = reserve_config(space, base)
             libc.mmap(self.va, size, PROT_RW, MAP_SHARED | MAP_FIXED, self.fd)
         except (OSError, EalError) as e:
@@ -153,7 +152,6 @@ class Config:
             if isinstance(e, EalError):
                 raise
             raise EalError(0, "config", f"Cannot open '{path}' for rte_mem_config: {e}") from None
-        memset(self.va, 0, layout.CONFIG_SIZE)
 
     def _open(self, path: str, memsegs: CField) -> None:
         if not is_mine(path):
@@ -262,9 +260,7 @@ def write_file(path: str, data: bytes) -> None:
     try:
         try:
             os.ftruncate(fd, 0)
-            if (n := os.write(fd, data)) < len(data):
-                text = f"{os.strerror(ENOSPC)}: {len(data)} bytes wanted, room for {n} found"
-                raise OSError(ENOSPC, text)
+            libc.write_all(fd, data, 0)
         finally:
             os.close(fd)
     except OSError as e:
