@@ -81,7 +81,8 @@ def test_tools_see_open_vswitch_in_memory(switch, release, tmp_path, evidence):
     if not release.startswith("20.11"):  # its vSwitch does not tell
         first = ovs("dpdk/get-malloc-stats").split("Heap id:1")[0]
         theirs = dict(re.findall(r"\t(\w+):(\d+)", first))
-        assert len(theirs) == 6 and {k: heap[k] for k in theirs} == {k: int(v) for k, v in theirs.items()}
+        assert len(theirs) == 6
+        assert {k: heap[k] for k in theirs} == {k: int(v) for k, v in theirs.items()}
 
     ovs.popen.kill()
     ovs.popen.wait()

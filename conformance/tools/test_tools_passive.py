@@ -7,6 +7,7 @@ import re
 from conformance import needs
 from conformance.passive import calls
 
+
 @needs(pages={"2M": 4}, strace=True)
 def test_nothing_but_looking(start, join, facts, tmp_path, evidence):
     """A primary and its secondary are up: no tool leaves a trace with them."""

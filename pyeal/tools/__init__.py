@@ -36,6 +36,40 @@ def columns(most: int = 160) -> int:
     return min(shutil.get_terminal_size((100, 24)).columns, most)
 
 
+class Patience:
+    """Tells a terminal what it waits for, once that has taken over two seconds."""
+
+    def __init__(self, doing: str, after: float = 2.0) -> None:
+        self.doing, self.after, self.told = doing, after, False
+
+    def __enter__(self) -> None:
+        import time
+
+        self.begun = time.monotonic()
+        self.loud = sys.stderr.isatty()
+        if self.loud:
+            import signal
+
+            self.before = signal.signal(signal.SIGALRM, self._tell)
+            signal.setitimer(signal.ITIMER_REAL, self.after, 1)
+
+    def _tell(self, *_: object) -> None:
+        import time
+
+        self.told = True
+        sys.stderr.write(f"\r{self.doing}: {time.monotonic() - self.begun:.0f} s ")
+        sys.stderr.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self.loud:
+            import signal
+
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self.before)
+        if self.told:
+            sys.stderr.write("\r\x1b[K")
+
+
 def size(n: int) -> str:
     """64M, 1.5G, 790528 -> 772K: the largest unit, at most one decimal."""
     for shift, unit in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):

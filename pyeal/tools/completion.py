@@ -41,7 +41,7 @@ class Word:
         self.takes = a.nargs not in (0, "?")  # a value must follow
 
 
-def words(name: str) -> list[Word]:
+def words_of(name: str) -> list[Word]:
     from pyeal.cli import parser
 
     return [Word(a) for a in parser(name)._actions]
@@ -52,7 +52,7 @@ def commands() -> list[tuple[str, str, list[Word]]]:
     from pyeal.cli import COMMANDS, TOOLS, summaries
 
     return [
-        (name, text, words(name) if name in COMMANDS or name in TOOLS else [])
+        (name, text, words_of(name) if name in COMMANDS or name in TOOLS else [])
         for name, text in summaries()
     ]
 
@@ -153,12 +153,13 @@ def bash() -> str:
         for w in found:
             if w.names and w.takes:
                 at = "|".join(f'"{name} {n}"' for n in w.names)
-                cases.append(f'    {at}) words="{" ".join(w.values)}" kinds="{" ".join(w.kinds)}" ;;')
+                words, kinds = " ".join(w.values), " ".join(w.kinds)
+                cases.append(f'    {at}) words="{words}" kinds="{kinds}" ;;')
     cases.append(f"""    *" -- EAL") words="{" ".join(eal_options())}" ;;""")
     for name, _, found in commands():
-        values, kinds = between(found)
-        all_ = [*values, *(n for w in found for n in w.names)]
-        cases.append(f'    "{name} "*) words="{" ".join(all_)}" kinds="{" ".join(kinds)}" ;;')
+        values, also = between(found)
+        words, kinds = " ".join([*values, *(n for w in found for n in w.names)]), " ".join(also)
+        cases.append(f'    "{name} "*) words="{words}" kinds="{kinds}" ;;')
     names = " ".join(name for name, _, _ in commands())
     return BASH.replace("%names%", names).replace("%cases%", "\n".join(cases))
 

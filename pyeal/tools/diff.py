@@ -9,7 +9,7 @@ from errno import EINVAL
 
 from pyeal import releases
 from pyeal.errors import EalError
-from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, count, document, dump, ink, table
+from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, Patience, count, document, dump, ink, table
 from pyeal.tools.snapshot import Unreadable
 
 TYPE_CHECKING = False
@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
             raise EalError(EINVAL, "diff", str(e)) from None
     else:
         try:
-            found = of_files(*both)
+            with Patience(f"reading {args.a} and {args.b}"):
+                found = of_files(*both)
         except Unreadable as e:
             raise EalError(EINVAL, "diff", str(e)) from None
     rows = found["differences"]

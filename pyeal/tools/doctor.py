@@ -6,7 +6,7 @@ import os
 import sys
 
 from pyeal import releases
-from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, document, ink
+from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, Patience, document, ink
 from pyeal.tools.checks import FAIL, OK, UNKNOWN, WARN, Finding, examine, state_of
 from pyeal.tools.problems import LINKS
 from pyeal.tools.view import View
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
         print("pyeal: --touch is of this process: nsenter -t PID -a pyeal doctor", file=sys.stderr)
         return 2
     view = View(args.pid)
-    found = examine(view, args.eal_args, args.release)
+    with Patience("looking at this machine"):
+        found = examine(view, args.eal_args, args.release)
     states = {link: state_of(fs) for link, fs in found.items()}
     first = next((link for link in LINKS if states[link] == FAIL), None)
     steps = []

@@ -11,7 +11,7 @@ from pyeal.errors import EalError
 from pyeal.fbarray import n_words, runs
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import Fbarray, HugepageFile, Memseg, Memzone
-from pyeal.tools import BOLD, DIM, count, document, ink, snapshot
+from pyeal.tools import BOLD, DIM, Patience, count, document, ink, snapshot
 from pyeal.tools.snapshot import Unreadable
 
 TYPE_CHECKING = False
@@ -49,7 +49,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        found = load(args.file)
+        with Patience(f"reading {args.file}"):
+            found = load(args.file)
         if isinstance(found, list):
             print(document("dump", {"files": found}) if args.json else "\n".join(found))
             return 0

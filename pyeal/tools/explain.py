@@ -6,7 +6,7 @@ import re
 import sys
 
 from pyeal import releases
-from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, columns, document, ink
+from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, Patience, columns, document, ink
 from pyeal.tools.checks import FAIL, OK, WARN, Finding, examine
 from pyeal.tools.problems import CERTAIN, HINT, WRAPPER, Problem, of_line
 from pyeal.tools.view import View
@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     lines = args.lines or sys.stdin.read().splitlines()
     told = read(lines)
-    found = examine(View(args.pid), args.eal_args, args.release) if told else {}
+    with Patience("looking at this machine"):
+        found = examine(View(args.pid), args.eal_args, args.release) if told else {}
     rows: list[dict[str, Any]] = [
         {"problem": p.id, "title": p.title, "line": line, "certain": certain,
          "means": p.means, "do": p.fix, "links": p.links, "reach": p.reach,

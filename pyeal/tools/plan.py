@@ -20,7 +20,7 @@ from pyeal.hugepage_data import RECORD, Page
 from pyeal.libc import MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_RW
 from pyeal.memseg import MemsegList
 from pyeal.segments import Pages, Segments
-from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, YELLOW, count, document, ink, size
+from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Patience, count, document, ink, size
 from pyeal.tools.view import NO_LIMIT, View
 from pyeal.vaspace import BASE, align, give_back
 
@@ -580,7 +580,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"pyeal: --as: {e}", file=sys.stderr)
             return 2
     view = View(args.pid)
-    with Rehearsal(args.eal_args, args.release, view) as r:
+    with Patience("rehearsing"), Rehearsal(args.eal_args, args.release, view) as r:
         found = facts(r)
         if args.for_peer and r.error is None:
             length = found["addresses"]["end"] - found["addresses"]["start"]

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import os
 
-from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, age, count, document, ink, scan, size, table
+from pyeal.tools import (
+    BOLD,
+    DIM,
+    GREEN,
+    RED,
+    YELLOW,
+    Patience,
+    age,
+    count,
+    document,
+    ink,
+    scan,
+    size,
+    table,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,8 +94,9 @@ def _row(f: Dict) -> tuple[str, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    machine = scan.Machine()
-    found = [facts(e) for e in machine.eals()]
+    with Patience("looking at processes"):
+        machine = scan.Machine()
+        found = [facts(e) for e in machine.eals()]
     shown = [f for f in found if args.all or f["health"] != "ended"]
     if args.json:
         print(document("ps", {"eals": shown, **seen(machine)}))

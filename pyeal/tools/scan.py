@@ -17,7 +17,7 @@ from errno import EACCES, EINVAL, ENOENT
 from pyeal import layout
 from pyeal.errors import EalError
 from pyeal.hugepages import _ESCAPES as ESCAPES
-from pyeal.tools import snapshot
+from pyeal.tools import Patience, snapshot
 from pyeal.tools.snapshot import Folder, NotYet, ProcessMemory, Snapshot, Unreadable
 
 TYPE_CHECKING = False
@@ -680,7 +680,8 @@ def find(what: str | None) -> Eal:
     """
     if what and "/" in what and not os.path.isdir(what):
         return _known(copied, what)
-    eals = Machine().eals()
+    with Patience("looking at processes"):
+        eals = Machine().eals()
     if what is None:
         named = [e for e in eals if e.health[0] != "ended"] or eals
     elif os.path.isdir(what) and ("/" in what or os.path.exists(f"{what}/config")):

@@ -16,6 +16,7 @@ from pyeal.tools import (
     GREEN,
     RED,
     YELLOW,
+    Patience,
     age,
     count,
     document,
@@ -296,7 +297,8 @@ def _who(holders: list[Dict]) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    look = Look()
+    with Patience("looking at files and processes"):
+        look = Look()
     if args.prefixes:
         look.items = [f for f in look.items if f["file_prefix"] in args.prefixes]
     wanted = ("stale", "kept?") if args.kept else ("stale",)
