@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-TEXT = """The manual, a page for man(1). A wheel has it in share/man, where man finds it if the folder
-of its programs is in PATH."""
+TEXT = """The manual, a page for man(1). A wheel has it in share/man, where man looks if PATH has
+the folder of its programs."""
 EXAMPLES = """\
   pyeal man | man -l -
   pyeal man >pyeal.1
