@@ -31,6 +31,9 @@ def test_no_mutation_stands_twice():
 
 
 def test_every_must_row_has_a_fault_or_a_reason():
+    families = {row.family for row in catalogue.rows().values()}
+
+    assert {m.id.partition("-")[0] for m in ALL} == families
     assert MUST - {m.id for m in ALL} == set(mutations.unshown())
 
 
