@@ -73,6 +73,9 @@ class Box:
 
     @staticmethod
     def _base():
+        for where, kind, _ in host.mountinfo():  # before one is covered
+            if kind == "hugetlbfs":
+                yield f"umount -l {shlex.quote(where)}"
         run = host.RUN
         yield f"mount -t tmpfs -o mode=755 none {run}; mkdir {HUGE}; mkdir -m 1777 {run}/user"
         hide = [
@@ -82,9 +85,6 @@ class Box:
         ]
         for d in filter(os.path.isdir, hide):
             yield f"mount -t tmpfs none {d}"
-        for where, kind, _ in host.mountinfo():
-            if kind == "hugetlbfs":
-                yield f"umount -l {shlex.quote(where)}"
 
     @staticmethod
     def _first_node():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import _thread
 import fcntl
 import os
-from errno import EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTSUP
+from errno import EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTSUP, EPERM
 
 from . import libc
 from .errors import EalError
@@ -129,8 +129,8 @@ class OnNode:
         try:
             self.old = libc.get_mempolicy()
         except OSError as e:
-            if e.errno == ENOSYS:
-                self.works = False
+            if e.errno in (ENOSYS, EPERM):
+                self.works = False  # as numa_available() of libnuma says since 2.0.17
                 self.log("DEBUG", "NUMA is not supported.")
                 return self
             self.log("ERR", f"Failed to get current mempolicy: {e}. Assuming MPOL_DEFAULT.")
@@ -150,14 +150,13 @@ class OnNode:
         if not self.works:
             return
         mode, mask = self.old
-        try:
-            if mode == libc.MPOL_DEFAULT:
-                libc.set_mempolicy(libc.MPOL_LOCAL)
-            else:
-                libc.set_mempolicy(mode, mask)
-        except OSError as e:
-            self.log("ERR", f"Failed to restore mempolicy: {e}")
-            libc.set_mempolicy(libc.MPOL_LOCAL)
+        if mode == libc.MPOL_DEFAULT:
+            mode = libc.MPOL_LOCAL
+        for policy in (mode, mask), (libc.MPOL_LOCAL, b""):
+            try:
+                return libc.set_mempolicy(*policy)
+            except OSError as e:  # the memory is there all the same
+                self.log("ERR", f"Failed to restore mempolicy: {e}")
 
 
 class Helpers:
