@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conformance import MODES, host, hosts, proc
-from conformance.box import Box, BoxError
+from conformance.box import Box, BoxError, lifeline
 from conformance.child import Child, TargetDied, TargetError, TargetHung, environment
+from conformance.faults import compare
 from conformance.run import ink
 from conformance.trace import Trace
 from conformance.zygote import Zygote
@@ -281,7 +282,7 @@ class Scene:
     def fail(self, step, name):
         """One start with one call failing; again, when it was another call that failed: strace may
         or may not see the end of the read that the target waits in."""
-        for _ in range(3):
+        for _ in range(6):
             case, hit = self._fail(step, name)
             if hit:
                 break
@@ -556,29 +557,43 @@ def main(argv=None):
                    help="about N cases, evenly spread, always the same")  # fmt: skip
     p.add_argument("--json", action="store_true", help="all cases, as JSON lines")
     p.add_argument("--list", action="store_true", help="only the calls, and which are left alone")
+    p.add_argument("--compare", nargs=2, metavar=("PYEAL", "OTHER"),
+                   help="the outcomes of two sweeps, each as --json printed it")  # fmt: skip
     o = p.parse_args(argv)
+    if o.compare:
+        return compared(*o.compare)
     if why := host.lacks(root=True, strace=True, pages={"2M": PAGES}):
         print(f"ci/faults: {why}", file=sys.stderr)
         return 2
     modes = o.mode or (KILLED if o.kill else known)
     if o.list:
         return show_steps(o.target, modes)
+    cases = []
     try:
-        cases = list(sweep(o.target, modes, kill=o.kill, limit=o.limit,
-                           every=o.all, tick=progress()))  # fmt: skip
+        for case in sweep(o.target, modes, kill=o.kill, limit=o.limit, every=o.all,
+                          tick=progress()):  # fmt: skip
+            cases.append(case)
+            if o.json:
+                print(json.dumps(case.facts()), flush=True)
     except (BoxError, TargetDied, host.NotEnough) as e:
         print(f"ci/faults: {e}", file=sys.stderr)
         return 2
-    if o.json:
-        for c in cases:
-            print(json.dumps(c.facts()))
-    else:
-        print(f"\n{o.target}: {', '.join(modes)}\n")
-        print(*table(cases, o.kill), sep="\n")
     wrong = [c for c in cases if c.wrong]
     if not o.json:
+        print(f"\n{o.target}: {', '.join(modes)}\n")
+        print(*table(cases, o.kill), sep="\n")
         print(*complaints(wrong), sep="\n", end="\n" if wrong else "")
     return int(bool(wrong))
+
+
+def compared(*files):
+    try:
+        out, good = compare.lines(*map(compare.read, files), compare.entries())
+    except (OSError, ValueError) as e:
+        print(f"ci/faults: {e}", file=sys.stderr)
+        return 2
+    print(*out, sep="\n")
+    return int(not good)
 
 
 def show_steps(target, modes):

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from conformance import catalogue
+from conformance import catalogue, peers
 from conformance.report import LABELS, NO_ROW, WORDS, grouped
 
 HERE = Path(__file__).parent
@@ -26,7 +26,9 @@ KNOWN = {  # Row.evidence, by letter
     "7": "run on builds of all seven releases",
     "F": "run with a fault injected",
     "S": "read in the source",
+    "D": "run on Debian's build of such a release",
 }
+ALONE = "run here on pyeal alone: Debian has no build of such a release"
 DRAWN = re.compile(r"\S {2,}\S|[|\[#]|->|<-|\.\.\. ")  # what a paragraph of prose has not
 COLOURS = {"failed": "red", "deviating": "yellowgreen", "passed": "brightgreen"}
 HEADS = [LABELS.get(w, w) for w in WORDS]
@@ -112,7 +114,7 @@ def data(m, rows, untested, title, whole=False):
         entry["text"] = row.statement if row else m.statements[id]
         if row:
             entry |= {k: getattr(row, k) for k in FACTS if getattr(row, k) not in ("", "-")}
-            entry["known"] = [KNOWN[k] for k in row.evidence if k in KNOWN]
+            entry["known"] = known(row)
         if at:
             entry["test"] = at._asdict()
         elif row and untested.get(id):
@@ -135,6 +137,12 @@ def data(m, rows, untested, title, whole=False):
         "findings": [f._asdict() for f in findings()],
         "texts": list(texts),  # last, as what stands above fills it
     }
+
+
+def known(row):
+    """How a row was confirmed, in words."""
+    built = [r for r in peers.releases() if catalogue.holds(row.releases, r)]
+    return [KNOWN[k] for k in row.evidence if k in KNOWN] + [ALONE] * (not built)
 
 
 FACTS = "level", "applies", "releases", "check", "needs", "source"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conformance import host
-from conformance.faults import sweep
+from conformance.faults import compare, sweep
 
 WANTED = host.lacks(root=True, strace=True, pages={"2M": sweep.PAGES})
 
@@ -60,6 +60,37 @@ def test_the_calls_of_a_trace() -> None:
         ("openat /run/hugepages/2M/PREFIXmap_N", 2, False),
     ]
     assert len(sweep.sample(list(range(100)), 7)) == 7
+
+
+def case(n: int, on: str, outcome: str, error: str = "EIO", mode: str = "dynmem") -> dict[str, Any]:
+    facts = {"target": "t", "mode": mode, "n": n, "on": on, "errno": error}
+    return facts | {"outcome": outcome, "text": f"{outcome}: {on}"}
+
+
+def test_two_targets_beside_each_other() -> None:
+    """First with first, last with last; a difference wants an entry, an entry a difference."""
+    one = [case(1, "read a", "ends"), case(9, "read a", "goes on"), case(2, "read b", "goes on"),
+           case(3, "only here", "ends")]  # fmt: skip
+    other = [case(4, "read a", "ends"), case(2, "read b", "ends")]
+    entry = {"on": "read b", "outcomes": ["goes on", "ends"], "why": "it is kinder"}
+    stale = {"on": "read c", "outcomes": ["goes on", "ends"], "why": "nothing"}
+    elsewhere = stale | {"mode": "legacy"}
+    last = {"on": "read a", "errno": "EIO", "outcomes": ["goes on", "ends"], "why": "the last"}
+
+    out, good = compare.lines(one, other, [entry, elsewhere])
+    assert not good and out[-3] == "dynmem: last read a, EIO: goes on, the other ends"
+    assert out[2].split() == ["all", "4", "1", "2", "1"]
+    assert out[3] == "without a partner: 2 of t, 0 of t"
+    assert compare.lines(one, other, [entry, last, elsewhere])[1]
+    out, good = compare.lines(one, other, [entry, last, stale])
+    assert not good and out[-1] == f"differs.toml: no pair needs {stale}"
+
+
+def test_every_difference_has_a_date_and_a_reason() -> None:
+    for entry in compare.entries():
+        assert set(entry) <= {"mode", "on", "errno", "outcomes", "since", "why"}
+        assert entry["why"] and entry["since"].year >= 2026
+        assert entry["outcomes"][0] != entry["outcomes"][1]
 
 
 def test_every_skip_has_a_reason_and_every_errno_a_name() -> None:
