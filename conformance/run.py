@@ -268,10 +268,15 @@ def pair(primary, secondary):
 
 def interop(args):
     """The four pairs of pyeal and Debian's librte_eal, of each release asked for."""
-    for name in fetched(args.peer or ["all"]):
+    for both in both_of(args.peer or ["all"]):
+        yield from itertools.starmap(pair, itertools.product(both, repeat=2))
+
+
+def both_of(names):
+    """pyeal and Debian's librte_eal, in each of these releases."""
+    for name in fetched(names):
         real = Target(f"librte_eal:{name}")
-        ours = Target(f"pyeal:{real.release}", f"pyeal:{name}")
-        yield from itertools.starmap(pair, itertools.product((ours, real), repeat=2))
+        yield Target(f"pyeal:{real.release}", f"pyeal:{name}"), real
 
 
 def fetched(names):
@@ -454,6 +459,11 @@ def arguments(argv):
         help=f"fetch Debian's librte_eal and test that: {', '.join(peers.releases())} or all",
     )
     p.add_argument(
+        "--all",
+        action="store_true",
+        help=f"eight targets: pyeal and Debian's librte_eal, each in {', '.join(peers.releases())}",
+    )
+    p.add_argument(
         "--interop",
         action="store_true",
         help="primary × secondary of pyeal and Debian's librte_eal, in each release of --peer "
@@ -503,6 +513,8 @@ def main(argv=None):
         lease.recover(say)
         if args.interop and args.target:
             raise Broken("--interop has targets of its own: take --peer to choose releases")
+        if args.all and (args.target or args.peer or args.interop):
+            raise Broken("--all has targets of its own, and their pairs are --interop")
         args.patterns = chosen(args.ids or (PAIRED if args.interop else ()))
         folder = report_folder(args.report)
         try:
@@ -539,6 +551,8 @@ def conform(args, folder):
     )
     if args.interop:
         todo = list(interop(args))
+    elif args.all:
+        todo = list(itertools.chain.from_iterable(both_of(["all"])))
     else:
         found = targets(args)
         todo = [*found, *pairs(found, args.patterns)]
