@@ -206,6 +206,7 @@ def pytest_collection_modifyitems(session, config, items):
         keep = [i for i in items if "join" in i.fixturenames]
         config.hook.pytest_deselected(items=[i for i in items if i not in keep])
         items[:] = keep
+    items.sort(key=lambda i: not i.get_closest_marker("long"))
 
 
 def pytest_collection_finish(session):

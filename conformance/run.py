@@ -30,6 +30,7 @@ from conformance.report import pages
 
 SUITE = Path(__file__).parent
 OK, VERDICTS, BROKEN, INTERRUPTED = 0, 1, 2, 130
+WIDE = 120  # columns of a terminal
 NOTHING = 5  # pytest's word for no test at all
 PAIRED = "SEC", "CLEAN", "ERR", "CFG"  # families with processes that meet
 COLOURS = {"passed": 32, "deviating": 33, "failed": 31, "skipped": 36}
@@ -91,29 +92,45 @@ class Progress:
 
 
 def matrix(runs):
-    """Family by target: how many requirements passed, deviate, failed, could not run."""
+    """Family by target: how many requirements passed, deviate, failed, could not run.
+
+    In columns with a head each, or where those are wider than a terminal as 310/22/0/13.
+    """
     families = {f: None for r in runs for f in r.families()}
     width = max([len(f) for f in families] + [6])
     cell = [max(len(h), 4) for h in HEADS.values()]
-    group = sum(cell) + 2 * (len(cell) - 1)
-    titles = [f"{r.target} {r.release}".ljust(group) for r in runs]
-    out = [" " * width + "".join("    " + ink(t, 1) for t in titles)]
     heads = "  ".join(h.rjust(w) for h, w in zip(HEADS.values(), cell, strict=True))
-    out.append(ink("family".ljust(width) + ("    " + heads) * len(runs), 2))
+    if width + len(runs) * (4 + len(heads)) <= WIDE:
+        gap, group = 4, len(heads)
+        titles = [[r.name] for r in runs]
+        out = [ink("family".ljust(width) + (" " * gap + heads) * len(runs), 2)]
+    else:
+        gap, cell = 2, [0] * len(HEADS)
+        titles = [r.name.replace(":", " ").replace(" × ", " ×").split() for r in runs]
+        titles = [[*t[:-2], t[-1]] if t[-1].startswith(t[-2]) else t for t in titles]
+        group = max(12, *(len(word) for t in titles for word in t))
+        out = [ink("family".ljust(width) + "  a cell: " + "/".join(HEADS.values()), 2)]
+    above = max(map(len, titles))
+    titles = [[""] * (above - len(t)) + t for t in titles]
 
-    def row(name, counts):
-        line = ink(name.ljust(width), 1)
-        for c in counts:
-            parts = []
-            for (word, _), w in zip(HEADS.items(), cell, strict=True):
-                n = c.get(word, 0) if c else 0
-                parts.append(ink(str(n).rjust(w), COLOURS[word] if n else 2))
-            line += "    " + "  ".join(parts)
-        return line
+    def line(name, cells):
+        return ink(name.ljust(width), 1) + "".join(" " * gap + c for c in cells)
 
-    out += [row(f, [r.families().get(f) for r in runs]) for f in families]
-    out.append(row("total", [r.counts() for r in runs]))
-    return "\n".join(line.rstrip() for line in out)
+    def counted(c):
+        """One run's counts; what pads them has no colour."""
+        words = [(str(c[w] if c else 0), COLOURS[w] if c and c[w] else 2) for w in HEADS]
+        between, pads = ("  ", cell) if gap == 4 else ("/", [0] * len(words))
+        text = between.join(ink(n.rjust(w), k) for (n, k), w in zip(words, pads, strict=True))
+        plain = between.join(n.rjust(w) for (n, _), w in zip(words, pads, strict=True))
+        return " " * (group - len(plain)) + text if c or gap == 4 else " " * group
+
+    ran = [(len(r.requirements()) - r.counts()["skipped"], len(r.requirements())) for r in runs]
+    place = str.ljust if gap == 4 else str.rjust
+    out[:0] = [line("", [ink(place(t[i], group), 1) for t in titles]) for i in range(above)]
+    out += [line(f, [counted(r.families().get(f)) for r in runs]) for f in families]
+    out.append(line("total", [counted(r.counts()) for r in runs]))
+    out.append(line("ran", [f"{n} of {of}".rjust(group) for n, of in ran]))
+    return "\n".join(x.rstrip() for x in out)
 
 
 def could_not(runs):

@@ -84,7 +84,7 @@ class Process:
                 os.close(fd)
         self.stdin, self.stdout = os.fdopen(mine[1], "wb"), os.fdopen(theirs[0], "rb")
         self._zygote, self.returncode = zygote, None
-        self._ended = os.pidfd_open(self.pid)
+        self.ended = os.pidfd_open(self.pid)  # readable from then on
 
     def poll(self):
         return self._look(0)
@@ -95,9 +95,9 @@ class Process:
         return self.returncode
 
     def _look(self, limit):
-        if self.returncode is None and select.select([self._ended], [], [], limit)[0]:
+        if self.returncode is None and select.select([self.ended], [], [], limit)[0]:
             self.returncode = self._zygote.ask({"wait": self.pid})
-            os.close(self._ended)
+            os.close(self.ended)
         return self.returncode
 
     def send_signal(self, sig):

@@ -174,6 +174,7 @@ def test_a_wrong_datagram_ends_the_channel(start, join, peer, who, what, evidenc
 
 @requirement("ERR-028")
 @needs(pages={"2M": 8})
+@pytest.mark.long
 def test_a_mute_secondary_costs_two_waits(start, peer, evidence):
     """5 s for the sync and 5 s for the roll-back, then malloc answers nothing."""
     eal = start("-m", "2")

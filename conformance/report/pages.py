@@ -204,6 +204,9 @@ def markdown(m):
         counts = [m.counts(c, family) for c in range(len(columns))]
         cells = (" / ".join(str(n[w]) for w in WORDS) if n else "" for n in counts)
         out.append(f"| {name} | {' | '.join(cells)} |")
+    of = [m.counts(c, None) for c in range(len(columns))]
+    ran = (f"{sum(n[w] for w in WORDS) - n['skipped']} of {sum(n[w] for w in WORDS)}" for n in of)
+    out.append(f"| **ran** | {' | '.join(ran)} |")
     if len(m.facts) > 1:
         out += ["", *by_host(m)]
     return "\n".join([*out, *failures(m, columns)]) + "\n"
@@ -366,7 +369,9 @@ def summary(m):
         counts = {f: m.counts(c, f) for f in families}
         of = {f: {w: n[w] for w in WORDS} for f, n in counts.items() if n}
         name = f"{target} {release}" if kinds[target] > 1 else target
-        found[name] = {"release": release, "families": of}
+        rows = {w: sum(n[w] for n in of.values()) for w in WORDS}
+        ran = {"ran": sum(rows.values()) - rows["skipped"], "rows": sum(rows.values())}
+        found[name] = {"release": release, **ran, "families": of}
     return {"targets": found} | (
         {"hosts": m.facts} if len(m.facts) > 1 else {"host": m.facts[0] if m.facts else {}}
     )

@@ -174,6 +174,7 @@ def test_both_flags_are_the_primarys(start, join, mode, evidence):
 
 @requirement("SEC-030")
 @needs(pages={"2M": 2})
+@pytest.mark.long
 def test_a_primary_that_never_finishes_is_told(start, join, evidence):
     """After 10 s without the magic the secondary ends, and says whose file it was."""
     eal = start("-m", "2")
@@ -208,6 +209,7 @@ ADDR_NO_RANDOMIZE = 0x0040000
 @requirement("SEC-032")
 @needs(pages={"2M": 2})
 @modes("dynmem", "single-file", "legacy")
+@pytest.mark.long
 def test_twenty_in_a_row_find_their_addresses_free(start, join, evidence):
     """With addresses randomised as the kernel does: every one joins, sees a byte, and leaves."""
     eal = start("-m", "2")

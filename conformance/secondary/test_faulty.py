@@ -57,6 +57,7 @@ def test_the_channel_outlives_wrong_datagrams(start, join, peer, who, evidence):
 
 @requirement("SEC-038")
 @needs(pages={"2M": 8})
+@pytest.mark.long
 def test_a_mute_secondary_costs_one_wait(start, join, peer, evidence):
     """Growth is refused in time, nothing of it stays, and without the mute one all is well."""
     eal = start("-m", "2")

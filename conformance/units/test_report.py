@@ -114,6 +114,8 @@ def test_summary_has_exactly_the_agreed_keys(log):
         "targets": {
             "fake": {
                 "release": "1",
+                "ran": 8,
+                "rows": 10,
                 "families": {
                     "AAA": {"passed": 1, "deviating": 1, "failed": 2, "skipped": 0},
                     "BBB": {"passed": 1, "deviating": 0, "failed": 1, "skipped": 2},
@@ -159,6 +161,27 @@ def test_matrix_and_page_hold_every_verdict(log):
         assert i in html
     assert "saw 2" in html and "it counts from one" in html
     assert "<link" not in html and "src=" not in html
+
+
+def test_eight_targets_fit_a_terminal():
+    """Counts of up to 999, and how many rows ran: 120 columns, nothing cut, each target's head."""
+    runs = []
+    for name in "20.11", "22.11", "24.11", "25.11":
+        for kind in "pyeal", "librte_eal":
+            header = {"target": f"{kind}:{name}", "release": f"{name}.10"}
+            runs.append(report.Run(header))
+            for i in range(200 + 3):
+                said = {"nodeid": f"{i}", "when": "call", "user_properties": [
+                    ("requirement", f"CLEAN-{i:03}"), ("family", "CLEAN")]}  # fmt: skip
+                said["outcome"] = "skipped" if i < 3 else "passed"
+                runs[-1].add({"$report_type": "TestReport", **said})
+    lines = run.matrix(runs).splitlines()
+
+    assert max(map(len, lines)) <= 120
+    assert lines[0].split() == ["pyeal", "librte_eal"] * 4
+    assert lines[1].split()[::2] == ["20.11.10", "22.11.10", "24.11.10", "25.11.10"]
+    assert lines[-2].split() == ["total", *["200/0/0/3"] * 8]
+    assert lines[-1].split()[:4] == ["ran", "200", "of", "203"]
 
 
 def test_junit_is_one_file_with_a_suite_a_target(log, tmp_path):
