@@ -1,6 +1,7 @@
 """Hugepages on loan: raise the pools by what is missing, and give back exactly that.
 
     hugepages lease 2M:512,1G:1 [--owner PID]    until `return`, or until PID (the caller) is dead
+    hugepages lease 2M:512 --wait 600            all of them, as soon as others have given back
     hugepages return [--owner PID]
     hugepages show
 
@@ -17,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -165,6 +167,24 @@ def lease(want, owner=None, say=print, name=None):
         return dict(loan["took"])
 
 
+def lease_all(want, seconds, owner=None, say=print):
+    """As `lease`, but all or nothing: tries again for so many seconds, in which others give back."""
+    end, pause = time.monotonic() + seconds, 0.5
+    while True:
+        took = lease(want, owner, say=lambda text: None)
+        lacking = {s: available(s) for s, n in want.items() if available(s) < n}
+        if not lacking:
+            return took
+        give_back(owner, say)
+        left = end - time.monotonic()
+        if left <= 0:
+            found = ", ".join(f"{want[s]} x {s} wanted, {n} could be had" for s, n in lacking.items())
+            raise Refused(f"{found}, after {seconds:g} s: see who has them: hugepages show")
+        say(f"waiting for {text({s: want[s] for s in lacking})}: {left:.0f} s left")
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, 15)
+
+
 def _give(path, say):
     loan = json.loads(path.read_text())
     took = loan["took"]
@@ -226,6 +246,9 @@ def main(argv=None):
     sub = p.add_subparsers(dest="verb", required=True, metavar="lease|return|show")
     takes = sub.add_parser("lease", help="make pages available")
     takes.add_argument("pages", metavar="2M:512,1G:1")
+    takes.add_argument(
+        "--wait", type=float, metavar="S", help="for all of them, so many seconds; 0: all or none"
+    )
     gives = sub.add_parser("return", help="give back what this owner has taken")
     for s in (takes, gives):
         s.add_argument(
@@ -235,7 +258,13 @@ def main(argv=None):
     args = p.parse_args(argv)
     try:
         if args.verb == "lease":
-            print(f"taken: {text(lease(parse(args.pages), args.owner))}")
+            want = parse(args.pages)
+            took = (
+                lease(want, args.owner)
+                if args.wait is None
+                else lease_all(want, args.wait, args.owner)
+            )
+            print(f"taken: {text(took)}")
         elif args.verb == "return":
             print(f"given back: {text(give_back(args.owner))}")
         else:

@@ -83,6 +83,49 @@ def test_killed_while_the_kernel_collects_pages(pools, dead, reached, back):
     assert pools("2M") == back
 
 
+@pytest.fixture
+def kernel(monkeypatch):
+    """A kernel that has memory for so many pages more; compact_memory is not to be written."""
+    real = lease.add
+
+    def limit(most):
+        monkeypatch.setattr(lease, "add", lambda size, n: real(size, min(n, most)))
+        monkeypatch.setattr(lease.Path, "write_text", write)
+
+    write_text = lease.Path.write_text
+
+    def write(path, words):
+        return None if path.name == "compact_memory" else write_text(path, words)
+
+    return limit
+
+
+def test_all_or_nothing(pools, kernel):
+    kernel(10)
+    with pytest.raises(lease.Refused, match="80 x 2M wanted, 50 could be had, after 0 s"):
+        lease.lease_all({"2M": 80}, 0)
+
+    assert pools("2M") == 100
+    assert not lease.STATE.exists()
+
+
+def test_waits_until_others_give_back(pools, kernel, monkeypatch):
+    kernel(10)
+    pauses, said = [], []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            (lease.pool("2M") / "free_hugepages").write_text("95")
+
+    monkeypatch.setattr(lease.time, "sleep", sleep)
+    took = lease.lease_all({"2M": 80}, 60, say=said.append)
+
+    assert took == {}
+    assert pauses == [0.5, 1, 2]
+    assert said[0].startswith("waiting for 80 x 2M: 60 s left")
+
+
 def test_without_root_nothing_is_taken(pools, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
 
