@@ -265,8 +265,6 @@ class Follower:
 
         EalError(ENOMEM) that names the file that is missing.
         """
-        from . import hugepage_data
-
         if aslr_enabled():
             self.log(
                 "WARNING",
@@ -288,6 +286,8 @@ class Follower:
 
     def _places(self, path: str) -> dict[tuple[MemsegList, str], dict[int, str]]:
         """The recorded pages, {(list, directory): {segment: file}}. ValueError if it cannot be."""
+        from . import hugepage_data
+
         dirs = {info.hugedir.rstrip("/") for info in self.segments.infos.values()}
         dirs |= {f"{d}/" for d in dirs}  # of a directory that was named with a slash
         found: dict[tuple[MemsegList, str], dict[int, str]] = {}

@@ -18,8 +18,6 @@ import itertools
 import json
 import os
 import re
-import socket
-import subprocess
 import sys
 import tempfile
 import time
