@@ -29,7 +29,7 @@ from conformance import box as boxes
 from conformance import host, hosts, peers
 
 HERE = Path(__file__).parent
-SIZE = 2 << 20
+MB = {"2M": 2, "1G": 1024}  # of a page
 QUIET = ["--no-pci", "--no-telemetry"]
 STAGES = "begin", "discovery", "lists", "pages", "data", "heaps", "clock", "rest"
 LIMITS = {"dynmem": "files", "single-file": "file", "in-memory": "memfds", "legacy": "files"}
@@ -153,14 +153,14 @@ class Rig:
             subprocess.run([*self.limit.argv, "anonymous", str(pages), "1"], capture_output=True)
 
     @contextlib.contextmanager
-    def room(self, pages, in_memory=False):
-        """A box with so many 2M pages in its hugetlbfs, or in the machine's pool for in-memory."""
+    def room(self, pages, in_memory=False, size="2M"):
+        """A box with so many pages in its hugetlbfs, or in the machine's pool for in-memory."""
         if self.why:
             raise Missing(self.why)
-        free = host.pools().get("2M", host.Pool(0, 0, 0, 0)).available
+        free = host.pools().get(size, host.Pool(0, 0, 0, 0)).available
         if pages > free:
-            raise Missing(f"wanted {pages} free 2M pages, found {free}")
-        room = Room(self, pages, in_memory)
+            raise Missing(f"wanted {pages} free {size} pages, found {free}")
+        room = Room(self, pages, in_memory, size)
         try:
             yield room
         finally:
@@ -168,15 +168,15 @@ class Rig:
 
 
 class Room:
-    """A box that shows EAL one pool of 2M pages, all free, and processes in it."""
+    """A box that shows EAL one pool of pages, all free, and processes in it."""
 
-    def __init__(self, rig, pages, in_memory):
-        self.rig, self.held = rig, []
+    def __init__(self, rig, pages, in_memory, size):
+        self.rig, self.held, self.size = rig, [], size
         self.tmp = tempfile.TemporaryDirectory(dir=rig.folder)
-        facts = {"about": "", "cpus": {}, "pools": {"2M": {"free": pages}}, "detected": [],
+        facts = {"about": "", "cpus": {}, "pools": {size: {"free": pages}}, "detected": [],
                  "expect": []}  # fmt: skip
         tree = hosts.Host("timing", facts).expand(Path(self.tmp.name)) / hosts.GLOBAL
-        mine = {"2M": pages} if pages else {}
+        mine = {size: pages} if pages else {}
         self.box = boxes.Box(
             {} if in_memory else mine, lease=mine if in_memory else {},
             binds={f"/{hosts.GLOBAL}": tree},
@@ -205,7 +205,7 @@ class Room:
     def kernel(self, kind, pages, cpus=None):
         """The limit, with a thread for each CPU that it may use."""
         threads = len(cpus or os.sched_getaffinity(0))
-        where = self.box.hugedir("2M")
+        where = self.box.hugedir(self.size)
         return self.run(self.rig.limit, [kind, pages, threads, where], cpus, quiet=[])
 
     def hold(self, arm, args):
@@ -233,7 +233,7 @@ class Room:
 
     def clear(self):
         """Takes away what the last process left: its pages are free for the next."""
-        for f in self.box.path(self.box.hugedir("2M")).glob("*map_*"):
+        for f in self.box.path(self.box.hugedir(self.size)).glob("*map_*"):
             f.unlink()
         for d in self.box.path(f"{host.RUN}/dpdk").glob("*"):
             shutil.rmtree(d)

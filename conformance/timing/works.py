@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from conformance import MODES
-from conformance.timing.rig import LIMITS, Arm, one_cpu, rounds
+from conformance.timing.rig import LIMITS, MB, Arm, one_cpu, rounds
 
 ONE, ALL = "one CPU", "all CPUs"
 MEASURES = {  # name: which runs, which part of them, which clock
@@ -23,10 +23,10 @@ def _both(arm, run):
     return {(arm, ONE): lambda r: run(one_cpu(r)), (arm, ALL): lambda r: run(None)}
 
 
-def start(rig, mode, pages, n):
+def start(rig, mode, pages, n, size="2M"):
     """A primary of so much memory, from nothing."""
-    args = [*MODES[mode], "-m", 2 * pages, "--file-prefix=timing"]
-    with rig.room(0 if mode == "no-huge" else pages, mode == "in-memory") as room:
+    args = [*MODES[mode], "-m", MB[size] * pages, "--file-prefix=timing"]
+    with rig.room(0 if mode == "no-huge" else pages, mode == "in-memory", size) as room:
 
         def once(what, *more):
             try:
@@ -37,9 +37,14 @@ def start(rig, mode, pages, n):
         arms = {}
         for arm in rig.eals:
             arms |= _both(arm.label, lambda cpus, arm=arm: once(room.run, arm, args, cpus))
-        if kind := LIMITS.get(mode):
+        if size == "2M" and (kind := LIMITS.get(mode)):
             arms |= _both("kernel", lambda cpus: once(room.kernel, kind, pages, cpus))
         return rounds(n, arms)
+
+
+def start_1g(rig, work, pages, n):
+    """The same with pages of 1G: nearly all of it is the kernel's zeroing."""
+    return start(rig, work.removesuffix("-1G"), pages, n, "1G")
 
 
 def attach(rig, mode, pages, n):
@@ -124,6 +129,7 @@ def inspecting(rig, _, pages, n):
 START = "memory-cpu", "memory-wall", "init-wall", "process-wall"
 WORKS = {  # name: what runs, what of it counts, for how many pages: all, the most, or so many
     **dict.fromkeys(MODES, (start, START, "all")),
+    **dict.fromkeys(("dynmem-1G", "single-file-1G"), (start_1g, START, 1)),
     **{f"attach-{m}": (attach, START[:2], "all") for m in ("dynmem", "single-file", "legacy")},
     "restart": (restart, START[:2], "all"),
     "cleanup": (cleanup, ("cleanup-wall",), "most"),
