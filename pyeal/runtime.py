@@ -259,8 +259,9 @@ def write_file(path: str, data: bytes) -> None:
     fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
     try:
         try:
-            os.ftruncate(fd, 0)
             libc.write_all(fd, data, 0)
+            # not to nothing before: ext4 then writes to the disk at once, which takes milliseconds
+            os.ftruncate(fd, len(data))
         finally:
             os.close(fd)
     except OSError as e:
