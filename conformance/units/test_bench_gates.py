@@ -41,6 +41,20 @@ FAULTS = {  # what was done: file, text that stands there once, what it becomes,
         "segments.py", "        if n > FEW:\n            grow_descriptor_table(n)\n", "",
         "every_cpu_populates",
     ),
+    "each CPU is asked for": (
+        "lcores.py", "    booked = [listed",
+        "    for n in range(8 * MAX_LCORE):\n        os.access(f'{system}/node/node0/cpu{n}', 0)\n"
+        "    booked = [listed",
+        "system_calls_of_a_start[dynmem]",
+    ),
+    "a module more": (
+        "options.py", "from errno import EINVAL\n", "import argparse\nfrom errno import EINVAL\n",
+        "modules_of_an_import",
+    ),
+    "and what it costs": (
+        "options.py", "from errno import EINVAL\n", "import argparse\nfrom errno import EINVAL\n",
+        "instructions_of_an_import[import]",
+    ),
 }  # fmt: skip
 
 

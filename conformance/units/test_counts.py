@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import pyeal
 from conformance import MODES, needs
 from conformance.timing import rig as rigs
 
@@ -62,12 +64,34 @@ def rig(request: Any, tmp_path_factory: Any) -> Iterator[rigs.Rig]:
 
 
 def aside(call: Any) -> bool:
-    """Not for pages: the agent's answers and log, waits, threads, memory of the process itself."""
+    """Not EAL's: the agent's answers and log, waits, threads, CPUs, memory of the process itself."""
     return (
         call.name in OWN
         or re.match(r"write\([12]\D", call.text) is not None
-        or "MAP_PRIVATE|MAP_ANONYMOUS" in call.text
+        or re.search(r"MAP_PRIVATE\|MAP_ANONYMOUS|/cpu\d+/topology", call.text) is not None
     )
+
+
+def called(start: Any, make_box: Any, work: str, n: int) -> Counter[str]:
+    """System calls of a start with n pages: of a primary, of one on the files of another, or of a
+    secondary."""
+    joins, mode = work.startswith("attach-"), work.removeprefix("attach-")
+    pages, args = {"2M": n}, ["-m", str(2 * n)]
+    if work == "restart":
+        mode, args = "dynmem", [*args, "--huge-unlink=never"]
+    box = make_box(lease=pages) if mode == "in-memory" else make_box(pages)
+    if work == "restart":
+        start(*args, box=box, mode=mode).close()
+    eals = [start(*args, box=box, init=joins, mode=mode)]
+    if joins:
+        eals.append(start("--proc-type=secondary", box=box, init=False, mode="dynmem"))
+    trace = eals[-1].trace()
+    eals[-1].init()
+    assert len(eals[-1].segments()) == n
+    found = Counter(c.name for c in trace.stop() if not aside(c))
+    for eal in reversed(eals):
+        eal.close()
+    return found
 
 
 @gated("calls")
@@ -76,30 +100,48 @@ def test_system_calls_a_page(
     start: Any, make_box: Any, work: str, gate: Callable[[str, str, float], None]
 ) -> None:
     """Of a primary, of one on the files of another, or of a secondary: with so many pages."""
-    joins, mode = work.startswith("attach-"), work.removeprefix("attach-")
-    extra: list[str] = []
-    if work == "restart":
-        mode, extra = "dynmem", ["--huge-unlink=never"]
-    seen = {}
-    for n in FEW, MANY:
-        pages, args = {"2M": n}, ["-m", str(2 * n), *extra]
-        box = make_box(lease=pages) if mode == "in-memory" else make_box(pages)
-        if work == "restart":
-            start(*args, box=box, mode=mode).close()
-        eals = [start(*args, box=box, init=joins, mode=mode)]
-        if joins:
-            eals.append(start("--proc-type=secondary", box=box, init=False, mode="dynmem"))
-        trace = eals[-1].trace()
-        eals[-1].init()
-        assert len(eals[-1].segments()) == n
-        seen[n] = Counter(c.name for c in trace.stop() if not aside(c))
-        for eal in reversed(eals):
-            eal.close()
+    seen = {n: called(start, make_box, work, n) for n in (FEW, MANY)}
     names = seen[FEW] | seen[MANY]
     more = {name: (seen[MANY][name] - seen[FEW][name]) / (MANY - FEW) for name in names}
     print({name: n for name, n in more.items() if abs(n) > 0.02})
 
     gate("calls", work, sum(more.values()))
+
+
+@gated("start")
+@needs(pages={"2M": FEW}, root=True, strace=True)
+def test_system_calls_of_a_start(
+    start: Any, make_box: Any, work: str, gate: Callable[[str, str, float], None]
+) -> None:
+    """What a start costs that has hardly a page."""
+    seen = called(start, make_box, work, FEW)
+    print(sum(seen.values()), seen.most_common(12))
+
+    gate("start", work, sum(seen.values()))
+
+
+def loaded(script: str) -> set[str]:
+    """The modules of an interpreter that ran this."""
+    argv = [sys.executable, "-I", "-c", f"import sys; {script}; print(*sys.modules)"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_modules_of_an_import(request: Any) -> None:
+    """EAL stands on ctypes and a few built-in modules; a mode's modules come with the mode."""
+    if request.config.getoption("target").startswith("librte_eal"):
+        pytest.skip("librte_eal imports nothing")
+    path = str(Path(pyeal.__file__).parents[1])
+    more = loaded(f"sys.path.insert(0, {path!r}); import pyeal; pyeal.init") - loaded(
+        "import __future__, _thread, ctypes, errno, fcntl, gc, os, stat, time"
+    )
+    ours = {m for m in more if m.partition(".")[0] == "pyeal"}
+
+    assert more - ours == set()
+    assert {m.rpartition(".")[2] for m in ours} == {
+        "pyeal", "eal", "errors", "fbarray", "heap", "hugepages", "layout", "lcores", "libc",
+        "memseg", "memzone", "options", "releases", "runtime", "segments", "vaspace",
+    }  # fmt: skip
 
 
 @needs(pages={"2M": 64}, root=True, strace=True, cpus=2)
@@ -128,21 +170,21 @@ def test_every_cpu_populates(start: Any, make_box: Any, request: Any) -> None:
     pytest.fail("one thread populated all of 64 pages, in each of 4 starts")
 
 
-def counted(rig: rigs.Rig, room: rigs.Room, args: list[Any]) -> int:
+def counted(room: rigs.Room, argv: tuple[Any, ...], args: list[Any]) -> int:
     """User instructions of a whole process, by the first tool here that counts them.
 
     With one seed of hashes, or a start's dictionaries cost more or less than another's.
     """
     room.env["PYTHONHASHSEED"] = "0"
-    argv = ["-sP" if word == "-I" else word for word in rig.target.argv]  # which heeds that
+    argv = tuple("-sP" if word == "-I" else word for word in argv)  # which heeds that
     if valgrind := shutil.which("valgrind"):
         tool = [valgrind, "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
-        run = room.run(rigs.Arm("", (*tool, *argv), ""), args)
+        run = room.run(rigs.Arm("", (*tool, *argv), ""), args, quiet=[])
         return int(re.search(r"I\s+refs:\s+([\d,]+)", run.said)[1].replace(",", ""))
     perf = shutil.which("perf")
     tool = [perf, "stat", "-x,", "-e", "instructions:u"]
     if perf and subprocess.run([*tool, "true"], capture_output=True).stderr[:1].isdigit():
-        run = room.run(rigs.Arm("", (*tool, *argv), ""), args)
+        run = room.run(rigs.Arm("", (*tool, *argv), ""), args, quiet=[])
         return int(re.search(r"^(\d+),", run.said, re.M)[1])
     raise rigs.Missing("wanted valgrind, or perf that counts instructions; found neither")
 
@@ -163,11 +205,32 @@ def test_user_instructions_a_page(
                 elif work == "restart":
                     args += ["--huge-unlink=never"]
                     room.run(rig.target, args)
-                seen[n] = counted(rig, room, [*MODES.get(work, []), *args])
+                args = [*MODES.get(work, []), *args, *rigs.QUIET]
+                seen[n] = counted(room, rig.target.argv, args)
     except rigs.Missing as e:
         pytest.skip(str(e))
 
     gate("instructions", work, (seen[MANY] - seen[FEW]) / (MANY - FEW))
+
+
+@gated("imported")
+def test_instructions_of_an_import(
+    rig: rigs.Rig, work: str, gate: Callable[[str, str, float], None]
+) -> None:
+    """Of an interpreter with site, as every program's is, that imports the package and its EAL."""
+    if rig.target.label != "pyeal":
+        pytest.skip("librte_eal needs no interpreter")
+    path = f"import sys; sys.path.insert(0, {rig.target.argv[-1]!r})"
+    try:
+        with rig.room(0) as room:
+            bare, full = (
+                counted(room, (sys.executable, "-I", "-c", script), [])
+                for script in ("pass", f"{path}; import pyeal; pyeal.init")
+            )
+    except rigs.Missing as e:
+        pytest.skip(str(e))
+
+    gate("imported", work, full / bare)
 
 
 @gated("waits")
