@@ -61,10 +61,19 @@ def parser(name: str) -> argparse.ArgumentParser:
         prog=f"pyeal {name}",
         description=text,
         epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_formatter,
     )
     arguments(p)
     return p
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """argparse makes one for each argument, and would import shutil for its width."""
+    import argparse
+
+    from pyeal.tools import columns
+
+    return argparse.RawDescriptionHelpFormatter(prog, width=columns(none=80) - 2)
 
 
 def tool(name: str) -> ModuleType:
@@ -223,12 +232,10 @@ def _show(eal: Eal, args: argparse.Namespace) -> None:
 
         print(json.dumps(layout), flush=True)
         return
-    import shutil
+    from pyeal.tools import coloured, columns
 
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    width = shutil.get_terminal_size((100, 24)).columns
     print(picture.table(layout), end="\n\n")
-    print(picture.terminal(layout, min(width, 160), colour), flush=True)
+    print(picture.terminal(layout, columns(), coloured()), flush=True)
     if layout["ignored"]:
         print(f"without meaning here: {' '.join(layout['ignored'])}", file=sys.stderr)
 
