@@ -90,3 +90,14 @@ def test_links_and_what_others_put_there_stay(start, facts, tmp_path):
     assert target.read_text() == "mine"
     assert sorted(os.listdir(eal.run)) == ["fbarray_link", "notes"]
     assert not eal.page_files()
+
+
+@needs(pages={"2M": 8})
+def test_the_file_of_a_page_that_legacy_memory_did_not_get(start, make_box, facts):
+    """It takes pages until one fails, whose file stays empty: nobody kept that on purpose."""
+    eal = start("-m", "4", mode="legacy", target="librte_eal:22.11", box=make_box({"2M": 4}))
+    eal.kill()
+    found = [f for f in items(facts, eal, code=1) if f["kind"] == "page"]
+
+    assert {f["verdict"] for f in found} == {"stale"}
+    assert sorted(f["bytes"] for f in found) == [0, 2 << 20, 2 << 20]

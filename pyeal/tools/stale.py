@@ -122,6 +122,9 @@ class Look:
             flags = _flags_of(e, f, number, seg)
             if e.locked:
                 return "stale", "its prefix lives and does not use it"
+            if flags is None and e.snapshot.c.legacy_mem:
+                # map_all_hugepages takes pages until one fails, and leaves that one's file
+                return "stale", "its primary did not get the page of it"
             if flags is None:
                 return "kept?", "freed before its primary ended: --huge-unlink=never does that"
             if flags & FLAG_DIRTY:
