@@ -285,7 +285,9 @@ def catalogue_markdown(m, rows, untested):
         test = source.get(id)
         facts = [row.level, row.applies, *([f"releases {row.releases}"] * bool(row.releases))]
         facts += [f"needs {row.needs}"] * (row.needs not in ("", "-"))
-        out += ["", f"### {id}", "", row.statement, "", f"{' · '.join(facts)} · {row.source}"]
+        facts += [row.source] if row.source else []
+        facts += ["; ".join(known(row))]
+        out += ["", f"### {id}", "", row.statement, "", " · ".join(facts)]
         if test:
             out[-1] += f" · [{test.name}](../conformance/{test.path})"
             out += [x for text in filter(None, (test.says, *test.notes)) for x in ("", text)]

@@ -38,3 +38,15 @@ def test_findings_are_told_once():
 def test_docs_follow():
     """ci/report findings writes it anew."""
     assert (DOCS / "findings.md").read_text() == pages.findings_markdown(pages.findings())
+
+
+def test_a_row_says_how_it_was_confirmed():
+    """On 22.11.11 what holds there; what has a test is not only read, unless no package has it."""
+    rows = catalogue.rows()
+    alone = [i for i, row in rows.items() if pages.ALONE in pages.known(row)]
+
+    assert alone == ["CFG-015", "HPI-008", "MSL-004", "SEC-009", "SEG-002"]
+    for i, row in rows.items():
+        assert pages.known(row)
+        assert "R" not in row.evidence or catalogue.holds(row.releases, "22.11.11"), i
+        assert row.evidence != "S" or i in alone or i not in pages.tests(), i
