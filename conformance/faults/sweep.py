@@ -284,7 +284,7 @@ class Scene:
             case, hit = self._fail(step, name)
             if hit:
                 break
-        return case if hit else case._replace(wrong="it was not reached")
+        return case if hit else case._replace(wrong=compare.NOT_REACHED)
 
     def _fail(self, step, name):
         child, left, text = self.child(), set(), ""
@@ -586,7 +586,7 @@ def main(argv=None):
 
 def compared(*files):
     try:
-        out, good = compare.lines(*map(compare.read, files), compare.entries())
+        out, good = compare.lines(*map(compare.read, files), compare.entries(), [*MODES, *ATTACH])
     except (OSError, ValueError) as e:
         print(f"ci/faults: {e}", file=sys.stderr)
         return 2

@@ -64,25 +64,26 @@ def test_the_calls_of_a_trace() -> None:
 
 def case(n: int, on: str, outcome: str, error: str = "EIO", mode: str = "dynmem") -> dict[str, Any]:
     facts = {"target": "t", "mode": mode, "n": n, "on": on, "errno": error}
-    return facts | {"outcome": outcome, "text": f"{outcome}: {on}"}
+    return facts | {"outcome": outcome, "text": f"{outcome}: {on}", "wrong": ""}
 
 
 def test_two_targets_beside_each_other() -> None:
     """First with first, last with last; a difference wants an entry, an entry a difference."""
     one = [case(1, "read a", "ends"), case(9, "read a", "goes on"), case(2, "read b", "goes on"),
            case(3, "only here", "ends")]  # fmt: skip
-    other = [case(4, "read a", "ends"), case(2, "read b", "ends")]
+    other = [case(4, "read a", "ends"), case(2, "read b", "ends"),
+             case(1, "read b", "died") | {"wrong": compare.NOT_REACHED}]  # fmt: skip
     entry = {"on": "read b", "outcomes": ["goes on", "ends"], "why": "it is kinder"}
     stale = {"on": "read c", "outcomes": ["goes on", "ends"], "why": "nothing"}
-    elsewhere = stale | {"mode": "legacy"}
     last = {"on": "read a", "errno": "EIO", "outcomes": ["goes on", "ends"], "why": "the last"}
 
-    out, good = compare.lines(one, other, [entry, elsewhere])
+    out, good = compare.lines(one, other, [entry], ["dynmem"])
     assert not good and out[-3] == "dynmem: last read a, EIO: goes on, the other ends"
     assert out[2].split() == ["all", "4", "1", "2", "1"]
     assert out[3] == "without a partner: 2 of t, 0 of t"
-    assert compare.lines(one, other, [entry, last, elsewhere])[1]
-    out, good = compare.lines(one, other, [entry, last, stale])
+    assert compare.lines(one, other, [entry, last], ["dynmem"])[1]
+    assert compare.lines(one, other, [entry, last, stale], ["dynmem", "legacy"])[1]
+    out, good = compare.lines(one, other, [entry, last, stale], ["dynmem"])
     assert not good and out[-1] == f"differs.toml: no pair needs {stale}"
 
 
