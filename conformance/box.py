@@ -43,7 +43,7 @@ class Box:
         one_node = one_node and len(host.nodes()) > 1
         self.cpuset = None
         self.ledger = ledger or host.Ledger()
-        script = ["set -e", *self._base()]
+        script = ["set -e", *self._base([HUGE, *(f"{HUGE}/{sz}" for sz in self.pages)])]
         script += self._first_node() if one_node else []
         script += [
             self._hugetlbfs(
@@ -72,12 +72,13 @@ class Box:
             raise
 
     @staticmethod
-    def _base():
+    def _base(dirs):
         for where, kind, _ in host.mountinfo():  # before one is covered
             if kind == "hugetlbfs":
                 yield f"umount -l {shlex.quote(where)}"
         run = host.RUN
-        yield f"mount -t tmpfs -o mode=755 none {run}; mkdir {HUGE}; mkdir -m 1777 {run}/user"
+        yield f"mount -t tmpfs -o mode=755 none {run}; mkdir -p {' '.join(dirs)}"
+        yield f"mkdir -m 1777 {run}/user"
         hide = [
             "/sys/bus/pci/devices",
             *glob.glob("/usr/lib/*/dpdk/pmds-*"),
@@ -96,8 +97,7 @@ class Box:
     @staticmethod
     def _hugetlbfs(size, where, options=""):
         options = f"pagesize={size}" + ("," + options if options else "")
-        where = shlex.quote(where)
-        return f"mkdir -p {where}; mount -t hugetlbfs -o {options} none {where}"
+        return f"mount -t hugetlbfs -o {options} none {shlex.quote(where)}"
 
     def _mounts(self, mounts):
         """Mount points are made, so only below what is the box's own."""
@@ -108,13 +108,11 @@ class Box:
             ):
                 raise BoxError(f"{where} would be made on this machine: mount a tmpfs above it")
             own.append(where)
+            yield f"mkdir -p {shlex.quote(where)}"
             if kind[0].isdigit():
                 yield self._hugetlbfs(kind, where, *options)
             else:
-                yield (
-                    f"mkdir -p {where}; "
-                    f"mount -t {kind} -o {','.join(filter(None, options)) or 'rw'} none {where}"
-                )
+                yield f"mount -t {kind} -o {','.join(filter(None, options)) or 'rw'} none {where}"
 
     def _open(self, script):
         self.holder = subprocess.Popen(

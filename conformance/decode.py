@@ -36,6 +36,7 @@ class Decoder:
         self.name, self._abi = name, layouts()[name]
         self.structs, self.constants = self._abi["structs"], self._abi["constants"]
         self.files, self.wire = self._abi["files"], self._abi["wire"]
+        self._readers = {}
 
     def sizeof(self, struct):
         return self.structs[struct]["size"]
@@ -70,35 +71,45 @@ class Decoder:
         """Decode one structure at an offset of a buffer."""
         if len(data) - offset < self.sizeof(name):
             raise ValueError(f"{name} needs {self.sizeof(name)} bytes, found {len(data) - offset}")
-        return self._members(self.structs[name]["members"], memoryview(data), offset)
+        return self._members(self.structs[name]["members"])(memoryview(data), offset)
 
     def records(self, name, data):
         """A file that is an array of one structure."""
         n = self.sizeof(name)
         return [self.struct(name, data, i) for i in range(0, len(data) - n + 1, n)]
 
-    def _members(self, members, data, at):
-        return Struct(
-            (m["name"], self._value(m, data, at + m["offset"]))
-            for m in _flat(members)
-            if m["name"] and not m.get("flexible")
-        )
-
-    def _value(self, m, data, at):
+    def _reader(self, m):
+        """What reads a member at an address: read(data, at)."""
+        size = m["size"]
         if m.get("dims"):
-            size = m["elem_size"]
             if m["type"] == "char":
-                return bytes(data[at : at + m["size"]]).split(b"\0")[0].decode(errors="replace")
-            one = {k: v for k, v in m.items() if k != "dims"} | {"size": size}
-            count = m["size"] // size
-            return [self._value(one, data, at + i * size) for i in range(count)]
+                return lambda d, at: (
+                    bytes(d[at : at + size]).split(b"\0")[0].decode(errors="replace")
+                )
+            step = m["elem_size"]
+            one = self._reader({k: v for k, v in m.items() if k != "dims"} | {"size": step})
+            return lambda d, at: [one(d, at + i) for i in range(0, size // step * step, step)]
         if m.get("kind") != "union" and (sub := m.get("members")):
-            return self._members(sub, data, at)
+            return self._members(sub)
         if sub := self.structs.get(_struct(m["type"]), {}).get("members"):
-            return self._members(sub, data, at)
+            return self._members(sub)
         kind = m.get("base_type", m["type"]).replace("volatile ", "").replace("const ", "")
         signed = kind in ("int", "long int", "short int", "signed char", "long long int", "char")
-        return int.from_bytes(data[at : at + m["size"]], "little", signed=signed)
+        return lambda d, at: int.from_bytes(d[at : at + size], "little", signed=signed)
+
+    def _members(self, members):
+        """What reads these members as a Struct; made once."""
+        if read := self._readers.get(id(members)):
+            return read
+        parts = [
+            (m["name"], m["offset"], self._reader(m))
+            for m in _flat(members)
+            if m["name"] and not m.get("flexible")
+        ]
+        read = self._readers[id(members)] = lambda d, at: Struct(
+            (name, part(d, at + offset)) for name, offset, part in parts
+        )
+        return read
 
     def config(self, data):
         """RUN/config"""

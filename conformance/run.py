@@ -550,12 +550,23 @@ def main(argv=None):
         return INTERRUPTED
 
 
-def working_folder():
-    """Of this run; those of runs that were killed go."""
-    for d in Path(tempfile.gettempdir()).glob("conform-[0-9]*-*"):
+def working_folder(base=None):
+    """Of this run, in `base`; those of runs that were killed go."""
+    base = base or tempfile.gettempdir()
+    for d in Path(base).glob("conform-[0-9]*-*"):
         if d.stat().st_uid == os.geteuid() and not lease.started(d.name.split("-")[1]):
             shutil.rmtree(d, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"conform-{os.getpid()}-"))
+    return Path(tempfile.mkdtemp(prefix=f"conform-{os.getpid()}-", dir=base))
+
+
+def memory():
+    """Where thousands of small files cost least: /dev/shm with 256 MB, where programs may run."""
+    try:
+        fs = os.statvfs("/dev/shm")
+    except OSError:
+        return None
+    roomy = fs.f_bavail * fs.f_frsize >= 256 << 20 and not fs.f_flag & os.ST_NOEXEC
+    return "/dev/shm" if roomy and os.access("/dev/shm", os.W_OK) else None
 
 
 def conform(args, folder):
@@ -574,7 +585,7 @@ def conform(args, folder):
         found = targets(args)
         todo = [*found, *pairs(found, args.patterns)]
     said, interrupted = [], False
-    tmp = working_folder()
+    tmp = working_folder(memory())
     try:
         for t in todo:
             try:
