@@ -16,6 +16,7 @@ import os
 import platform
 import shlex
 import sys
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -463,15 +464,17 @@ def eal(start):
 @pytest.fixture
 def cgroup(request, prefix, as_found):
     """cgroup("2M", limit_bytes, reserve=False): for start(..., cgroup=)"""
-    made = []
+    with ExitStack() as stack:
+        made = []
 
-    def make(size, limit, reserve=False):
-        made.append(Cgroup(f"{prefix}_{next(NUMBERS)}", size, limit, reserve))
-        return made[-1]
+        def make(size, limit, reserve=False):
+            if not made:  # the last one that goes takes the controller with it
+                stack.enter_context(host.alone("cgroup"))
+            made.append(Cgroup(f"{prefix}_{next(NUMBERS)}", size, limit, reserve))
+            stack.callback(made[-1].close)
+            return made[-1]
 
-    yield make
-    for c in made:
-        c.close()
+        yield make
 
 
 # Reports

@@ -234,6 +234,18 @@ class Ledger:
             entries.remove([os.getpid(), started(os.getpid()), pages])
 
 
+@contextmanager
+def alone(what):
+    """No other test has it meanwhile: for what there is once on a machine."""
+    path = Path(tempfile.gettempdir(), f"pyeal-conformance-{os.geteuid()}.{what}")
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def started(pid):
     """Start time of a process in ticks: with the pid, it names one process. None when gone."""
     try:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 from conformance import host
 from conformance.box import lifeline
@@ -86,18 +87,20 @@ class Process:
         self._zygote, self.returncode = zygote, None
         self.ended = os.pidfd_open(self.pid)  # readable from then on
 
-    def poll(self):
-        return self._look(0)
-
-    def wait(self, limit=None):
-        if self._look(limit) is None:
-            raise subprocess.TimeoutExpired(["forked"], limit)
-        return self.returncode
-
-    def _look(self, limit):
+    def poll(self, limit=0.0):
+        """Exit status, None while it lives, or is kept from its zygote by who traces it."""
         if self.returncode is None and select.select([self.ended], [], [], limit)[0]:
             self.returncode = self._zygote.ask({"wait": self.pid})
-            os.close(self.ended)
+            if self.returncode is not None:
+                os.close(self.ended)
+        return self.returncode
+
+    def wait(self, limit=None):
+        end = time.monotonic() + limit if limit is not None else float("inf")
+        while self.poll(limit) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(["forked"], limit)
+            time.sleep(0.005)
         return self.returncode
 
     def send_signal(self, sig):

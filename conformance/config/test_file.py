@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import host, modes, needs, requirement
 from conformance.catalogue import holds
 from conformance.child import TargetDied
 
@@ -22,11 +22,12 @@ def word(raw, at, n=4):
 @pytest.fixture
 def tmp_dpdk():
     """/tmp/dpdk to mount something on, gone again unless it was there."""
-    there = os.path.isdir("/tmp/dpdk")
-    os.makedirs("/tmp/dpdk", exist_ok=True)
-    yield
-    if not there:
-        os.rmdir("/tmp/dpdk")
+    with host.alone("tmp-dpdk"):
+        there = os.path.isdir("/tmp/dpdk")
+        os.makedirs("/tmp/dpdk", exist_ok=True)
+        yield
+        if not there:
+            os.rmdir("/tmp/dpdk")
 
 
 @requirement("CFG-001")
