@@ -87,12 +87,16 @@ class Child:
         self.argv, self.logfile, self.limit = list(map(str, argv)), Path(log), limit
         self._buf = b""
         with open(log, "wb") as err:
-            self.popen = begin(err) if begin else subprocess.Popen(
-                self.argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=err,
-                env=environment() if env is None else env,
+            self.popen = (
+                begin(err)
+                if begin
+                else subprocess.Popen(
+                    self.argv,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=err,
+                    env=environment() if env is None else env,
+                )
             )
         try:
             hello = self._reply("hello", limit)["hello"]

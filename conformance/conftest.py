@@ -132,12 +132,7 @@ def pytest_report_header(config):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Two a core, for tests wait as long as they work; on a host with few pages, one for each 64."""
-    workers = 2 * len(os.sched_getaffinity(0))
-    pages = host.pools().get("2M")
-    if not host.is_root() or not pages or not pages.total:
-        return workers
-    return max(1, min(workers, pages.available // 64))
+    return host.workers()
 
 
 # Collection: ids are known, single, and complete.

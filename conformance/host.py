@@ -71,6 +71,14 @@ def full_nodes():
     return sorted(set.intersection(*sets)) if sets else []
 
 
+def workers(a_core=1):
+    """So many for each core, where each finds 64 pages; without root or pages cores alone count."""
+    n, pages = a_core * len(os.sched_getaffinity(0)), pools().get("2M")
+    if not is_root() or not pages or not pages.total:
+        return n
+    return max(1, min(n, pages.available // 64))
+
+
 def is_root():
     return os.geteuid() == 0
 

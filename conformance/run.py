@@ -357,7 +357,8 @@ def run_target(t, args, facts, folder, tmp):
     ]
     argv += ["--secondary", t.secondary] if t.secondary else []
     # a single requirement is done before workers have started
-    n = args.n or ("0" if args.ids and "*" not in "".join(args.patterns) else "auto")
+    n = args.n or ("0" if args.ids and "*" not in "".join(args.patterns) else host.workers(2))
+    n = str(n)  # two a core: tests wait as long as they work
     argv += ["-n", n, "--dist", "loadgroup"] if n != "0" else []
     argv += ["--report-log", part, "--junitxml", part.with_suffix(".xml")]
     argv += ["--basetemp", part.with_suffix(".tmp")]
@@ -492,7 +493,7 @@ def arguments(argv):
         help="make so many hugepages available for the run, as root; given back at the end",
     )
     p.add_argument("--report", type=Path, metavar="DIR", help="default: conform-report")
-    p.add_argument("-n", metavar="WORKERS", help="default: what pages allow")
+    p.add_argument("-n", metavar="WORKERS", help="default: two a core, as far as pages allow")
     p.add_argument("--quick", action="store_true", help="one parameter set of each test")
     p.add_argument("--host", default=platform.node(), help="name of this machine in the report")
     return p.parse_args(argv)
