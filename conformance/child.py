@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,17 +88,7 @@ class Child:
         self.argv, self.logfile, self.limit = list(map(str, argv)), Path(log), limit
         self._buf = b""
         with open(log, "wb") as err:
-            self.popen = (
-                begin(err)
-                if begin
-                else subprocess.Popen(
-                    self.argv,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=err,
-                    env=environment() if env is None else env,
-                )
-            )
+            self.popen = (begin or partial(self._begin, env))(err)
         try:
             hello = self._reply("hello", limit)["hello"]
             self.target, self.release, self.pid, self.can = (
@@ -109,6 +100,11 @@ class Child:
         except BaseException:
             self.kill()
             raise
+
+    def _begin(self, env, err):
+        pipe = subprocess.PIPE
+        env = environment() if env is None else env
+        return subprocess.Popen(self.argv, stdin=pipe, stdout=pipe, stderr=err, env=env)
 
     def __repr__(self):
         return f"<{getattr(self, 'target', self.argv[0])} pid {self.popen.pid}>"
