@@ -83,7 +83,7 @@ class Process:
         finally:
             for fd in {*fds} - {err.fileno()}:
                 os.close(fd)
-        self.stdin, self.stdout = os.fdopen(mine[1], "wb"), os.fdopen(theirs[0], "rb")
+        self.stdin, self.stdout = os.fdopen(mine[1], "wb", 0), os.fdopen(theirs[0], "rb", 0)
         self._zygote, self.returncode = zygote, None
         self.ended = os.pidfd_open(self.pid)  # readable from then on
 
