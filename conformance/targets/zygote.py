@@ -28,6 +28,7 @@ def maker(kind, args):
     if kind == "pyeal":
         import resource  # noqa: F401
 
+        from pyeal import dynmem, legacy, malloc_mp, memfd, mp, secondary  # noqa: F401
         from pyeal.agent import Target
         from pyeal.libc import compare_exchange
         from pyeal.serve import serve
