@@ -117,7 +117,8 @@ class Host:
         """Writes the trees to root/sys and root/proc."""
         numa = self.facts.get("numa", True)
         files = self.files()
-        for at in {os.path.dirname(p) for p in (*files, f"{CPUS}/", *[f"{NODES}/"] * numa)}:
+        paths = *files, f"{CPUS}/", *([f"{NODES}/"] if numa else [])
+        for at in dict.fromkeys(map(os.path.dirname, paths)):  # in order: a tmpfs lists by it
             os.makedirs(root / at, exist_ok=True)
         for path, text in files.items():
             with open(f"{root}/{path}", "w") as f:
