@@ -202,7 +202,20 @@ def pytest_collection_modifyitems(session, config, items):
         keep = [i for i in items if "join" in i.fixturenames]
         config.hook.pytest_deselected(items=[i for i in items if i not in keep])
         items[:] = keep
-    items.sort(key=lambda i: not i.get_closest_marker("long"))
+    begun = [i for i in items if i.get_closest_marker("long")]
+    later = [i for i in items if i not in begun]
+    items[:] = begun + spread(later, [i for i in later if "1G" in (needs_of(i).get("pages") or ())])
+
+
+def spread(items, rare):
+    """The rare ones evenly among the others: side by side they wait for each other's one page."""
+    few, many = list(rare), [i for i in items if i not in rare]
+    step, out = len(many) // (len(few) + 1) or 1, []
+    for n, item in enumerate(many, 1):
+        out.append(item)
+        if few and not n % step:
+            out.append(few.pop(0))
+    return out + few
 
 
 def pytest_collection_finish(session):

@@ -122,6 +122,7 @@ def test_a_secondary_follows_no_link(start, join, place, evidence):
 
 @requirement("ERR-064")
 @needs(pages={"2M": 6})
+@pytest.mark.long
 def test_nothing_is_sent_through_a_link(start, evidence):
     """A link among the sockets, to a socket elsewhere: growth asks nobody there, and succeeds."""
     eal = start("-m", "2")

@@ -154,6 +154,12 @@ def test_fbarray_mask():
     assert (a.n_masks, a.used, a.raw(99)) == (2, [0, 63, 99], b"\1\1\1\1")
 
 
+def test_rare_ones_are_spread_among_the_others():
+    assert "".join(conftest.spread("abcdefXY", "XY")) == "abXcdYef"
+    assert "".join(conftest.spread("abXYZ", "XYZ")) == "aXbYZ"
+    assert conftest.spread("ab", "") == ["a", "b"]
+
+
 @pytest.mark.parametrize(("free", "workers"), [(0, 1), (64, 1), (128, 2), (4096, 4)])
 def test_workers_are_as_many_as_pages_allow(monkeypatch, free, workers):
     monkeypatch.setattr(host, "pools", lambda: {"2M": Pool(4096, free, 0, 0)})

@@ -106,9 +106,10 @@ def test_a_dead_ones_locks_are_broken(start, join, lock, evidence):
 @requirement("SEC-046")
 @needs(pages={"2M": 4})
 @modes("dynmem", "legacy")
+@pytest.mark.long
 def test_the_next_to_join_finds_no_lock_of_the_dead(start, join, mode, evidence):
     """Killed with every lock of the config in its hand; what joins would wait for the first."""
-    eal = start("-m", "2")
+    eal = start("-m", "2", limit=10)
     dead = join()
     at = eal.malloc(64).va
     fields = "mlock", "qlock", "tlock", "memory_hotplug_lock", "malloc_heaps"

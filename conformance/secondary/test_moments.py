@@ -211,6 +211,7 @@ def couple(start, join, name, mode="dynmem"):
 
 @requirement("SEC-042")
 @needs(pages={"2M": 40}, strace=True)
+@pytest.mark.long
 def test_a_primarys_death_in_a_growth_leaves_what_was_there(start, join, prefix, evidence):
     """Asked by a secondary, or for itself: who is left reads and writes, and all comes back.
 
