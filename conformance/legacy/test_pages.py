@@ -112,13 +112,13 @@ def test_kept_pages_lie_in_their_list_locked_and_open(start, fake_host, page, ev
 @requirement("LEG-018")
 @needs(pages={"2M": 32}, phys=True)
 @modes("legacy")
-def test_one_segment_stays_free_between_runs_of_neighbours(start, evidence):
+def test_one_segment_stays_free_between_runs_of_neighbours(start, fake_host, evidence):
     """Frames that follow each other do so in the list; where they do not, one segment is left.
 
     frames    8 9 | 12 | 20 21
     segments  0 1 .  3  .  5 6
     """
-    eal = start("--iova-mode=pa")
+    eal = start("--iova-mode=pa", box=fake_host({"2M": 32}))
     segs = eal.segments()
     expected = [0]
     for a, b in pairwise(segs):
