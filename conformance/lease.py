@@ -168,7 +168,7 @@ def lease(want, owner=None, say=print, name=None):
 
 
 def lease_all(want, seconds, owner=None, say=print):
-    """As `lease`, but all or nothing: tries again for so many seconds, in which others give back."""
+    """As `lease`, but all or nothing: tries again for so many seconds, as others give back."""
     end, pause = time.monotonic() + seconds, 0.5
     while True:
         took = lease(want, owner, say=lambda text: None)
@@ -178,7 +178,9 @@ def lease_all(want, seconds, owner=None, say=print):
         give_back(owner, say)
         left = end - time.monotonic()
         if left <= 0:
-            found = ", ".join(f"{want[s]} x {s} wanted, {n} could be had" for s, n in lacking.items())
+            found = ", ".join(
+                f"{want[s]} x {s} wanted, {n} could be had" for s, n in lacking.items()
+            )
             raise Refused(f"{found}, after {seconds:g} s: see who has them: hugepages show")
         say(f"waiting for {text({s: want[s] for s in lacking})}: {left:.0f} s left")
         time.sleep(min(pause, left))
