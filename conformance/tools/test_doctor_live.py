@@ -614,7 +614,7 @@ def _last_lines(log):
 
 
 def test_thirty_of_the_problems_are_made_with_a_real_librte_eal():
-    """Rows that hurt one: without 0, which is none of them, pyeal's own 13, and what is harmless."""
+    """Rows that hurt one: without 0, which is none, pyeal's own 13, and what is harmless."""
     states = {}
     for _, row, _, _, state, _ in (p.values for p in PROBLEMS):
         states.setdefault(row, set()).add(state)

@@ -64,7 +64,7 @@ def rig(request: Any, tmp_path_factory: Any) -> Iterator[rigs.Rig]:
 
 
 def aside(call: Any) -> bool:
-    """Not EAL's: the agent's answers and log, waits, threads, CPUs, memory of the process itself."""
+    """Not EAL's: the agent's answers and log, waits, threads, CPUs, the process's own memory."""
     return (
         call.name in OWN
         or re.match(r"write\([12]\D", call.text) is not None
