@@ -110,7 +110,11 @@ def replay(config, m, items, honest):
     with tempfile.TemporaryDirectory(dir=config.getoption("faults")) as tmp:
         os.chmod(tmp, 0o755)
         try:
-            config.option.target = liar(m) if m.lie else mutated(m, honest, Path(tmp))
+            if m.lie:
+                config.option.target = liar(m)
+            else:
+                mutated(m, honest, Path(tmp))
+                found_in(tmp)
         except py_compile.PyCompileError as e:
             return COULD_NOT, "", line(f"{e.exc_type_name}: {e.exc_value}")
         passed, lacks = "", ""
@@ -120,7 +124,8 @@ def replay(config, m, items, honest):
             if DOES_NOT_START in said:
                 return COULD_NOT, name, said
             if word == "failed":
-                config.option.target = m.target if m.lie else agent(m, honest)
+                config.option.target = m.target
+                found_in(honest)
                 word, why = run(item)
                 if word == "passed":
                     return CAUGHT, name, said
@@ -172,22 +177,19 @@ def compiled(folder):
 
 
 def mutated(m, honest, folder):
-    """The target with the fault: the whole copy linked, but for the one file that differs."""
+    """A copy with the fault: all is linked but the one file that differs."""
     shutil.copytree(honest, folder, copy_function=os.link, dirs_exist_ok=True)
     path = folder / m.file
     text = path.read_text()
     path.unlink()
     path.write_text(text.replace(m.old, m.new))
     py_compile.compile(path, doraise=True)
-    return agent(m, folder)
 
 
-def agent(m, folder):
-    """Python itself, with no env before it: nobody may not find Python where only root looks."""
-    _, _, release = m.target.partition(":")
-    code = f"import sys; sys.path.insert(0, '{folder}'); from pyeal.agent import main; "
-    argv = [sys.executable, "-P", "-c", code + "sys.exit(main(sys.argv[1:]))"]
-    return f"cmd:{shlex.join(argv + ['--as', release] * bool(release))}"
+def found_in(folder):
+    """pyeal is there from now on: targets get the path on which this process would find it."""
+    sys.path.insert(0, str(folder))
+    sys.modules.pop("pyeal", None)
 
 
 def liar(m):
