@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -190,7 +191,8 @@ class Child:
         if self.alive:
             self.popen.send_signal(sig)
         rc = self._wait(5)
-        self.popen.stdin.close()
+        with suppress(BrokenPipeError):  # what it did not read any more
+            self.popen.stdin.close()
         self.popen.stdout.close()
         return rc
 

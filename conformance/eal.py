@@ -19,8 +19,8 @@ from conformance.trace import Trace
 class Eal:
     """`args` are those of rte_eal_init; nothing is initialised before `init`.
 
-    zygotes(target): what forks it, or None; without, and with other rights or limits, the process
-    is one of its own from the start.
+    zygotes(target): what forks it, or None; without, and with other rights or limits or something
+    to be loaded before it, the process is one of its own from the start.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Eal:
         self.args, self.box, self.prefix, self.tmp = list(args), box, prefix, Path(tmp)
         self.spec = target
         n = len(list(self.tmp.glob("*.log")))
+        own = rlimits or as_user or drop or any(k.startswith("LD_") for k in env or ())
         env = {k: v for k, v in (environment() | box.environment() | (env or {})).items() if v}
         try:
             argv = [
@@ -50,7 +51,7 @@ class Eal:
                 *(user(as_user, drop) or lifeline()),
                 *command(target),
             ]
-            zygote = zygotes(target) if zygotes and not (rlimits or as_user or drop) else None
+            zygote = zygotes(target) if zygotes and not own else None
         except Unobtainable as e:
             pytest.skip(f"wanted {target}, found none: {e}")
         begin = partial(zygote.fork, env=env, box=box) if zygote else None
