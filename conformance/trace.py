@@ -63,7 +63,9 @@ def parse(text):
             unfinished[pid] = rest.removesuffix("<unfinished ...>").rstrip()
             continue
         if r := re.match(r"<\.\.\. (\w+) resumed>(.*)", rest):
-            rest = unfinished.pop(pid, r[1] + "(") + r[2]
+            if pid not in unfinished:
+                continue  # began before it was looked at
+            rest = unfinished.pop(pid) + r[2]
         if not (r := re.match(r"(\w+)\((.*)", rest)):
             continue  # signals, exits
         args, tail = split(r[2])

@@ -107,6 +107,7 @@ def test_bad_predicate_is_a_fault_of_the_suite():
 
 def test_traced_calls():
     calls = trace.parse(r"""
+1  <... munmap resumed>)                 = 0
 1  memfd_create("test", MFD_HUGETLB|30<<MFD_HUGE_SHIFT) = -1 EINVAL (Invalid argument) (INJECTED)
 2  openat(AT_FDCWD</>, "/a,b)", O_RDONLY) = 23</run/dpdk/rte>
 2  mmap(0x1180400000, 4096, PROT_READ, MAP_SHARED, 20</run/x_1>, 0) = 0x1180400000
