@@ -25,6 +25,13 @@ def name(base: Path) -> str:
     return f"dead{os.getpid()}{base.name[-1]}"
 
 
+def least() -> int:
+    """Its exit code where nothing is left: 1 where this user may not look into root's directory."""
+    machine = scan.Machine()
+    machine.places()
+    return int(bool(machine.closed))
+
+
 def run(base: Path, *args: str, code: int, **more: Any) -> Any:
     env = {"RUNTIME_DIRECTORY": str(base)}
     return facts("stale", name(base), *args, code=code, env=env, **more)["items"]
@@ -42,7 +49,7 @@ def test_dead_directory_goes_and_what_is_not_eals_stays(base: Path) -> None:
     (d / "fbarray_link").symlink_to(base / "elsewhere")
     (base / "elsewhere").write_text("mine")
     (found,) = run(base, code=1)
-    (deleted,) = run(base, "--delete", "-y", code=0)
+    (deleted,) = run(base, "--delete", "-y", code=least())
 
     assert (found["kind"], found["verdict"]) == ("directory", "stale")
     assert "no lock on config" in found["why"] and len(found["files"]) == 7
@@ -55,7 +62,7 @@ def test_dead_directory_goes_and_what_is_not_eals_stays(base: Path) -> None:
 def test_it_asks(base: Path, answer: str, gone: bool) -> None:
     env = {"RUNTIME_DIRECTORY": str(base)}
     code = 0 if gone else 1
-    said = pyeal("stale", name(base), "--delete", env=env, input=answer, code=code)
+    said = pyeal("stale", name(base), "--delete", env=env, input=answer, code=max(code, least()))
 
     assert "delete 1 directory or file? [y/N]" in said
     assert (base / "dpdk" / name(base)).exists() is not gone
@@ -71,7 +78,7 @@ def test_what_is_locked_is_held(base: Path, how: str) -> None:
             fcntl.lockf(f, fcntl.LOCK_EX, 17408, 136)
         else:
             fcntl.flock(f, fcntl.LOCK_SH)
-        found = run(base, "-a", "--delete", "-y", code=0, apart=True)
+        found = run(base, "-a", "--delete", "-y", code=least(), apart=True)
 
     assert [x for x in found if x["kind"] == "directory"] == []
     assert len(os.listdir(d)) == 7
@@ -88,7 +95,7 @@ def test_socket_that_somebody_listens_at(base: Path) -> None:
             s.bind(f"./dpdk/{d.name}/mp_socket_1_2")
         finally:
             os.chdir(here)
-        held = run(base, "--delete", "-y", code=0)
+        held = run(base, "--delete", "-y", code=least())
     (found,) = run(base, code=1)
 
     assert held == [] and d.exists()
