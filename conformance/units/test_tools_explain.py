@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pyeal.tools.explain import read
-from pyeal.tools.problems import BY_ID, CERTAIN, LINKS, PROBLEMS, of_line
+from pyeal.tools.problems import BY_ID, CERTAIN, GAVE_UP, LINKS, PROBLEMS, of_line
 
 LINES = [  # the problem, a line as some release logs it
     (0, "testpmd: unrecognized option '--foo'"),
@@ -120,6 +120,17 @@ def test_a_hint_counts_with_its_wrapper() -> None:
     assert (2, True) in [(p.id, sure) for p, _, sure in read([hint, wrapper])]
     assert {p.id for p, _, _ in read([wrapper])} == {1, 2, 40}
     assert of_line("EAL: Detected NUMA nodes: 1") == []
+
+
+def test_who_gave_up_without_a_word_is_told_to_look() -> None:
+    """Last lines that say nothing more, after what is harmless; not after a reason."""
+    last = "\x1b[31mEAL: FATAL: Cannot init memory\x1b[0m"
+    harmless = "EAL: No free 1048576 kB hugepages reported on node 0"
+
+    assert read([last]) == [(GAVE_UP, "EAL: FATAL: Cannot init memory", True)]
+    assert [p.id for p, _, _ in read([harmless, last])] == [None, 35]
+    assert [p.id for p, _, _ in read(["EAL: SIGBUS: Cannot mmap more hugepages", last])] == [4]
+    assert read(["EAL: Detected NUMA nodes: 1"]) == []
 
 
 def test_patterns_do_not_shout_at_good_logs() -> None:

@@ -8,7 +8,7 @@ import sys
 from pyeal import releases
 from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, Patience, columns, document, ink
 from pyeal.tools.checks import FAIL, OK, WARN, Finding, examine
-from pyeal.tools.problems import CERTAIN, HINT, WRAPPER, Problem, of_line
+from pyeal.tools.problems import CERTAIN, GAVE_UP, HINT, WRAPPER, Problem, of_line
 from pyeal.tools.view import View
 
 TYPE_CHECKING = False
@@ -33,8 +33,8 @@ def read(lines: list[str]) -> list[tuple[Problem, str, bool]]:
 
     Hints and wrappers count where nothing else says why.
     """
-    told: dict[int, tuple[Problem, str, int]] = {}
-    wrapped: set[int] = set()
+    told: dict[int | None, tuple[Problem, str, int]] = {}
+    wrapped: set[int | None] = set()
     for line in lines:
         line = ANSI.sub("", line).strip()
         hits = of_line(line)
@@ -46,11 +46,17 @@ def read(lines: list[str]) -> list[tuple[Problem, str, bool]]:
             if level == CERTAIN or (level == HINT and p.id in wrapped)]  # fmt: skip
     if any(p.id != HARMLESS for p, _, _ in sure):
         return sorted(sure, key=lambda t: t[0].id == HARMLESS)
-    return [*((p, line, False) for p, line, level in told.values() if level != CERTAIN), *sure]
+    found = [*((p, line, False) for p, line, level in told.values() if level != CERTAIN), *sure]
+    last = next((line for line in lines for _, s in GAVE_UP.patterns if s.search(line)), None)
+    if last and all(p.id == HARMLESS for p, _, _ in found):
+        found.insert(0, (GAVE_UP, ANSI.sub("", last).strip(), True))
+    return found
 
 
 def confirm(p: Problem, found: dict[str, list[Finding]]) -> list[tuple[str, Finding]]:
-    """Doctor's findings that are this problem; (link, finding)."""
+    """Doctor's findings that are this problem; (link, finding). All that is wrong for none."""
+    if p.id is None:
+        return [(link, f) for link, fs in found.items() for f in fs if f.state in (FAIL, WARN)]
     return [(link, f) for link, fs in found.items() for f in fs
             if p.id in f.problems and (f.state != OK or f.harmless)]  # fmt: skip
 
@@ -110,7 +116,8 @@ def shown(r: dict[str, Any]) -> str:
         return [(head if i == 0 else " " * 10) + ink(part, *look) for i, part in enumerate(body)]
 
     title = ink(r["title"], BOLD) + ("" if r["certain"] else ink(" - perhaps", DIM))
-    out = [f"{ink(str(r['problem']).rjust(8), BOLD)}  {title}"]
+    number = "" if r["problem"] is None else str(r["problem"])
+    out = [f"{ink(number.rjust(8), BOLD)}  {title}"]
     out += wrapped("log", r["line"], DIM)
     out += wrapped("means", r["means"])
     out += wrapped("do", r["do"])

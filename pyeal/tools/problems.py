@@ -22,10 +22,10 @@ CERTAIN, HINT, WRAPPER = 0, 1, 2
 
 
 class Problem:
-    """One row."""
+    """One row; without an id it is none of them."""
 
     def __init__(
-        self, id: int, title: str, links: str, says: tuple[str, ...], means: str, fix: str,
+        self, id: int | None, title: str, links: str, says: tuple[str, ...], means: str, fix: str,
         reach: str = "",
     ) -> None:  # fmt: skip
         self.id, self.title, self.means, self.fix, self.reach = id, title, means, fix, reach
@@ -282,6 +282,13 @@ PROBLEMS = (
       "demote may only be written, and node directories may lack files.",
       "read the counters that have a name",
       reach="it is other tools' problem; this one reads named counters alone"),
+)
+# the last line of many a start, whatever the reason
+GAVE_UP = P(
+    None, "EAL gave up; this line does not say why", ", ".join(LINKS),
+    (r"cannot init (memory|EAL)\b",),
+    "The reason is in a line before it, or in one of the debug level, which is not shown.",
+    "pyeal doctor -- ARGS looks at all that a start needs; --log-level=lib.eal:debug has EAL tell",
 )
 # fmt: on
 BY_ID = {p.id: p for p in PROBLEMS}
