@@ -34,9 +34,6 @@ PARAM = 256
 TIMEOUT = 5.0  # seconds a peer has for an answer
 PULSE = 0.1  # seconds after which a peer that has not answered yet is looked at: does it live
 BACKLOG = 256  # messages kept while a request is under way; more are dropped
-# seconds, or a message, until a primary watches who comes and goes: the kernel takes 10 ms to end
-# that, which a process that does not stay is spared
-SETTLED = 0.1
 
 
 class Message:
@@ -89,7 +86,7 @@ class Channel:
         self.ready = False
         self._lives: set[int] = set()  # a descriptor of each secondary's process
         self._born = -1  # readable when there is a new socket
-        self._died = self._watches = False
+        self._died = False
         self._on_death: Callable[[], object] = lambda: None
         self._waiting: dict[tuple[str, str], tuple[_thread.LockType, list[Message]]] = {}
         self._backlog: list[Message] = []
@@ -153,17 +150,16 @@ class Channel:
     # who lives
 
     def watch(self, on_death: Callable[[], object]) -> None:
-        """To be called before its start: calls that after the end of any secondary's process."""
-        self._on_death, self._watches = on_death, True
-
-    def _watch(self) -> None:
+        """From its start on it calls that after the end of any secondary's process."""
+        self._on_death = on_death
         try:
             self._born = libc.watch_directory(self.directory)
-            self._poll.register(self._born, select.POLLIN)
-            for peer in self.peers():  # those that came before
-                self._follow(peer)
         except OSError as e:  # ENOSPC, EMFILE: fs.inotify.max_user_*
             self.log("DEBUG", f"Ends of secondaries are not noticed at once: {e.strerror}")
+            return
+        self._poll.register(self._born, select.POLLIN)
+        for peer in self.peers():
+            self._follow(peer)
 
     def _follow(self, name: str) -> None:
         pid = name.removeprefix("mp_socket_").partition("_")[0]
@@ -190,13 +186,8 @@ class Channel:
 
     def _run(self) -> None:
         try:
-            pause = SETTLED if self._watches else None
             while self._waker >= 0:
-                messages = self._receive(pause)
-                if pause and self._waker >= 0:
-                    self._watch()
-                pause = None
-                for message in messages:
+                for message in self._receive(None):
                     self._handle(message)
                 while self._backlog:
                     self._handle(self._backlog.pop(0))
