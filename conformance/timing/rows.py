@@ -28,6 +28,7 @@ class Row(NamedTuple):
 
 C, KERNEL = "reference", "kernel"
 CPU, WALL, INIT, PROCESS = "memory-cpu", "memory-wall", "init-wall", "process-wall"
+LEAST_OF = {INIT: WALL, PROCESS: WALL}  # a start takes at least what the kernel does for its pages
 ROWS = [
     Row("dyn-wall", "dyn 6 GiB, memory phase, all CPUs, wall", "dynmem", 3072, WALL, C, 0.60, 0.47),
     Row("dyn-init", "dyn 6 GiB, whole init, wall", "dynmem", 3072, INIT, C, 0.45, 0.37),
@@ -87,7 +88,7 @@ def judge(row, found, own=False):
         return said | {"verdict": "not shown", "note": f"of {row.pages} pages; here {pages}"}
     if row.pages is None and row.unit == "×" and not own and 0 < pages < LEAST:
         return said | {"verdict": "not shown", "note": f"of {LEAST} pages at least; here {pages}"}
-    limit_s = found.get((row.work, pages, row.measure, KERNEL))
+    limit_s = found.get((row.work, pages, LEAST_OF.get(row.measure, row.measure), KERNEL))
     if limit_s and row.over == C:
         said["here"] = median(limit_s) / median(over)
         if value > limit < said["here"]:
