@@ -99,6 +99,11 @@ class Eal:
     def cleanup(self):
         return self.ask("cleanup")
 
+    def give_way(self):
+        """Others get the CPU first: a librte_eal that waits for what never comes does not sleep."""
+        os.setpriority(os.PRIO_PROCESS, self.pid, 10)
+        return self
+
     def kill(self):
         """kill -9: no cleanup."""
         return self.child.kill()

@@ -54,12 +54,12 @@ def ink(text, *sgr):
 
 
 class Progress:
-    """How far one run is."""
+    """One line that rewrites itself on a terminal; elsewhere a line now and then."""
 
     def __init__(self, target):
         self.target, self.total, self.done, self.family = target, 0, 0, ""
         self.begun = self.said = time.monotonic()
-        self.worst = {}
+        self.worst, self.tty = {}, sys.stdout.isatty()
 
     def add(self, event):
         self.total = event.get("total", self.total)
@@ -69,7 +69,7 @@ class Progress:
                 self.worst[event["test"]] = event["outcome"]
             self.done += event["done"]
 
-    def text(self, bar=False):
+    def text(self):
         if not self.total:
             return f"{self.target}: collecting"
         bad = list(self.worst.values())
@@ -77,27 +77,18 @@ class Progress:
             f", {bad.count(o)} {o}" for o in ("failed", "deviating", "skipped") if o in bad
         )
         took = f"{time.monotonic() - self.begun:.0f} s"
-        if not bar:
+        if not self.tty:
             return f"{self.target}: {self.done} of {self.total} tests, {self.family}{more}, {took}"
         full = self.done * 24 // self.total
-        drawn = ink("━" * full, 32) + ink("━" * (24 - full), 2)
-        return f"{self.target} {drawn} {self.done}/{self.total} {self.family}{more}, {took}"
+        bar = ink("━" * full, 32) + ink("━" * (24 - full), 2)
+        return f"{self.target} {bar} {self.done}/{self.total} {self.family}{more}, {took}"
 
-    def short(self):
-        bad = sum(o == "failed" for o in self.worst.values())
-        failed = ink(f", {bad} failed", 31) if bad else ""
-        return f"{self.target} {self.done}/{self.total or '?'}{failed}"
-
-
-def show(progress):
-    """One line that rewrites itself on a terminal; elsewhere a line of each now and then."""
-    if sys.stdout.isatty():
-        texts = [p.short() for p in progress] if progress[1:] else [progress[0].text(bar=True)]
-        return say("\r\x1b[2K" + "  ".join(texts), end="")
-    for p in progress:
-        if p.total and time.monotonic() - p.said > 10:
-            p.said = time.monotonic()
-            say(p.text())
+    def show(self, last=False):
+        if self.tty:
+            say("\r\x1b[2K" + ("" if last else self.text()), end="")
+        elif not last and self.total and time.monotonic() - self.said > 10:
+            self.said = time.monotonic()
+            say(self.text())
 
 
 def matrix(runs):
@@ -347,134 +338,99 @@ def die_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGINT)
 
 
-class Run:
-    """One pytest under way: the suite against one target."""
+def run_target(t, args, facts, folder, tmp):
+    """Run the suite against one target; answers pytest's JUnit file, exit code and log.
 
-    code = None  # while it lasts
-
-    def __init__(self, t, args, facts, folder, part, workers):
-        self.target, self.args, self.facts, self.part = t, args, facts, part
-        self.log = folder / f"{_plain(t.name)}.log"
-        self.xml, self.collected = (self.part.with_suffix(s) for s in (".xml", ".collected"))
-        argv = [sys.executable, "-P", "-m", "pytest", "-c", SUITE / "pytest.toml", SUITE]
-        argv += ["-p", "conformance.report.progress", "-p", "no:cacheprovider", "--tb=short"]
-        argv += ["-p", "no:hypothesispytest"]  # imports itself whole, for tests that are not here
-        argv += ["--target", t.spec, "--host", facts["name"]]
-        argv += [x for p in args.patterns for x in ("--id", p)]
-        argv += ["--secondary", t.secondary] if t.secondary else []
-        argv += ["-n", workers, "--dist", "loadgroup"] if workers else []
-        argv += ["--report-log", self.part, "--junitxml", self.xml]
-        argv += ["--basetemp", self.part.with_suffix(".tmp")]
-        self.fd, w = os.pipe()
-        path = [str(SUITE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = os.environ | {
-            "PYTHONPATH": os.pathsep.join(path),
-            "CONFORM_PROGRESS": str(w),
-            "CONFORM_COLLECTED": str(self.collected),
-        }  # fmt: skip
-        env.pop("PYTHONDONTWRITEBYTECODE", None)  # asserts are rewritten once, not by every worker
-        if args.quick:
-            env["CONFORM_QUICK"] = "1"
-        self.progress, self.begun = Progress(t.name), datetime.datetime.now(datetime.UTC)
-        self._buf = b""
-        with open(self.log, "wb") as out:
-            self.pytest = subprocess.Popen(
-                list(map(str, argv)),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=env,
-                pass_fds=[w],
-                process_group=0,  # Ctrl-C is for us; we pass on one, not the terminal's many
-                preexec_fn=die_with_parent,
-            )
-        os.close(w)
-
-    def read(self):
-        """Takes the plug-in's events that are there; False when pytest has closed its end."""
-        if not (got := os.read(self.fd, 65536)):
-            return False
-        *lines, self._buf = (self._buf + got).split(b"\n")
-        for line in lines:
-            self.progress.add(json.loads(line))
-        return True
-
-    def end(self, interrupted=False):
-        """Waits for pytest, or stops it."""
-        self.code = stop(self.pytest) if interrupted else self.pytest.wait()
-        self.seconds = round(time.monotonic() - self.progress.begun, 1)
-        os.close(self.fd)
-
-    @property
-    def nothing(self):
-        """No test was chosen for this pair of processes."""
-        return self.code == NOTHING and bool(self.target.secondary)
-
-    def write(self, folder):
-        """Appends it to run.jsonl."""
-        t = self.target
-        header = {
-            "$report_type": "Run",
-            "target": t.name,
-            "release": t.release,
-            "spec": t.spec,
-            "secondary": t.secondary,
-            "host": self.facts,
-            "ids": self.args.patterns,
-            "revision": self.args.revision,
-            "started": self.begun.isoformat(timespec="seconds"),
-            "seconds": self.seconds,
-        }
-        with open(folder / "run.jsonl", "a", encoding="utf-8") as to:
-            to.write(json.dumps(header) + "\n")
-            if self.collected.exists():
-                tests = json.loads(self.collected.read_text())
-                to.write(json.dumps({"$report_type": "Collected", "tests": tests}) + "\n")
-            if self.part.exists():
-                to.write(self.part.read_text().rstrip("\n") + "\n")  # a cut line spoils no header
-
-
-def run_all(todo, args, facts, folder, tmp):
-    """(runs in the order of their targets, whether it was interrupted).
-
-    Two at a time share the workers: one begins while the last tests of another end.
+    Nothing for a pair of processes that no test was chosen for.
     """
-    single = args.ids and "*" not in "".join(args.patterns)  # done before workers have started
-    workers = args.n  # two a core: tests wait as long as they work
-    if workers is None:
-        workers = 0 if single else host.workers(2)
-    together = min(2, workers, len(todo)) or 1
-    share = -(-workers // together)
-    runs, kept, interrupted = [], [], False
-
-    def keep():
-        while runs[len(kept) :] and (r := runs[len(kept)]).code is not None:
-            kept.append(r)
-            if not r.nothing:
-                r.write(folder)
-
+    part, log = tmp / f"{len(os.listdir(tmp))}.jsonl", folder / f"{_plain(t.name)}.log"
+    collected = part.with_suffix(".collected")
+    argv = [sys.executable, "-P", "-m", "pytest", "-c", SUITE / "pytest.toml", SUITE]
+    argv += ["-p", "conformance.report.progress", "-p", "no:cacheprovider", "--tb=short"]
+    argv += ["-p", "no:hypothesispytest"]  # imports itself whole, for tests that are not here
+    argv += [
+        "--target",
+        t.spec,
+        "--host",
+        facts["name"],
+        *(x for p in args.patterns for x in ("--id", p)),
+    ]
+    argv += ["--secondary", t.secondary] if t.secondary else []
+    # a single requirement is done before workers have started
+    n = args.n or ("0" if args.ids and "*" not in "".join(args.patterns) else host.workers(2))
+    n = str(n)  # two a core: tests wait as long as they work
+    argv += ["-n", n, "--dist", "loadgroup"] if n != "0" else []
+    argv += ["--report-log", part, "--junitxml", part.with_suffix(".xml")]
+    argv += ["--basetemp", part.with_suffix(".tmp")]
+    r, w = os.pipe()
+    path = [str(SUITE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path),
+        "CONFORM_PROGRESS": str(w),
+        "CONFORM_COLLECTED": str(collected),
+    }  # fmt: skip
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # asserts are rewritten once, not by every worker
+    if args.quick:
+        env["CONFORM_QUICK"] = "1"
+    progress, begun = Progress(t.name), datetime.datetime.now(datetime.UTC)
+    with open(log, "wb") as out:
+        pytest = subprocess.Popen(
+            list(map(str, argv)),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=env,
+            pass_fds=[w],
+            process_group=0,  # Ctrl-C is for us; we pass on one, not the terminal's many
+            preexec_fn=die_with_parent,
+        )
+    os.close(w)
+    interrupted = False
     try:
-        while len(runs) < len(todo) or any(r.code is None for r in runs):
-            under_way = [r for r in runs if r.code is None]
-            if len(under_way) < together and len(runs) < len(todo):
-                part = tmp / f"{len(runs)}.jsonl"
-                runs.append(Run(todo[len(runs)], args, facts, folder, part, share))
-                continue
-            show([r.progress for r in under_way])
-            ready = select.select([r.fd for r in under_way], [], [], 0.5)[0]
-            for r in under_way:
-                if r.fd in ready and not r.read():
-                    r.end()
-                    keep()
+        follow(r, progress)
+        code = pytest.wait()
     except KeyboardInterrupt:
-        interrupted = True
-        for r in runs:
-            if r.code is None:
-                r.end(interrupted=True)
-        keep()
-    if sys.stdout.isatty():
-        say("\r\x1b[2K", end="")
-    return [r for r in kept if not r.nothing], interrupted
+        interrupted, code = True, stop(pytest)
+    finally:
+        os.close(r)
+        progress.show(last=True)
+    if code == NOTHING and t.secondary:
+        return None
+    header = {
+        "$report_type": "Run",
+        "target": t.name,
+        "release": t.release,
+        "spec": t.spec,
+        "secondary": t.secondary,
+        "host": facts,
+        "ids": args.patterns,
+        "revision": args.revision,
+        "started": begun.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - progress.begun, 1),
+    }
+    with open(folder / "run.jsonl", "a", encoding="utf-8") as to:
+        to.write(json.dumps(header) + "\n")
+        if collected.exists():
+            tests = json.loads(collected.read_text())
+            to.write(json.dumps({"$report_type": "Collected", "tests": tests}) + "\n")
+        if part.exists():
+            to.write(part.read_text().rstrip("\n") + "\n")  # a cut line spoils no header
+    if interrupted:
+        raise KeyboardInterrupt
+    return part.with_suffix(".xml"), code, log
+
+
+def follow(r, progress):
+    """Show the plug-in's events until pytest closes its end."""
+    buf = b""
+    while True:
+        progress.show()
+        if select.select([r], [], [], 0.5)[0]:
+            if not (got := os.read(r, 65536)):
+                return
+            *lines, buf = (buf + got).split(b"\n")
+            for line in lines:
+                progress.add(json.loads(line))
 
 
 def stop(pytest):
@@ -537,7 +493,7 @@ def arguments(argv):
         help="make so many hugepages available for the run, as root; given back at the end",
     )
     p.add_argument("--report", type=Path, metavar="DIR", help="default: conform-report")
-    p.add_argument("-n", type=int, metavar="WORKERS", help="default: two a core, as far as pages allow")
+    p.add_argument("-n", metavar="WORKERS", help="default: two a core, as far as pages allow")
     p.add_argument("--quick", action="store_true", help="one parameter set of each test")
     p.add_argument("--host", default=platform.node(), help="name of this machine in the report")
     return p.parse_args(argv)
@@ -629,10 +585,17 @@ def conform(args, folder):
     else:
         found = targets(args)
         todo = [*found, *pairs(found, args.patterns)]
+    said, interrupted = [], False
     tmp = working_folder(memory())
     try:
-        said, interrupted = run_all(todo, args, facts, folder, tmp)
-        report.junit([(r.target.name, r.xml) for r in said], folder / "junit.xml")
+        for t in todo:
+            try:
+                if done := run_target(t, args, facts, folder, tmp):
+                    said.append((t, *done))
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+        report.junit([(t.name, xml) for t, xml, _, _ in said], folder / "junit.xml")
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     runs = report.load(folder / "run.jsonl")
@@ -670,11 +633,11 @@ def listed(runs, word):
 def judge(said, runs):
     """0 as expected, 1 verdicts, 2 when a run is broken and says nothing."""
     code = OK
-    for r, run in zip(said, runs, strict=True):
-        if r.code not in (0, 1) or run.broken:
-            tail = r.log.read_text(errors="replace").strip().splitlines()[-15:]
-            why = "no test was chosen" if r.code == NOTHING else f"pytest ends with {r.code}"
-            print(f"conform: {r.target.name}: {'; '.join([why, *run.broken])}", file=sys.stderr)
+    for (t, _, exit_code, log), run in zip(said, runs, strict=True):
+        if exit_code not in (0, 1) or run.broken:
+            tail = log.read_text(errors="replace").strip().splitlines()[-15:]
+            why = "no test was chosen" if exit_code == 5 else f"pytest ends with {exit_code}"
+            print(f"conform: {t.name}: {'; '.join([why, *run.broken])}", file=sys.stderr)
             print("\n".join(f"  | {line}" for line in tail), file=sys.stderr)
             code = BROKEN
         elif run.counts()["failed"] and code == OK:

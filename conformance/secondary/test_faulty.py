@@ -94,7 +94,9 @@ def test_a_dead_ones_locks_are_broken(start, join, lock, evidence):
     eal = start("-m", "2")
     dead = join()
     dead.kill()
-    eal.poke(*taken(eal, {"heap": "malloc_heaps", "hotplug": "memory_hotplug_lock"}[lock]))
+    eal.give_way().poke(
+        *taken(eal, {"heap": "malloc_heaps", "hotplug": "memory_hotplug_lock"}[lock])
+    )
     begun = time.monotonic()
     va = eal.ask("malloc", size=BIG, align=0, socket=-1, within=3).va
     evidence(f"growth took {time.monotonic() - begun:.1f} s")
@@ -109,7 +111,7 @@ def test_a_dead_ones_locks_are_broken(start, join, lock, evidence):
 @pytest.mark.long
 def test_the_next_to_join_finds_no_lock_of_the_dead(start, join, mode, evidence):
     """Killed with every lock of the config in its hand; what joins would wait for the first."""
-    eal = start("-m", "2", limit=4)  # a librte_eal spins until it is killed
+    eal = start("-m", "2", limit=4).give_way()
     dead = join()
     at = eal.malloc(64).va
     fields = "mlock", "qlock", "tlock", "memory_hotplug_lock", "malloc_heaps"
@@ -117,7 +119,7 @@ def test_the_next_to_join_finds_no_lock_of_the_dead(start, join, mode, evidence)
         eal.poke(*taken(eal, field))
     dead.kill()
     begun = time.monotonic()
-    other = join(limit=4)
+    other = join(limit=4, init=False).give_way().init()
     evidence(f"joined after {time.monotonic() - begun:.1f} s")
     other.poke(at, b"next")
 

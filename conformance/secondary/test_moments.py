@@ -161,7 +161,7 @@ def test_a_death_in_the_attach_costs_the_primary_one_wait(
         dies(dead, (call, path and path.format(**places), n), "init", args=dead.args)
         assert when == "locked" or eal.config().memory_hotplug_lock.cnt == 0
         worlds[what] = eal, at, dead.pid
-    eals = [eal for eal, *_ in worlds.values()]
+    eals = [eal.give_way() for eal, *_ in worlds.values()]
     with or_killed(eals):
         begun = time.monotonic()
         for eal in eals:  # all at once: each may have to wait
@@ -172,7 +172,7 @@ def test_a_death_in_the_attach_costs_the_primary_one_wait(
             assert va
             eal.free(va)
         for eal, at, pid in worlds.values():
-            late = join(prefix=eal.prefix, limit=LIMIT)
+            late = join(prefix=eal.prefix, limit=LIMIT, init=False).give_way().init()
             assert late.peek(at, len(STAMP)) == STAMP
             va = stamped(late, size)
             assert [eal.peek(a, len(STAMP)) for a in ends(va, size)] == [STAMP] * 2
