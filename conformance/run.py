@@ -357,8 +357,8 @@ def run_target(t, args, facts, folder, tmp):
     ]
     argv += ["--secondary", t.secondary] if t.secondary else []
     # a single requirement is done before workers have started
-    n = args.n or ("0" if args.ids and "*" not in "".join(args.patterns) else host.workers(2))
-    n = str(n)  # two a core: tests wait as long as they work
+    n = args.n or ("0" if args.ids and "*" not in "".join(args.patterns) else host.workers(3))
+    n = str(n)  # three a core: tests wait more than they work
     argv += ["-n", n, "--dist", "loadgroup"] if n != "0" else []
     argv += ["--report-log", part, "--junitxml", part.with_suffix(".xml")]
     argv += ["--basetemp", part.with_suffix(".tmp")]
