@@ -493,7 +493,7 @@ def arguments(argv):
         help="make so many hugepages available for the run, as root; given back at the end",
     )
     p.add_argument("--report", type=Path, metavar="DIR", help="default: conform-report")
-    p.add_argument("-n", metavar="WORKERS", help="default: two a core, as far as pages allow")
+    p.add_argument("-n", metavar="WORKERS", help="default: three a core, as far as pages allow")
     p.add_argument("--quick", action="store_true", help="one parameter set of each test")
     p.add_argument("--host", default=platform.node(), help="name of this machine in the report")
     return p.parse_args(argv)
