@@ -141,6 +141,7 @@ class Table:
             self.rows[m] = r | {"mutation": m}
 
     def put(self, m, verdict, test, said):
+        said = said.replace(sys.executable, "python")  # wherever that lies on this machine
         row = {"mutation": m, "verdict": verdict, "test": test, "said": said, "state": m.state()}
         if verdict != ELSEWHERE or m not in self.rows:
             self.rows[m] = row
