@@ -43,7 +43,7 @@ class Zygote:
             if not self.control.recv(64):
                 self.close()
                 log.seek(0)
-                raise TargetDied(f"{target} does not start: {log.read().decode().strip()}")
+                raise TargetDied(f"hello: {target} does not start: {log.read().decode().strip()}")
         host.zygotes.add(self.popen.pid)
 
     @staticmethod

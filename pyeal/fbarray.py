@@ -108,9 +108,11 @@ class Fbarray:
     def all_used(self, start: int, n: int) -> bool:
         """Whether n entries from start on are used."""
         self._check(start)
+        if not 0 < n <= self.desc.len - start:  # of a damaged heap, perhaps any number
+            return False
         bits = int.from_bytes(self.words[start >> 3 : (start + n + 7) >> 3], "little")
         ones = (1 << n) - 1
-        return start + n <= self.desc.len and bits >> (start & 7) & ones == ones
+        return bits >> (start & 7) & ones == ones
 
     def mark(self, start: int, n: int = 1, used: bool = True) -> None:
         """Marks n entries from start. rte_fbarray_set_used, rte_fbarray_set_free"""
