@@ -108,6 +108,16 @@ def test_what_not_even_the_kernel_can_is_not_shown():
     assert judge(ROW, found([0.09] * 3) | limit)["verdict"] == "holds"
 
 
+def test_a_whole_start_is_held_to_what_its_pages_take():
+    whole = {(*key[:2], "init-wall", key[3]): s for key, s in found(C).items()}
+    said = judge(
+        ROW._replace(measure="init-wall"),
+        whole | {("dynmem", 512, "memory-wall", "kernel"): [0.105] * 3},
+    )
+
+    assert said["verdict"] == "not shown" and said["here"] == pytest.approx(0.105 / 0.11)
+
+
 def test_ids_of_rows_are_single():
     assert len({r.id for r in ROWS}) == len(ROWS)
 
