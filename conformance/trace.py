@@ -23,6 +23,17 @@ class Call(NamedTuple):
     text: str
 
 
+# What a process does for itself, whatever its EAL does: waits, threads, memory.
+OWN = {"brk", "clock_nanosleep", "clone3", "futex", "gettid", "mprotect", "munmap", "nanosleep",
+       "restart_syscall", "rseq", "rt_sigprocmask", "set_robust_list"}  # fmt: skip
+
+
+def of_eal(calls):
+    """Those that count: without what a process does for itself, its answers, log and CPUs."""
+    aside = re.compile(r"write\([12]\D|.*(MAP_PRIVATE\|MAP_ANONYMOUS|/cpu\d+/topology)")
+    return [c for c in calls if c.name not in OWN and not aside.match(c.text)]
+
+
 END = re.compile(r"\s*= (0x[0-9a-f]+|-?\d+|\?)(?:<(.*?)>)?(?: (E[A-Z0-9]+) \(.*?\))?(.*)$")
 HEAD = re.compile(r"(\d+)\s+(.*)")
 PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}

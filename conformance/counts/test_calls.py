@@ -6,15 +6,15 @@ How long they take is measured by `pyeal bench`, by itself and beside another EA
 from itertools import pairwise
 
 from conformance import needs, requirement
+from conformance.trace import of_eal
 
 PAGES = 8, 24, 40
 MOST = 15.5  # calls a page
-IDLE = "futex", "clock_nanosleep", "nanosleep", "write", "restart_syscall"  # waits, and the log
 
 
 def slopes(calls):
     """Calls a page between one number of pages and the next."""
-    n = {p: sum(c.name not in IDLE for c in calls[p]) for p in PAGES}
+    n = {p: len(of_eal(calls[p])) for p in PAGES}
     return [(n[b] - n[a]) / (b - a) for a, b in pairwise(PAGES)]
 
 

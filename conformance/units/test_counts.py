@@ -21,14 +21,13 @@ import pytest
 import pyeal
 from conformance import MODES, needs
 from conformance.timing import rig as rigs
+from conformance.trace import of_eal
 
 GATES = tomllib.loads((Path(rigs.__file__).parent / "gates.toml").read_text())
 FEW, MANY = 20, 52  # pages: what does not depend on them cancels out
 SLACK = {"calls": 0.1}  # a lock that is waited for
 RUNS = 0.5  # legacy: a physical run more or less
 ROUNDS = 5
-OWN = {"futex", "clock_nanosleep", "brk", "munmap", "mprotect", "gettid", "rseq", "clone3",
-       "rt_sigprocmask", "set_robust_list"}  # fmt: skip
 
 
 @pytest.fixture
@@ -63,15 +62,6 @@ def rig(request: Any, tmp_path_factory: Any) -> Iterator[rigs.Rig]:
         pytest.skip(str(e))
 
 
-def aside(call: Any) -> bool:
-    """Not EAL's: the agent's answers and log, waits, threads, CPUs, the process's own memory."""
-    return (
-        call.name in OWN
-        or re.match(r"write\([12]\D", call.text) is not None
-        or re.search(r"MAP_PRIVATE\|MAP_ANONYMOUS|/cpu\d+/topology", call.text) is not None
-    )
-
-
 def called(start: Any, make_box: Any, work: str, n: int) -> Counter[str]:
     """System calls of a start with n pages: of a primary, of one on the files of another, or of a
     secondary."""
@@ -88,7 +78,7 @@ def called(start: Any, make_box: Any, work: str, n: int) -> Counter[str]:
     trace = eals[-1].trace()
     eals[-1].init()
     assert len(eals[-1].segments()) == n
-    found = Counter(c.name for c in trace.stop() if not aside(c))
+    found = Counter(c.name for c in of_eal(trace.stop()))
     for eal in reversed(eals):
         eal.close()
     return found
