@@ -41,10 +41,10 @@ class Box:
     ):
         self.pages, self.lease = dict(pages or {}), dict(lease or {})
         one_node = one_node and len(host.nodes()) > 1
-        self.cpuset = None
+        self.node, self.cpuset = host.full_nodes()[0] if one_node else None, None
         self.ledger = ledger or host.Ledger()
         script = ["set -e", *self._base([HUGE, *(f"{HUGE}/{sz}" for sz in self.pages)])]
-        script += self._first_node() if one_node else []
+        script += self._one_node() if one_node else []
         script += [
             self._hugetlbfs(
                 sz, f"{HUGE}/{sz}", f"size={n * host.size(sz)},min_size={n * host.size(sz)}"
@@ -57,15 +57,15 @@ class Box:
             for a, b in (binds or {}).items()
         ]
         script += ["echo ready", "read _ || :"]
-        self.ledger.take(self.pages, lambda: self._open("\n".join(script)))
+        self.ledger.take(self.pages, lambda: self._open("\n".join(script)), self.node)
         if one_node and (root := cpusets()):
-            self.cpuset = Cpuset(root, host.full_nodes()[0])
+            self.cpuset = Cpuset(root, self.node)
         if self.lease:
             self._lease()
 
     def _lease(self):
         try:
-            self.ledger.take(self.lease)
+            self.ledger.take(self.lease, node=self.node)
         except host.NotEnough:
             self.lease = {}
             self.close()
@@ -87,9 +87,8 @@ class Box:
         for d in filter(os.path.isdir, hide):
             yield f"mount -t tmpfs none {d}"
 
-    @staticmethod
-    def _first_node():
-        aside, nodes, first = f"{host.RUN}/nodes", host.NODES, f"node{host.full_nodes()[0]}"
+    def _one_node(self):
+        aside, nodes, first = f"{host.RUN}/nodes", host.NODES, f"node{self.node}"
         yield f"mkdir {aside}; mount --bind {nodes} {aside}; mount -t tmpfs none {nodes}"
         yield f"mkdir {nodes}/{first}; mount --bind {aside}/{first} {nodes}/{first}"
         yield f"umount -l {aside}; rmdir {aside}"

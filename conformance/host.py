@@ -60,6 +60,12 @@ def pools():
     }
 
 
+def free_on(node, size):
+    """Free pages of a node, reserved ones included; 0 where it has no such pool."""
+    file = NODES / f"node{node}/hugepages/{kernel_dir(size)}/free_hugepages"
+    return int(file.read_text()) if file.exists() else 0
+
+
 def nodes():
     return sorted(int(d.name[4:]) for d in NODES.glob("node[0-9]*"))
 
@@ -212,9 +218,9 @@ class Ledger:
             f.truncate()
             json.dump(entries, f)
 
-    def take(self, pages, hold=None):
-        """Wait until the pages are free. With `hold`, it reserves them itself (a mount);
-        without, they are written down until `give`."""
+    def take(self, pages, hold=None, node=None):
+        """Wait until the pages are free, on this node if one is named. With `hold`, it reserves
+        them itself (a mount); without, they are written down until `give`."""
         if not pages:
             return hold() if hold else None
         end, wait = time.monotonic() + self.limit, 0.01
@@ -223,7 +229,10 @@ class Ledger:
                 now, short = pools(), None
                 for sz, n in pages.items():
                     held = sum(e[2].get(sz, 0) for e in entries)
-                    if (found := now[sz].available - held if sz in now else 0) < n:
+                    found = now[sz].available - held if sz in now else 0
+                    if node is not None:  # what is reserved may become pages of any node
+                        found = min(found, free_on(node, sz) - now[sz].resv - held)
+                    if found < n:
                         short = f"wanted {n} free {sz} pages, found {max(found, 0)}"
                 if not short:
                     if hold:

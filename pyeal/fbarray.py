@@ -110,9 +110,11 @@ class Fbarray:
         self._check(start)
         if not 0 < n <= self.desc.len - start:  # of a damaged heap, perhaps any number
             return False
-        bits = int.from_bytes(self.words[start >> 3 : (start + n + 7) >> 3], "little")
-        ones = (1 << n) - 1
-        return bits >> (start & 7) & ones == ones
+        last = start + n - 1
+        found = bytearray(self.words[start >> 3 : (last >> 3) + 1])
+        found[0] |= (1 << (start & 7)) - 1  # bits of the same bytes that were not asked for
+        found[-1] |= 0xFF ^ (2 << (last & 7)) - 1
+        return found == b"\xff" * len(found)
 
     def mark(self, start: int, n: int = 1, used: bool = True) -> None:
         """Marks n entries from start. rte_fbarray_set_used, rte_fbarray_set_free"""

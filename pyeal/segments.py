@@ -14,7 +14,7 @@ from errno import EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTSUP, EPERM
 
 from . import libc
 from .errors import EalError
-from .fbarray import bits, runs
+from .fbarray import runs
 from .layout import BAD_IOVA, FLAG_DIRTY, FLAG_DO_NOT_FREE
 from .libc import (
     FALLOC_KEEP_SIZE,
@@ -628,12 +628,11 @@ class Segments:
             ) from None  # fmt: skip
 
     def map_files(self, msl: MemsegList, directory: str, pages: dict[int, str]) -> None:
-        """Maps legacy pages, {segment: file's name}. OSError names a file.
+        """Maps legacy pages, {segment: file's name}, untouched. OSError names a file.
 
-        One that is too short shows when its page is touched.
+        One that is too short is refused: its mapping would make it longer.
         """
         size, opened = msl.page_sz, list[int]()
-        vas = [msl.va(seg) for seg in pages]
         dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._join(pages.values(), opened, dir_fd)
@@ -643,21 +642,13 @@ class Segments:
         finally:
             os.close(dir_fd)
             self.fds.setdefault(msl.index, {}).update(zip(pages, opened, strict=False))
-        kind = MAP_SHARED | MAP_FIXED
-        try:
-            if self.populate_flag:  # which says nothing of failures
-                raise OSError(EFAULT, "")
-            libc.map_each(opened, vas, size, kind, [0], self.prot)
-            for start, n in runs(bits(pages)):
-                libc.madvise(msl.va(start), n * size, MADV_POPULATE_READ)
-        except OSError:
-            for fd, name in zip(opened, pages.values(), strict=True):
-                if (found := os.fstat(fd).st_size) < size:
-                    why = f"{size} bytes wanted, {found} found"
-                    raise OSError(EINVAL, why, f"{directory}/{name}") from None
-            if not self.populate_flag:
-                raise
-            libc.map_each(opened, vas, size, kind | MAP_POPULATE, [0], self.prot)
+        length, end = os.lseek, os.SEEK_END
+        for fd, name in zip(opened, pages.values(), strict=True):
+            if (found := length(fd, 0, end)) < size:
+                why = f"{size} bytes wanted, {found} found"
+                raise OSError(EINVAL, why, f"{directory}/{name}")
+        vas = [msl.va(seg) for seg in pages]
+        libc.map_each(opened, vas, size, MAP_SHARED | MAP_FIXED, [0], self.prot)
 
     def _join(self, names: Iterable[str], opened: list[int], dir_fd: int) -> None:
         """Existing page files, with their shared locks unless this process only looks."""

@@ -75,6 +75,22 @@ def test_ledger_never_promises_a_page_twice(tmp_path, monkeypatch):
     ledger.take({"2M": 6})
 
 
+def test_ledger_gives_a_node_no_more_than_it_has(tmp_path, monkeypatch):
+    """Of 8 free pages 3 are the node's; one is reserved and may come from anywhere."""
+    monkeypatch.setattr(host, "pools", lambda: {"2M": Pool(8, 8, 1, 0)})
+    monkeypatch.setattr(host, "NODES", tmp_path)
+    folder = tmp_path / "node1/hugepages/hugepages-2048kB"
+    folder.mkdir(parents=True)
+    (folder / "free_hugepages").write_text("3\n")
+    ledger = host.Ledger(tmp_path / "ledger", limit=0)
+
+    with pytest.raises(host.NotEnough, match="wanted 3 free 2M pages, found 2"):
+        ledger.take({"2M": 3}, node=1)
+    with pytest.raises(host.NotEnough, match="found 0"):
+        ledger.take({"2M": 1}, node=0)
+    ledger.take({"2M": 2}, node=1)
+
+
 def test_ledger_forgets_the_dead(tmp_path, monkeypatch):
     monkeypatch.setattr(host, "pools", lambda: {"2M": Pool(8, 8, 0, 0)})
     dead = [[os.getpid(), 1, {"2M": 8}], [999999999, 5, {"2M": 8}]]

@@ -20,10 +20,10 @@ from conformance.timing import rig as rigs
 from conformance.timing.rows import ROWS, judge
 from conformance.timing.works import MEASURES, WORKS
 
-OWN_WORKS = {
-    "import": "bare",
-    "inspect": "proc-info",
-}  # of pyeal alone: what they are compared with
+OWN_WORKS = {  # of pyeal alone: what they are compared with
+    "import": ["bare", "interpreter"],
+    "inspect": ["proc-info"],
+}
 RIG, FOUND, RUNS = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
 
 
@@ -59,8 +59,7 @@ def roles(config):
         "reference": reference,
         **({"base": "base"} if config.getoption("base") else {}),
         "kernel": "kernel",
-        "bare": "bare",
-        "proc-info": "proc-info",
+        **{arm: arm for arms in OWN_WORKS.values() for arm in arms},
     }
 
 
@@ -68,7 +67,7 @@ def arms_of(work, measure, config):
     label = roles(config)
     names = ["target", "base"] if config.getoption("base") else ["target"]
     if work in OWN_WORKS:
-        names = ["target", OWN_WORKS[work]] if work == "inspect" else [*names, OWN_WORKS[work]]
+        names = [*(["target"] if work == "inspect" else names), *OWN_WORKS[work]]
     else:
         names.append("reference")
         if work in rigs.LIMITS and measure.startswith("memory"):

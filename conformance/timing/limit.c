@@ -1,10 +1,13 @@
-/* What the kernel needs at the least for the same result: N zeroed 2 MB pages, mapped side by side.
+/* What the kernel needs at the least for the same result: N pages of M MB, mapped side by side.
  *
- *	limit KIND PAGES THREADS [DIRECTORY]
+ *	limit KIND PAGES M THREADS HEAD
  *
- * files: one file a page in a hugetlbfs, made, locked and sized; kept: such files that are there
- * already; file: one for all; memfds: one memfd a page; anonymous: no file. Populated by madvise
- * in chunks of 64 pages from threads that are there before. Prints one line of JSON.
+ * files: one file a page in a hugetlbfs, HEAD0 and so on, made, locked and sized; kept: such files
+ * that are there already, and nobody's: locked exclusively first, asked for their size; joined:
+ * those of another process, which are locked; opened: the same, but not populated; file: HEAD0 for
+ * all; memfds: one memfd a page; anonymous: no file. Populated by madvise in chunks of 128 MB from
+ * threads that are there before. records: no page, but its 512 records of 48 bytes in a file.
+ * Prints one line of JSON.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -19,14 +22,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE (2UL << 20)
-#define CHUNK 64
+#define CHUNK (128UL << 20)
+#define RECORDS (48 * 512)
+#define BATCH 8 /* pages whose records are written at a time */
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
-#define MFD_2M (MFD_HUGETLB | 21 << 26)
 
 static char *base;
+static unsigned long page;
 static long pages, next_page;
 static pthread_barrier_t go;
 
@@ -52,48 +56,93 @@ static void *populate(void *helper)
 		pthread_barrier_wait(&go);
 	}
 	for (;;) {
-		long at = __atomic_fetch_add(&next_page, CHUNK, __ATOMIC_RELAXED);
-		long n = pages - at < CHUNK ? pages - at : CHUNK;
+		long chunk = page < CHUNK ? CHUNK / page : 1;
+		long at = __atomic_fetch_add(&next_page, chunk, __ATOMIC_RELAXED);
+		long n = pages - at < chunk ? pages - at : chunk;
 
 		if (n <= 0)
 			return NULL;
-		if (madvise(base + at * PAGE, n * PAGE, MADV_POPULATE_WRITE))
+		if (madvise(base + at * page, n * page, MADV_POPULATE_WRITE))
 			die("madvise");
 	}
 }
 
-static int page_file(const char *dir, long i, int kept)
+static int some_file(const char *head, long i, int flags)
 {
 	char path[4096];
 	int fd;
 
-	snprintf(path, sizeof(path), "%s/limitmap_%ld", dir, i);
-	fd = open(path, O_RDWR | O_CREAT, 0600);
-	if (fd < 0 || flock(fd, LOCK_SH | LOCK_NB) || (!kept && ftruncate(fd, PAGE)))
+	snprintf(path, sizeof(path), "%s%ld", head, i);
+	fd = open(path, O_RDWR | flags, 0600);
+	if (fd < 0)
 		die(path);
 	return fd;
 }
 
+static int page_file(const char *head, long i, int flags)
+{
+	int fd = some_file(head, i, flags);
+
+	if (flock(fd, LOCK_SH | LOCK_NB))
+		die("flock");
+	return fd;
+}
+
+static int sized_file(const char *head, long i)
+{
+	int fd = page_file(head, i, O_CREAT);
+
+	if (ftruncate(fd, page))
+		die("ftruncate");
+	return fd;
+}
+
+static int kept_file(const char *head, long i)
+{
+	int fd = some_file(head, i, 0);
+
+	if (flock(fd, LOCK_EX | LOCK_NB) || lseek(fd, 0, SEEK_END) != (off_t)page ||
+	    flock(fd, LOCK_SH | LOCK_NB))
+		die("a kept file");
+	return fd;
+}
+
+static int size_flag(void)
+{
+	return __builtin_ctzl(page) << 26;
+}
+
 static void map(long i, long n, int fd)
 {
-	int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB : MAP_SHARED;
+	int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | size_flag() : MAP_SHARED;
 
-	if (mmap(base + i * PAGE, n * PAGE, PROT_READ | PROT_WRITE, flags | MAP_FIXED_NOREPLACE,
+	if (mmap(base + i * page, n * page, PROT_READ | PROT_WRITE, flags | MAP_FIXED_NOREPLACE,
 		 fd, 0) == MAP_FAILED)
 		die("mmap");
 }
 
+static void write_records(const char *head)
+{
+	static char some[BATCH * RECORDS];
+	int fd = page_file(head, 0, O_CREAT);
+
+	for (long at = 0; at < pages; at += BATCH)
+		if (pwrite(fd, some, sizeof(some), at * RECORDS) != sizeof(some))
+			die("pwrite");
+}
+
 int main(int argc, char **argv)
 {
-	const char *kind = argc > 1 ? argv[1] : "", *dir = argc > 4 ? argv[4] : ".";
-	int threads = argc > 3 ? atoi(argv[3]) : 1, kept = !strcmp(kind, "kept");
+	const char *kind = argc == 6 ? argv[1] : "", *head = argc == 6 ? argv[5] : "";
+	int threads = argc == 6 ? atoi(argv[4]) : 0, opened = !strcmp(kind, "opened");
 	struct rlimit files;
 	double wall, cpu;
 	pthread_t helper[64];
 
-	pages = argc > 2 ? atol(argv[2]) : 0;
-	if (pages < 1 || threads > 64) {
-		fprintf(stderr, "limit KIND PAGES THREADS [DIRECTORY]\n");
+	pages = argc == 6 ? atol(argv[2]) : 0;
+	page = argc == 6 ? strtoul(argv[3], NULL, 10) << 20 : 0;
+	if (pages < 1 || !page || threads < 1 || threads > 64) {
+		fprintf(stderr, "limit KIND PAGES M THREADS HEAD\n");
 		return 2;
 	}
 	getrlimit(RLIMIT_NOFILE, &files);
@@ -107,19 +156,29 @@ int main(int argc, char **argv)
 		pthread_create(&helper[i], NULL, populate, &go);
 	if (threads > 1)
 		pthread_barrier_wait(&go);
-	base = mmap(NULL, pages * PAGE + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	munmap(base, pages * PAGE + PAGE); /* a mapping into a hole is the cheaper one */
-	base = (char *)(((unsigned long)base + PAGE - 1) & -PAGE);
-	if (!strcmp(kind, "files") || kept)
+	base = mmap(NULL, (pages + 1) * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	munmap(base, (pages + 1) * page); /* a mapping into a hole is the cheaper one */
+	base = (char *)(((unsigned long)base + page - 1) & -page);
+	if (!strcmp(kind, "files"))
 		for (long i = 0; i < pages; i++)
-			map(i, 1, page_file(dir, i, kept));
+			map(i, 1, sized_file(head, i));
+	else if (!strcmp(kind, "kept"))
+		for (long i = 0; i < pages; i++)
+			map(i, 1, kept_file(head, i));
+	else if (!strcmp(kind, "joined") || opened)
+		for (long i = 0; i < pages; i++)
+			map(i, 1, page_file(head, i, 0));
 	else if (!strcmp(kind, "memfds"))
 		for (long i = 0; i < pages; i++)
-			map(i, 1, memfd_create("limit", MFD_2M));
+			map(i, 1, memfd_create("limit", MFD_HUGETLB | size_flag()));
 	else if (!strcmp(kind, "file"))
-		map(0, pages, page_file(dir, 0, 1));
+		map(0, pages, page_file(head, 0, O_CREAT)); /* its mapping sizes it */
+	else if (!strcmp(kind, "records"))
+		write_records(head);
 	else
 		map(0, pages, -1);
+	if (opened || !strcmp(kind, "records"))
+		next_page = pages; /* nothing is populated */
 	if (threads > 1)
 		pthread_barrier_wait(&go);
 	populate(NULL);

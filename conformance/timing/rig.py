@@ -32,7 +32,15 @@ HERE = Path(__file__).parent
 MB = {"2M": 2, "1G": 1024}  # of a page
 QUIET = ["--no-pci", "--no-telemetry"]
 STAGES = "begin", "discovery", "lists", "pages", "data", "heaps", "clock", "rest"
-LIMITS = {"dynmem": "files", "single-file": "file", "in-memory": "memfds", "legacy": "files"}
+LIMITS = {  # what limit.c does for the same pages, or for their records
+    **dict.fromkeys(("dynmem", "legacy", "dynmem-1G"), "files"),
+    **dict.fromkeys(("single-file", "single-file-1G", "attach-single-file"), "file"),
+    "in-memory": "memfds",
+    "attach-dynmem": "joined",
+    "attach-legacy": "opened",
+    "restart": "kept",
+    "no-huge": "records",
+}
 
 
 class Missing(Exception):
@@ -150,7 +158,8 @@ class Rig:
     def warm(self, pages):
         """Touches the pool: memory that a guest never used comes slowly the first time."""
         if not self.why:
-            subprocess.run([*self.limit.argv, "anonymous", str(pages), "1"], capture_output=True)
+            anonymous = "anonymous", str(pages), "2", "1", ""
+            subprocess.run([*self.limit.argv, *anonymous], capture_output=True)
 
     @contextlib.contextmanager
     def room(self, pages, in_memory=False, size="2M"):
@@ -202,11 +211,16 @@ class Room:
             raise Failed(f"{shlex.join(request['argv'])}: {answer['rc']}\n{answer['err']}")
         return Run(answer, [json.loads(x) for x in answer["out"].splitlines() if x[:1] == "{"])
 
-    def kernel(self, kind, pages, cpus=None):
-        """The limit, with a thread for each CPU that it may use."""
-        threads = len(cpus or os.sched_getaffinity(0))
+    def kernel(self, work, pages, cpus=None):
+        """The limit, with a thread for each CPU that it may use; of pages that are there already
+        it finds the timed EALs' files."""
+        kind, threads = LIMITS[work], len(cpus or os.sched_getaffinity(0))
         where = self.box.hugedir(self.size)
-        return self.run(self.rig.limit, [kind, pages, threads, where], cpus, quiet=[])
+        if kind == "records":
+            where = f"{host.RUN}/dpdk/limit"
+            self.box.path(where).mkdir(exist_ok=True)
+        args = [kind, pages, MB[self.size], threads, f"{where}/timingmap_"]
+        return self.run(self.rig.limit, args, cpus, quiet=[])
 
     def hold(self, arm, args):
         """The arm's EAL, initialised, until the room is closed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from conformance import MODES
-from conformance.timing.rig import LIMITS, MB, Arm, one_cpu, rounds
+from conformance.timing.rig import MB, Arm, one_cpu, rounds
 
 ONE, ALL = "one CPU", "all CPUs"
 MEASURES = {  # name: which runs, which part of them, which clock
@@ -23,8 +23,10 @@ def _both(arm, run):
     return {(arm, ONE): lambda r: run(one_cpu(r)), (arm, ALL): lambda r: run(None)}
 
 
-def start(rig, mode, pages, n, size="2M"):
-    """A primary of so much memory, from nothing."""
+def start(rig, work, pages, n):
+    """A primary of so much memory, from nothing; with pages of 1G most of it is zeroing."""
+    mode, large, _ = work.partition("-1G")
+    size = "1G" if large else "2M"
     args = [*MODES[mode], "-m", MB[size] * pages, "--file-prefix=timing"]
     with rig.room(0 if mode == "no-huge" else pages, mode == "in-memory", size) as room:
 
@@ -37,35 +39,32 @@ def start(rig, mode, pages, n, size="2M"):
         arms = {}
         for arm in rig.eals:
             arms |= _both(arm.label, lambda cpus, arm=arm: once(room.run, arm, args, cpus))
-        if size == "2M" and (kind := LIMITS.get(mode)):
-            arms |= _both("kernel", lambda cpus: once(room.kernel, kind, pages, cpus))
+        arms |= _both("kernel", lambda cpus: once(room.kernel, work, pages, cpus))
         return rounds(n, arms)
 
 
-def start_1g(rig, work, pages, n):
-    """The same with pages of 1G: nearly all of it is the kernel's zeroing."""
-    return start(rig, work.removesuffix("-1G"), pages, n, "1G")
-
-
-def attach(rig, mode, pages, n):
+def attach(rig, work, pages, n):
     """A secondary of the reference's primary with so much memory, until it leaves."""
-    mode = mode.removeprefix("attach-")
+    mode = work.removeprefix("attach-")
     prefix = "--file-prefix=timing"
     with rig.room(pages) as room:
         room.hold(rig.reference, [*MODES[mode], "-m", 2 * pages, prefix])
         arms, args = {}, ["--proc-type=secondary", prefix]
         for arm in rig.eals:
             arms |= _both(arm.label, lambda cpus, arm=arm: room.run(arm, args, cpus, "c"))
+        arms |= _both("kernel", lambda cpus: room.kernel(work, pages, cpus))
         return rounds(n, arms)
 
 
-def restart(rig, _, pages, n):
+def restart(rig, work, pages, n):
     """A primary on the page files of one before it: nothing is zeroed."""
     args = ["-m", 2 * pages, "--file-prefix=timing", "--huge-unlink=never"]
     with rig.room(pages) as room:
         arms = {}
+        room.run(rig.reference, args)  # the one before
         for arm in rig.eals:
             arms |= _both(arm.label, lambda cpus, arm=arm: room.run(arm, args, cpus))
+        arms |= _both("kernel", lambda cpus: room.kernel(work, pages, cpus))
         return rounds(n, arms)
 
 
@@ -96,14 +95,15 @@ def hosting(rig, _, pages, n):
 
 
 def importing(rig, _, pages, n):
-    """An interpreter that imports the package, ready to initialise, and a bare one."""
-    python = sys.executable, "-I", "-c"  # with site, as every program's is
+    """An interpreter that imports the package, ready to initialise, and two that do nothing: one
+    with `site`, as every program's is, and one without."""
     with rig.room(0) as room:
 
-        def run(what, script):
-            return {(what, ALL): lambda r: room.run(Arm(what, (*python, script), ""), quiet=[])}
+        def run(what, script, *flags):
+            arm = Arm(what, (sys.executable, "-I", *flags, "-c", script), "")
+            return {(what, ALL): lambda r: room.run(arm, quiet=[])}
 
-        arms = run("bare", "pass")
+        arms = run("bare", "pass") | run("interpreter", "pass", "-S")
         for arm in rig.eals:
             if arm.label != rig.reference.label:
                 path = f"import sys; sys.path.insert(0, {arm.argv[-1]!r})"
@@ -129,7 +129,7 @@ def inspecting(rig, _, pages, n):
 START = "memory-cpu", "memory-wall", "init-wall", "process-wall"
 WORKS = {  # name: what runs, what of it counts, for how many pages: all, the most, or so many
     **dict.fromkeys(MODES, (start, START, "all")),
-    **dict.fromkeys(("dynmem-1G", "single-file-1G"), (start_1g, START, 1)),
+    **dict.fromkeys(("dynmem-1G", "single-file-1G"), (start, START, 1)),
     **{f"attach-{m}": (attach, START[:2], "all") for m in ("dynmem", "single-file", "legacy")},
     "restart": (restart, START[:2], "all"),
     "cleanup": (cleanup, ("cleanup-wall",), "most"),

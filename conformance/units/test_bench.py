@@ -118,6 +118,29 @@ def test_a_whole_start_is_held_to_what_its_pages_take():
     assert said["verdict"] == "not shown" and said["here"] == pytest.approx(0.105 / 0.11)
 
 
+def test_a_process_is_held_to_its_interpreter_too():
+    row = ROW._replace(measure="process-wall", target=0.5)
+    whole = {(*key[:2], "process-wall", key[3]): s for key, s in found([0.1] * 3).items()}
+    kernel = {("dynmem", 512, "memory-wall", "kernel"): [0.03] * 3}
+    interpreter = {("import", 0, "process-wall", "interpreter"): [0.04] * 3}
+
+    assert judge(row, whole | kernel)["verdict"] == "misses"
+    said = judge(row, whole | kernel | interpreter)
+    assert said["verdict"] == "not shown" and said["here"] == pytest.approx(0.07 / 0.11)
+
+
+@pytest.mark.parametrize(("ms", "word"), [(9, "holds"), (19, "not shown"), (21, "misses")])
+def test_milliseconds_of_an_interpreter_are_those_of_this_machine(ms, word):
+    """It takes 15.4 ms here, twice what it took where the target of 10 ms was set."""
+    at = "import", 0, "process-wall"
+    mine = {(*at, "target"): [0.02 + ms / 1000] * 3, (*at, "bare"): [0.02] * 3}
+    row = ROW._replace(work="import", measure="process-wall", over="bare", unit="ms", target=10)
+    slow = {(*at, "interpreter"): [0.0154] * 3}
+
+    assert judge(row, mine | slow)["verdict"] == word
+    assert judge(row, mine)["verdict"] == ("holds" if ms == 9 else "misses")
+
+
 def test_ids_of_rows_are_single():
     assert len({r.id for r in ROWS}) == len(ROWS)
 
