@@ -297,7 +297,9 @@ class Target(Process):
 
 def main(args: list[str]) -> int:
     """`[--as RELEASE]`; the exit code."""
-    if args[:1] == ["--as"] and len(args) == 2:
+    if args in (["-h"], ["--help"]):
+        print(f"usage: pyeal agent [--as RELEASE]\n\n{__doc__}")
+    elif args[:1] == ["--as"] and len(args) == 2:
         serve(Target(args[1]))
     elif not args:
         serve(Target())

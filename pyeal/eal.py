@@ -391,13 +391,10 @@ class Eal:
         return legacy.Legacy(*args)
 
     def _raise_nofile(self) -> None:
-        import resource
-
         try:
-            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            self.log("DEBUG", f"Setting maximum number of open files to {hard}")
-        except (OSError, ValueError) as e:
+            most = libc.raise_open_files()
+            self.log("DEBUG", f"Setting maximum number of open files to {most}")
+        except OSError as e:
             self.log("DEBUG", f"Setting maximum number of open files failed: {e}")
 
     def _file(self, name: str) -> str:

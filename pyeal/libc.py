@@ -30,6 +30,7 @@ HUGE_SHIFT = 26  # log2 of the page size goes here, for mmap and memfd_create al
 MADV_DONTDUMP, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 16, 22, 23
 MFD_HUGETLB = 0x4
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 0x1, 0x2
+RLIMIT_NOFILE = 7
 MPOL_DEFAULT, MPOL_PREFERRED, MPOL_LOCAL = 0, 1, 4
 ADDR_NO_RANDOMIZE = 0x0040000
 HUGETLBFS_MAGIC = 0x958458F6
@@ -63,6 +64,7 @@ _mmap_each = _bind(_short, "mmap", c_void_p)  # checks no types: what are not in
 _munmap = _bind(_long, "munmap", c_int, c_void_p, c_size_t)
 _madvise = _bind(_long, "madvise", c_int, c_void_p, c_size_t, c_int)
 _fallocate = _bind(_long, "fallocate", c_int, c_int, c_int, c_long, c_long)
+_prlimit = _bind(_short, "prlimit", c_int, c_int, c_int, c_void_p, c_void_p)
 _statfs = _bind(_short, "statfs", c_int, ctypes.c_char_p, c_void_p)
 _policy = _bind(_short, "syscall", c_long, c_long, c_void_p, c_void_p, c_ulong, c_void_p, c_ulong)
 _set_policy = _bind(_short, "syscall", c_long, c_long, c_int, c_void_p, c_ulong)
@@ -147,6 +149,19 @@ def madvise(addr: int, length: int, advice: int) -> None:
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     if _fallocate(fd, mode, offset, length):
         raise fail(f"fallocate({mode}) of {length:#x} bytes at {offset:#x} of fd {fd}")
+
+
+def raise_open_files() -> int:
+    """Lets this process have as many files open as it may, and answers how many. OSError.
+
+    linux/eal_memory.c: rte_eal_memseg_init. `resource` would cost more than all of the call.
+    """
+    limits = (c_ulong * 2)()  # soft, hard
+    if not _prlimit(0, RLIMIT_NOFILE, None, limits):
+        limits[0] = limits[1]
+        if not _prlimit(0, RLIMIT_NOFILE, limits, None):
+            return limits[1]
+    raise fail("prlimit(RLIMIT_NOFILE)")
 
 
 def reserve(addr: int, length: int, flags: int = 0) -> int:

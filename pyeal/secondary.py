@@ -253,7 +253,7 @@ class Follower:
             _, shadow = self.shadows[msl.index]
             at, size = start * sizeof(Memseg), n * sizeof(Memseg)
             records = libc.memory(msl.arr.desc.data + at, size)
-            libc.memory(shadow.desc.data + at, size)[:] = records if used else bytes(size)
+            self.arrays.write(shadow.desc, at, records if used else bytes(size))
             shadow.mark(start, n, used)
 
     def _tell(self, what: str, msl: MemsegList, start: int, n: int) -> None:

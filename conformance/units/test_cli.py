@@ -143,6 +143,12 @@ def test_agent_greets():
     assert hello["target"] == "pyeal" and "init" in hello["can"]
 
 
+def test_agent_says_what_it_is():
+    done = pyeal("agent", "--help")
+
+    assert done.returncode == 0 and done.stdout.startswith("usage: pyeal agent [--as RELEASE]")
+
+
 def test_broken_pipe_is_quiet(eal_args):
     r, w = os.pipe()
     os.close(r)
