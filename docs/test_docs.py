@@ -1,5 +1,6 @@
 """The documentation is true: its commands run, what it shows is what the code makes."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import make
 import pytest
+
+from conformance.units.recorded import unpack
+from conformance.units.test_tools_commands import LOOKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -47,3 +51,38 @@ def test_paths_in_pages_are_there(page):
     gone = [n for n in named if not (ROOT / n).exists() and not re.search(r"[A-Z]{4}|SEC", n)]
 
     assert gone == []
+
+
+ELSEWHERE = {  # keys whose values have names that json.md leaves to others
+    "config", "locks", "memzones", "heaps", "heap_info", "pools", "took", "keeps",
+}  # fmt: skip
+AS_ALSO = {"inspect": ["ps"], "map": ["ps", "inspect"], "stale": ["ps"], "explain": ["doctor"]}
+
+
+def keys(said):
+    """All names in a document, at any depth."""
+    for value in said if isinstance(said, list) else ():
+        yield from keys(value)
+    for key, value in said.items() if isinstance(said, dict) else ():
+        yield key
+        if key not in ELSEWHERE:
+            yield from keys(value)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    return unpack("22.11", "dynmem", tmp_path_factory.mktemp("recording"))
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_every_key_of_json_is_described(name, recording):
+    """What a command prints and json.md does not name is nobody's to rely on."""
+    text = (ROOT / "docs/json.md").read_text()
+    sections = {s.partition("\n")[0]: s for s in text.split("\n## ")[1:]}
+    about = [next(s for title, s in sections.items() if f"pyeal.{n}/1" in title)
+             for n in (name, *AS_ALSO.get(name, ()))]  # fmt: skip
+    args = [x.format(run=recording) for x in LOOKS[name]]
+    done = subprocess.run(["pyeal", name, "--json", *args], capture_output=True, text=True)
+    said = json.loads(done.stdout)
+
+    assert set(keys(said)) - {"schema"} - set(re.findall(r"\w+", "".join(about))) == set()
