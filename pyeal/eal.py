@@ -19,7 +19,7 @@ from .heap import Heaps
 from .layout import BAD_IOVA, FLAG_DO_NOT_FREE
 from .memseg import MemsegList, MemsegLists
 from .memzone import Memzones
-from .segments import Pagemap, Pages, Segments, frames, grow_descriptor_table
+from .segments import Pagemap, Pages, Segments, frames, grow_descriptor_table, near
 from .vaspace import VaSpace
 
 TYPE_CHECKING = False
@@ -95,7 +95,7 @@ class Eal:
             self.release = secondary.find_release(self._file("config"), self._wait, self._wanted)
             opts = self.options = options.parse(args, self.release, self.log)
         running = lcores.enabled(opts, cpus, self._affinity())
-        self.sockets = cpus.nodes
+        self.sockets, self._node_of = cpus.nodes, cpus.node_of
         self._pagemap = Pagemap()
         self._undo.append(self._pagemap.close)
         if self.role == "primary":
@@ -364,6 +364,7 @@ class Eal:
         pa = self.iova_mode == "PA"
         self.memalloc = self._segments(self.lists, opts, self.infos, pa, self._pagemap, log, memfds)
         self._undo += [self.memalloc.close, self.memalloc.abandon]
+        self.memalloc.near = near(self._node_of, self.memalloc.cpus)
         by_node = {node: nodes.count(node) for node in nodes}
         if opts.no_huge:
             from . import legacy

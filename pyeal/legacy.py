@@ -208,10 +208,10 @@ class Legacy:
         self._open(info, at, n, va)
         pages = self.pages[first:]
         if node is None:
-            there = self._populate(pages, va, size, lambda: None)
+            there = self._populate(pages, va, size)
         else:
-            with OnNode(node, self.log) as policy:
-                there = self._populate(pages, va, size, policy.prefer)
+            with self.segments.on_node(node) as policy:
+                there = self._populate(pages, va, size, policy)
         absent = [page for page, good in zip(pages, there, strict=True) if not good]
         for page in absent:
             self.pages.remove(page)
@@ -241,10 +241,10 @@ class Legacy:
                 self.unlink([page])
 
     def _populate(
-        self, pages: list[Page], va: int, size: int, warm: Callable[[], object]
+        self, pages: list[Page], va: int, size: int, policy: OnNode | None = None
     ) -> list[bool]:
         """Maps the files side by side and touches them without a change; which are there."""
-        helpers = self.segments.helpers(len(pages) * size, warm)
+        helpers = self.segments.helpers(len(pages) * size, policy)
         flag, done, failed = self.segments.populate_flag, [0], []
         try:
             vas = range(va, va + len(pages) * size, size)

@@ -38,12 +38,13 @@ from .vaspace import Hole, give_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from .hugepages import HugepageInfo
     from .options import Options
 
 CHUNK = 128 << 20  # bytes that one madvise populates: 64 pages of 2 MB
+WORKERS = 8  # that populate at a time, the caller included
 FEW = 16  # names up to which each is looked at, instead of listing the directory
 PFN = (1 << 55) - 1
 PRESENT = 1 << 63
@@ -118,11 +119,15 @@ def frames(entries: list[int]) -> list[int]:
 class OnNode:
     """This thread's memory policy: prefer a node, then what it was (default becomes local).
 
-    prepare_numa, restore_numa
+    prepare_numa, restore_numa. cpus: where the thread runs meanwhile, near the memory that it
+    fills; none leaves that to the kernel.
     """
 
-    def __init__(self, node: int, log: Callable[[str, str], object]) -> None:
-        self.node, self.log, self.old = node, log, (0, b"")
+    def __init__(
+        self, node: int, log: Callable[[str, str], object], cpus: Collection[int] = ()
+    ) -> None:
+        self.node, self.log, self.cpus, self.old = node, log, cpus, (0, b"")
+        self.ran_on: set[int] | None = None
         self.works = True
 
     def __enter__(self) -> OnNode:
@@ -134,6 +139,7 @@ class OnNode:
                 self.log("DEBUG", "NUMA is not supported.")
                 return self
             self.log("ERR", f"Failed to get current mempolicy: {e}. Assuming MPOL_DEFAULT.")
+        self.ran_on = os.sched_getaffinity(0) if self.cpus else None
         self.prefer()
         return self
 
@@ -141,14 +147,24 @@ class OnNode:
         """For the calling thread; helpers call it too, as a policy is a thread's own."""
         if not self.works:
             return
+        if self.cpus:
+            self._run_on(self.cpus)
         try:
             libc.set_mempolicy(libc.MPOL_PREFERRED, (1 << self.node).to_bytes(128, "little"))
         except OSError as e:
             self.log("ERR", f"set_mempolicy failed: {os.strerror(e.errno or 0)}")
 
+    def _run_on(self, cpus: Collection[int]) -> None:
+        try:
+            os.sched_setaffinity(0, cpus)
+        except OSError as e:  # a cpuset has changed: slower, and as good
+            self.log("DEBUG", f"sched_setaffinity failed: {e.strerror}")
+
     def __exit__(self, *_: object) -> None:
         if not self.works:
             return
+        if self.ran_on:
+            self._run_on(self.ran_on)
         mode, mask = self.old
         if mode == libc.MPOL_DEFAULT:
             mode = libc.MPOL_LOCAL
@@ -157,6 +173,18 @@ class OnNode:
                 return libc.set_mempolicy(*policy)
             except OSError as e:  # the memory is there all the same
                 self.log("ERR", f"Failed to restore mempolicy: {e}")
+
+
+def near(node_of: dict[int, int], usable: Collection[int]) -> dict[int, set[int]]:
+    """The CPUs that fill a node's memory, {node: CPUs of it}, where there are several nodes.
+
+    A node with less than half as many as would work otherwise is left to all.
+    """
+    found: dict[int, set[int]] = {}
+    for cpu in usable:
+        found.setdefault(node_of.get(cpu, 0), set()).add(cpu)
+    few = min(len(usable), WORKERS) / 2
+    return {node: cpus for node, cpus in found.items() if len(found) > 1 and len(cpus) >= few}
 
 
 class Helpers:
@@ -257,7 +285,8 @@ class Segments:
         self.left: dict[int, int] = {}  # list -> bit i: segment i was freed while others had it
         self.pagemap = pagemap
         self.why = ""  # of the page that failed last
-        self.cpus = len(os.sched_getaffinity(0))
+        self.cpus: Collection[int] = os.sched_getaffinity(0)
+        self.near: dict[int, set[int]] = {}  # node -> those of them that fill its memory
         self.populate_flag = 0
         try:
             libc.madvise(0, 0, MADV_POPULATE_WRITE)
@@ -303,7 +332,7 @@ class Segments:
         if not self.single:
             self.settle()
         self.why = f"no memseg list of this size and node has room for {n}"
-        with OnNode(socket, self.log) as policy:
+        with self.on_node(socket) as policy:
             for msl in self.lists:
                 if (msl.page_sz, msl.socket, msl.external) != (page_sz, socket, False):
                     continue
@@ -343,7 +372,7 @@ class Segments:
             grow_descriptor_table(n)
         good, flags = 0, [0] * n
         with Locked(info, self.opts.in_memory) as dir_fd:
-            helpers = self.helpers(n * msl.page_sz, policy.prefer)
+            helpers = self.helpers(n * msl.page_sz, policy)
             try:
                 mapped = self._map(msl, start, n, dir_fd, flags)
                 found, iovas = self._populate(msl, start, mapped, helpers)
@@ -367,9 +396,15 @@ class Segments:
                     self._drop(msl, start + good, n - good, dir_fd, erase=False)
         return good
 
-    def helpers(self, length: int, warm: Callable[[], object]) -> Helpers:
+    def on_node(self, node: int) -> OnNode:
+        """Memory of that node, by the CPUs that are near it."""
+        return OnNode(node, self.log, self.near.get(node, ()))
+
+    def helpers(self, length: int, policy: OnNode | None = None) -> Helpers:
         """Threads to populate so many bytes with; none where that does not pay."""
-        return Helpers(min(self.cpus, 8) - 1 if length >= CHUNK else 0, warm)
+        cpus = policy.cpus if policy and policy.cpus else self.cpus
+        warm = policy.prefer if policy else lambda: None
+        return Helpers(min(len(cpus), WORKERS) - 1 if length >= CHUNK else 0, warm)
 
     def _close(self, msl: MemsegList, seg: int) -> None:
         fd = self.fds.get(msl.index, {}).pop(seg, -1)

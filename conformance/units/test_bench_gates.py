@@ -35,7 +35,7 @@ FAULTS = {  # what was done: file, text that stands there once, what it becomes,
         "        sum(range(1000))\n        try:", "user_instructions_a_page[attach-dynmem]",
     ),
     "one thread": (
-        "segments.py", "Helpers(min(self.cpus, 8) - 1 if", "Helpers(0 if", "every_cpu_populates",
+        "segments.py", "Helpers(min(len(cpus), WORKERS) - 1", "Helpers(0", "every_cpu_populates",
     ),
     "the table grows by steps": (
         "segments.py", "        if n > FEW:\n            grow_descriptor_table(n)\n", "",

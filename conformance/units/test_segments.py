@@ -22,6 +22,7 @@ import pytest
 from conformance import MODES, hosts, needs
 from conformance.child import TargetError
 from conformance.eal import Eal
+from pyeal.segments import Helpers, OnNode, near
 
 PAGE = 2 << 20
 N = 10
@@ -349,3 +350,42 @@ def write(path: Path, data: bytes) -> None:
 def read(path: Path) -> bytes:
     with open(path, "r+b") as f, mmap.mmap(f.fileno(), PAGE) as m:
         return m[:4]
+
+
+@pytest.mark.parametrize(
+    ("node_of", "usable", "found"),
+    [
+        ({0: 0, 1: 0}, {0, 1}, {}),
+        ({0: 0, 1: 0, 2: 1, 3: 1}, {0, 1, 2, 3}, {0: {0, 1}, 1: {2, 3}}),
+        ({0: 0, 1: 0, 2: 1, 3: 1}, {0, 1, 2}, {0: {0, 1}}),  # one is less than half of three
+        ({0: 0, 1: 1}, {1}, {}),
+        ({}, {0, 1}, {}),
+    ],
+)
+def test_a_nodes_memory_is_filled_by_its_own_cpus(
+    node_of: dict[int, int], usable: set[int], found: dict[int, set[int]]
+) -> None:
+    assert near(node_of, usable) == found
+
+
+def test_threads_run_near_the_memory_and_the_caller_only_meanwhile() -> None:
+    before, ran = os.sched_getaffinity(0), list[set[int]]()
+    cpu = max(before)
+    with OnNode(0, print, {cpu}) as policy:
+        if not policy.works:
+            pytest.skip("wanted memory policies, found none")
+        helpers = Helpers(2, policy.prefer)
+        helpers.together(lambda: ran.append(os.sched_getaffinity(0)))
+
+    assert ran == [{cpu}] * 3
+    assert os.sched_getaffinity(0) == before
+
+
+def test_cpus_that_went_are_said_and_the_memory_is_had_all_the_same() -> None:
+    said, before = list[str](), os.sched_getaffinity(0)
+    with OnNode(0, lambda level, text: said.append(text), {1023}) as policy:
+        if not policy.works:
+            pytest.skip("wanted memory policies, found none")
+        assert os.sched_getaffinity(0) == before
+
+    assert said[0] == "sched_setaffinity failed: Invalid argument"
