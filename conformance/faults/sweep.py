@@ -114,7 +114,7 @@ def _short(path, prefix):
     path = re.sub(r"(map|seg)_\d+(-\d+)?", r"\1_N", path)
     path = re.sub(r"mp_socket_\w+", "mp_socket_N", path)
     path = re.sub(r"(\d-\d)_\d+(_\w+)?$", r"\1_N", path)
-    return re.sub(r"(/proc|/cpu|node)/?\d+", r"\1N", path)
+    return re.sub(r"(/proc|/task|/cpu|node)/?\d+", r"\1N", path)
 
 
 def _shorts(found):
