@@ -137,8 +137,11 @@ class Hole:
             raise
 
     def _chosen(self, length: int) -> int:
-        """Where the kernel puts so much now."""
-        va = libc.reserve(0, length)
+        """Where the kernel puts so much now; 0 if nowhere, as at a limit on address space."""
+        try:
+            va = libc.reserve(0, length)
+        except OSError:
+            return 0
         libc.munmap(va, length)
         return va
 

@@ -15,6 +15,7 @@ from pyeal.vaspace import Hole, VaSpace, what_lies_at
 LOW, N = 0x500000000, 8
 SIZE = N * PAGE
 FREE = "nothing lies there now"
+munmap = libc.munmap
 
 
 @pytest.fixture
@@ -34,6 +35,28 @@ def test_a_low_reservation_makes_room(low: int) -> None:
         inside = what_lies_at(low, SIZE)
 
     assert (flag, inside) == (MAP_FIXED_NOREPLACE, FREE)
+
+
+@pytest.mark.parametrize("after", [0, PAGE])
+def test_at_a_limit_on_address_space_the_reservation_stays(
+    low: int, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """There is no room for what the kernel is asked to place, at first or once more."""
+    reserve = libc.reserve
+
+    def limited(va: int, length: int, flags: int = 0) -> int:
+        if not va and length != after:
+            return Hole.MUCH + low if after else reserve(va, length + (1 << 60), flags)
+        if not va:
+            raise OSError(errno.ENOMEM, "over the limit")
+        return reserve(va, length, flags)
+
+    monkeypatch.setattr(libc, "reserve", limited)
+    monkeypatch.setattr(libc, "munmap", lambda va, n: va > LOW + SIZE or munmap(va, n))
+    with Hole(low, SIZE) as flag:
+        assert what_lies_at(low, SIZE) != FREE
+
+    assert flag == MAP_FIXED
 
 
 def test_one_that_the_kernel_would_choose_stays() -> None:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 INITIAL_PID_NS = "pid:[4026531836]"  # PROC_PID_INIT_INO of the kernel
 SLOW = 10  # seconds after which a start that waits for something is stuck
 MARKS = b"/dpdk/", b"map_", b"/memfd:seg_", b"/memfd:nohuge", b"anon_hugepage"
+LOCK = re.compile(r"^\d+: (-> )?(\w+) +\w+ +(\w+) +(-?\d+) (\w+):(\w+):(\d+) (\d+) (\w+)", re.M)
 MAP = re.compile(rb"^(\w+)-(\w+) (\S{4}) (\w+) (\S+) (\d+) *(.*)$", re.M)
+MAPPED = re.compile(rb"^\w+-\w+ \S{4} \w+ (\S+) ([1-9]\d*) .*/", re.M)
 CONFIG = re.compile(rb"^(\w+)-\w+ (\S{4}) \w+ \S+ \d+ +(/\S.*)/config( \(deleted\))?$")
 ANONYMOUS = re.compile(rb"/memfd:(?:seg_|nohuge)|anon_hugepage")
 PRIVATE = re.compile(ANONYMOUS.pattern + rb"|librte_eal|map_\d+(?:_\d+)?(?: \(deleted\))?\n")
@@ -120,6 +122,12 @@ class Process:
                 int(a, 16), int(b, 16), perms.decode(), int(off, 16),
                 dev.decode(), int(ino), os.fsdecode(path),
             )  # fmt: skip
+
+    def files(self) -> Iterator[tuple[int, int]]:
+        """(device, inode) of each file that it has mapped."""
+        for dev, inode in set(MAPPED.findall(self.maps)):
+            major, minor = dev.split(b":")
+            yield os.makedev(int(major, 16), int(minor, 16)), int(inode)
 
     def overlay(self, lists: list[Dict], prefix: str, member: bool = True) -> Dict:
         """What this process has where an EAL's lists lie: [start, end] of its pages, of address
@@ -345,6 +353,14 @@ class Machine:
         self.networks: dict[str, int] = {}  # namespace -> a process in it
         self.whole = in_initial_pid_ns()
         self.processes = list(self._processes())
+        self._locks: list[Lock] | None = None
+
+    @property
+    def locks(self) -> list[Lock]:
+        """Read once: with thousands of pages in use /proc/locks takes the kernel a while."""
+        if self._locks is None:
+            self._locks = locks()
+        return self._locks
 
     def _processes(self) -> Iterator[Process]:
         me = os.getpid()
@@ -440,18 +456,13 @@ class Machine:
     def holders_of_files(self) -> dict[tuple[int, int], dict[int, set[str]]]:
         """(device, inode) -> pid -> how it holds that file: "lock", "map". 0: a pid unseen."""
         held: dict[tuple[int, int], dict[int, set[str]]] = {}
-
-        def note(dev: int, inode: int, pid: int, how: str) -> None:
-            held.setdefault((dev, inode), {}).setdefault(max(pid, 0), set()).add(how)
-
-        for x in locks():
+        for x in self.locks:
             if not x.waits:
-                note(x.dev, x.inode, x.pid, "lock")
+                by = held.setdefault((x.dev, x.inode), {})
+                by.setdefault(max(x.pid, 0), set()).add("lock")
         for p in self.processes:
-            for _, _, _, _, dev, inode, path in p.areas():
-                if inode and "/" in path:
-                    major, minor = (int(n, 16) for n in dev.split(":"))
-                    note(os.makedev(major, minor), inode, p.pid, "map")
+            for dev, inode in p.files():
+                held.setdefault((dev, inode), {}).setdefault(p.pid, set()).add("map")
         return held
 
     def open_files(self, names: set[str]) -> dict[str, set[int]]:
@@ -536,7 +547,7 @@ class Machine:
     def _unseen(self, found: list[Eal]) -> Iterator[Eal]:
         """Primaries of other users: what /proc/locks tells everybody."""
         known = {e.primary_pid for e in found}
-        for pid in sorted({x.pid for x in locks() if (x.start, x.end) in LOCKED} - known):
+        for pid in sorted({x.pid for x in self.locks if (x.start, x.end) in LOCKED} - known):
             if pid <= 0:
                 continue
             p = Process(pid)
@@ -608,27 +619,23 @@ def _same(a: str, b: str) -> bool:
 
 
 class Lock:
-    """One line of /proc/locks. end: -1 for the end of the file."""
+    """One line of /proc/locks, by the words of LOCK. end: -1 for the end of the file."""
 
     __slots__ = ("dev", "end", "inode", "kind", "mode", "pid", "start", "waits")
 
-    def __init__(self, line: str) -> None:
-        words = line.split()[1:]
-        self.waits = words[0] == "->"
-        self.kind, _, self.mode, pid, where, start, end = words[self.waits :][:7]
-        self.pid = int(pid)
-        major, minor, inode = where.split(":")
-        self.dev, self.inode = os.makedev(int(major, 16), int(minor, 16)), int(inode)
+    def __init__(self, words: tuple[str, ...]) -> None:
+        waits, self.kind, self.mode, pid, major, minor, inode, start, end = words
+        self.waits, self.pid, self.inode = bool(waits), int(pid), int(inode)
+        self.dev = os.makedev(int(major, 16), int(minor, 16))
         self.start, self.end = int(start), -1 if end == "EOF" else int(end)
 
 
 def locks() -> list[Lock]:
     """What two readings show together: the kernel loses lines at the seams of its list."""
-    lines: dict[str, str] = {}
+    lines: dict[tuple[str, ...], None] = {}
     for _ in range(2):
-        for line in _read_all("/proc/locks").splitlines():
-            lines.setdefault(line.partition(": ")[2], line)
-    return [Lock(line) for line in lines.values()]
+        lines |= dict.fromkeys(LOCK.findall(_read_all("/proc/locks")))
+    return [Lock(line) for line in lines]
 
 
 def _read_all(path: str) -> str:

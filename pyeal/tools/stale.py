@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import stat
 import sys
@@ -281,6 +282,7 @@ def _listdir(path: str) -> list[str]:
         return []
 
 
+@functools.cache
 def _user(uid: int) -> str:
     import pwd
 

@@ -31,6 +31,8 @@ class View:
         self.sys = f"{self.at}/sys"
         self.mounts_at = f"{root}/proc" if self.own else self.me
         self._status: dict[str, str] | None = None
+        self._flocked: dict[tuple[int, int], list[tuple[str, int]]] | None = None
+        self._page_files: dict[str, list[PageFile]] = {}
 
     def path(self, inside: str) -> str:
         """A path of that process as this one can open it."""
@@ -222,22 +224,27 @@ class View:
         return 0
 
     def flocked(self) -> dict[tuple[int, int], list[tuple[str, int]]]:
-        """(device, inode) -> [(mode, pid)] of all flock locks that can be seen."""
-        found: dict[tuple[int, int], list[tuple[str, int]]] = {}
+        """(device, inode) -> [(mode, pid)] of all flock locks that can be seen, read once."""
+        if self._flocked is not None:
+            return self._flocked
+        found = self._flocked = dict[tuple[int, int], list[tuple[str, int]]]()
         for lock in scan.locks() if not self.root else ():
             if lock.kind == "FLOCK":
                 found.setdefault((lock.dev, lock.inode), []).append((lock.mode, lock.pid))
         return found
 
     def page_files(self, hugedir: str) -> list[PageFile]:
-        """The *map_* files of a hugepage directory, of any prefix. OSError."""
-        held, found = self.flocked(), []
+        """The *map_* files of a hugepage directory, of any prefix, read once. OSError."""
+        if hugedir in self._page_files:
+            return self._page_files[hugedir]
+        held, found = self.flocked(), list[PageFile]()
         with os.scandir(self.path(hugedir)) as entries:
             for e in entries:
                 if "map_" in e.name and e.is_file(follow_symlinks=False):
                     st = e.stat(follow_symlinks=False)
                     found.append(PageFile(e.name, st, held.get((st.st_dev, st.st_ino), [])))
-        return sorted(found, key=lambda f: f.name)
+        self._page_files[hugedir] = sorted(found, key=lambda f: f.name)
+        return self._page_files[hugedir]
 
     def config(self, directory: str) -> Config | None:
         """What `config` there says, and who holds it; None without one. OSError(EACCES)."""
