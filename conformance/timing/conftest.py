@@ -159,8 +159,9 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     own = config.getoption("target").partition(":")[0] != "pyeal"
     only = (config.getoption("only") or ",".join(WORKS)).split(",")
+    why = {work: str(e) for (work, _), e in config.stash[RUNS].items() if isinstance(e, Exception)}
     output_json["rows"] = [
-        judge(row, config.stash[FOUND], own)
+        judge(row, config.stash[FOUND], own, why.get(row.work, ""))
         for row in ROWS
         if row.work in only and not (own and (row.work in OWN_WORKS or row.over == "kernel"))
     ]

@@ -66,8 +66,11 @@ ROWS = [
 ]  # fmt: skip
 
 
-def judge(row, found, own=False):
-    """A row with its numbers: `found` is {(work, pages, measure, role): values by round}."""
+def judge(row, found, own=False, why=""):
+    """A row with its numbers: `found` is {(work, pages, measure, role): values by round}.
+
+    why: the reason if its work could not be measured.
+    """
     here = {p for work, p, measure, _ in found if (work, measure) == (row.work, row.measure)}
     pages = row.pages if row.pages in here else max(here, default=None)
     of = found.get((row.work, pages, row.measure, "target"))
@@ -80,7 +83,7 @@ def judge(row, found, own=False):
     if row.over == "":
         over = [0.0] * len(of or ())
     if not of or not over:
-        return said | {"verdict": "not shown", "note": "not measured"}
+        return said | {"verdict": "not shown", "note": f"not measured: {why}" if why else "not measured"}
     ratio = lambda a, b: a / b if row.unit == "×" else (a - b) * 1000  # noqa: E731
     each = [ratio(a, b) for a, b in zip(of, over, strict=True)]
     low, _, high = quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3

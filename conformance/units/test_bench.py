@@ -91,7 +91,10 @@ def test_a_difference_is_in_milliseconds():
 
 
 def test_what_was_not_measured_is_not_shown():
-    assert judge(ROW, {})["verdict"] == "not shown"
+    said = judge(ROW, {}, why="wanted a C compiler (gcc), found none")
+
+    assert judge(ROW, {})["verdict"] == said["verdict"] == "not shown"
+    assert said["note"] == "not measured: wanted a C compiler (gcc), found none"
 
 
 def test_an_own_eal_is_to_be_no_slower_than_the_reference():

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 INITIAL_PID_NS = "pid:[4026531836]"  # PROC_PID_INIT_INO of the kernel
 SLOW = 10  # seconds after which a start that waits for something is stuck
 MARKS = b"/dpdk/", b"map_", b"/memfd:seg_", b"/memfd:nohuge", b"anon_hugepage"
-LOCK = re.compile(r"^\d+: (-> )?(\w+) +\w+ +(\w+) +(-?\d+) (\w+):(\w+):(\d+) (\d+) (\w+)", re.M)
-MAP = re.compile(rb"^(\w+)-(\w+) (\S{4}) (\w+) (\S+) (\d+) *(.*)$", re.M)
+MAP = re.compile(rb"^(\w+)-(\w+) (\S{4}) \w+ \S+ \d+ *(.*)$", re.M)
 MAPPED = re.compile(rb"^\w+-\w+ \S{4} \w+ (\S+) ([1-9]\d*) .*/", re.M)
 CONFIG = re.compile(rb"^(\w+)-\w+ (\S{4}) \w+ \S+ \d+ +(/\S.*)/config( \(deleted\))?$")
 ANONYMOUS = re.compile(rb"/memfd:(?:seg_|nohuge)|anon_hugepage")
@@ -115,13 +114,10 @@ class Process:
                 yield int(m[1], 16), b"w" in m[2], os.fsdecode(m[3]), bool(m[4])
             at = self.maps.find(b"/config", end)
 
-    def areas(self) -> Iterator[tuple[int, int, str, int, str, int, str]]:
-        """(start, end, perms, offset, device, inode, path) of each mapping."""
-        for a, b, perms, off, dev, ino, path in MAP.findall(self.maps):
-            yield (
-                int(a, 16), int(b, 16), perms.decode(), int(off, 16),
-                dev.decode(), int(ino), os.fsdecode(path),
-            )  # fmt: skip
+    def areas(self) -> Iterator[tuple[int, int, bytes, str]]:
+        """(start, end, perms, path) of each mapping."""
+        for a, b, perms, path in MAP.findall(self.maps):
+            yield int(a, 16), int(b, 16), perms, os.fsdecode(path)
 
     def files(self) -> Iterator[tuple[int, int]]:
         """(device, inode) of each file that it has mapped."""
@@ -136,14 +132,15 @@ class Process:
         """
         spans = sorted((ml["base_va"], ml["base_va"] + ml["len"]) for ml in lists)
         found: Dict = {"pages": [], "kept": [], "foreign": []}
-        for start, end, perms, _, _, _, path in self.areas():
+        ours = f"{prefix}map_", *BARE
+        for start, end, perms, path in self.areas():
             for a, b in spans:
                 if start < b and a < end:
                     at = [max(start, a), min(end, b)]
                     name = path.rpartition("/")[2]
-                    if member and PAGES.search(path) and name.startswith((f"{prefix}map_", *BARE)):
+                    if member and name.startswith(ours) and PAGES.search(path):
                         _join(found["pages"], at)
-                    elif member and perms[:3] == "---" and not path:
+                    elif member and perms[:3] == b"---" and not path:
                         _join(found["kept"], at)
                     else:
                         _join(found["foreign"], [*at, path or "anonymous memory"])
@@ -353,14 +350,13 @@ class Machine:
         self.networks: dict[str, int] = {}  # namespace -> a process in it
         self.whole = in_initial_pid_ns()
         self.processes = list(self._processes())
-        self._locks: list[Lock] | None = None
+        self._lock_lines: list[str] = []
 
-    @property
-    def locks(self) -> list[Lock]:
-        """Read once: with thousands of pages in use /proc/locks takes the kernel a while."""
-        if self._locks is None:
-            self._locks = locks()
-        return self._locks
+    def locks(self, kind: str = "") -> list[Lock]:
+        """All, or FLOCK or POSIX alone. Read once: with thousands of pages in use that takes the
+        kernel a while."""
+        self._lock_lines = self._lock_lines or lock_lines()
+        return [Lock(line) for line in self._lock_lines if kind in line]
 
     def _processes(self) -> Iterator[Process]:
         me = os.getpid()
@@ -456,7 +452,7 @@ class Machine:
     def holders_of_files(self) -> dict[tuple[int, int], dict[int, set[str]]]:
         """(device, inode) -> pid -> how it holds that file: "lock", "map". 0: a pid unseen."""
         held: dict[tuple[int, int], dict[int, set[str]]] = {}
-        for x in self.locks:
+        for x in self.locks():
             if not x.waits:
                 by = held.setdefault((x.dev, x.inode), {})
                 by.setdefault(max(x.pid, 0), set()).add("lock")
@@ -547,7 +543,9 @@ class Machine:
     def _unseen(self, found: list[Eal]) -> Iterator[Eal]:
         """Primaries of other users: what /proc/locks tells everybody."""
         known = {e.primary_pid for e in found}
-        for pid in sorted({x.pid for x in self.locks if (x.start, x.end) in LOCKED} - known):
+        for pid in sorted(
+            {x.pid for x in self.locks("POSIX") if (x.start, x.end) in LOCKED} - known
+        ):
             if pid <= 0:
                 continue
             p = Process(pid)
@@ -619,23 +617,29 @@ def _same(a: str, b: str) -> bool:
 
 
 class Lock:
-    """One line of /proc/locks, by the words of LOCK. end: -1 for the end of the file."""
+    """One line of /proc/locks. end: -1 for the end of the file."""
 
     __slots__ = ("dev", "end", "inode", "kind", "mode", "pid", "start", "waits")
 
-    def __init__(self, words: tuple[str, ...]) -> None:
-        waits, self.kind, self.mode, pid, major, minor, inode, start, end = words
-        self.waits, self.pid, self.inode = bool(waits), int(pid), int(inode)
+    def __init__(self, line: str) -> None:
+        self.waits = "-> " in line
+        self.kind, _, self.mode, pid, where, start, end = line.split()[1 + self.waits :][:7]
+        major, minor, inode = where.split(":")
+        self.pid, self.inode = int(pid), int(inode)
         self.dev = os.makedev(int(major, 16), int(minor, 16))
         self.start, self.end = int(start), -1 if end == "EOF" else int(end)
 
 
-def locks() -> list[Lock]:
+def lock_lines() -> list[str]:
     """What two readings show together: the kernel loses lines at the seams of its list."""
-    lines: dict[tuple[str, ...], None] = {}
+    lines: dict[str, str] = {}
     for _ in range(2):
-        lines |= dict.fromkeys(LOCK.findall(_read_all("/proc/locks")))
-    return [Lock(line) for line in lines]
+        lines |= {line.partition(": ")[2]: line for line in _read_all("/proc/locks").splitlines()}
+    return [*lines.values()]
+
+
+def locks() -> list[Lock]:
+    return [Lock(line) for line in lock_lines()]
 
 
 def _read_all(path: str) -> str:
