@@ -83,7 +83,7 @@ def judge(row, found, own=False, why=""):
     if row.over == "":
         over = [0.0] * len(of or ())
     if not of or not over:
-        return said | {"verdict": "not shown", "note": f"not measured: {why}" if why else "not measured"}
+        return said | {"verdict": "not shown", "note": "not measured" + f": {why}" * bool(why)}
     ratio = lambda a, b: a / b if row.unit == "×" else (a - b) * 1000  # noqa: E731
     each = [ratio(a, b) for a, b in zip(of, over, strict=True)]
     low, _, high = quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
