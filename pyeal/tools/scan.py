@@ -341,9 +341,11 @@ class Eal:
 
 
 class Machine:
-    """One look at all of it."""
+    """One look at all of it. readings: of /proc/locks, one where what seems free is looked at
+    again; with thousands of pages in use each takes the kernel a while."""
 
-    def __init__(self) -> None:
+    def __init__(self, readings: int = 2) -> None:
+        self.readings = readings
         self.unreadable: list[int] = []  # processes
         self.closed: set[str] = set()  # directories
         self.roots: dict[tuple[object, ...], str] = {}
@@ -353,9 +355,8 @@ class Machine:
         self._lock_lines: list[str] = []
 
     def locks(self, kind: str = "") -> list[Lock]:
-        """All, or FLOCK or POSIX alone. Read once: with thousands of pages in use that takes the
-        kernel a while."""
-        self._lock_lines = self._lock_lines or lock_lines()
+        """All, or FLOCK or POSIX alone."""
+        self._lock_lines = self._lock_lines or lock_lines(self.readings)
         return [Lock(line) for line in self._lock_lines if kind in line]
 
     def _processes(self) -> Iterator[Process]:
@@ -630,10 +631,10 @@ class Lock:
         self.start, self.end = int(start), -1 if end == "EOF" else int(end)
 
 
-def lock_lines() -> list[str]:
+def lock_lines(readings: int = 2) -> list[str]:
     """What two readings show together: the kernel loses lines at the seams of its list."""
     lines: dict[str, str] = {}
-    for _ in range(2):
+    for _ in range(readings):
         lines |= {line.partition(": ")[2]: line for line in _read_all("/proc/locks").splitlines()}
     return [*lines.values()]
 

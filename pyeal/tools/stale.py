@@ -67,7 +67,7 @@ class Look:
     """One look at page files and runtime directories: facts and a verdict for each."""
 
     def __init__(self) -> None:
-        self.machine = m = scan.Machine()
+        self.machine = m = scan.Machine(readings=1)
         self.eals = m.eals()
         self.held = m.holders_of_files()
         self.sockets = m.sockets()
