@@ -19,6 +19,7 @@ HEAD = RECORD - PATH
 _HEAD = "=QQQQii"  # first VA, final VA, physical address, size, node, file id; then the path
 _BATCH = 512  # records a call: two pieces each, and the kernel takes 1024
 _READ = 64 * RECORD  # bytes a call
+_SHORT = 256  # bytes, which nearly all paths have
 
 
 class Page:
@@ -88,13 +89,15 @@ def read(path: str) -> Iterator[tuple[int, int, int, str]]:
     try:
         if (length := os.fstat(fd).st_size) % RECORD:
             raise ValueError(f"{path}: records of {RECORD} bytes wanted, {length} bytes found")
-        data, head = bytearray(_READ), Struct("=8xQ8xQ4xi").unpack_from
+        data, records = bytearray(_READ), Struct(f"=8xQ8xQ4xi{_SHORT}s{PATH - _SHORT}x").iter_unpack
         while got := os.readv(fd, [data]):
-            for at in range(0, got - RECORD + 1, RECORD):
-                va, size, file_id = head(data, at)
+            some = records(memoryview(data)[: got - got % RECORD])
+            for at, (va, size, file_id, name) in enumerate(some):
                 if not size:
                     return
-                name = data[at + HEAD : data.find(b"\0", at + HEAD, at + RECORD)]
-                yield va, size, file_id, str(name, "utf-8", "surrogateescape")
+                if (end := name.find(0)) < 0:
+                    name, _, _ = data[at * RECORD + HEAD : (at + 1) * RECORD].partition(b"\0")
+                    end = len(name)
+                yield va, size, file_id, name[:end].decode("utf-8", "surrogateescape")
     finally:
         os.close(fd)
