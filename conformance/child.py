@@ -34,6 +34,9 @@ class TargetError(Exception):
         return f"[errno {self.errno}] {self.text}"
 
 
+NO_LIBRARY = "no librte_eal.so"  # what a target dies of where DPDK is not installed
+
+
 class TargetDied(Exception):
     """The target ended without being asked to."""
 

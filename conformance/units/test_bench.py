@@ -211,7 +211,7 @@ def test_a_run_from_end_to_end_has_what_other_tools_read(tmp_path, capsys):
     args = arguments(only="import", rounds=1, no_gates=True, json=True, storage=str(tmp_path))
     code = bench.run(args)
     out, err = capsys.readouterr()
-    if "wanted" in err or "compiler" in err:
+    if "wanted" in err or "nothing can be measured here" in err:
         pytest.skip(err)
 
     assert code == 0, err

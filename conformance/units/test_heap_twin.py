@@ -9,7 +9,7 @@ import pytest
 
 from conformance import host
 from conformance.box import Box, Open
-from conformance.child import TargetDied
+from conformance.child import NO_LIBRARY, TargetDied
 from conformance.eal import Eal
 
 STEPS, LIVE = 200, 24
@@ -82,7 +82,7 @@ def run(tmp_path):
             try:
                 eal = Eal(target, [*args, "--file-prefix", "twin"], box, tmp_path, "twin")
             except TargetDied as e:
-                if "no librte_eal.so" in str(e):
+                if NO_LIBRARY in str(e):
                     pytest.skip(f"wanted {target}, found none")
                 raise
             ends.callback(eal.close)

@@ -13,7 +13,7 @@ import pytest
 
 from conformance import host
 from conformance.box import Box
-from conformance.child import TargetDied, environment
+from conformance.child import NO_LIBRARY, TargetDied, environment
 from conformance.eal import Eal
 
 MB = 1 << 20
@@ -41,7 +41,7 @@ class Hosting:
             stderr=subprocess.PIPE,
             env=environment() | box.environment(),
         )
-        ends.callback(self.primary.wait)
+        ends.enter_context(self.primary)  # which waits for it and closes its pipes
         ends.callback(self.primary.kill)
         self.layout = json.loads(self.primary.stdout.readline())
 
@@ -49,7 +49,7 @@ class Hosting:
         try:
             eal = Eal(target, [*args, *PREFIX], self.box, self.tmp, "hosting", limit=12)
         except TargetDied as e:
-            if "no librte_eal.so" in str(e):
+            if NO_LIBRARY in str(e):
                 pytest.skip(f"wanted {target}, found none")
             raise
         self.ends.callback(eal.kill)

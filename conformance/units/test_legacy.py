@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conformance import modes, needs, sizes
+from pyeal import hugepage_data
 
 pytestmark = needs(root=True, strace=True)
 HUGE, RUN = "/run/hugepages/2M", "/var/run/dpdk"
@@ -148,3 +151,28 @@ def test_what_never_had_kept_survives_a_failed_start(start: Any, call: Any, erro
     assert any(c.injected for c in trace.stop())
     assert eal.page_files() == [f"{eal.prefix}map_{i}" for i in range(4)]
     assert start(*args).peek(at, 5) == b"pyeal"
+
+
+@needs(pages={"2M": 4})
+@modes("legacy")
+def test_a_page_file_that_was_cut_is_refused_and_stays_as_it_is(start: Any) -> None:
+    """Its mapping would make it longer again, and the page would be another one."""
+    eal = start()
+    path = next(r.filepath for r in eal.hugepage_data() if r.size)
+    at = eal.box.path(path)
+    os.truncate(at, 0)
+    refused = start("--proc-type=secondary", init=False).refused()
+
+    assert f"Could not open {path}: " in refused.text
+    assert "2097152 bytes wanted, 0 found" in refused.text
+    assert at.stat().st_size == 0
+
+
+@pytest.mark.parametrize("length", [10, 255, 256, 257, 4095, 4096])
+def test_records_have_paths_of_any_length(tmp_path: Path, length: int) -> None:
+    """Of 4096 bytes, whose end is that of the record; zeros behind them end the file's records."""
+    path, file = "/" + "a" * (length - 1), tmp_path / "hugepage_data"
+    record = struct.pack("=8xQ8xQ4xi4096s", 0x100200000, 2 << 20, 7, path.encode())
+    file.write_bytes(record + record + bytes(hugepage_data.RECORD))
+
+    assert [*hugepage_data.read(str(file))] == [(0x100200000, 2 << 20, 7, path)] * 2
