@@ -35,6 +35,7 @@ def pytest_addoption(parser):
     group.addoption("--pages", default="256,1024,3072", help="how many 2M pages, of those free")
     group.addoption("--only", help="works, by name: dynmem,attach-legacy")
     group.addoption("--gates", help="a JSON file that is saved with the run")
+    group.addoption("--host", help="what this machine is called; default: its own name")
     group.addoption("--rounds", type=int, default=7, help="of which the median counts")
 
 
@@ -147,6 +148,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         del cpu[drifts]
     rig = config.stash.get(RIG, None)
     machine_info |= {
+        "host": config.getoption("host") or platform.node(),
         "kernel": platform.release(),
         "cpus": len(os.sched_getaffinity(0)),
         "numa_nodes": len(host.nodes()) or 1,

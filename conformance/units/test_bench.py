@@ -204,6 +204,18 @@ def test_stages_are_drawn_for_both():
     assert bench_page.picture(run).startswith("<svg xmlns=")
 
 
+def test_history_has_a_line_for_each_machine():
+    """One that has a name, one from before names were kept, and the first once more."""
+    runs = [a_run([0.08] * 3), a_run([0.04] * 3), a_run([0.09] * 3)]
+    for run, more in zip(runs, [{"host": "a<b"}, {"node": "old"}, {"host": "a<b"}], strict=True):
+        run["machine_info"] |= more
+    drawn, alone = bench_page._history(runs), bench_page._history(runs[::2])
+
+    assert drawn.count("<polyline") == 2
+    assert "a&lt;b, 2 CPUs" in drawn and "old, 2 CPUs" in drawn
+    assert alone.count("<polyline") == 1 and "CPUs" not in alone
+
+
 @needs(root=True)
 def test_a_run_from_end_to_end_has_what_other_tools_read(tmp_path, capsys):
     """github-action-benchmark and Bencher's python_pytest adapter read the kept file as it is."""

@@ -52,6 +52,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--fail-over", type=float, default=10, metavar="PERCENT", help="more CPU than there (10)"
     )
+    p.add_argument("--host", metavar="NAME", help="what this machine is called in the history")
     p.add_argument("--storage", default=".benchmarks", metavar="DIR", help="where runs are kept")
     p.add_argument("--page", metavar="FILE", help="draw: history, ratio, stages; x.svg: stages")
     p.add_argument("--show", action="store_true", help="measure nothing: the last kept run")
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 # --- measuring
 
-FACTS = "target", "reference", "kernel", "cpus", "numa_nodes", "hugepages"
+FACTS = "target", "reference", "host", "kernel", "cpus", "numa_nodes", "hugepages"
 
 
 def _suite() -> str:
@@ -122,6 +123,8 @@ def _measure(args: argparse.Namespace, tmp: str) -> Dict:
             f"--basetemp={tmp}/timing"]  # fmt: skip
     if args.only:
         more.append(f"--only={args.only}")
+    if args.host:
+        more.append(f"--host={args.host}")
     if args.against and not (os.path.exists(args.against) or args.against.isdigit()):
         more.append(f"--base={_revision(args.against, tmp)}")
     storage = os.path.abspath(args.storage)

@@ -165,18 +165,25 @@ def _over_pages(run: Dict) -> str:
     return "".join(charts) or "<span class=small>one number of pages was measured</span>"
 
 
+def machine(run: Dict) -> str:
+    """Whose numbers these are: --host, its own name, or of an early run its kernel."""
+    m = run["machine_info"]
+    return f"{m.get('host') or m.get('node') or m['kernel']}, {count(m['cpus'], 'CPU')}"
+
+
 def _history(runs: list[Dict]) -> str:
-    lines: dict[str, Points] = {}
+    """A chart for each row; a line for each machine, whose numbers are no other's."""
+    lines: dict[str, dict[str, Points]] = {}
     targets: dict[str, float] = {}
+    several = len({machine(run) for run in runs}) > 1
     for i, run in enumerate(runs):
         for r in run["rows"]:
             if "value" in r:
-                lines.setdefault(r["work"], []).append((i, r["value"]))
+                of = lines.setdefault(r["work"], {})
+                of.setdefault(machine(run) if several else "", []).append((i, r["value"]))
                 targets[r["work"]] = r["target"]
     dates = [run["datetime"][:10] for run in runs]
-    return "".join(
-        _chart(name, {"": points}, targets[name], dates) for name, points in lines.items()
-    )
+    return "".join(_chart(name, of, targets[name], dates) for name, of in lines.items())
 
 
 def _chart(
