@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -336,7 +337,8 @@ def something_where_eal_begins(w):
 
 @problem(42, "address space", "a sanitizer's shadow", state="WARN", log=14, pages={"2M": 1})
 def sanitizer_where_eal_begins(w):
-    path = subprocess.run(["gcc", "-print-file-name=libasan.so.8"], capture_output=True, text=True)
+    gcc = shutil.which("gcc") or "false"
+    path = subprocess.run([gcc, "-print-file-name=libasan.so.8"], capture_output=True, text=True)
     lib = path.stdout.strip()
     if "/" not in lib:
         pytest.skip("wanted libasan.so.8 of gcc, found none")
