@@ -229,9 +229,11 @@ def tsc_hz(proc: str = "/proc") -> int:
     for line in text.splitlines():
         if line.startswith("bogomips"):
             try:
-                return round(float(line.partition(":")[2]) / 2 / 10) * 10_000_000
+                hz = round(float(line.partition(":")[2]) / 2 / 10) * 10_000_000
             except (ValueError, OverflowError):
                 break
+            if 0 <= hz < 1 << 64:  # what has a place in the config
+                return hz
     return 1_000_000_000
 
 
