@@ -17,8 +17,19 @@ class Struct(dict):
 
 @cache
 def layouts():
+    """Release -> its block. One that names another as `like` says only what differs from that."""
     with open(LAYOUTS) as f:
-        return json.load(f)["releases"]
+        found = json.load(f)["releases"]
+    for name, block in found.items():
+        if "like" in block:
+            found[name] = _over(found[block["like"]], block)
+    return found
+
+
+def _over(base, change):
+    """A block with what another says put over it; lists are replaced as a whole."""
+    both = {k: _over(base[k], v) for k, v in change.items() if isinstance(v, dict) and k in base}
+    return base | change | both
 
 
 @cache

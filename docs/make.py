@@ -1,9 +1,10 @@
-"""What the documentation shows of fixtures: pictures, and the layouts of seven releases."""
+"""What the documentation shows of fixtures: pictures, and the layouts of all releases."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
+
+from conformance import decode
 
 HERE = Path(__file__).parent
 FIXTURES = HERE.parent / "fixtures"
@@ -33,8 +34,8 @@ def members(struct):
 
 def layouts():
     """Every shared structure: sizes, and members with their offset in each release."""
-    releases = json.loads((FIXTURES / "abi/layouts.json").read_text())["releases"]
-    yield "# Layouts of seven releases\n"
+    releases = decode.layouts()
+    yield "# Layouts of all releases\n"
     yield "Of x86-64 Linux, from debug information: `fixtures/abi/layouts.json`. Offsets in bytes."
     yield "One column where all releases agree. `pyeal diff 22.11 24.11` compares two releases.\n"
     yield "| structure | " + " | ".join(releases) + " | where |"

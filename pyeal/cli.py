@@ -135,10 +135,10 @@ def _version() -> str:
 
 
 def _init_arguments(p: argparse.ArgumentParser) -> None:
+    from pyeal.releases import SPAN
+
     p.usage = "pyeal init [options] [-- EAL-ARGS]"
-    p.add_argument(
-        "--as", dest="release", metavar="RELEASE", help="be this release: 20.11 .. 26.07"
-    )
+    p.add_argument("--as", dest="release", metavar="RELEASE", help=f"be this release: {SPAN}")
     _looks(p)
 
 

@@ -10,6 +10,7 @@ DEFAULT = "22.11.11"
 # fmt: off
 _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     ("20.11.10", {
+        "abi": "21",                         # librte_eal.so.21, or with the part behind the dot
         "family": "A",                       # offsets in rte_mem_config: layout.py
         "numa_nodes_max": 4,                 # RTE_MAX_NUMA_NODES of a meson default build
         "lists": "per-list",                 # several memseg lists a type, each reserved by itself
@@ -39,6 +40,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "vfio_maps_runs": True,              # IOVA as VA: one entry for a run of pages
     }),
     ("21.11.9", {
+        "abi": "22",
         "numa_nodes_max": 32,
         "huge_dir_rule": "parent",
         "cpus_looked_at": 1024,
@@ -49,6 +51,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "alloc_names_heap_by_address": False,
     }),
     ("22.11.11", {
+        "abi": "23",
         "none_available_if_reusable": True,
         "runtime_directory_env": True,
         "hint_warning": "asked",
@@ -58,22 +61,26 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "service_tables": (8192, 147456),
     }),
     ("23.11.7", {
+        "abi": "24",
         "family": "B",
         "free_list_rule": "open",
         "shadow_suffix": "{pid}_{tsc:x}",
         "vfio_maps_runs": False,
     }),
     ("24.11.6", {
+        "abi": "25",
         "service_tables": (8192,),
         "message_fds": 253,
         "total_line_in_dump": True,
     }),
     ("25.11.2", {
+        "abi": "26",
         "probes_memfd": False,
         "arguments": "argparse",
         "message_size": 340,
     }),
     ("26.07", {
+        "abi": "26.2",
         "family": "C",
         "lists": "per-type",
         "page_file": ("{prefix}map_{list}_", 0),
@@ -93,6 +100,7 @@ class Release:
 
     name: str
     word: int
+    abi: str
     family: str
     numa_nodes_max: int
     lists: str
@@ -150,6 +158,7 @@ def _table() -> dict[str, Release]:
 
 RELEASES = _table()
 _LINES = {r.line: r for r in RELEASES.values()}
+SPAN = f"{min(_LINES)} .. {max(_LINES)}"  # for --help
 
 
 def get(name: str) -> Release:

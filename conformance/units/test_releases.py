@@ -2,6 +2,7 @@
 
 import pytest
 
+from conformance import catalogue, decode
 from pyeal import releases
 
 
@@ -10,6 +11,25 @@ def test_a_release_is_found_by_name_line_and_word():
         assert releases.get(name) is releases.get(r.line) is r
         assert releases.by_word(r.word).name == name
     assert releases.get("22.11.11").word == 0x160B0B63
+
+
+@pytest.mark.parametrize("name", decode.layouts() | releases.RELEASES)
+def test_the_table_says_what_builds_of_that_release_say(name):
+    r, abi = releases.get(name), decode.layouts()[name]
+    major, minor = r.abi.split(".") if "." in r.abi else (r.abi, "0")
+
+    assert r.name == name
+    assert f"{major}.{minor}" == abi["ABI_VERSION"]
+    assert r.word == abi["constants"]["RTE_VERSION"] == abi["RTE_VERSION_fields"]["value"]
+    wire = abi["wire"]["mp_socket"]
+    assert (r.message_size, r.message_fds) == (wire["datagram_len"], wire["max_fds"])
+
+
+def test_no_requirement_is_of_the_newest_release_alone():
+    """Its rows hold until one ends them: ">=26.07", so that the next release has them, too."""
+    newest = list(releases.RELEASES.values())[-1].line
+
+    assert [r.id for r in catalogue.rows().values() if f"=={newest}" in r.releases] == []
 
 
 @pytest.mark.parametrize(
@@ -28,3 +48,11 @@ def test_a_minor_release_lacks_what_came_after_it(before, since):
 def test_an_unknown_release_names_the_known_ones(name):
     with pytest.raises(ValueError, match=r"not known; known: 20\.11\.10, .*26\.07"):
         releases.get(name)
+
+
+def test_a_block_says_only_what_differs_from_the_one_that_it_is_like():
+    old = {"abi": "1", "wire": {"fds": 8, "length": 3}, "members": [1, 2]}
+    new = decode._over(old, {"like": "x", "wire": {"fds": 9}, "members": [3]})
+
+    assert new == {"like": "x", "abi": "1", "wire": {"fds": 9, "length": 3}, "members": [3]}
+    assert old["wire"]["fds"] == 8

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from conformance.units.recorded import facts, pyeal
+from pyeal import releases
 from pyeal.tools import scan, snapshot
 
 G = 1 << 30
+NEWEST = list(releases.RELEASES.values())[-1]
 
 
 @pytest.mark.parametrize("name", ["ps", "inspect", "map", "stale", "dump", "diff"])
@@ -86,10 +88,20 @@ def test_release_between_two_known_ones_is_like_the_older(
     assert (r.name, r.word, r.family) == (name, word, family)
 
 
-@pytest.mark.parametrize("word", [0x130B0063, 0x1A0B0063, 0x160D0063, 0xFFFFFFFF])
+@pytest.mark.parametrize("word", [0x130B0063, NEWEST.word + (1 << 16), 0x160D0063, 0xFFFFFFFF])
 def test_other_version_words_are_refused(word: int) -> None:
-    with pytest.raises(snapshot.Unreadable, match=r"20\.11 to 26\.07 wanted"):
+    with pytest.raises(snapshot.Unreadable, match=rf"20\.11 to {NEWEST.line} wanted"):
         snapshot.release_of(word)
+
+
+@pytest.mark.parametrize(
+    ("so", "line"),
+    [("21.0", "20.11"), ("23", "22.11"), ("26.0", "25.11"), ("26.2", "26.07"), ("19.0", "")],
+)
+def test_a_process_is_of_the_release_that_its_library_is_of(so: str, line: str) -> None:
+    maps = f"7f0000000000-7f0000200000 r-xp 0 00:1b 7 /usr/lib/librte_eal.so.{so}\n"
+
+    assert scan.Process(os.getpid(), maps.encode()).library() == line
 
 
 MAPS = b"""\

@@ -28,7 +28,7 @@ LOOKS = {OK: (GREEN,), WARN: (YELLOW,), FAIL: (RED, BOLD), UNKNOWN: (DIM,)}
 def arguments(p: argparse.ArgumentParser) -> None:
     p.usage = "pyeal doctor [options] [-- EAL-ARGS]"
     p.add_argument("--pid", type=int, help="as that process: its mounts, user, groups and limits")
-    p.add_argument("--as", dest="release", metavar="RELEASE", help="20.11 .. 26.07 (22.11)")
+    p.add_argument("--as", dest="release", metavar="RELEASE", help=f"{releases.SPAN} (22.11)")
     p.add_argument(
         "--touch", action="store_true",
         help="take one page for a moment by EAL's own calls, and name the one that fails",

@@ -6,7 +6,7 @@ import ctypes
 import os
 from errno import EINVAL
 
-from pyeal import layout
+from pyeal import layout, releases
 from pyeal.errors import EalError
 from pyeal.fbarray import n_words, runs
 from pyeal.hugepage_data import RECORD
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     Dict = dict[str, Any]
 
-TEXT = """One of EAL's shared files, decoded with offsets: config, hugepage_info, hugepage_data,
-fbarray_*. Of any release from 20.11 to 26.07; config says itself of which it is. The file may lie
+TEXT = f"""One of EAL's shared files, decoded with offsets: config, hugepage_info, hugepage_data,
+fbarray_*. Of any release, {releases.SPAN}; config says itself of which it is. The file may lie
 in a tar or zip file: ARCHIVE:PATH; an archive alone lists what can be dumped.
 Exit code: 0; 1 when it cannot be read; 2 for wrong arguments."""
 EXAMPLES = """  pyeal dump /var/run/dpdk/rte/config                 what is not zero, with offsets

@@ -563,7 +563,7 @@ def facts(r: Rehearsal) -> dict[str, Any]:
 
 def arguments(p: argparse.ArgumentParser) -> None:
     p.usage = "pyeal plan [options] -- EAL-ARGS"
-    p.add_argument("--as", dest="release", metavar="RELEASE", help="20.11 .. 26.07 (22.11)")
+    p.add_argument("--as", dest="release", metavar="RELEASE", help=f"{releases.SPAN} (22.11)")
     p.add_argument("--pid", type=int, help="with that process's limits, mounts and groups")
     p.add_argument(
         "--for-peer", type=int, action="append", default=[], metavar="PID",

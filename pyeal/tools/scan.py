@@ -14,7 +14,7 @@ import struct
 import time
 from errno import EACCES, EINVAL, ENOENT
 
-from pyeal import layout
+from pyeal import layout, releases
 from pyeal.errors import EalError
 from pyeal.hugepages import _ESCAPES as ESCAPES
 from pyeal.tools import Patience, snapshot
@@ -44,7 +44,7 @@ LOCKED = {
     for family in "AB"
     for m in [layout.config(family).memsegs]
 }
-ABI = {"21": "20.11", "22": "21.11", "23": "22.11", "24": "23.11", "25": "24.11", "26": "25.11"}
+ABI = {r.abi: r.line for r in releases.RELEASES.values()}
 
 
 def in_initial_pid_ns() -> bool:
@@ -165,10 +165,10 @@ class Process:
 
     def library(self) -> str:
         """The release by the name of its librte_eal.so, "" where it is linked in."""
-        m = re.search(rb"/librte_eal\.so\.(\d+)(?:\.(\d+))?", self.maps)
+        m = re.search(rb"/librte_eal\.so\.((\d+)(?:\.\d+)?)", self.maps)
         if not m:
             return ""
-        return "26.07" if (m[1], m[2]) == (b"26", b"2") else ABI.get(m[1].decode(), "")
+        return ABI.get(m[1].decode()) or ABI.get(m[2].decode(), "")
 
     def own_config(self) -> ProcessMemory | None:
         """Its memory, where a config lies in it that is in no file. OSError without the right."""
