@@ -277,6 +277,7 @@ class World:
                 ends.append((verb, getattr(self, f"_{verb}")(*args)))
         if any(verb == "close" for verb, _ in ends):
             self.lax = max(self.lax, ONCE)
+            self.used = self.total  # a growth among these steps may come before what is left behind
         wanted = sum(getattr(end, "need", 1) for _, end in ends)
         begun = time.monotonic()
         for verb, end in ends:
