@@ -357,7 +357,7 @@ class Machine:
     def locks(self, kind: str = "") -> list[Lock]:
         """All, or FLOCK or POSIX alone."""
         self._lock_lines = self._lock_lines or lock_lines(self.readings)
-        return [Lock(line) for line in self._lock_lines if kind in line]
+        return locks(kind, self._lock_lines)
 
     def _processes(self) -> Iterator[Process]:
         me = os.getpid()
@@ -639,8 +639,9 @@ def lock_lines(readings: int = 2) -> list[str]:
     return [*lines.values()]
 
 
-def locks() -> list[Lock]:
-    return [Lock(line) for line in lock_lines()]
+def locks(kind: str = "", lines: list[str] | None = None) -> list[Lock]:
+    """All, or FLOCK or POSIX alone; of these lines, or read now."""
+    return [Lock(line) for line in (lock_lines() if lines is None else lines) if kind in line]
 
 
 def _read_all(path: str) -> str:

@@ -228,9 +228,8 @@ class View:
         if self._flocked is not None:
             return self._flocked
         found = self._flocked = dict[tuple[int, int], list[tuple[str, int]]]()
-        for lock in scan.locks() if not self.root else ():
-            if lock.kind == "FLOCK":
-                found.setdefault((lock.dev, lock.inode), []).append((lock.mode, lock.pid))
+        for lock in scan.locks("FLOCK") if not self.root else ():
+            found.setdefault((lock.dev, lock.inode), []).append((lock.mode, lock.pid))
         return found
 
     def page_files(self, hugedir: str) -> list[PageFile]:
