@@ -57,6 +57,27 @@ def test_a_lock_is_seen_and_not_taken(tmp_path: Path) -> None:
     assert free == (False, 0)
 
 
+def test_locks_of_every_kind_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that waits, one without a pid, and what the kernel tells twice."""
+    text = """\
+1: POSIX  ADVISORY  WRITE 712 00:1b:9 136 17543
+2: FLOCK  ADVISORY  READ  713 00:2f:41 0 EOF
+2: -> FLOCK  ADVISORY  WRITE 714 00:2f:41 0 EOF
+3: OFDLCK ADVISORY  READ  -1 fe:01:77 0 3
+4: FLOCK  ADVISORY  READ  713 00:2f:41 0 EOF
+"""
+    monkeypatch.setattr(scan, "_read_all", lambda path: text)
+    found = [(x.kind, x.mode, x.pid, x.file, x.start, x.end, x.waits) for x in scan.locks()]
+
+    assert found == [
+        ("POSIX", "WRITE", 712, "00:1b:9", 136, 17543, False),
+        ("FLOCK", "READ", 713, "00:2f:41", 0, -1, False),
+        ("FLOCK", "WRITE", 714, "00:2f:41", 0, -1, True),
+        ("OFDLCK", "READ", -1, "fe:01:77", 0, 3, False),
+    ]
+    assert [x.pid for x in scan.locks("FLOCK")] == [713, 714]
+
+
 def test_links_of_another_root_do_not_lead_out(tmp_path: Path) -> None:
     """/var/run -> /run, as in every container."""
     (tmp_path / "run/dpdk").mkdir(parents=True)

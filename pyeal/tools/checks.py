@@ -11,7 +11,7 @@ from errno import ENOSYS
 
 from pyeal import hugepages, layout, libc, options, releases
 from pyeal.errors import EalError
-from pyeal.tools import size
+from pyeal.tools import scan, size
 from pyeal.tools.plan import FIXED, Rehearsal
 from pyeal.tools.problems import LINKS
 from pyeal.tools.view import NO_LIMIT, Config, View
@@ -577,7 +577,7 @@ def _hugedir_rights(c: Case) -> Iterator[Finding]:
                           do=_owner_line(c, d))  # fmt: skip
         elif st.st_mode & 0o1000 and v.uid not in (0, st.st_uid):
             prefix = f"{c.o.file_prefix}map_"
-            foreign = [f for f in v.page_files(d) if f.uid != v.uid and f.name.startswith(prefix)]
+            foreign = [f for f in v.page_files(d) if f.name.startswith(prefix) and f.uid != v.uid]
             if foreign:  # another list may have room beside them
                 state = FAIL if c.failed_at("permission") else WARN
                 text = f"{foreign[0].name} and its like are of user {foreign[0].uid}"
@@ -945,8 +945,8 @@ def _prefix_taken(c: Case) -> Iterator[Finding]:
         names = []
     for name in names:
         st = os.stat(f"{real}/{name}")
-        if (st.st_dev, st.st_ino) in held:
-            pid = held[st.st_dev, st.st_ino][0][1]
+        if by := held.get(scan.file_id(st)):
+            pid = by[0][1]
             yield Finding(FAIL, "secondaries of a dead primary live on its files", 21, 17,
                           wanted=f"{name} unlocked", found=_who(pid), do=f"kill {pid}")  # fmt: skip
             return
@@ -961,7 +961,7 @@ def _directory_lock(c: Case) -> Iterator[Finding]:
             st = os.stat(path)
         except OSError:
             continue
-        for mode, pid in held.get((st.st_dev, st.st_ino), []):
+        for mode, pid in held.get(scan.file_id(st), []):
             if mode == "WRITE":
                 shown = path.removeprefix(c.view.at)
                 yield Finding(FAIL, f"{shown} is locked: the start would wait without a word", 44,

@@ -452,7 +452,7 @@ def find_blocked(survey: Survey, infos: hugepages.Infos) -> dict[str, Cap]:
         if view.uid in (0, st.st_uid) or not st.st_mode & stat.S_ISVTX:
             continue
         for f in files:
-            if f.uid != view.uid and f.name.startswith(prefix):
+            if f.name.startswith(prefix) and f.uid != view.uid:
                 what = f"{f.name} is of user {f.uid}"
                 found[f.name] = Cap("permission", what, info.page_sz, None, 0)
     return found

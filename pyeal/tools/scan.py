@@ -7,6 +7,7 @@ counted, never taken for absent.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import re
 import stat
@@ -31,7 +32,8 @@ INITIAL_PID_NS = "pid:[4026531836]"  # PROC_PID_INIT_INO of the kernel
 SLOW = 10  # seconds after which a start that waits for something is stuck
 MARKS = b"/dpdk/", b"map_", b"/memfd:seg_", b"/memfd:nohuge", b"anon_hugepage"
 MAP = re.compile(rb"^(\w+)-(\w+) (\S{4}) \w+ \S+ \d+ *(.*)$", re.M)
-MAPPED = re.compile(rb"^\w+-\w+ \S{4} \w+ (\S+) ([1-9]\d*) .*/", re.M)
+MAPPED = re.compile(r"^\w+-\w+ \S{4} \w+ (\S+) ([1-9]\d*) .*/", re.M)
+LOCK = re.compile(r"^\d+: (\D+ )(-?\d+) (\S+) (.+)$", re.M)
 CONFIG = re.compile(rb"^(\w+)-\w+ (\S{4}) \w+ \S+ \d+ +(/\S.*)/config( \(deleted\))?$")
 ANONYMOUS = re.compile(rb"/memfd:(?:seg_|nohuge)|anon_hugepage")
 PRIVATE = re.compile(ANONYMOUS.pattern + rb"|librte_eal|map_\d+(?:_\d+)?(?: \(deleted\))?\n")
@@ -119,11 +121,9 @@ class Process:
         for a, b, perms, path in MAP.findall(self.maps):
             yield int(a, 16), int(b, 16), perms, os.fsdecode(path)
 
-    def files(self) -> Iterator[tuple[int, int]]:
-        """(device, inode) of each file that it has mapped."""
-        for dev, inode in set(MAPPED.findall(self.maps)):
-            major, minor = dev.split(b":")
-            yield os.makedev(int(major, 16), int(minor, 16)), int(inode)
+    def files(self) -> set[str]:
+        """file_id of each file that it has mapped."""
+        return {f"{dev}:{inode}" for dev, inode in MAPPED.findall(self.maps.decode("latin-1"))}
 
     def overlay(self, lists: list[Dict], prefix: str, member: bool = True) -> Dict:
         """What this process has where an EAL's lists lie: [start, end] of its pages, of address
@@ -133,17 +133,21 @@ class Process:
         spans = sorted((ml["base_va"], ml["base_va"] + ml["len"]) for ml in lists)
         found: Dict = {"pages": [], "kept": [], "foreign": []}
         ours = f"{prefix}map_", *BARE
+        first = 0  # of the spans that are not passed yet; both go up
         for start, end, perms, path in self.areas():
-            for a, b in spans:
-                if start < b and a < end:
-                    at = [max(start, a), min(end, b)]
-                    name = path.rpartition("/")[2]
-                    if member and name.startswith(ours) and PAGES.search(path):
-                        _join(found["pages"], at)
-                    elif member and perms[:3] == b"---" and not path:
-                        _join(found["kept"], at)
-                    else:
-                        _join(found["foreign"], [*at, path or "anonymous memory"])
+            while first < len(spans) and spans[first][1] <= start:
+                first += 1
+            for a, b in spans[first:]:
+                if end <= a:
+                    break
+                at = [max(start, a), min(end, b)]
+                name = path[path.rfind("/") + 1 :]
+                if member and name.startswith(ours) and PAGES.search(path):
+                    _join(found["pages"], at)
+                elif member and perms[:3] == b"---" and not path:
+                    _join(found["kept"], at)
+                else:
+                    _join(found["foreign"], [*at, path or "anonymous memory"])
         return found
 
     def private_pages(self) -> list[Dict]:
@@ -200,15 +204,16 @@ class Process:
 
 def _join(spans: list[list[Any]], new: list[Any]) -> None:
     """Appends a span, or makes the last one longer."""
-    if spans and spans[-1][1] == new[0] and _what(spans[-1]) == _what(new):
-        spans[-1][1] = new[1]
+    last = spans[-1] if spans else None
+    if last and last[1] == new[0] and (len(new) == 2 or _what(last) == _what(new)):
+        last[1] = new[1]
     else:
         spans.append(new)
 
 
 def _what(span: list[Any]) -> str:
     """Pages of one EAL count as one thing."""
-    return re.sub(r"map_\d+(_\d+)?$", "map_", span[2]) if len(span) > 2 else ""
+    return re.sub(r"map_\d+(_\d+)?$", "map_", span[2])
 
 
 def _root_of(pid: int) -> str:
@@ -341,23 +346,27 @@ class Eal:
 
 
 class Machine:
-    """One look at all of it. readings: of /proc/locks, one where what seems free is looked at
-    again; with thousands of pages in use each takes the kernel a while."""
+    """One look at all of it.
 
-    def __init__(self, readings: int = 2) -> None:
-        self.readings = readings
+    readings: of /proc/locks; with thousands of pages in use each takes the kernel a while. One will
+    do where what seems free is looked at again, and for root, who sees every primary without it.
+    """
+
+    def __init__(self, readings: int = 0) -> None:
+        self.readings = readings or (2 if os.geteuid() else 1)
         self.unreadable: list[int] = []  # processes
         self.closed: set[str] = set()  # directories
         self.roots: dict[tuple[object, ...], str] = {}
         self.networks: dict[str, int] = {}  # namespace -> a process in it
         self.whole = in_initial_pid_ns()
         self.processes = list(self._processes())
-        self._lock_lines: list[str] = []
+        self._locks: list[Lock] | None = None
 
     def locks(self, kind: str = "") -> list[Lock]:
-        """All, or FLOCK or POSIX alone."""
-        self._lock_lines = self._lock_lines or lock_lines(self.readings)
-        return locks(kind, self._lock_lines)
+        """All, or FLOCK or POSIX alone, read once."""
+        if self._locks is None:
+            self._locks = locks(readings=self.readings)
+        return [x for x in self._locks if kind in x.kind]
 
     def _processes(self) -> Iterator[Process]:
         me = os.getpid()
@@ -450,16 +459,15 @@ class Machine:
                     found.setdefault((dev, top), (root + point, point))
         return list(found.values())
 
-    def holders_of_files(self) -> dict[tuple[int, int], dict[int, set[str]]]:
-        """(device, inode) -> pid -> how it holds that file: "lock", "map". 0: a pid unseen."""
-        held: dict[tuple[int, int], dict[int, set[str]]] = {}
+    def holders_of_files(self) -> dict[str, dict[int, set[str]]]:
+        """file_id -> pid -> how it holds that file: "lock", "map". 0: a pid unseen."""
+        held: dict[str, dict[int, set[str]]] = {}
         for x in self.locks():
             if not x.waits:
-                by = held.setdefault((x.dev, x.inode), {})
-                by.setdefault(max(x.pid, 0), set()).add("lock")
+                held.setdefault(x.file, {}).setdefault(max(x.pid, 0), set()).add("lock")
         for p in self.processes:
-            for dev, inode in p.files():
-                held.setdefault((dev, inode), {}).setdefault(p.pid, set()).add("map")
+            for file in p.files():
+                held.setdefault(file, {}).setdefault(p.pid, set()).add("map")
         return held
 
     def open_files(self, names: set[str]) -> dict[str, set[int]]:
@@ -620,28 +628,48 @@ def _same(a: str, b: str) -> bool:
 class Lock:
     """One line of /proc/locks. end: -1 for the end of the file."""
 
-    __slots__ = ("dev", "end", "inode", "kind", "mode", "pid", "start", "waits")
+    __slots__ = ("file", "kind", "mode", "pid", "span", "waits")
 
-    def __init__(self, line: str) -> None:
-        self.waits = "-> " in line
-        self.kind, _, self.mode, pid, where, start, end = line.split()[1 + self.waits :][:7]
-        major, minor, inode = where.split(":")
-        self.pid, self.inode = int(pid), int(inode)
-        self.dev = os.makedev(int(major, 16), int(minor, 16))
-        self.start, self.end = int(start), -1 if end == "EOF" else int(end)
+    def __init__(self, how: str, pid: str, file: str, span: str) -> None:
+        self.kind, self.mode, self.waits = _how(how)
+        self.pid, self.file, self.span = int(pid), file, span
+
+    @property
+    def start(self) -> int:
+        return int(self.span.split()[0])
+
+    @property
+    def end(self) -> int:
+        word = self.span.split()[1]
+        return -1 if word == "EOF" else int(word)
 
 
-def lock_lines(readings: int = 2) -> list[str]:
-    """What two readings show together: the kernel loses lines at the seams of its list."""
-    lines: dict[str, str] = {}
+@functools.cache
+def _how(text: str) -> tuple[str, str, bool]:
+    """(kind, mode, whether it waits)."""
+    *waits, kind, _, mode = text.split()
+    return kind, mode, bool(waits)
+
+
+def file_id(st: os.stat_result) -> str:
+    """A file as /proc/locks calls it: major:minor:inode."""
+    return f"{device_id(st.st_dev)}:{st.st_ino}"
+
+
+@functools.cache
+def device_id(dev: int) -> str:
+    return f"{os.major(dev):02x}:{os.minor(dev):02x}"
+
+
+def locks(kind: str = "", readings: int = 2) -> list[Lock]:
+    """All, or FLOCK or POSIX alone.
+
+    What two readings show together: the kernel loses lines at the seams of its list.
+    """
+    rows: dict[tuple[str, ...], None] = {}
     for _ in range(readings):
-        lines |= {line.partition(": ")[2]: line for line in _read_all("/proc/locks").splitlines()}
-    return [*lines.values()]
-
-
-def locks(kind: str = "", lines: list[str] | None = None) -> list[Lock]:
-    """All, or FLOCK or POSIX alone; of these lines, or read now."""
-    return [Lock(line) for line in (lock_lines() if lines is None else lines) if kind in line]
+        rows |= dict.fromkeys(LOCK.findall(_read_all("/proc/locks")))
+    return [Lock(*row) for row in rows if kind in row[0]]
 
 
 def _read_all(path: str) -> str:

@@ -64,9 +64,13 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 
 class Look:
-    """One look at page files and runtime directories: facts and a verdict for each."""
+    """One look at page files and runtime directories: facts and a verdict for each.
 
-    def __init__(self) -> None:
+    Without `every`, page files that are held are passed over: there may be thousands.
+    """
+
+    def __init__(self, every: bool = False) -> None:
+        self.every, self.now = every, time.time()
         self.machine = m = scan.Machine(readings=1)
         self.eals = m.eals()
         self.held = m.holders_of_files()
@@ -76,7 +80,7 @@ class Look:
         self._confirm()
 
     def _fact(self, kind: str, path: str, shown: str, st: os.stat_result, prefix: str) -> Dict:
-        held = self.held.get((st.st_dev, st.st_ino), {})
+        held = self.held.get(scan.file_id(st), {})
         return {
             "kind": kind,
             "path": path,
@@ -86,7 +90,7 @@ class Look:
             "size": st.st_size,
             "uid": st.st_uid,
             "owner": _user(st.st_uid),
-            "age_s": round(max(time.time() - st.st_mtime, 0), 1),
+            "age_s": round(max(self.now - st.st_mtime, 0), 1),
             "dev": st.st_dev,
             "inode": st.st_ino,
             "holders": [{"pid": p, "by": sorted(how)} for p, how in sorted(held.items())],
@@ -100,12 +104,14 @@ class Look:
                 page_sz = os.statvfs(path).f_bsize
             except OSError:  # its last process is gone
                 continue
-            for file, name in _files(path, shown):
-                m = scan.PAGE_FILE.match(name.rpartition("/")[2])
-                st = _lstat(file)
-                if not m or not st or not stat.S_ISREG(st.st_mode):
+            for entry, device, folder in _files(path, shown):
+                m = scan.PAGE_FILE.match(entry.name)
+                if not m or (not self.every and f"{device}:{entry.inode()}" in self.held):
                     continue
-                f = self._fact("page", file, name, st, m[1])
+                st = _lstat(entry.path)
+                if not st or not stat.S_ISREG(st.st_mode):
+                    continue
+                f = self._fact("page", entry.path, f"{folder}/{entry.name}", st, m[1])
                 f["page_sz"] = page_sz
                 f["verdict"], f["why"] = self._verdict_of_page(f, int(m[2]), m[3])
                 yield f
@@ -215,7 +221,7 @@ class Look:
         free = [f for f in self.items if f["verdict"] in ("stale", "kept?", "ended")]
         if not free:
             return
-        machine = scan.Machine()
+        machine = scan.Machine(readings=2)
         held = machine.holders_of_files()
         names = {f["path"].rpartition("/")[2] for f in free if f["kind"] == "page"}
         opened = machine.open_files(names) if names else {}
@@ -227,7 +233,7 @@ class Look:
                 if (f["dev"], f["inode"]) in alive:
                     f["verdict"], f["why"] = "held", "by a process that has just started"
                 continue
-            for pid, how in held.get((f["dev"], f["inode"]), {}).items():
+            for pid, how in held.get(f"{scan.device_id(f['dev'])}:{f['inode']}", {}).items():
                 by.setdefault(pid, set()).update(how)
             if f["kind"] == "page":
                 for pid in opened.get(f["path"].rpartition("/")[2], ()):
@@ -237,17 +243,21 @@ class Look:
                 f["verdict"], f["why"] = "held", _who(f["holders"])
 
 
-def _files(path: str, shown: str, deep: int = 3) -> Iterator[tuple[str, str]]:
-    """Every file below a mount point, links not followed; --huge-dir may be a folder in it."""
+def _files(path: str, shown: str, deep: int = 3) -> Iterator[tuple[os.DirEntry[str], str, str]]:
+    """(entry, device_id, folder as it is called there) of every file below a mount point.
+
+    Links are not followed; --huge-dir may be a folder in it.
+    """
     try:
         entries = sorted(os.scandir(path), key=lambda e: e.name)
+        device = scan.device_id(os.stat(path).st_dev)
     except OSError:
         return
     for e in entries:
         if e.is_dir(follow_symlinks=False) and deep:
             yield from _files(e.path, f"{shown}/{e.name}", deep - 1)
         else:
-            yield e.path, f"{shown}/{e.name}"
+            yield e, device, shown
 
 
 def _flags_of(e: scan.Eal, f: Dict, number: int, seg: str | None) -> int | None:
@@ -303,7 +313,7 @@ def _who(holders: list[Dict]) -> str:
 
 def run(args: argparse.Namespace) -> int:
     with Patience("looking at files and processes"):
-        look = Look()
+        look = Look(args.all)
     if args.prefixes:
         look.items = [f for f in look.items if f["file_prefix"] in args.prefixes]
     wanted = ("stale", "kept?") if args.kept else ("stale",)

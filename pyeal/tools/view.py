@@ -31,7 +31,7 @@ class View:
         self.sys = f"{self.at}/sys"
         self.mounts_at = f"{root}/proc" if self.own else self.me
         self._status: dict[str, str] | None = None
-        self._flocked: dict[tuple[int, int], list[tuple[str, int]]] | None = None
+        self._flocked: dict[str, list[tuple[str, int]]] | None = None
         self._page_files: dict[str, list[PageFile]] = {}
 
     def path(self, inside: str) -> str:
@@ -223,13 +223,13 @@ class View:
                 return max(0, least // page_sz - (st.f_blocks - st.f_bfree))
         return 0
 
-    def flocked(self) -> dict[tuple[int, int], list[tuple[str, int]]]:
-        """(device, inode) -> [(mode, pid)] of all flock locks that can be seen, read once."""
+    def flocked(self) -> dict[str, list[tuple[str, int]]]:
+        """scan.file_id -> [(mode, pid)] of all flock locks that can be seen, read once."""
         if self._flocked is not None:
             return self._flocked
-        found = self._flocked = dict[tuple[int, int], list[tuple[str, int]]]()
+        found = self._flocked = dict[str, list[tuple[str, int]]]()
         for lock in scan.locks("FLOCK") if not self.root else ():
-            found.setdefault((lock.dev, lock.inode), []).append((lock.mode, lock.pid))
+            found.setdefault(lock.file, []).append((lock.mode, lock.pid))
         return found
 
     def page_files(self, hugedir: str) -> list[PageFile]:
@@ -237,11 +237,12 @@ class View:
         if hugedir in self._page_files:
             return self._page_files[hugedir]
         held, found = self.flocked(), list[PageFile]()
-        with os.scandir(self.path(hugedir)) as entries:
+        path = self.path(hugedir)
+        with os.scandir(path) as entries:
+            device = scan.device_id(os.stat(path).st_dev)
             for e in entries:
                 if "map_" in e.name and e.is_file(follow_symlinks=False):
-                    st = e.stat(follow_symlinks=False)
-                    found.append(PageFile(e.name, st, held.get((st.st_dev, st.st_ino), [])))
+                    found.append(PageFile(e, held.get(f"{device}:{e.inode()}", [])))
         self._page_files[hugedir] = sorted(found, key=lambda f: f.name)
         return self._page_files[hugedir]
 
@@ -256,17 +257,43 @@ class View:
 
 
 class PageFile:
-    """A page's file in a hugepage directory; holders: [(lock mode, pid)]."""
+    """A page's file in a hugepage directory; holders: [(lock mode, pid)].
 
-    __slots__ = ("holders", "ino", "name", "pages_bytes", "size", "uid")
+    It is looked at when first asked for more: thousands are in use, and few are asked for.
+    """
 
-    def __init__(self, name: str, st: os.stat_result, holders: list[tuple[str, int]]) -> None:
-        self.name, self.holders, self.uid, self.ino = name, holders, st.st_uid, st.st_ino
-        self.size, self.pages_bytes = st.st_size, st.st_blocks * 512
+    __slots__ = ("entry", "holders", "name")
+
+    def __init__(self, entry: os.DirEntry[str], holders: list[tuple[str, int]]) -> None:
+        self.entry, self.name, self.holders = entry, entry.name, holders
+
+    @property
+    def ino(self) -> int:
+        return self.entry.inode()
 
     @property
     def prefix(self) -> str:
         return self.name.rpartition("map_")[0]
+
+    @property
+    def uid(self) -> int:
+        return self._stat()[0]
+
+    @property
+    def size(self) -> int:
+        return self._stat()[1]
+
+    @property
+    def pages_bytes(self) -> int:
+        return self._stat()[2]
+
+    def _stat(self) -> tuple[int, int, int]:
+        """(owner, size, bytes of its pages); nobody's and empty if it is gone meanwhile."""
+        try:
+            st = self.entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return -1, 0, 0
+        return st.st_uid, st.st_size, st.st_blocks * 512
 
 
 class Config:
