@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -291,7 +292,8 @@ def children():
     found = set()
     for pid in (os.getpid(), *zygotes):
         for d in Path(f"/proc/{pid}/task").iterdir():
-            found |= set(map(int, (d / "children").read_text().split()))
+            with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+                found |= set(map(int, (d / "children").read_text().split()))
     return frozenset(found - zygotes)
 
 

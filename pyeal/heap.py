@@ -91,9 +91,9 @@ class Heap:
         e.state = e.state & ~7 | FREE
         head = self._head(self.free_list(e.size - HEADER))
         first = c_uint64.from_address(head)
-        if first.value:
-            self.at(first.value).free_prev = va + FREE_NEXT
-        e.free_next, e.free_prev = first.value, head
+        if then := first.value:
+            self.at(then).free_prev = va + FREE_NEXT
+        e.free_next, e.free_prev = then, head
         first.value = va
 
     def unlink_free(self, va: int) -> None:
@@ -113,20 +113,28 @@ class Heap:
 
     def insert(self, va: int) -> None:
         """Links an element into the address order. malloc_elem_insert"""
-        before, after = 0, self.c.first
-        if after and 0 < (last := self.c.last) < va:  # growth is mostly upwards
-            if self.at(last).next:
+        c, new, left = self.c, elem(va), None
+        before, after = 0, c.first
+        if after and 0 < (last := c.last) < va:  # growth is mostly upwards
+            left = self.at(last)
+            if left.next:
                 raise self.damaged(last)
             before, after = last, 0
         while after and after < va:
-            e = self.at(after)
-            if after <= before or e.prev != before:
+            left = self.at(after)
+            if after <= before or left.prev != before:
                 raise self.damaged(after)
-            before, after = after, e.next
-        e = elem(va)
-        e.prev, e.next = before, after
-        self._join(before, va)
-        self._join(va, after)
+            before, after = after, left.next
+        right = self.at(after) if after else None
+        new.prev, new.next = before, after
+        if left:
+            left.next = va
+        else:
+            c.first = va
+        if right:
+            right.prev = va
+        else:
+            c.last = va
 
     def _join(self, a: int, b: int) -> None:
         """Makes a and b neighbours; 0 stands for the end of the heap."""
@@ -193,23 +201,13 @@ class Heap:
         malloc_elem_join_adjacent_free; matched: only with those of the same growth.
         """
         e = elem(va)
-        if e.next and self._adjacent(va, e.next, matched):
-            self._absorb(va, e.next)
-        if e.prev and self._adjacent(e.prev, va, matched, back=True):
-            before = e.prev
+        after, before = e.next, e.prev
+        if va + e.size == after and joins(e, self.at(after), matched):
+            self._absorb(va, after)
+        if before and before + (x := self.at(before)).size == va and joins(e, x, matched):
             self._absorb(before, va, back=True)
             return before
         return va
-
-    def _adjacent(self, a: int, b: int, matched: bool, back: bool = False) -> bool:
-        x, y = self.at(a), self.at(b)
-        other = x if back else y
-        return (
-            other.state & 7 == FREE
-            and a + x.size == b
-            and x.msl == y.msl
-            and (not matched or x.orig_elem == y.orig_elem)
-        )
 
     def _absorb(self, a: int, b: int, back: bool = False) -> None:
         x, y = elem(a), elem(b)
@@ -235,8 +233,9 @@ class Heap:
             if e.state & 7 == FREE:
                 e.state = FREE
                 libc.zero(va + HEADER, e.size - HEADER)
-                if before and elem(before).state == FREE and self._adjacent(before, va, matched):
-                    elem(before).size += e.size
+                x = elem(before) if before else None
+                if x and before + x.size == va and joins(e, x, matched):
+                    x.size += e.size
                     libc.zero(va, HEADER)
                     continue
             self._join(before, va)
@@ -280,6 +279,15 @@ class Heap:
 
 def elem(va: int) -> MallocElem:
     return MallocElem.from_address(va)
+
+
+def joins(e: MallocElem, other: MallocElem, matched: bool) -> bool:
+    """Whether a free element becomes one with a neighbour that it touches."""
+    return (
+        other.state & 7 == FREE
+        and e.msl == other.msl
+        and (not matched or e.orig_elem == other.orig_elem)
+    )
 
 
 def write_elem(

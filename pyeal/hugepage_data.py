@@ -56,15 +56,16 @@ def write(path: str, pages: list[Page], records: int) -> None:
         os.ftruncate(fd, 0)
         if records:
             os.posix_fallocate(fd, 0, records * RECORD)
-        zeros = memoryview(bytes(PATH))
+        rest, zeros = dict[int, memoryview](), memoryview(bytes(PATH))
         for at in range(0, len(pages), _BATCH):
             pieces: list[bytes | memoryview] = []
-            for p in pages[at : at + _BATCH]:
-                name = os.fsencode(p.path)
-                pieces += (
-                    pack(0, p.final_va, p.physaddr, p.size, p.node, p.file_id) + name,
-                    zeros[len(name) :],
-                )
+            some = pages[at : at + _BATCH]
+            names = os.fsencode("\0".join([p.path for p in some])).split(b"\0")
+            for p, name in zip(some, names, strict=True):
+                if (n := len(name)) not in rest:
+                    rest[n] = zeros[n:]
+                head = pack(0, p.final_va, p.physaddr, p.size, p.node, p.file_id)
+                pieces += head + name, rest[n]
             os.pwritev(fd, pieces, at * RECORD)
     except OSError as e:
         if fd >= 0:
@@ -91,13 +92,15 @@ def read(path: str) -> Iterator[tuple[int, int, int, str]]:
             raise ValueError(f"{path}: records of {RECORD} bytes wanted, {length} bytes found")
         data, records = bytearray(_READ), Struct(f"=8xQ8xQ4xi{_SHORT}s{PATH - _SHORT}x").iter_unpack
         while got := os.readv(fd, [data]):
-            some = records(memoryview(data)[: got - got % RECORD])
-            for at, (va, size, file_id, name) in enumerate(some):
-                if not size:
-                    return
-                if (end := name.find(0)) < 0:
-                    name, _, _ = data[at * RECORD + HEAD : (at + 1) * RECORD].partition(b"\0")
-                    end = len(name)
-                yield va, size, file_id, name[:end].decode("utf-8", "surrogateescape")
+            whole = memoryview(data)[: got - got % RECORD]
+            vas, sizes, ids, fields = zip(*records(whole), strict=True) if whole else [()] * 4
+            names = [field.partition(b"\0")[0] for field in fields]
+            for i in (i for i, name in enumerate(names) if len(name) == _SHORT):
+                names[i] = bytes(whole[i * RECORD + HEAD : (i + 1) * RECORD]).partition(b"\0")[0]
+            paths = os.fsdecode(b"\0".join(names)).split("\0")
+            used = sizes.index(0) if 0 in sizes else len(sizes)
+            yield from zip(vas[:used], sizes, ids, paths, strict=False)
+            if used < len(sizes):
+                return
     finally:
         os.close(fd)

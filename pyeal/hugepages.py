@@ -341,29 +341,46 @@ def _stale(info: HugepageInfo, own: str | None, remove: bool) -> int:
     own: how the names of this EAL's files begin. Those that stay are kept open, as far as there
     are descriptors: to open and lock each again is most of what such a start costs.
     """
-    total, room = 0, os.sysconf("SC_OPEN_MAX") // 2
-    for name in os.listdir(info.lock_fd):
-        if "map_" not in name:
-            continue
-        keep = not remove and own and name.startswith(own) and len(info.kept) < room
+    names = [name for name in os.listdir(info.lock_fd) if "map_" in name]
+    total = 0
+    if own and not remove:
+        room = os.sysconf("SC_OPEN_MAX") // 2
+        mine = [name for name in names if name.startswith(own)]
+        names = [name for name in names if not name.startswith(own)] + mine[room:]
+        total = _keep(info, mine[:room])
+    for name in names:
         try:
-            flags = (os.O_RDWR if keep else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK
-            fd = os.open(name, flags, dir_fd=info.lock_fd)  # no link, and no pipe
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # no link, and no pipe
+            fd = os.open(name, flags, dir_fd=info.lock_fd)
         except OSError:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            total += os.lseek(fd, 0, os.SEEK_END) if keep else os.fstat(fd).st_size
+            total += os.fstat(fd).st_size
             if remove:
                 os.unlink(name, dir_fd=info.lock_fd)
-            if keep:
-                info.kept[name], fd = fd, -1
         except OSError:
             pass  # somebody's, or a directory
         finally:
-            if fd >= 0:
-                os.close(fd)
+            os.close(fd)
     return total
+
+
+def _keep(info: HugepageInfo, names: list[str]) -> int:
+    """Opens and locks those of the files that nobody has, for info.kept; their bytes."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fds = libc.each("openat", len(names), info.lock_fd, names, flags, go_on=True)
+    found = {name: fd for name, fd in zip(names, fds, strict=True) if fd >= 0}
+    fds, exclusive = [*found.values()], fcntl.LOCK_EX | fcntl.LOCK_NB
+    locked = libc.each("flock", len(fds), fds, exclusive, go_on=True)
+    ends = libc.each("lseek", len(fds), fds, 0, os.SEEK_END, go_on=True)
+    if any(locked) or min(ends, default=0) < 0:
+        for name, lock, end in zip([*found], locked, ends, strict=True):
+            if lock or end < 0:  # somebody's
+                os.close(found.pop(name))
+        ends = [end for lock, end in zip(locked, ends, strict=True) if not lock and end >= 0]
+    info.kept.update(found)
+    return sum(ends)
 
 
 def unlock(infos: list[HugepageInfo]) -> None:

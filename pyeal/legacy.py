@@ -223,20 +223,20 @@ class Legacy:
         """Files number at to at + n, each with its lock, for addresses from va on."""
         head, keep = f"{info.hugedir}/{self.opts.file_prefix}map_", not self.opts.unlink_existing
         paths, opened = [f"{head}{i}" for i in range(at, at + n)], list[int]()
-        bad = None
+        good = n
         try:
             flags = os.O_RDWR | os.O_CREAT
             open_each(paths, opened, flags, None, libc.lets_others_in(info.hugedir))
         except OSError as e:
-            bad = e.filename
-            self._fail(f"open failed: {e.strerror}: {bad}")
+            good = paths.index(e.filename)
+            self._fail(f"open failed: {e.strerror}: {e.filename}")
         for i, (path, fd) in enumerate(zip(paths, opened, strict=False)):
             page = Page(path, at + i, info.page_sz, va + i * info.page_sz, fd)
             page.found = keep and os.fstat(fd).st_size > 0
-            self.pages.append(page)
-        if opened and self.pages[-1].path == bad:  # it is open, but has no lock
-            page = self.pages.pop()
-            page.close()
+            if i < good:
+                self.pages.append(page)
+                continue
+            page.close()  # it is open, but has no lock
             if not page.found:
                 self.unlink([page])
 
@@ -378,7 +378,7 @@ class Legacy:
             for page in placed.values():
                 if page.fd < 0:
                     page.fd = os.open(page.path, os.O_RDWR | os.O_NOFOLLOW)
-                    lock_shared(page.fd)
+                    lock_shared(page.fd, page.path)
             kind = MAP_SHARED | MAP_FIXED | self.segments.populate_flag
             libc.map_each([p.fd for p in placed.values()], vas, size, kind, [0])
             for start, n in runs(used) if not self.segments.populate_flag else ():

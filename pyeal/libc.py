@@ -1,7 +1,8 @@
 """Every kernel and libc call that Python's os lacks. Each raises OSError naming what was asked for.
 
 os.* is faster than ctypes wherever os has the call, so only mappings, memory policies and a few
-flags live here. Lengths and offsets are bytes, addresses are ints.
+flags live here, and `each`: one call for thousands of pages. Lengths and offsets are bytes,
+addresses are ints.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import stat
 import struct
@@ -18,9 +20,9 @@ from ctypes import c_int, c_long, c_size_t, c_ulong, c_void_p
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Literal
+    from typing import Any, Literal
 
-PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
+PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
 PROT_RW = PROT_READ | PROT_WRITE
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
 MAP_POPULATE, MAP_HUGETLB, MAP_FIXED_NOREPLACE = 0x8000, 0x40000, 0x100000
@@ -60,7 +62,7 @@ _personality = _bind(_short, "personality", c_int, c_ulong)
 _mmap_args = c_void_p, c_size_t, c_int, c_int, c_int, c_long
 _mmap = _bind(_short, "mmap", c_void_p, *_mmap_args)
 _mmap_populate = _bind(_long, "mmap", c_void_p, *_mmap_args)
-_mmap_each = _bind(_short, "mmap", c_void_p)  # checks no types: what are not ints come as C's own
+_mprotect = _bind(_short, "mprotect", c_int, c_void_p, c_size_t, c_int)
 _munmap = _bind(_long, "munmap", c_int, c_void_p, c_size_t)
 _madvise = _bind(_long, "madvise", c_int, c_void_p, c_size_t, c_int)
 _fallocate = _bind(_long, "fallocate", c_int, c_int, c_int, c_long, c_long)
@@ -113,6 +115,86 @@ def _close_gap(addr: int, length: int) -> None:
         _munmap(va, length)  # before Linux 4.17 the address is only a hint
 
 
+# The same system call again and again, as a function of C: rows of six arguments, how many, the
+# call's number, and the highest result, unsigned, after which it goes on. Each result goes where
+# the first argument was; the function answers where it ended.
+_LOOP_CODE = bytes.fromhex(
+    "f30f1efa 53 55 4154 4155"  # endbr64; push rbx, rbp, r12, r13
+    "4889fb 4889f5 4989d4 4989cd"  # mov rbx, rdi; mov rbp, rsi; mov r12, rdx; mov r13, rcx
+    "48ffcd 7828"  # next: dec rbp; js end
+    "488b3b 488b7308 488b5310"  # mov rdi, [rbx]; mov rsi, [rbx + 8]; mov rdx, [rbx + 16]
+    "4c8b5318 4c8b4320 4c8b4b28"  # mov r10, [rbx + 24]; mov r8, [rbx + 32]; mov r9, [rbx + 40]
+    "4c89e0 0f05 488903"  # mov rax, r12; syscall; mov [rbx], rax
+    "4883c330 4c39e8 76d3"  # add rbx, 48; cmp rax, r13; jbe next
+    "4889d8 415d 415c 5d 5b c3"  # end: mov rax, rbx; pop r13, r12, rbp, rbx; ret
+)
+_LOOP_CALLS = {  # those that `each` is used for, by their numbers on x86_64
+    "flock": 73, "lseek": 8, "memfd_create": 319, "mmap": 9, "openat": 257, "pread64": 17,
+}  # fmt: skip
+AT_FDCWD = -100
+
+
+_loop: Callable[[int, int, int, int], int] | Literal[False] | None = None
+
+
+def _make_loop() -> Callable[[int, int, int, int], int] | Literal[False]:
+    """The code above where it can run; False elsewhere, and where no memory may become code.
+
+    What Python needs for a call, 1 to 3 µs, is a good part of what a page costs.
+    """
+    if os.uname().machine != "x86_64":
+        return False
+    va = mmap(0, PAGE, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS)
+    ctypes.memmove(va, _LOOP_CODE, len(_LOOP_CODE))
+    if _mprotect(va, PAGE, PROT_READ | PROT_EXEC):
+        munmap(va, PAGE)
+        return False
+    return ctypes.PYFUNCTYPE(c_long, c_void_p, c_long, c_long, c_long)(va)
+
+
+def each(
+    call: str, n: int, *args: int | Sequence[int] | Sequence[str], go_on: bool = False
+) -> list[int]:
+    """The same system call n times: the results, -errno for one that fails.
+
+    args: what is the same for all, or a number or a file's name for each. After the first that
+    fails no more are made, and the results are fewer, unless go_on.
+    """
+    global _loop
+    if _loop is None:
+        _loop = _make_loop()
+    row = [a if isinstance(a, int) else 0 for a in args]
+    buffer = bytearray(struct.pack("=6q", *row, *[0] * (6 - len(row))) * n)
+    rows, kept = memoryview(buffer).cast("q"), list[bytes]()
+    for i, column in enumerate(args):
+        if isinstance(column, int):
+            continue
+        values: Sequence[Any] = column
+        if column and isinstance(column[0], str):
+            values, names = _addresses(values)
+            kept.append(names)  # until the calls are made
+        rows[i::6] = packed("q", values)
+    if _loop:
+        start = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) if n else 0
+        end = _loop(start, n, _LOOP_CALLS[call], -1 if go_on else -4096)
+        return rows[: (end - start) // 8 : 6].tolist()
+    kind = c_long if call in ("lseek", "mmap", "pread64") else c_int
+    fn, done = _bind(_short, call, kind, *[c_long] * len(args)), 0
+    while done < n and (go_on or not done or rows[6 * (done - 1)] >= 0):
+        result = fn(*rows[6 * done : 6 * done + len(args)])
+        rows[6 * done] = -ctypes.get_errno() if result == -1 else result
+        done += 1
+    return rows[: 6 * done : 6].tolist()
+
+
+def _addresses(names: Sequence[str]) -> tuple[list[int], bytes]:
+    """Where each of the names is as C's string, and the memory that they are in."""
+    data = os.fsencode("\0".join(names) + "\0")
+    at = ctypes.cast(ctypes.c_char_p(data), c_void_p).value
+    lengths = [len(name) + 1 for name in data.split(b"\0")[:-2]]
+    return list(itertools.accumulate(lengths, initial=at)), data
+
+
 def map_each(
     fds: list[int], vas: Sequence[int], page_sz: int, flags: int, done: list[int],
     prot: int = PROT_RW,
@@ -124,16 +206,14 @@ def map_each(
 
     done[0] counts the pages mapped so far, so that a failing one is known. Raises OSError.
     """
-    call, failed = _mmap_each, MAP_FAILED
-    where, length, offset = c_void_p(), c_size_t(page_sz), c_long(0)
-    for fd, at in zip(fds, vas, strict=True):
-        where.value = at
-        if call(where, length, prot, flags, fd, offset) == failed:
-            done[0] = vas.index(at)
-            e = fail(f"mmap of {page_sz:#x} bytes at {at:#x} (fd {fd})")
-            _close_gap(at, vas[-1] + page_sz - at if flags & MAP_FIXED_NOREPLACE else page_sz)
-            raise e
-    done[0] = len(fds)
+    got = each("mmap", len(fds), vas, page_sz, prot, flags, fds, 0)
+    done[0] = len(got)
+    if got and got[-1] < 0:
+        done[0] -= 1
+        fd, at = fds[done[0]], vas[done[0]]
+        _close_gap(at, vas[-1] + page_sz - at if flags & MAP_FIXED_NOREPLACE else page_sz)
+        why = os.strerror(-got[-1])
+        raise OSError(-got[-1], f"mmap of {page_sz:#x} bytes at {at:#x} (fd {fd}): {why}")
 
 
 def munmap(addr: int, length: int) -> None:
@@ -221,8 +301,8 @@ def memory(va: int, length: int) -> memoryview:
     return view
 
 
-def packed(kind: Literal["I", "Q"], values: Sequence[int]) -> memoryview:
-    """Numbers as C's, to assign to such a view: kind "I" are 4 bytes each, "Q" are 8."""
+def packed(kind: Literal["I", "Q", "q"], values: Sequence[int]) -> memoryview:
+    """Numbers as C's, to assign to such a view: kind "I" are 4 bytes each, "Q" and "q" are 8."""
     return memoryview(struct.pack(f"={len(values)}{kind}", *values)).cast(kind)
 
 

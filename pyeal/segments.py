@@ -10,7 +10,8 @@ from __future__ import annotations
 import _thread
 import fcntl
 import os
-from errno import EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTSUP, EPERM
+from ctypes import addressof, c_char
+from errno import EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTSUP, EPERM, EWOULDBLOCK
 
 from . import libc
 from .errors import EalError
@@ -38,7 +39,7 @@ from .vaspace import Hole, give_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Sequence
 
     from .hugepages import HugepageInfo
     from .options import Options
@@ -85,19 +86,27 @@ class Pagemap:
         self.fd = -1
 
     def entries(self, va: int, page_sz: int, n: int) -> list[int]:
-        """The pagemap entry of each page's first 4 kB. OSError when it cannot be read."""
+        """The pagemap entry of each page's first 4 kB. OSError when it cannot be read.
+
+        A call for each: to have all 512 entries of a 2 MB page costs twice as much.
+        """
         if self.fd < 0:
             self.fd = os.open("/proc/self/pagemap", os.O_RDONLY)
-        step = page_sz // PAGE
-        if step > 512:  # reading what lies between costs more than a call a page
-            return [e for i in range(n) for e in self._read(va + i * page_sz, 1)]
-        return self._read(va, (n - 1) * step + 1)[::step].tolist()
-
-    def _read(self, va: int, n: int) -> memoryview[int]:
-        data = os.pread(self.fd, n * 8, va // PAGE * 8)
-        if len(data) != n * 8:
-            raise OSError(ENOMEM, f"{n * 8} bytes of /proc/self/pagemap wanted, {len(data)} read")
-        return memoryview(data).cast("Q")
+        if n == 1:
+            entry = os.pread(self.fd, 8, va // PAGE * 8)
+            if len(entry) < 8:
+                raise OSError(ENOMEM, "/proc/self/pagemap ends there")
+            return [int.from_bytes(entry, "little")]
+        found = bytearray(8 * n)
+        to = addressof(c_char.from_buffer(found)) if n else 0
+        first, step = va // PAGE * 8, page_sz // PAGE * 8
+        offsets = range(first, first + n * step, step)
+        got = libc.each("pread64", n, self.fd, range(to, to + 8 * n, 8), 8, offsets)
+        if got != [8] * n:
+            no = -got[-1] if got[-1] < 0 else ENOMEM
+            what = f"8 bytes of /proc/self/pagemap wanted, {got[-1]} read"
+            raise OSError(no, os.strerror(no) if got[-1] < 0 else what)
+        return memoryview(found).cast("Q").tolist()
 
     def works(self) -> bool:
         """Whether this process may see frame numbers. rte_eal_using_phys_addrs"""
@@ -511,21 +520,61 @@ class Segments:
         names = self.page_names(msl, start, n)
         try:
             if self.opts.in_memory:
-                kind, head = MFD_HUGETLB | libc.log2_flag(msl.page_sz), f"seg_{msl.index}-"
-                for seg in range(start, start + n):
-                    opened.append(os.memfd_create(f"{head}{seg}", kind))
+                names = [f"seg_{msl.index}-{seg}" for seg in range(start, start + n)]
+                kind = MFD_HUGETLB | libc.log2_flag(msl.page_sz)
+                take(libc.each("memfd_create", n, names, kind), names, opened)
             else:
-                kept = self.infos[msl.page_sz].kept
-                free = self._free_names(names, dir_fd, flags, kept)
-                how, look = os.O_RDWR | os.O_CREAT, libc.lets_others_in(dir_fd)
-                open_each(free, opened, how, dir_fd, look, kept)
+                self._open_files(names, opened, dir_fd, flags, self.infos[msl.page_sz].kept)
         except OSError as e:
             what = "memfd create" if self.opts.in_memory else f"open '{e.filename}'"
             self._fail("ERR", f"Couldn't get fd on hugepage file: {what} failed: {e.strerror}")
-            if opened and e.filename == names[len(opened) - 1]:
-                self._not_locked(opened, e.filename, dir_fd, bool(flags[len(opened) - 1]))
+            good = names.index(e.filename) if e.filename in names else len(opened)
+            while len(opened) > good:  # open, but without a lock
+                at = len(opened) - 1
+                self._not_locked(opened, names[at], dir_fd, bool(flags[at]))
         self.fds.setdefault(msl.index, {}).update(enumerate(opened, start))
         return opened
+
+    def _open_files(
+        self, names: list[str], opened: list[int], dir_fd: int, flags: list[int],
+        kept: dict[str, int],
+    ) -> None:  # fmt: skip
+        """Makes pages' files: an old one is removed first, or kept, and then its flag is set."""
+        there: list[bool] = []
+        try:
+            if len(names) > FEW:
+                there += map(set(os.listdir(dir_fd)).__contains__, names)
+            else:
+                there += (_exists(name, dir_fd) for name in names)
+        finally:
+            self._open_known(names[: len(there)], there, opened, dir_fd, flags, kept)
+
+    def _open_known(
+        self, names: list[str], there: list[bool], opened: list[int], dir_fd: int,
+        flags: list[int], kept: dict[str, int],
+    ) -> None:  # fmt: skip
+        """there: which of them exist."""
+        for name, old in zip(names, there, strict=True) if kept and not all(there) else ():
+            if not old and name in kept:  # somebody has removed it meanwhile
+                os.close(kept.pop(name))
+        look = libc.lets_others_in(dir_fd)
+        if not self.opts.unlink_existing:
+            flags[: len(there)] = [FLAG_DIRTY if old else 0 for old in there]
+        elif self.opts.unlink_before_mapping or any(there):
+            return self._open_anew(names, opened, dir_fd, there, look)
+        open_each(names, opened, os.O_RDWR | os.O_CREAT, dir_fd, look, kept)
+
+    def _open_anew(
+        self, names: list[str], opened: list[int], dir_fd: int, there: list[bool], look: bool
+    ) -> None:
+        """File by file, so that one that fails leaves the old ones after it alone."""
+        for name, old in zip(names, there, strict=True):
+            if old:
+                os.unlink(name, dir_fd=dir_fd)
+            opened.append(libc.open_shared(name, os.O_RDWR | os.O_CREAT, dir_fd, look))
+            lock_shared(opened[-1], name)
+            if self.opts.unlink_before_mapping:
+                os.unlink(name, dir_fd=dir_fd)
 
     def _not_locked(self, opened: list[int], name: str, dir_fd: int, there: bool) -> None:
         """Lets go of the file that was opened last, and takes it away if it was not there."""
@@ -534,64 +583,37 @@ class Segments:
             if not there:
                 os.unlink(name, dir_fd=dir_fd)
 
-    def _free_names(
-        self, names: list[str], dir_fd: int, flags: list[int], kept: dict[str, int]
-    ) -> Iterator[str]:
-        """Each name when a file can be made there: an old one is gone, or its flag is set."""
-        listed = set(os.listdir(dir_fd)) if len(names) > FEW else None
-        for i, name in enumerate(names):
-            if _exists(name, dir_fd) if listed is None else name in listed:
-                if self.opts.unlink_existing:
-                    os.unlink(name, dir_fd=dir_fd)
-                else:
-                    flags[i] = FLAG_DIRTY
-            elif name in kept:  # somebody has removed it meanwhile
-                os.close(kept.pop(name))
-            yield name
-            if self.opts.unlink_before_mapping:
-                os.unlink(name, dir_fd=dir_fd)
-
     def _populate(
         self, msl: MemsegList, start: int, n: int, helpers: Helpers
     ) -> tuple[int, list[int]]:
         """Touches n mapped pages without changing them: how many are there, and their IOVAs."""
         va, size = msl.va(start), msl.page_sz
         per = helpers.share(n, size)
-        chunks = iter(range(0, n, per))
-        found: dict[int, list[int]] = {}
+        chunks = iter(() if self.populate_flag else range(0, n, per))
         failed: list[str] = []
-        read = self.pa or bool(self.populate_flag)
 
         def work() -> None:
             for at in chunks:
-                k = min(per, n - at)
                 try:
-                    if not self.populate_flag:
-                        libc.madvise(va + at * size, k * size, MADV_POPULATE_WRITE)
+                    length = min(per, n - at) * size
+                    libc.madvise(va + at * size, length, MADV_POPULATE_WRITE)
                 except OSError as e:
                     failed.append(_populate_failure(e, size))
-                    break
-                try:
-                    if read:
-                        found[at] = self.pagemap.entries(va + at * size, size, k)
-                except OSError as e:
-                    failed.append(f"can't get IOVA addr: /proc/self/pagemap: {e.strerror}")
-                    break
                 if failed:
                     break
 
         helpers.together(work)
         if failed:
             self._fail("DEBUG", failed[0])
-        if not read and not failed:
+        elif not self.pa and not self.populate_flag:
             return n, list(range(va, va + n * size, size))
-        if failed:
-            try:
-                entries = self.pagemap.entries(va, size, n) if n else []
-            except OSError:
-                return 0, []
-        else:
-            entries = [e for at in range(0, n, per) for e in found[at]]
+        try:
+            entries = self.pagemap.entries(va, size, n)
+        except OSError as e:
+            if not failed:
+                why = f"can't get IOVA addr: /proc/self/pagemap: {e.strerror}"
+                self._fail("DEBUG", why)
+            return 0, []
         good = n
         if min(entries, default=0) < PRESENT:
             good = next((i for i, e in enumerate(entries) if not e & PRESENT), n)
@@ -667,25 +689,25 @@ class Segments:
 
         One that is too short is refused: its mapping would make it longer.
         """
-        size, opened = msl.page_sz, list[int]()
+        size, opened, names = msl.page_sz, list[int](), [*pages.values()]
         dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            self._join(pages.values(), opened, dir_fd)
+            self._join(names, opened, dir_fd)
         except OSError as e:
             e.filename = f"{directory}/{e.filename}"
             raise
         finally:
             os.close(dir_fd)
             self.fds.setdefault(msl.index, {}).update(zip(pages, opened, strict=False))
-        length, end = os.lseek, os.SEEK_END
-        for fd, name in zip(opened, pages.values(), strict=True):
-            if (found := length(fd, 0, end)) < size:
+        ends = libc.each("lseek", len(opened), opened, 0, os.SEEK_END, go_on=True)
+        for found, name in zip(ends, names, strict=True) if min(ends, default=size) < size else ():
+            if found < size:
                 why = f"{size} bytes wanted, {found} found"
                 raise OSError(EINVAL, why, f"{directory}/{name}")
-        vas = [msl.va(seg) for seg in pages]
+        vas = [msl.base_va + seg * size for seg in pages]
         libc.map_each(opened, vas, size, MAP_SHARED | MAP_FIXED, [0], self.prot)
 
-    def _join(self, names: Iterable[str], opened: list[int], dir_fd: int) -> None:
+    def _join(self, names: Sequence[str], opened: list[int], dir_fd: int) -> None:
         """Existing page files, with their shared locks unless this process only looks."""
         flags = os.O_RDONLY if self.look_only else os.O_RDWR
         open_each(names, opened, flags, dir_fd, libc.lets_others_in(dir_fd))
@@ -918,16 +940,19 @@ def _exists(name: str, dir_fd: int) -> bool:
     return True
 
 
-def lock_shared(fd: int) -> None:
+def lock_shared(fd: int, name: str) -> None:
     """The lock of a page in use; where another process holds it exclusively EAL goes on without."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         pass
+    except OSError as e:
+        e.filename = name
+        raise
 
 
 def open_each(
-    names: Iterable[str],
+    names: Sequence[str],
     opened: list[int],
     flags: int,
     dir_fd: int | None,
@@ -936,29 +961,50 @@ def open_each(
 ) -> None:
     """Opens page files, not through a link, with their shared locks if they are to be written to.
 
-    Each descriptor is appended to `opened`, also one that cannot be locked. OSError names its file.
-    look: at what each file is; False where nobody else can have made it. kept: those that are open
-    already, which are taken from there.
+    opened gets the descriptors up to the first that cannot be had, and all of them where it is a
+    lock that cannot. OSError names that file. look: at what each file is; False where nobody else
+    can have made it. kept: those that are open already, which are taken from there.
     """
-    kept = {} if kept is None else kept
-    plain, to_write = flags | os.O_NOFOLLOW, flags & os.O_RDWR
-    open_file, lock, shared = os.open, fcntl.flock, fcntl.LOCK_SH | fcntl.LOCK_NB
-    for name in names:  # once for each page: open, flock, and nothing else
-        if look:
-            fd = libc.open_shared(name, flags, dir_fd)
-        elif name in kept:
-            fd = kept.pop(name)
+    try:
+        if look or len(names) == 1:
+            for name in names:
+                opened.append(libc.open_shared(name, flags, dir_fd, look))
         else:
-            fd = open_file(name, plain, 0o600, dir_fd=dir_fd)
-        opened.append(fd)
-        try:
-            if to_write:
-                lock(fd, shared)
-        except BlockingIOError:  # another process holds it exclusively: EAL goes on without
-            pass
-        except OSError as e:
-            e.filename = name
-            raise
+            new = [name for name in names if name not in kept] if kept else names
+            where = libc.AT_FDCWD if dir_fd is None else dir_fd
+            how = flags | os.O_NOFOLLOW | os.O_CLOEXEC
+            got = libc.each("openat", len(new), where, new, how, 0o600)
+            if len(new) < len(names) and kept:
+                fresh = iter(got)
+                got = [kept.pop(n) if n in kept else next(fresh, -1) for n in names]
+            take(got, names, opened)
+    finally:
+        if flags & os.O_RDWR:
+            _lock_each(opened, names)
+
+
+def take(got: list[int], names: Sequence[str], opened: list[int]) -> None:
+    """Adds descriptors that libc.each answered; OSError names the file of one that is none."""
+    if got and min(got) < 0:
+        at = next(i for i, fd in enumerate(got) if fd < 0)
+        opened += got[:at]
+        for fd in got[at + 1 :]:
+            if fd >= 0:
+                os.close(fd)
+        raise OSError(-got[at], os.strerror(-got[at]), names[at])
+    opened += got
+
+
+def _lock_each(fds: list[int], names: Sequence[str]) -> None:
+    """As lock_shared."""
+    if len(fds) == 1:
+        return lock_shared(fds[0], names[0])
+    shared = fcntl.LOCK_SH | fcntl.LOCK_NB
+    got = libc.each("flock", len(fds), fds, shared, go_on=True)
+    if got and min(got) < 0:
+        for result, name in zip(got, names, strict=False):
+            if result not in (0, -EWOULDBLOCK):
+                raise OSError(-result, os.strerror(-result), name)
 
 
 def _populate_failure(e: OSError, size: int) -> str:

@@ -1,6 +1,7 @@
 """pyeal as a target with small chunks, so that few pages cross their bounds and go to threads.
 
-python segments_target.py [helper]: with "helper" only helper threads populate.
+python segments_target.py [helper] [plain]: with "helper" only helper threads populate; with "plain"
+each system call is made by Python, as on machines that libc.each has no code for.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Probe(Target):
 
 
 segments.CHUNK = 8 << 20
-if sys.argv[1:] == ["helper"]:
+if "helper" in sys.argv:
     segments.Helpers = HelpersOnly  # type: ignore[misc]
+if "plain" in sys.argv:
+    libc._loop = False
 serve(Probe())

@@ -18,11 +18,12 @@ SUITE = Path(rig.__file__).parents[1]
 PACKAGE = Path(pyeal.__file__).parent
 FAULTS = {  # what was done: file, text that stands there once, what it becomes, gate that finds it
     "a call more a page": (
-        "libc.py", "        where.value = at\n", "        where.value = at; os.fstat(fd)\n",
+        "libc.py", '    got = each("mmap"', '    _ = [os.fstat(fd) for fd in fds]\n'
+        '    got = each("mmap"',
         "system_calls_a_page[dynmem]",
     ),
     "kept files are opened twice": (
-        "hugepages.py", "keep = not remove and own", "keep = remove and own",
+        "hugepages.py", "if own and not remove:", "if own and remove:",
         "system_calls_a_page[restart]",
     ),
     "a call more a page of one file": (
@@ -31,8 +32,9 @@ FAULTS = {  # what was done: file, text that stands there once, what it becomes,
         "system_calls_a_page[attach-single-file]",
     ),
     "Python that dawdles at each page": (
-        "segments.py", "        opened.append(fd)\n        try:", "        opened.append(fd)\n"
-        "        sum(range(1000))\n        try:", "user_instructions_a_page[attach-dynmem]",
+        "segments.py", "    opened += got\n",
+        "    opened += [fd for fd in got if sum(range(300))]\n",
+        "user_instructions_a_page[attach-dynmem]",
     ),
     "one thread": (
         "segments.py", "Helpers(min(len(cpus), WORKERS) - 1", "Helpers(0", "every_cpu_populates",

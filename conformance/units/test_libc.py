@@ -1,0 +1,112 @@
+"""One system call for many files: by machine code, and by Python where that cannot run."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyeal import libc
+
+CREATE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+FIXED = libc.MAP_SHARED | libc.MAP_FIXED
+
+
+@pytest.fixture(params=["code", "plain"])
+def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "code" and platform.machine() != "x86_64":
+        pytest.skip(f"wanted x86_64, found {platform.machine()}")
+    monkeypatch.setattr(libc, "_loop", None if request.param == "code" else False)
+    return str(request.param)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def test_each_file_is_opened_locked_and_measured(how: str, folder: int, tmp_path: Path) -> None:
+    names = [f"é{i}" * (1 + i % 3) for i in range(300)]  # of several lengths
+    fds = libc.each("openat", 300, folder, names, CREATE, 0o600)
+    try:
+        for i, fd in enumerate(fds):
+            os.ftruncate(fd, i)
+        locked = libc.each("flock", 300, fds, fcntl.LOCK_SH)
+        ends = libc.each("lseek", 300, fds, 0, os.SEEK_END)
+        paths = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
+        closed = all(not os.get_inheritable(fd) for fd in fds)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+    assert paths == [f"{tmp_path}/{name}" for name in names] and closed
+    assert locked == [0] * 300 and ends == list(range(300))
+    assert bool(libc._loop) == (how == "code")
+
+
+def test_it_ends_with_the_first_that_fails_or_goes_on(how: str, folder: int) -> None:
+    names = ["a", "none/a", "b"]
+    first = libc.each("openat", 3, folder, names, CREATE, 0o600)
+    after = os.path.exists(f"/proc/self/fd/{folder}/b")
+    whole = libc.each("openat", 3, folder, names, CREATE, 0o600, go_on=True)
+    for fd in (first[0], whole[0], whole[2]):
+        os.close(fd)
+
+    assert (first[1:], after) == ([-errno.ENOENT], False)
+    assert whole[1] == -errno.ENOENT and min(whole[0], whole[2]) > 2
+
+
+def test_nothing_is_called_for_nothing(how: str) -> None:
+    assert libc.each("flock", 0, [], fcntl.LOCK_SH) == []
+
+
+@pytest.mark.parametrize(("n", "bad"), [(5, None), (5, 0), (5, 3)])
+def test_mappings_stand_where_they_are_wanted(
+    how: str, folder: int, n: int, bad: int | None
+) -> None:
+    size = mmap.PAGESIZE
+    fds = libc.each("openat", n, folder, [f"m{i}" for i in range(n)], CREATE, 0o600)
+    for i, fd in enumerate(fds):
+        os.pwrite(fd, bytes([i + 1]) * size, 0)
+    given = [folder if i == bad else fd for i, fd in enumerate(fds)]  # which is not writable
+    va, done = libc.reserve(0, n * size), [0]
+    vas = range(va, va + n * size, size)
+    try:
+        if bad is None:
+            libc.map_each(given, vas, size, FIXED, done)
+        else:
+            with pytest.raises(OSError, match=f"at {vas[bad]:#x}") as refused:
+                libc.map_each(given, vas, size, FIXED, done)
+            assert refused.value.errno == errno.EACCES
+        seen = [libc.memory(at, 1)[0] for at in vas[: done[0]]]
+    finally:
+        libc.munmap(va, n * size)
+        for fd in fds:
+            os.close(fd)
+
+    assert done == [n if bad is None else bad]
+    assert seen == list(range(1, done[0] + 1))
+
+
+def test_where_no_memory_may_become_code_python_makes_the_calls(
+    monkeypatch: pytest.MonkeyPatch, folder: int
+) -> None:
+    """As under systemd's MemoryDenyWriteExecute=, or SELinux without execmem."""
+    given_back: list[int] = []
+    monkeypatch.setattr(libc, "_loop", None)
+    monkeypatch.setattr(libc, "_mprotect", lambda *args: -1)
+    monkeypatch.setattr(libc, "munmap", lambda va, length: given_back.append(length))
+    fds = libc.each("openat", 2, folder, ["a", "b"], CREATE, 0o600)
+    for fd in fds:
+        os.close(fd)
+
+    assert libc._loop is False and len(fds) == 2
+    assert given_back == [mmap.PAGESIZE]
