@@ -426,7 +426,7 @@ class Legacy:
 
 
 def _neighbours(a: Page, b: Page) -> bool:
-    return (a.size, a.node, a.physaddr + a.size) == (b.size, b.node, b.physaddr)
+    return a.physaddr + a.size == b.physaddr and a.size == b.size and a.node == b.node
 
 
 def _free_descriptors() -> int:

@@ -294,7 +294,7 @@ class Follower:
         vas, where, pages = range(0), "", dict[int, str]()  # of the pages before, mostly
         for va, size, file_id, file in hugepage_data.read(path):
             directory, _, name = file.rpartition("/")
-            if va not in vas or directory != where:
+            if directory != where or va not in vas:
                 where = directory
                 if dirs and where not in dirs:
                     raise ValueError(f"page {file_id} lies in no hugepage directory: {file!r}")
@@ -303,8 +303,9 @@ class Follower:
                 msl = at[0]
                 vas = range(msl.base_va, msl.base_va + msl.len, msl.page_sz)
                 pages = found.setdefault((msl, where), {})
-            seg = (va - vas.start) // vas.step
-            if size != vas.step or va not in vas or seg in pages:
+                first, page_sz, fits = msl.base_va, msl.page_sz, va in vas
+            seg = (va - first) // page_sz
+            if size != page_sz or not fits or seg in pages:
                 raise ValueError(f"page {file_id} is not segment {seg} of {msl.name}, or again")
             pages[seg] = name
         return found
