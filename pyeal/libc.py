@@ -144,7 +144,10 @@ def _make_loop() -> Callable[[int, int, int, int], int] | Literal[False]:
     """
     if os.uname().machine != "x86_64":
         return False
-    va = mmap(0, PAGE, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS)
+    try:
+        va = mmap(0, PAGE, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS)
+    except OSError:
+        return False
     ctypes.memmove(va, _LOOP_CODE, len(_LOOP_CODE))
     if _mprotect(va, PAGE, PROT_READ | PROT_EXEC):
         munmap(va, PAGE)

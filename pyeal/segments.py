@@ -1,7 +1,8 @@
 """The pages of a list: allocate, free, descriptors, physical addresses, nodes (EAL's memalloc).
 
-A batch costs, per page: open, flock, mmap. The rest is one call for many pages: population by
-madvise in chunks from warmed-up threads, one bulk read of pagemap, one query of the nodes.
+A batch costs, per page: open, flock, mmap, a read of pagemap, each made for all pages by libc.each.
+The rest is one call for many: population by madvise in chunks from warmed-up threads, one query of
+the nodes.
 linux/eal_memalloc.c
 """
 
@@ -95,17 +96,17 @@ class Pagemap:
         if n == 1:
             entry = os.pread(self.fd, 8, va // PAGE * 8)
             if len(entry) < 8:
-                raise OSError(ENOMEM, "/proc/self/pagemap ends there")
+                raise OSError(ENOMEM, "/proc/self/pagemap ends before that page")
             return [int.from_bytes(entry, "little")]
         found = bytearray(8 * n)
         to = addressof(c_char.from_buffer(found)) if n else 0
         first, step = va // PAGE * 8, page_sz // PAGE * 8
         offsets = range(first, first + n * step, step)
         got = libc.each("pread64", n, self.fd, range(to, to + 8 * n, 8), 8, offsets)
-        if got != [8] * n:
-            no = -got[-1] if got[-1] < 0 else ENOMEM
-            what = f"8 bytes of /proc/self/pagemap wanted, {got[-1]} read"
-            raise OSError(no, os.strerror(no) if got[-1] < 0 else what)
+        if bad := [x for x in got if x != 8]:
+            if bad[0] < 0:
+                raise OSError(-bad[0], os.strerror(-bad[0]))
+            raise OSError(ENOMEM, f"8 bytes of /proc/self/pagemap wanted, {bad[0]} read")
         return memoryview(found).cast("Q").tolist()
 
     def works(self) -> bool:
@@ -966,7 +967,7 @@ def open_each(
     can have made it. kept: those that are open already, which are taken from there.
     """
     try:
-        if look or len(names) == 1:
+        if (look or len(names) == 1) and not kept:
             for name in names:
                 opened.append(libc.open_shared(name, flags, dir_fd, look))
         else:

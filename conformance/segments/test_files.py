@@ -207,21 +207,25 @@ def test_existing_keeps_files_in_sight(start, evidence):
 
 @requirement("SEG-018")
 @needs(pages={"2M": 2})
-def test_never_keeps_pages_and_flags_them_dirty(start, evidence):
-    """Files and content outlive the process; the next one of the prefix has flags 3."""
-    first = start("-m", "2", "--huge-unlink=never")
+@pytest.mark.parametrize("n", [1, 2])
+def test_never_keeps_pages_and_flags_them_dirty(start, n, evidence):
+    """Files and content outlive the process; the next one of the prefix has flags 3, and locks."""
+    first = start("-m", str(2 * n), "--huge-unlink=never")
     at = first.segments()[0].addr + MB  # the start of a page is the heap's
     clean = [s.flags for s in first.segments()]
     first.poke(at, b"pyeal")
     first.close()
     left = first.page_files()
-    again = start("-m", "2", "--huge-unlink=never")
+    again = start("-m", str(2 * n), "--huge-unlink=never")
     dirty = [s.flags for s in again.segments()]
-    evidence(f"files {left}, flags {clean} then {dirty}, found {again.peek(at, 5)}")
+    held = [(x.kind, x.mode) for f in left for x in again.locks(again.hugedir() / f)]
+    found = again.peek(at, 5)
+    evidence(f"files {left}, flags {clean} then {dirty}, found {found}, locks {held}")
 
-    assert len(left) == 1
-    assert again.peek(at, 5) == b"pyeal"
-    assert (clean, dirty) == ([1], [3])
+    assert len(left) == n
+    assert found == b"pyeal"
+    assert (clean, dirty) == ([1] * n, [3] * n)
+    assert held == [("FLOCK", "READ")] * n
 
 
 @requirement("SEG-010")
