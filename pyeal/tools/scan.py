@@ -459,15 +459,16 @@ class Machine:
                     found.setdefault((dev, top), (root + point, point))
         return list(found.values())
 
-    def holders_of_files(self) -> dict[str, dict[int, set[str]]]:
-        """file_id -> pid -> how it holds that file: "lock", "map". 0: a pid unseen."""
-        held: dict[str, dict[int, set[str]]] = {}
+    def holders_of_files(self) -> dict[str, set[tuple[int, str]]]:
+        """file_id -> who holds that file: (pid, "lock" or "map"). 0: a pid unseen."""
+        held: dict[str, set[tuple[int, str]]] = {}
         for x in self.locks():
             if not x.waits:
-                held.setdefault(x.file, {}).setdefault(max(x.pid, 0), set()).add("lock")
+                held.setdefault(x.file, set()).add((max(x.pid, 0), "lock"))
         for p in self.processes:
+            how = p.pid, "map"
             for file in p.files():
-                held.setdefault(file, {}).setdefault(p.pid, set()).add("map")
+                held.setdefault(file, set()).add(how)
         return held
 
     def open_files(self, names: set[str]) -> dict[str, set[int]]:

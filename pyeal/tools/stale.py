@@ -80,7 +80,6 @@ class Look:
         self._confirm()
 
     def _fact(self, kind: str, path: str, shown: str, st: os.stat_result, prefix: str) -> Dict:
-        held = self.held.get(scan.file_id(st), {})
         return {
             "kind": kind,
             "path": path,
@@ -93,7 +92,7 @@ class Look:
             "age_s": round(max(self.now - st.st_mtime, 0), 1),
             "dev": st.st_dev,
             "inode": st.st_ino,
-            "holders": [{"pid": p, "by": sorted(how)} for p, how in sorted(held.items())],
+            "holders": _holders(frozenset(self.held.get(scan.file_id(st), ()))),
             "verdict": "",
             "why": "",
         }
@@ -228,18 +227,15 @@ class Look:
         living = (e.place for e in machine.eals() if e.place and (e.locked or e.holders))
         alive = {(st.st_dev, st.st_ino) for p in living if (st := _lstat(p.path))}
         for f in free:
-            by: dict[int, set[str]] = {}
             if f["kind"] == "directory":
                 if (f["dev"], f["inode"]) in alive:
                     f["verdict"], f["why"] = "held", "by a process that has just started"
                 continue
-            for pid, how in held.get(f"{scan.device_id(f['dev'])}:{f['inode']}", {}).items():
-                by.setdefault(pid, set()).update(how)
+            by = held.get(f"{scan.device_id(f['dev'])}:{f['inode']}", set())
             if f["kind"] == "page":
-                for pid in opened.get(f["path"].rpartition("/")[2], ()):
-                    by.setdefault(pid, set()).add("open")
+                by |= {(pid, "open") for pid in opened.get(f["path"].rpartition("/")[2], ())}
             if by:
-                f["holders"] = [{"pid": p, "by": sorted(how)} for p, how in sorted(by.items())]
+                f["holders"] = _holders(frozenset(by))
                 f["verdict"], f["why"] = "held", _who(f["holders"])
 
 
@@ -300,6 +296,15 @@ def _user(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+@functools.cache
+def _holders(held: frozenset[tuple[int, str]]) -> list[Dict]:
+    """By pid: thousands of files have the same."""
+    by: dict[int, list[str]] = {}
+    for pid, how in sorted(held):
+        by.setdefault(pid, []).append(how)
+    return [{"pid": pid, "by": how} for pid, how in by.items()]
 
 
 def _who(holders: list[Dict]) -> str:
