@@ -33,6 +33,7 @@ from .segments import (
     frames,
     grow_descriptor_table,
     lock_shared,
+    locked_before,
     open_each,
 )
 
@@ -228,7 +229,7 @@ class Legacy:
             flags = os.O_RDWR | os.O_CREAT
             open_each(paths, opened, flags, None, libc.lets_others_in(info.hugedir))
         except OSError as e:
-            good = paths.index(e.filename)
+            good = locked_before(e, paths, opened)
             self._fail(f"open failed: {e.strerror}: {e.filename}")
         for i, (path, fd) in enumerate(zip(paths, opened, strict=False)):
             page = Page(path, at + i, info.page_sz, va + i * info.page_sz, fd)

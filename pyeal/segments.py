@@ -529,8 +529,8 @@ class Segments:
         except OSError as e:
             what = "memfd create" if self.opts.in_memory else f"open '{e.filename}'"
             self._fail("ERR", f"Couldn't get fd on hugepage file: {what} failed: {e.strerror}")
-            good = names.index(e.filename) if e.filename in names else len(opened)
-            while len(opened) > good:  # open, but without a lock
+            good = locked_before(e, names, opened)
+            while len(opened) > good:
                 at = len(opened) - 1
                 self._not_locked(opened, names[at], dir_fd, bool(flags[at]))
         self.fds.setdefault(msl.index, {}).update(enumerate(opened, start))
@@ -982,6 +982,11 @@ def open_each(
     finally:
         if flags & os.O_RDWR:
             _lock_each(opened, names)
+
+
+def locked_before(e: OSError, names: Sequence[str], opened: list[int]) -> int:
+    """How many of the opened files have their locks, after that error of open_each."""
+    return names.index(e.filename) if e.filename in names else len(opened)
 
 
 def take(got: list[int], names: Sequence[str], opened: list[int]) -> None:
