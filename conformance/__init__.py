@@ -3,7 +3,11 @@
 What a test author imports; the fixtures are those of conftest.py.
 """
 
+import contextlib
+
 import pytest
+
+from conformance.child import NO_LIBRARY, TargetDied
 
 MODES = {  # what each mode is called in reports: the arguments that choose it
     "dynmem": [],
@@ -12,6 +16,17 @@ MODES = {  # what each mode is called in reports: the arguments that choose it
     "legacy": ["--legacy-mem"],
     "no-huge": ["--no-huge"],
 }
+
+
+@contextlib.contextmanager
+def installed(name):
+    """Starts another EAL beside the target's; the test is skipped where that is not installed."""
+    try:
+        yield
+    except TargetDied as e:
+        if name and NO_LIBRARY in str(e):
+            pytest.skip(f"wanted {name}, found none: apt-get install librte-eal23")
+        raise
 
 
 def requirement(id):

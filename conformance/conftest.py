@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import pytest
 
-from conformance import MODES, catalogue, host, hosts
+from conformance import MODES, catalogue, host, hosts, installed
 from conformance.box import Box, Cgroup, Open
-from conformance.child import NO_LIBRARY, Child, TargetDied, TargetError, TargetHung, command
+from conformance.child import Child, TargetDied, TargetError, TargetHung, command
 from conformance.eal import Eal
 from conformance.zygote import Zygote, forks
 
@@ -408,7 +408,7 @@ def start(request, tmp_path, prefix, make_box, cgroup, zygotes):
         if "--file-prefix" not in args:
             args += ["--file-prefix", prefix]
         prefix = args[args.index("--file-prefix") + 1]
-        try:
+        with installed(target):
             eal = Eal(
                 target or request.config.getoption("target"),
                 args,
@@ -418,10 +418,6 @@ def start(request, tmp_path, prefix, make_box, cgroup, zygotes):
                 zygotes=None if fresh else zygotes,
                 **{"limit": request.config.getoption("limit")} | more,
             )
-        except TargetDied as e:
-            if target == "librte_eal" and NO_LIBRARY in str(e):
-                pytest.skip("wanted librte_eal, found none: apt-get install librte-eal23")
-            raise
         started.append(eal)
         return eal.init() if init else eal
 

@@ -7,9 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from conformance import host
+from conformance import host, installed
 from conformance.box import Box, Open
-from conformance.child import NO_LIBRARY, TargetDied
 from conformance.eal import Eal
 
 STEPS, LIVE = 200, 24
@@ -79,12 +78,8 @@ def run(tmp_path):
             except host.NotEnough as e:
                 pytest.skip(str(e))
             ends.callback(box.close)
-            try:
+            with installed(target):
                 eal = Eal(target, [*args, "--file-prefix", "twin"], box, tmp_path, "twin")
-            except TargetDied as e:
-                if NO_LIBRARY in str(e):
-                    pytest.skip(f"wanted {target}, found none")
-                raise
             ends.callback(eal.close)
             return eal.init()
 

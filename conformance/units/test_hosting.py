@@ -11,9 +11,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from conformance import host
+from conformance import host, installed
 from conformance.box import Box
-from conformance.child import NO_LIBRARY, TargetDied, environment
+from conformance.child import environment
 from conformance.eal import Eal
 
 MB = 1 << 20
@@ -46,12 +46,8 @@ class Hosting:
         self.layout = json.loads(self.primary.stdout.readline())
 
     def join(self, target: str, *args: str) -> Eal:
-        try:
+        with installed(target):
             eal = Eal(target, [*args, *PREFIX], self.box, self.tmp, "hosting", limit=12)
-        except TargetDied as e:
-            if NO_LIBRARY in str(e):
-                pytest.skip(f"wanted {target}, found none")
-            raise
         self.ends.callback(eal.kill)
         return eal.init()
 
