@@ -134,7 +134,7 @@ _LOOP_CALLS = {  # those that `each` is used for, by their numbers on x86_64
 AT_FDCWD = -100
 
 
-_loop: Callable[[int, int, int, int], int] | Literal[False] | None = None
+_loop: Callable[[int, int, int, int], int] | Literal[False] | None = None  # not tried yet
 
 
 def _make_loop() -> Callable[[int, int, int, int], int] | Literal[False]:
@@ -142,7 +142,7 @@ def _make_loop() -> Callable[[int, int, int, int], int] | Literal[False]:
 
     What Python needs for a call, 1 to 3 µs, is a good part of what a page costs.
     """
-    if os.uname().machine != "x86_64":
+    if os.uname().machine != "x86_64" or ctypes.sizeof(c_void_p) != 8:
         return False
     try:
         va = mmap(0, PAGE, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS)
