@@ -15,6 +15,7 @@ import itertools
 import os
 import platform
 import shlex
+import signal
 import sys
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
@@ -97,6 +98,8 @@ def greet(config, option):
 
 def pytest_configure(config):
     config.stash[HELLO] = config.stash[SECOND] = None
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a script's background: children
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # would never see Ctrl-C
     meta = [
         HERE / "meta" in (p := config.invocation_params.dir / a, *p.parents) for a in config.args
     ]

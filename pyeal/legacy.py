@@ -36,6 +36,7 @@ from .segments import (
     locked_before,
     open_each,
 )
+from .vaspace import Hole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,8 +184,11 @@ class Legacy:
         self.mapped += len(pages)
 
     def _hole(self, length: int, size: int) -> int:
-        """Address space for the first mapping, at a multiple of the page size."""
-        va = libc.reserve(0, length + size)
+        """Address space for the first mapping, at a multiple of the page size.
+
+        Behind the lists, where a Hole can be.
+        """
+        va = libc.reserve(max(msl.base_va + msl.len for msl in self.lists), length + size)
         self.holes.append((va, length + size))
         return (va + size - 1) & -size
 
@@ -245,11 +249,14 @@ class Legacy:
         self, pages: list[Page], va: int, size: int, policy: OnNode | None = None
     ) -> list[bool]:
         """Maps the files side by side and touches them without a change; which are there."""
+        if not pages:
+            return []
         helpers = self.segments.helpers(len(pages) * size, policy)
         flag, done, failed = self.segments.populate_flag, [0], []
         try:
-            vas = range(va, va + len(pages) * size, size)
-            libc.map_each([p.fd for p in pages], vas, size, MAP_SHARED | MAP_FIXED | flag, done)
+            vas, fds = range(va, va + len(pages) * size, size), [page.fd for page in pages]
+            with Hole(va, len(pages) * size) as fixed:
+                libc.map_each(fds, vas, size, MAP_SHARED | fixed | flag, done)
         except OSError as e:
             self._fail(f"mmap failed: {e.strerror}: {pages[done[0]].path}")
         n = done[0]
