@@ -111,6 +111,34 @@ class Heap:
             self.at(at - FREE_NEXT)
         return at
 
+    def fill(self, runs: list[tuple[int, int, int, int]]) -> None:
+        """Makes an element of each run of pages, of a heap that has none: they do not touch.
+
+        (address, bytes, list, DIRTY or 0), in the order in which malloc_heap_add_memory has them.
+        """
+        heads: dict[int, MallocElem] = {}
+        made = {}
+        for va, length, msl, dirty in runs:
+            made[va] = e = write_elem(va, self.va, msl, length, va, length, dirty)
+            i = self.free_list(length - HEADER)
+            if i in heads:
+                heads[i].free_prev = va + FREE_NEXT
+                e.free_next = addressof(heads[i])
+            heads[i] = e
+        before, last = 0, None
+        for va in sorted(made):
+            e = made[va]
+            e.prev = before
+            if last:
+                last.next = va
+            else:
+                self.c.first = va
+            before, last = va, e
+        self.c.last = before
+        for i, e in heads.items():
+            self.c.free_head[i], e.free_prev = addressof(e), self._head(i)
+        self.c.total_size += sum(length for _, length, _, _ in runs)
+
     def insert(self, va: int) -> None:
         """Links an element into the address order. malloc_elem_insert"""
         c, new, left = self.c, elem(va), None
@@ -331,7 +359,17 @@ class Heaps:
         self.lists.config.next_socket_id = layout.EXTERNAL_HEAP_MIN_SOCKET_ID
         for heap in self.heaps:
             heap.c.name, heap.c.socket_id = f"socket_{heap.socket}".encode(), heap.socket
-        self.lists.walk_contig(self._add_run)
+        found: dict[int, list[tuple[int, int, int, int]]] = {h.socket: [] for h in self.heaps}
+
+        def note(msl: MemsegList, first: layout.Memseg, length: int) -> None:
+            if not msl.external and msl.socket in found:
+                dirty = DIRTY if self.lists.release.dirty_flag and first.flags & FLAG_DIRTY else 0
+                found[msl.socket].append((first.addr, length, addressof(msl.c), dirty))
+                self.log("DEBUG", f"Added {length >> 20}M to heap on socket {msl.socket}")
+
+        self.lists.walk_contig(note)
+        for heap in self.heaps:
+            heap.fill(found[heap.socket])
 
     @property
     def fixed(self) -> bool:
@@ -353,15 +391,6 @@ class Heaps:
             spans += [(msl.va(start), n * msl.page_sz) for start, n in runs(bits)]
         heap.rebuild(sorted(spans), self.opts.match_allocations)
         self.log("WARNING", f"a dead process had the heap of node {heap.socket}: its links are new")
-
-    def _add_run(self, msl: MemsegList, first: layout.Memseg, length: int) -> int:
-        heap = self._of(msl.socket)
-        if msl.external or heap is None:
-            return 0
-        self._add(heap, msl, first.addr, length, bool(first.flags & FLAG_DIRTY))
-        heap.c.total_size += length
-        self.log("DEBUG", f"Added {length >> 20}M to heap on socket {msl.socket}")
-        return 0
 
     def _add(self, heap: Heap, msl: MemsegList, va: int, length: int, dirty: bool) -> int:
         """malloc_heap_add_memory"""
