@@ -129,7 +129,7 @@ _LOOP_CODE = bytes.fromhex(
     "4889d8 415d 415c 5d 5b c3"  # end: mov rax, rbx; pop r13, r12, rbp, rbx; ret
 )
 _LOOP_CALLS = {  # those that `each` is used for, by their numbers on x86_64
-    "flock": 73, "lseek": 8, "memfd_create": 319, "mmap": 9, "openat": 257, "pread64": 17,
+    "flock": 73, "lseek": 8, "memfd_create": 319, "mmap": 9, "openat": 257, "pread": 17,
 }  # fmt: skip
 AT_FDCWD = -100
 
@@ -181,7 +181,7 @@ def each(
         start = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) if n else 0
         end = _loop(start, n, _LOOP_CALLS[call], -1 if go_on else -4096)
         return rows[: (end - start) // 8 : 6].tolist()
-    kind = c_long if call in ("lseek", "mmap", "pread64") else c_int
+    kind = c_long if call in ("lseek", "mmap", "pread") else c_int
     fn, done = _bind(_short, call, kind, *[c_long] * len(args)), 0
     while done < n and (go_on or not done or rows[6 * (done - 1)] >= 0):
         result = fn(*rows[6 * done : 6 * done + len(args)])

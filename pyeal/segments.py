@@ -102,7 +102,7 @@ class Pagemap:
         to = addressof(c_char.from_buffer(found)) if n else 0
         first, step = va // PAGE * 8, page_sz // PAGE * 8
         offsets = range(first, first + n * step, step)
-        got = libc.each("pread64", n, self.fd, range(to, to + 8 * n, 8), 8, offsets)
+        got = libc.each("pread", n, self.fd, range(to, to + 8 * n, 8), 8, offsets)
         if bad := [x for x in got if x != 8]:
             if bad[0] < 0:
                 raise OSError(-bad[0], os.strerror(-bad[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -62,6 +63,23 @@ def test_it_ends_with_the_first_that_fails_or_goes_on(how: str, folder: int) -> 
 
     assert (first[1:], after) == ([-errno.ENOENT], False)
     assert whole[1] == -errno.ENOENT and min(whole[0], whole[2]) > 2
+
+
+def test_memory_files_are_made_and_read_into_one_buffer(how: str) -> None:
+    n = 20
+    fds = libc.each("memfd_create", n, [f"memory {i}" for i in range(n)], 0)
+    for i, fd in enumerate(fds):
+        os.write(fd, bytes([i]) * 8)
+    found = bytearray(8 * n)
+    to = ctypes.addressof(ctypes.c_char.from_buffer(found))
+    read = libc.each("pread", n, fds, range(to, to + 8 * n, 8), 8, 0)
+    names = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
+    for fd in fds:
+        os.close(fd)
+
+    assert names == [f"/memfd:memory {i} (deleted)" for i in range(n)]
+    assert read == [8] * n
+    assert found == b"".join(bytes([i]) * 8 for i in range(n))
 
 
 def test_nothing_is_called_for_nothing(how: str) -> None:
