@@ -66,7 +66,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
 class Look:
     """One look at page files and runtime directories: facts and a verdict for each.
 
-    Without `every`, page files that are held are passed over: there may be thousands.
+    Without `every`, page files that are held are passed over, as there may be thousands, and what
+    clean exits left is not looked at twice.
     """
 
     def __init__(self, every: bool = False) -> None:
@@ -217,14 +218,16 @@ class Look:
 
         A file that is only open is held, too.
         """
-        free = [f for f in self.items if f["verdict"] in ("stale", "kept?", "ended")]
+        words = ("stale", "kept?", "ended") if self.every else ("stale", "kept?")
+        free = [f for f in self.items if f["verdict"] in words]
         if not free:
             return
-        machine = scan.Machine(readings=2)
-        held = machine.holders_of_files()
+        machine, kinds = scan.Machine(readings=2), {f["kind"] for f in free}
+        held = machine.holders_of_files() if kinds - {"directory"} else {}
         names = {f["path"].rpartition("/")[2] for f in free if f["kind"] == "page"}
         opened = machine.open_files(names) if names else {}
-        living = (e.place for e in machine.eals() if e.place and (e.locked or e.holders))
+        eals = machine.eals() if "directory" in kinds else []
+        living = (e.place for e in eals if e.place and (e.locked or e.holders))
         alive = {(st.st_dev, st.st_ino) for p in living if (st := _lstat(p.path))}
         for f in free:
             if f["kind"] == "directory":
