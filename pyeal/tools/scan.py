@@ -510,8 +510,12 @@ class Machine:
 
     def eals(self) -> list[Eal]:
         """Those with a runtime directory, then those that share nothing."""
-        found = [e for place in self.places() if (e := self._of_place(place))]
+        found = self.eals_in_sight()
         return [*found, *self._unseen(found), *self._private(found)]
+
+    def eals_in_sight(self) -> list[Eal]:
+        """Those with a runtime directory that can be looked into."""
+        return [e for place in self.places() if (e := self._of_place(place))]
 
     def _of_place(self, place: Place) -> Eal | None:
         e = Eal(place)

@@ -226,7 +226,7 @@ class Look:
         held = machine.holders_of_files() if kinds - {"directory"} else {}
         names = {f["path"].rpartition("/")[2] for f in free if f["kind"] == "page"}
         opened = machine.open_files(names) if names else {}
-        eals = machine.eals() if "directory" in kinds else []
+        eals = machine.eals_in_sight() if "directory" in kinds else []
         living = (e.place for e in eals if e.place and (e.locked or e.holders))
         alive = {(st.st_dev, st.st_ino) for p in living if (st := _lstat(p.path))}
         for f in free:
