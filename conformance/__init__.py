@@ -7,8 +7,6 @@ import contextlib
 
 import pytest
 
-from conformance.child import NO_LIBRARY, TargetDied
-
 MODES = {  # what each mode is called in reports: the arguments that choose it
     "dynmem": [],
     "single-file": ["--single-file-segments"],
@@ -21,6 +19,8 @@ MODES = {  # what each mode is called in reports: the arguments that choose it
 @contextlib.contextmanager
 def installed(name):
     """Starts another EAL beside the target's; the test is skipped where that is not installed."""
+    from conformance.child import NO_LIBRARY, TargetDied  # which are commands' to import, too
+
     try:
         yield
     except TargetDied as e:

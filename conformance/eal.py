@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import decode, proc
+from conformance import decode, host, proc
 from conformance.box import Cgroup, lifeline, limits, user
 from conformance.child import Child, Rec, TargetError, command, environment
 from conformance.peers import Unobtainable
@@ -42,6 +42,11 @@ class Eal:
         self.args, self.box, self.prefix, self.tmp = list(args), box, prefix, Path(tmp)
         self.spec = target
         n = len(list(self.tmp.glob("*.log")))
+        for path in environment()["PYTHONPATH"].split(os.pathsep) if as_user else ():
+            if at := host.closed(path):
+                pytest.skip(
+                    f"wanted pyeal where {as_user} may read it, found {at} closed to others"
+                )
         own = rlimits or as_user or drop or any(k.startswith("LD_") for k in env or ())
         env = {k: v for k, v in (environment() | box.environment() | (env or {})).items() if v}
         try:

@@ -86,6 +86,12 @@ def workers(a_core=1):
     return max(1, min(n, pages.available // 64))
 
 
+def closed(path):
+    """The folder on the way to a path that other users may not pass, or None."""
+    way = [*reversed(Path(path).resolve().parents), Path(path).resolve()]
+    return next((d for d in way if d.is_dir() and not d.stat().st_mode & 0o001), None)
+
+
 def is_root():
     return os.geteuid() == 0
 

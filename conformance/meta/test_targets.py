@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -149,3 +150,14 @@ def wait_for(condition, limit=10):
         assert time.monotonic() < end, "waited in vain"
         time.sleep(wait)
         wait = min(2 * wait, 0.2)
+
+
+def test_a_folder_that_is_closed_to_other_users_is_named():
+    """A target that runs as another user cannot read what lies in it: such a test is a skip."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as closed:  # to others, as all of its kind
+        (inner := Path(closed, "suite")).mkdir()
+        found = host.closed(inner)
+        Path(closed).chmod(0o711)
+        then = host.closed(inner)
+
+    assert (found, then) == (Path(closed), None)
