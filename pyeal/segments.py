@@ -76,7 +76,7 @@ class Pages:
 
 
 class Pagemap:
-    """Physical addresses of this process's pages, read in bulk. rte_mem_virt2phy"""
+    """Physical addresses of this process's pages. rte_mem_virt2phy"""
 
     def __init__(self) -> None:
         self.fd = -1
