@@ -75,8 +75,10 @@ def test_a_failed_mmap_leaves_an_empty_file(start, fake_host, cgroup, stop, evid
 @requirement("LEG-010")
 @needs(pages={"2M": 64})
 @modes("legacy")
-def test_descriptors_and_locks_are_only_those_of_kept_pages(start, filled, evidence):
+def test_descriptors_and_locks_are_only_those_of_kept_pages(start, filled, box, evidence):
     """64 pages with 48 descriptors allowed: the first mapping holds none of them."""
+    if (beside := host.pools()["2M"].available) < 64:  # EAL does not count what a mount keeps
+        pytest.skip(f"wanted 64 free 2M pages beside those of the test, found {beside}")
     eal = start("-m", "4", rlimits={"nofile": 48})
     names = filled(eal)
     held = sorted(f.path for f in eal.fds().values() if "map_" in f.path)
