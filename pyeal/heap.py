@@ -141,28 +141,20 @@ class Heap:
 
     def insert(self, va: int) -> None:
         """Links an element into the address order. malloc_elem_insert"""
-        c, new, left = self.c, elem(va), None
-        before, after = 0, c.first
-        if after and 0 < (last := c.last) < va:  # growth is mostly upwards
-            left = self.at(last)
-            if left.next:
+        before, after = 0, self.c.first
+        if after and 0 < (last := self.c.last) < va:  # growth is mostly upwards
+            if self.at(last).next:
                 raise self.damaged(last)
             before, after = last, 0
         while after and after < va:
-            left = self.at(after)
-            if after <= before or left.prev != before:
+            e = self.at(after)
+            if after <= before or e.prev != before:
                 raise self.damaged(after)
-            before, after = after, left.next
-        right = self.at(after) if after else None
-        new.prev, new.next = before, after
-        if left:
-            left.next = va
-        else:
-            c.first = va
-        if right:
-            right.prev = va
-        else:
-            c.last = va
+            before, after = after, e.next
+        e = elem(va)
+        e.prev, e.next = before, after
+        self._join(before, va)
+        self._join(va, after)
 
     def _join(self, a: int, b: int) -> None:
         """Makes a and b neighbours; 0 stands for the end of the heap."""

@@ -975,7 +975,7 @@ def open_each(
             where = libc.AT_FDCWD if dir_fd is None else dir_fd
             how = flags | os.O_NOFOLLOW | os.O_CLOEXEC
             got = libc.each("openat", len(new), where, new, how, 0o600)
-            if len(new) < len(names) and kept:
+            if kept and len(new) < len(names):
                 fresh = iter(got)
                 got = [kept.pop(n) if n in kept else next(fresh, -1) for n in names]
             take(got, names, opened)

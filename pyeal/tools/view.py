@@ -268,10 +268,6 @@ class PageFile:
         self.entry, self.name, self.holders = entry, entry.name, holders
 
     @property
-    def ino(self) -> int:
-        return self.entry.inode()
-
-    @property
     def prefix(self) -> str:
         return self.name.rpartition("map_")[0]
 
