@@ -442,20 +442,37 @@ def stranger(st: os.stat_result, kind: int) -> str:
 
 
 class DirectoryLock:
-    """A lock on a directory (LOCK_SH or LOCK_EX), waited for, as long as the block runs."""
+    """A lock on a directory (LOCK_SH or LOCK_EX), waited for, as long as the block runs.
 
-    def __init__(self, path: str, kind: int = fcntl.LOCK_EX) -> None:
-        self.path, self.kind, self.fd = path, kind, -1
+    limit: seconds to wait at most; OSError(ETIMEDOUT) then.
+    """
+
+    def __init__(self, path: str, kind: int = fcntl.LOCK_EX, limit: float | None = None) -> None:
+        self.path, self.kind, self.limit, self.fd = path, kind, limit, -1
 
     def __enter__(self) -> int:
         """The directory's descriptor."""
         self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(self.fd, self.kind)
+            if self.limit is None:
+                fcntl.flock(self.fd, self.kind)
+            else:
+                self._try(self.limit)
         except BaseException:
             os.close(self.fd)
             raise
         return self.fd
+
+    def _try(self, limit: float) -> None:
+        deadline = time.monotonic() + limit
+        while True:
+            try:
+                return fcntl.flock(self.fd, self.kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    why = f"another process has had its lock for {limit} s"
+                    raise OSError(errno.ETIMEDOUT, why, self.path) from None
+            time.sleep(0.01)
 
     def __exit__(self, *_: object) -> None:
         os.close(self.fd)

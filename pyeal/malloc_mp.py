@@ -33,6 +33,7 @@ _HEAD = Struct("<i60xQi4x")  # t; id; result
 # the element is in the shared heap before the peers have mapped it: answered or taken back before
 # the asker gives up
 BOUND = 0.8 * TIMEOUT
+PATIENCE = 1.0  # seconds for a directory's lock, while a peer does not answer that may have it
 VDEV_SCAN_REP = 3
 VFIO_ERR = 0xFF
 _VDEV = Struct("<ii64x")
@@ -77,8 +78,9 @@ class Sync:
         good, mute = True, self.mute if rollback else set()
         self.mute = set()
         answers = self.channel.request(name, head(SYNC, id), BOUND, mute)
-        if answers:
-            self.heaps.segments.settle()
+        hangs = mute or None in answers.values()
+        self.heaps.segments.patience = PATIENCE if hangs else None
+        self.heaps.segments.settle()
         for peer, answer in answers.items():
             if answer is None:
                 self.log("ERR", f"{peer} has not responded")

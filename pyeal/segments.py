@@ -12,7 +12,18 @@ import _thread
 import fcntl
 import os
 from ctypes import addressof, c_char
-from errno import EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTSUP, EPERM, EWOULDBLOCK
+from errno import (
+    EFAULT,
+    EINVAL,
+    ENODEV,
+    ENOENT,
+    ENOMEM,
+    ENOSYS,
+    ENOTSUP,
+    EPERM,
+    ETIMEDOUT,
+    EWOULDBLOCK,
+)
 
 from . import libc
 from .errors import EalError
@@ -293,6 +304,9 @@ class Segments:
         self.kept: dict[int, int] = {}
         self.spared: set[int] = set()
         self.left: dict[int, int] = {}  # list -> bit i: segment i was freed while others had it
+        # seconds that a hugepage directory's lock is waited for: a peer that does not answer may
+        # have been stopped with it
+        self.patience: float | None = None
         self.pagemap = pagemap
         self.why = ""  # of the page that failed last
         self.cpus: Collection[int] = os.sched_getaffinity(0)
@@ -381,7 +395,7 @@ class Segments:
         if n > FEW:
             grow_descriptor_table(n)
         good, flags = 0, [0] * n
-        with Locked(info, self.opts.in_memory) as dir_fd:
+        with Locked(info, self.opts.in_memory, self.patience) as dir_fd:
             helpers = self.helpers(n * msl.page_sz, policy)
             try:
                 mapped = self._map(msl, start, n, dir_fd, flags)
@@ -735,6 +749,7 @@ class Segments:
         """Gives pages back to the system. eal_memalloc_free_seg_bulk
 
         EalError(EINVAL) for pages that are not in use or marked do-not-free; nothing is freed then.
+        Where the directory's lock is not to be had the files stay, with zeros.
         """
         msl = pages.msl
         info = self._info(msl.page_sz)
@@ -745,7 +760,7 @@ class Segments:
                 raise EalError(
                     EINVAL, "memalloc", f"Page is not allowed to be freed: {msl.name} {i}"
                 )
-        with Locked(info, self.opts.in_memory) as dir_fd:
+        with Locked(info, self.opts.in_memory, self.patience, must=False) as dir_fd:
             msl.c.version += pages.n
             msl.clear(pages.start, pages.n)
             self._drop(msl, pages.start, pages.n, dir_fd, erase=True)
@@ -777,7 +792,7 @@ class Segments:
         except OSError as e:
             self.log("DEBUG", f"fallocate() failed: {e.strerror}")
         if not msl.count:
-            if not self.opts.in_memory and not found:
+            if dir_fd >= 0 and not found:
                 try:
                     os.unlink(self.list_name(msl), dir_fd=dir_fd)
                 except OSError as e:
@@ -789,7 +804,7 @@ class Segments:
             self.left[msl.index] = self.left.get(msl.index, 0) | (1 << n) - 1 << start
 
     def settle(self) -> None:
-        """Takes away the files of freed pages that others had then; called when they were told.
+        """Takes away the files of freed pages that others had then; called after they were told.
 
         The last user does so, but not one that is killed or that just goes. A librte_eal that lets
         go of a page of a single file touches it, and so puts it back.
@@ -805,11 +820,17 @@ class Segments:
                     libc.fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, at, size)
 
     def _remove_left(self, msl: MemsegList, start: int, n: int) -> None:
-        with Locked(self.infos[msl.page_sz], False) as dir_fd:
+        with Locked(self.infos[msl.page_sz], False, self.patience, must=False) as dir_fd:
+            if dir_fd < 0:
+                return self._leave(msl, start, n)
             for seg, name in enumerate(self.page_names(msl, start, n), start):
                 try:
                     fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=dir_fd)
                 except FileNotFoundError:
+                    continue
+                except OSError as e:
+                    self.log("DEBUG", f"{name} of a freed page is not looked at: {e.strerror}")
+                    self._leave(msl, seg, 1)
                     continue
                 if not _unlink_if_last(name, fd, dir_fd):
                     self._leave(msl, seg, 1)
@@ -823,7 +844,7 @@ class Segments:
             return True
         if erase and not self.opts.unlink_existing:
             return False
-        return _unlink_if_last(self.page_names(msl, seg, 1)[0], fd, dir_fd)
+        return dir_fd >= 0 and _unlink_if_last(self.page_names(msl, seg, 1)[0], fd, dir_fd)
 
     def contiguous(self, pages: Pages) -> bool:
         """Whether the pages follow each other for devices too. eal_memalloc_is_contig"""
@@ -869,23 +890,28 @@ class Segments:
 class Locked:
     """A hugepage directory while its files change: exclusively locked, blocking.
 
-    During init discovery's lock serves. In-memory pages need none.
+    During init discovery's lock serves. In-memory pages need none. limit: seconds to wait at most;
+    must: whether that is an error then.
     """
 
-    def __init__(self, info: HugepageInfo, in_memory: bool) -> None:
-        self.info, self.in_memory = info, in_memory
+    def __init__(
+        self, info: HugepageInfo, in_memory: bool, limit: float | None = None, must: bool = True
+    ) -> None:
+        self.info, self.in_memory, self.limit, self.must = info, in_memory, limit, must
         self.lock: libc.DirectoryLock | None = None
 
     def __enter__(self) -> int:
-        """The directory's descriptor, -1 in memory."""
+        """The directory's descriptor; -1 in memory, and without the lock."""
         if self.in_memory:
             return -1
         if self.info.lock_fd >= 0:
             return self.info.lock_fd
-        lock = libc.DirectoryLock(self.info.hugedir)
+        lock = libc.DirectoryLock(self.info.hugedir, limit=self.limit)
         try:
             fd = lock.__enter__()
         except OSError as e:
+            if e.errno == ETIMEDOUT and not self.must:
+                return -1
             why = f"Cannot lock '{self.info.hugedir}': {e.strerror}"
             raise EalError(ENOMEM, "memalloc", why) from None
         self.lock = lock

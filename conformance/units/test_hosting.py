@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from conformance import host, installed
 from conformance.box import Box
 from conformance.child import environment
 from conformance.eal import Eal
+from pyeal.libc import DirectoryLock
 
 MB = 1 << 20
 BIG = 5 * MB  # wants three new pages
@@ -137,3 +140,23 @@ def test_ctrl_c_beside_one_that_is_stopped(hosting) -> None:
     assert took < 2 * SOON
     assert other.peek(at, 5) == b"stays"
     assert other.malloc(64).va
+
+
+def test_ctrl_c_beside_one_that_stops_with_the_lock_of_the_page_files(hosting) -> None:
+    """It comes to it while the others are told: they are not waited for in vain."""
+    other = hosting.join("pyeal", "--proc-type=secondary")
+    mute = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    mute.settimeout(SOON)
+    with mute:
+        mute.bind(f"{other.run}/mp_socket_{os.getpid()}_0")
+        hosting.interrupt()
+        mute.recv(400)
+        with DirectoryLock(str(hosting.box.path(hosting.box.hugedir("2M")))):
+            code, took, _ = hosting.ended()
+
+    assert code == 0
+    assert took < 2 * SOON
+    other.close()
+    again = hosting.join("pyeal", "-m", "2")
+    again.close()
+    assert again.page_files() == []

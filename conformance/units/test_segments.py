@@ -22,6 +22,7 @@ import pytest
 from conformance import MODES, hosts, needs
 from conformance.child import TargetError
 from conformance.eal import Eal
+from pyeal.libc import DirectoryLock
 from pyeal.segments import Helpers, OnNode, near
 
 PAGE = 2 << 20
@@ -344,6 +345,29 @@ def test_a_page_file_in_use_elsewhere_stays(eal_of: Start, cgroup: Start) -> Non
 
     assert eal.page_files() == [f"{eal.prefix}map_0", path.name]
     assert read(path) == bytes(4)
+
+
+@needs(pages={"2M": 8}, root=True)
+def test_pages_freed_without_the_lock_of_their_directory(start: Start, peer: Start) -> None:
+    """One that does not answer may have stopped with it: nothing is got, and files stay a while."""
+    eal = start("-m", "2", target="pyeal")
+    at = eal.malloc(5 << 20).va
+    files = eal.page_files()
+    mute = peer(eal)
+    assert not eal.malloc(7 << 20).va  # so that it is known to be mute
+    with DirectoryLock(str(eal.hugedir())):
+        begun = time.monotonic()
+        refused = not eal.malloc(7 << 20).va
+        took = time.monotonic() - begun
+        eal.free(at)
+    left = eal.page_files()
+    zeros = {read(eal.hugedir() / name) for name in left[1:]}
+    mute.kill()
+    eal.free(eal.malloc(5 << 20).va)
+
+    assert refused and took < 2
+    assert (left, zeros) == (files, {bytes(4)})
+    assert eal.page_files() == files[:1]
 
 
 def write(path: Path, data: bytes) -> None:
