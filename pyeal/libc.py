@@ -134,25 +134,29 @@ _LOOP_CALLS = {  # those that `each` is used for, by their numbers on x86_64
 AT_FDCWD = -100
 
 
-_loop: Callable[[int, int, int, int], int] | Literal[False] | None = None  # not tried yet
+# A 4-byte word is made new if it is old; whether it was.
+_CAS_CODE = bytes.fromhex(
+    "f30f1efa 89f0 f00fb117"  # endbr64; mov eax, esi; lock cmpxchg [rdi], edx
+    "0f94c0 0fb6c0 c3"  # sete al; movzx eax, al; ret
+)
 
 
-def _make_loop() -> Callable[[int, int, int, int], int] | Literal[False]:
-    """The code above where it can run; False elsewhere, and where no memory may become code.
-
-    What Python needs for a call, 1 to 3 µs, is a good part of what a page costs.
-    """
+def _function(code: bytes, result: type, *args: type) -> Callable[..., Any] | Literal[False]:
+    """That code where it can run; False elsewhere, and where no memory may become code."""
     if os.uname().machine != "x86_64" or ctypes.sizeof(c_void_p) != 8:
         return False
     try:
         va = mmap(0, PAGE, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS)
     except OSError:
         return False
-    ctypes.memmove(va, _LOOP_CODE, len(_LOOP_CODE))
+    ctypes.memmove(va, code, len(code))
     if _mprotect(va, PAGE, PROT_READ | PROT_EXEC):
         munmap(va, PAGE)
         return False
-    return ctypes.PYFUNCTYPE(c_long, c_void_p, c_long, c_long, c_long)(va)
+    return ctypes.PYFUNCTYPE(result, *args)(va)
+
+
+_loop: Callable[..., int] | Literal[False] | None = None  # not tried yet
 
 
 def each(
@@ -160,12 +164,14 @@ def each(
 ) -> list[int]:
     """The same system call n times: the results, -errno for one that fails.
 
+    By machine code: what Python needs for a call, 1 to 3 µs, is a good part of what a page costs.
+
     args: what is the same for all, or a number or a file's name for each. After the first that
     fails no more are made, and the results are fewer, unless go_on.
     """
     global _loop
     if _loop is None:
-        _loop = _make_loop()
+        _loop = _function(_LOOP_CODE, c_long, c_void_p, c_long, c_long, c_long)
     row = [a if isinstance(a, int) else 0 for a in args]
     buffer = bytearray(struct.pack("=6q", *row, *[0] * (6 - len(row))) * n)
     rows, kept = memoryview(buffer).cast("q"), list[bytes]()
@@ -309,26 +315,32 @@ def packed(kind: Literal["I", "Q", "q"], values: Sequence[int]) -> memoryview:
     return memoryview(struct.pack(f"={len(values)}{kind}", *values)).cast(kind)
 
 
-_cas: object = None
+_cas: Callable[[int, int, int], int] | None = None  # not looked for yet
 
 
 def compare_exchange(va: int, old: int, new: int) -> bool:
     """Atomically makes the signed 4-byte word at va new if it is old.
 
-    Python has no atomic operation on memory; gcc's run-time library has. Where that is missing
-    a plain store is made, which is right as long as no other process shares the word.
+    Python has no atomic operation on memory. Where no code can be made gcc's run-time library has
+    one; where that is missing, too, a plain store is made, which is right as long as no other
+    process shares the word.
     """
     global _cas
     if _cas is None:
-        try:
-            fn = ctypes.PyDLL("libatomic.so.1")["__atomic_compare_exchange_4"]
-            fn.restype, fn.argtypes = ctypes.c_bool, (c_void_p, c_void_p, c_int, c_int, c_int)
-            _cas = fn
-        except OSError:
-            _cas = False
-    if _cas:
-        seen = c_int(old)
-        return bool(_cas(va, ctypes.addressof(seen), new, 5, 5))  # type: ignore[operator]
+        _cas = _function(_CAS_CODE, c_int, c_void_p, c_int, c_int) or _cas_of_gcc() or _cas_plain
+    return bool(_cas(va, old, new))
+
+
+def _cas_of_gcc() -> Callable[[int, int, int], int] | None:
+    try:
+        fn = ctypes.PyDLL("libatomic.so.1")["__atomic_compare_exchange_4"]
+    except OSError:
+        return None
+    fn.restype, fn.argtypes = c_int, (c_void_p, c_void_p, c_int, c_int, c_int)
+    return lambda va, old, new: fn(va, ctypes.byref(c_int(old)), new, 5, 5) & 0xFF
+
+
+def _cas_plain(va: int, old: int, new: int) -> int:
     word = c_int.from_address(va)
     if word.value != old:
         return False

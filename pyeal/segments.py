@@ -557,7 +557,9 @@ class Segments:
         """Makes pages' files: an old one is removed first, or kept, and then its flag is set."""
         there: list[bool] = []
         try:
-            if len(names) > FEW:
+            if kept and all(map(kept.__contains__, names)):
+                there += [True] * len(names)  # they were, when discovery opened them
+            elif len(names) > FEW:
                 there += map(set(os.listdir(dir_fd)).__contains__, names)
             else:
                 there += (_exists(name, dir_fd) for name in names)

@@ -33,7 +33,7 @@ def maker(kind, args):
         from pyeal.libc import compare_exchange
         from pyeal.serve import serve
 
-        # whichever thread comes first loads libatomic
+        # whichever thread comes first makes its code
         compare_exchange(ctypes.addressof(ctypes.c_int()), 0, 0)
 
         return lambda: serve(Target(*args))

@@ -3,13 +3,16 @@
  *	limit KIND PAGES M THREADS HEAD
  *
  * files: one file a page in a hugetlbfs, HEAD0 and so on, made, locked and sized; kept: such files
- * that are there already, and nobody's: locked exclusively first, asked for their size; joined:
- * those of another process, which are locked; opened: the same, but not populated; file: HEAD0 for
+ * that are there already, and nobody's: found in a list of the directory, locked exclusively first,
+ * asked for their size, and the kernel in the end for each page's frame and node, which are most of
+ * what such a start does; joined: those of another process, which are locked; opened: the same, but
+ * not populated; file: HEAD0 for
  * all; memfds: one memfd a page; anonymous: no file. Populated by madvise in chunks of 128 MB from
  * threads that are there before. records: no page, but its 512 records of 48 bytes in a file.
  * Prints one line of JSON.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -19,6 +22,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -107,6 +111,36 @@ static int kept_file(const char *head, long i)
 	return fd;
 }
 
+static void list(const char *head)
+{
+	char *path = strndup(head, strrchr(head, '/') - head);
+	DIR *dir = opendir(path);
+	long n = 0;
+
+	while (dir && readdir(dir))
+		n++;
+	if (n < pages)
+		die(path);
+	closedir(dir);
+	free(path);
+}
+
+static void frames_and_nodes(void)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY), *node = calloc(pages, sizeof(*node));
+	void **at = calloc(pages, sizeof(*at));
+	unsigned long entry;
+
+	for (long i = 0; i < pages; i++) {
+		at[i] = base + i * page;
+		if (pread(fd, &entry, 8, (unsigned long)at[i] / 4096 * 8) != 8)
+			die("pagemap");
+	}
+	if (syscall(SYS_move_pages, 0, pages, at, NULL, node, 0) && errno != ENOSYS)
+		die("move_pages");
+	close(fd);
+}
+
 static int size_flag(void)
 {
 	return __builtin_ctzl(page) << 26;
@@ -135,6 +169,7 @@ int main(int argc, char **argv)
 {
 	const char *kind = argc == 6 ? argv[1] : "", *head = argc == 6 ? argv[5] : "";
 	int threads = argc == 6 ? atoi(argv[4]) : 0, opened = !strcmp(kind, "opened");
+	int kept = !strcmp(kind, "kept");
 	struct rlimit files;
 	double wall, cpu;
 	pthread_t helper[64];
@@ -162,10 +197,11 @@ int main(int argc, char **argv)
 	if (!strcmp(kind, "files"))
 		for (long i = 0; i < pages; i++)
 			map(i, 1, sized_file(head, i));
-	else if (!strcmp(kind, "kept"))
+	else if (kept) {
+		list(head);
 		for (long i = 0; i < pages; i++)
 			map(i, 1, kept_file(head, i));
-	else if (!strcmp(kind, "joined") || opened)
+	} else if (!strcmp(kind, "joined") || opened)
 		for (long i = 0; i < pages; i++)
 			map(i, 1, page_file(head, i, 0));
 	else if (!strcmp(kind, "memfds"))
@@ -184,6 +220,8 @@ int main(int argc, char **argv)
 	populate(NULL);
 	for (int i = 1; i < threads; i++)
 		pthread_join(helper[i], NULL);
+	if (kept)
+		frames_and_nodes();
 	printf("{\"wall\": %.9f, \"cpu\": %.9f}\n", now(CLOCK_MONOTONIC) - wall,
 	       now(CLOCK_PROCESS_CPUTIME_ID) - cpu);
 	return 0;

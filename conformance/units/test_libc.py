@@ -1,4 +1,7 @@
-"""One system call for many files: by machine code, and by Python where that cannot run."""
+"""What machine code does, and what takes its place where none can run.
+
+One system call for many files; a word of memory that several processes change.
+"""
 
 from __future__ import annotations
 
@@ -128,3 +131,39 @@ def test_where_no_memory_may_become_code_python_makes_the_calls(
 
     assert libc._loop is False and len(fds) == 2
     assert given_back == [mmap.PAGESIZE]
+
+
+@pytest.mark.parametrize("how", ["code", "gcc", "plain"])
+def test_a_word_is_exchanged_if_it_is_what_it_was(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how != "code":
+        monkeypatch.setattr(libc, "_function", lambda *args: False)
+    if how == "plain":
+        monkeypatch.setattr(libc, "_cas_of_gcc", lambda: None)
+    monkeypatch.setattr(libc, "_cas", None)
+    words = (ctypes.c_int * 3)(7, -5, 9)
+    va = ctypes.addressof(words) + 4
+    found = [libc.compare_exchange(va, *x) for x in [(-5, -(1 << 31)), (-5, 1), (-(1 << 31), 6)]]
+
+    assert found == [True, False, True]
+    assert list(words) == [7, 6, 9]
+    assert (libc._cas is libc._cas_plain) == (how == "plain")
+
+
+def test_no_exchange_is_lost_between_processes() -> None:
+    """Each of three adds one 20,000 times, at the same time."""
+    va = libc.mmap(0, mmap.PAGESIZE, libc.PROT_RW, libc.MAP_SHARED | libc.MAP_ANONYMOUS)
+    word, children = ctypes.c_int.from_address(va), []
+    for _ in range(3):
+        children.append(os.fork())
+        if not children[-1]:
+            left = 20_000
+            while left:
+                left -= libc.compare_exchange(va, word.value, word.value + 1)
+            os._exit(0)
+    ends = [os.waitpid(child, 0)[1] for child in children]
+    total = word.value
+    libc.munmap(va, mmap.PAGESIZE)
+
+    assert (ends, total) == ([0] * 3, 60_000)
