@@ -204,14 +204,27 @@ def _addresses(names: Sequence[str]) -> tuple[list[int], bytes]:
     return list(itertools.accumulate(lengths, initial=at)), data
 
 
+def pread_each(fd: int, size: int, offsets: range) -> bytearray:
+    """As many bytes from each offset, one piece after the other. OSError, also for a short piece.
+
+    A call for each costs less than all that lies between them.
+    """
+    found = bytearray(size * len(offsets))
+    to = ctypes.addressof(ctypes.c_char.from_buffer(found)) if found else 0
+    got = each("pread", len(offsets), fd, range(to, to + len(found), size), size, offsets)
+    if got and min(got) < size:
+        n, at = next((n, at) for n, at in zip(got, offsets, strict=False) if n < size)
+        if n < 0:
+            raise OSError(-n, os.strerror(-n))
+        raise OSError(errno.EIO, f"{size} bytes at {at} wanted, {n} found")
+    return found
+
+
 def map_each(
     fds: list[int], vas: Sequence[int], page_sz: int, flags: int, done: list[int],
     prot: int = PROT_RW,
 ) -> None:  # fmt: skip
     """Maps the start of each file at its address; one call a page, nothing else.
-
-    flags: MAP_FIXED over a reservation, or MAP_FIXED_NOREPLACE into a hole, which is closed again
-    from a page on that fails.
 
     done[0] counts the pages mapped so far, so that a failing one is known. Raises OSError.
     """
@@ -220,7 +233,8 @@ def map_each(
     if got and got[-1] < 0:
         done[0] -= 1
         fd, at = fds[done[0]], vas[done[0]]
-        _close_gap(at, vas[-1] + page_sz - at if flags & MAP_FIXED_NOREPLACE else page_sz)
+        if flags & MAP_FIXED:
+            _close_gap(at, page_sz)
         why = os.strerror(-got[-1])
         raise OSError(-got[-1], f"mmap of {page_sz:#x} bytes at {at:#x} (fd {fd}): {why}")
 

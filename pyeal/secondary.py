@@ -275,10 +275,9 @@ class Follower:
             )
         try:
             for (msl, directory), pages in self._places(path).items():
-                new = bits(pages)
-                if self.mapped[msl.index] & new:
-                    raise ValueError(f"pages of {directory} are segments of {msl.name} again")
-                self.mapped[msl.index] |= new
+                if self.mapped[msl.index]:
+                    raise ValueError(f"pages of {msl.name} lie in two directories")
+                self.mapped[msl.index] = bits(pages)
                 self.segments.map_files(msl, directory, pages)
         except (OSError, ValueError) as e:
             what = getattr(e, "filename", None) or path

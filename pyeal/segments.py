@@ -11,7 +11,6 @@ from __future__ import annotations
 import _thread
 import fcntl
 import os
-from ctypes import addressof, c_char
 from errno import (
     EFAULT,
     EINVAL,
@@ -47,7 +46,7 @@ from .libc import (
     PROT_RW,
 )
 from .memseg import MemsegList, MemsegLists
-from .vaspace import Hole, give_back
+from .vaspace import give_back, map_each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,26 +97,11 @@ class Pagemap:
         self.fd = -1
 
     def entries(self, va: int, page_sz: int, n: int) -> list[int]:
-        """The pagemap entry of each page's first 4 kB. OSError when it cannot be read.
-
-        A call for each: to have all 512 entries of a 2 MB page costs twice as much.
-        """
+        """The pagemap entry of each page's first 4 kB. OSError when it cannot be read."""
         if self.fd < 0:
             self.fd = os.open("/proc/self/pagemap", os.O_RDONLY)
-        if n == 1:
-            entry = os.pread(self.fd, 8, va // PAGE * 8)
-            if len(entry) < 8:
-                raise OSError(ENOMEM, "/proc/self/pagemap ends before that page")
-            return [int.from_bytes(entry, "little")]
-        found = bytearray(8 * n)
-        to = addressof(c_char.from_buffer(found)) if n else 0
         first, step = va // PAGE * 8, page_sz // PAGE * 8
-        offsets = range(first, first + n * step, step)
-        got = libc.each("pread", n, self.fd, range(to, to + 8 * n, 8), 8, offsets)
-        if bad := [x for x in got if x != 8]:
-            if bad[0] < 0:
-                raise OSError(-bad[0], os.strerror(-bad[0]))
-            raise OSError(ENOMEM, f"8 bytes of /proc/self/pagemap wanted, {bad[0]} read")
+        found = libc.pread_each(self.fd, 8, range(first, first + n * step, step))
         return memoryview(found).cast("Q").tolist()
 
     def works(self) -> bool:
@@ -466,12 +450,8 @@ class Segments:
         self, msl: MemsegList, start: int, opened: list[int], kind: int, done: list[int]
     ) -> None:
         """Maps files as segments from start on; done[0] is how many. OSError."""
-        va, end, size = msl.va(start), msl.va(start + len(opened)), msl.page_sz
-        vas = range(va, end, size)
-        if len(vas) < 2:
-            return libc.map_each(opened, vas, size, kind | MAP_FIXED, done, self.prot)
-        with Hole(va, end - va) as fixed:
-            libc.map_each(opened, vas, size, kind | fixed, done, self.prot)
+        vas = range(msl.va(start), msl.va(start + len(opened)), msl.page_sz)
+        map_each(opened, vas, msl.page_sz, kind, done, self.prot)
 
     def _map_whole(self, msl: MemsegList, start: int, n: int, fd: int, kind: int) -> int:
         """One mapping for all n segments, or page by page as many as there are."""
@@ -704,9 +684,11 @@ class Segments:
     def map_files(self, msl: MemsegList, directory: str, pages: dict[int, str]) -> None:
         """Maps legacy pages, {segment: file's name}, untouched. OSError names a file.
 
-        One that is too short is refused: its mapping would make it longer.
+        One that is too short is refused: its mapping would make it longer. No other page of the
+        list is mapped.
         """
-        size, opened, names = msl.page_sz, list[int](), [*pages.values()]
+        size, opened, segs = msl.page_sz, list[int](), sorted(pages)
+        names = [pages[seg] for seg in segs]
         dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._join(names, opened, dir_fd)
@@ -715,14 +697,14 @@ class Segments:
             raise
         finally:
             os.close(dir_fd)
-            self.fds.setdefault(msl.index, {}).update(zip(pages, opened, strict=False))
+            self.fds.setdefault(msl.index, {}).update(zip(segs, opened, strict=False))
         ends = libc.each("lseek", len(opened), opened, 0, os.SEEK_END, go_on=True)
         for found, name in zip(ends, names, strict=True) if min(ends, default=size) < size else ():
             if found < size:
                 why = f"{size} bytes wanted, {found} found"
                 raise OSError(EINVAL, why, f"{directory}/{name}")
-        vas = [msl.base_va + seg * size for seg in pages]
-        libc.map_each(opened, vas, size, MAP_SHARED | MAP_FIXED, [0], self.prot)
+        vas = [msl.base_va + seg * size for seg in segs]
+        map_each(opened, vas, size, MAP_SHARED, [0], self.prot)
 
     def _join(self, names: Sequence[str], opened: list[int], dir_fd: int) -> None:
         """Existing page files, with their shared locks unless this process only looks."""

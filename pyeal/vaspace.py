@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock
 from errno import E2BIG, EADDRNOTAVAIL
+from itertools import pairwise
 
 from . import libc
 from .errors import EalError
-from .libc import MADV_DONTDUMP, MAP_FIXED, MAP_FIXED_NOREPLACE, PAGE
+from .libc import (
+    MADV_DONTDUMP,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_PRIVATE,
+    PAGE,
+    PROT_NONE,
+    PROT_RW,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 BASE = {"loongarch64": 0x7000000000}.get(os.uname().machine, 0x100000000)
 TRIES = 5  # moves of the cursor before the kernel's own choice is taken
@@ -111,15 +121,16 @@ class VaSpace:
 class Hole:
     """Takes a reservation away while pages are mapped there one by one: over it each costs more.
 
-    Entering answers the flag for those mappings. Nothing else comes there meanwhile: other EALs of
-    this process wait, and the kernel, left to choose, goes to higher addresses, be it from the top
-    down or from the bottom up. Where it does not, the reservation stays.
+    Entering answers the flag for those mappings; gaps, (address, bytes), where no page goes, stay
+    reserved. Nothing else comes there meanwhile: other EALs of this process wait, and the kernel,
+    left to choose, goes to higher addresses, be it from the top down or from the bottom up. Where
+    it does not, all stays reserved.
     """
 
     MUCH = 1 << 30  # bytes: more than anybody maps in that time
 
-    def __init__(self, va: int, length: int) -> None:
-        self.va, self.length = va, length
+    def __init__(self, va: int, length: int, gaps: Sequence[tuple[int, int]] = ()) -> None:
+        self.va, self.length, self.gaps = va, length, gaps
 
     def __enter__(self) -> int:
         _choosing.acquire()
@@ -131,6 +142,8 @@ class Hole:
             if self._chosen(PAGE) < much:
                 libc.reserve(self.va, self.length, MAP_FIXED_NOREPLACE)
                 return MAP_FIXED
+            if self.gaps:
+                self._reserve_gaps()
             return MAP_FIXED_NOREPLACE
         except BaseException:
             _choosing.release()
@@ -145,8 +158,43 @@ class Hole:
         libc.munmap(va, length)
         return va
 
+    def _reserve_gaps(self) -> None:
+        vas, lengths = zip(*self.gaps, strict=True)
+        kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+        got = libc.each("mmap", len(vas), vas, lengths, PROT_NONE, kind, -1, 0)
+        if got[-1] < 0:
+            give_back(self.va, self.length)
+            raise OSError(-got[-1], f"{len(vas)} gaps between pages: {os.strerror(-got[-1])}")
+        try:
+            libc.madvise(self.va, self.length, MADV_DONTDUMP)
+        except OSError:  # which names what is not mapped yet, after doing it to the rest
+            pass
+
     def __exit__(self, *_: object) -> None:
         _choosing.release()
+
+
+def map_each(
+    fds: list[int], vas: Sequence[int], page_sz: int, kind: int, done: list[int],
+    prot: int = PROT_RW,
+) -> None:  # fmt: skip
+    """Maps the start of each file at its address, ascending, where nothing is but a reservation.
+
+    done[0] counts the pages mapped so far, so that a failing one is known. What lies between them,
+    and from that one on, stays reserved. OSError.
+    """
+    if len(vas) < 2:
+        return libc.map_each(fds, vas, page_sz, kind | MAP_FIXED, done, prot)
+    va, end, gaps = vas[0], vas[-1] + page_sz, []
+    if end - va > len(vas) * page_sz:
+        both = pairwise(vas)
+        gaps = [(a + page_sz, b - a - page_sz) for a, b in both if b - a > page_sz]
+    with Hole(va, end - va, gaps) as fixed:
+        try:
+            libc.map_each(fds, vas, page_sz, kind | fixed, done, prot)
+        except OSError:
+            give_back(vas[done[0]], end - vas[done[0]])
+            raise
 
 
 def give_back(va: int, length: int) -> None:

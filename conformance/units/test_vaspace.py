@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from pyeal import libc
 from pyeal.libc import MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_SHARED, PAGE
-from pyeal.vaspace import Hole, VaSpace, what_lies_at
+from pyeal.vaspace import Hole, VaSpace, map_each, what_lies_at
 
 LOW, N = 0x500000000, 8
 SIZE = N * PAGE
@@ -85,20 +88,48 @@ def test_other_eals_wait_until_it_is_full(low: int) -> None:
     assert not LOW <= got[0] < LOW + SIZE
 
 
-@pytest.mark.parametrize("k", [0, 3, N - 1])
-def test_what_cannot_be_mapped_is_reserved_again(low: int, k: int) -> None:
-    """Page k of eight fails: the ones before are mapped, and from there on nobody else comes."""
-    files = [os.memfd_create("page") for _ in range(N)]
+@pytest.mark.parametrize("slots", [range(N), (0, 1, 3, 6, 7)], ids=["whole", "gaps"])
+@pytest.mark.parametrize("k", [0, 3, 4, None])
+def test_what_is_not_mapped_is_reserved(low: int, slots: Sequence[int], k: int | None) -> None:
+    """With and without gaps; page k fails: those before are mapped, and nobody comes there."""
+    files = [os.memfd_create("page") for _ in slots]
     for fd in files:
         os.ftruncate(fd, PAGE)
-    os.close(files[k])
-    done = [0]
-    with pytest.raises(OSError) as failed, Hole(low, SIZE) as flag:
-        libc.map_each(files, range(low, low + SIZE, PAGE), PAGE, MAP_SHARED | flag, done)
+    if k is not None:
+        os.close(files[k])
+    done, vas = [0], [low + i * PAGE for i in slots]
+    with pytest.raises(OSError) if k is not None else nullcontext() as failed:
+        map_each(files, vas, PAGE, MAP_SHARED, done)
     lies = [what_lies_at(low + i * PAGE, PAGE) for i in range(N)]
-    for fd in files[:k] + files[k + 1 :]:
+    dumped = [not d for d in dont_dump(low, SIZE)]
+    for fd in files if k is None else files[:k] + files[k + 1 :]:
         os.close(fd)
 
-    assert (failed.value.errno, done) == (errno.EBADF, [k])
-    assert ["memfd" in text for text in lies] == [i < k for i in range(N)]
+    there = [i in slots[:k] for i in range(N)]
+    assert done == [len(slots) if k is None else k]
+    assert k is None or failed.value.errno == errno.EBADF
+    assert ["memfd" in text for text in lies] == there == dumped
     assert FREE not in lies
+
+
+def test_gaps_that_cannot_be_reserved(low: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at vm.max_map_count: no page is mapped, and all is a reservation again."""
+    monkeypatch.setattr(libc, "each", lambda *args, **more: [low, -errno.ENOMEM])
+    vas, done = [low, low + 2 * PAGE, low + 5 * PAGE], [0]
+    with pytest.raises(OSError, match="2 gaps between pages") as failed:
+        map_each([0, 0, 0], vas, PAGE, MAP_SHARED, done)
+    lies = [what_lies_at(low + i * PAGE, PAGE) for i in range(6)]
+
+    assert (failed.value.errno, done) == (errno.ENOMEM, [0])
+    assert FREE not in lies
+
+
+def dont_dump(low: int, length: int) -> list[bool]:
+    """Whether each page is out of core dumps; of pages that are not mapped it is not said."""
+    found: dict[int, bool] = {}
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in (span := line.split()[0]):
+            at, end = (int(x, 16) for x in span.split("-"))
+        elif line.startswith("VmFlags:"):
+            found |= dict.fromkeys(range(max(at, low), min(end, low + length), PAGE), " dd" in line)
+    return [found[va] for va in sorted(found)]
