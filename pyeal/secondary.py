@@ -133,8 +133,11 @@ def read_hugepage_info(path: str, nodes: int) -> list[HugepageInfo]:
     """Page sizes and directories of the primary. eal_hugepage_info_read. EalError(EACCES)."""
     kind = layout.hugepage_info(nodes)
     try:
-        with open(libc.open_shared(path, os.O_RDONLY), "rb") as f:
-            data = bytearray(f.read(MAX_RECORDS * sizeof(kind) + 1))
+        fd = libc.open_shared(path, os.O_RDONLY)
+        try:
+            data = bytearray(os.read(fd, MAX_RECORDS * sizeof(kind) + 1))
+        finally:
+            os.close(fd)
     except OSError as e:
         raise EalError(
             EACCES, "hugepages",
