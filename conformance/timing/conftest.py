@@ -42,6 +42,11 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
         raise pytest.UsageError("timing runs by itself: without -n")
+    only, pages = config.getoption("only") or "", config.getoption("pages")
+    if unknown := [work for work in only.split(",") if only and work not in WORKS]:
+        raise pytest.UsageError(f"--only: {', '.join(WORKS)} wanted, {', '.join(unknown)} found")
+    if not all(n.isdecimal() and int(n) for n in pages.split(",")):
+        raise pytest.UsageError(f"--pages: numbers of pages wanted, as 256,1024; {pages} found")
     config.stash[FOUND], config.stash[RUNS] = {}, {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,22 @@ def test_kept_runs_are_shown_again_and_drawn(tmp_path, capsys):
 def test_nothing_kept_is_said(tmp_path, capsys):
     assert bench.run(arguments(show=True, storage=str(tmp_path))) == 2
     assert "no run is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"only": "restart,restart-cpu"}, r"--only: dynmem, .* wanted, restart-cpu found"),
+        ({"pages": "64,many"}, r"--pages: numbers of pages wanted, as 256,1024; 64,many found"),
+        ({"pages": "0"}, r"--pages: .* 0 found"),
+    ],
+)
+def test_what_is_no_work_and_no_number_is_named(tmp_path, capsys, wrong, said):
+    args = arguments(no_gates=True, storage=str(tmp_path), **wrong)
+
+    assert bench.run(args) == 2
+    assert re.fullmatch(f"pyeal bench: {said}\n", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):

@@ -134,6 +134,8 @@ def _measure(args: argparse.Namespace, tmp: str) -> Dict:
     skipped = re.findall(r"^SKIPPED \[\d+\] [^:]+:\d+: (.*)$", said, re.M)
     if skipped and code == 0 and not (os.path.exists(out) and _load(out)["benchmarks"]):
         raise Broken(f"nothing can be measured here: {'; '.join(dict.fromkeys(skipped))}")
+    if code == 4 and (wrong := re.search(r"^ERROR: (.*)", said, re.M)):
+        raise Broken(wrong[1])
     if not os.path.exists(out):
         raise Broken(f"pytest ends with {code}:\n{said}")
     return _load(out)
