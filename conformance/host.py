@@ -226,14 +226,15 @@ class Ledger:
             json.dump(entries, f)
 
     def take(self, pages, hold=None, node=None):
-        """Wait until the pages are free, on this node if one is named. With `hold`, it reserves
-        them itself (a mount); without, they are written down until `give`."""
+        """Wait until the pages are free, on this node if one is named; not for more than a pool
+        has. With `hold`, it reserves them itself (a mount); without, they are written down until
+        `give`."""
         if not pages:
             return hold() if hold else None
         end, wait = time.monotonic() + self.limit, 0.01
         while True:
             with self._entries() as entries:
-                now, short = pools(), None
+                now, short, never = pools(), None, False
                 for sz, n in pages.items():
                     held = sum(e[2].get(sz, 0) for e in entries)
                     found = now[sz].available - held if sz in now else 0
@@ -241,12 +242,13 @@ class Ledger:
                         found = min(found, free_on(node, sz) - now[sz].resv - held)
                     if found < n:
                         short = f"wanted {n} free {sz} pages, found {max(found, 0)}"
+                        never |= sz not in now or now[sz].total < n
                 if not short:
                     if hold:
                         return hold()
                     entries.append([os.getpid(), started(os.getpid()), pages])
                     return None
-            if time.monotonic() > end:
+            if never or time.monotonic() > end:
                 raise NotEnough(short)
             time.sleep(wait)
             wait = min(2 * wait, 0.5)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -73,6 +74,18 @@ def test_ledger_never_promises_a_page_twice(tmp_path, monkeypatch):
         ledger.take({"2M": 4})
     ledger.give({"2M": 4})
     ledger.take({"2M": 6})
+
+
+def test_ledger_does_not_wait_for_what_a_pool_cannot_have(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "pools", lambda: {"2M": Pool(8, 8, 0, 0)})
+    ledger = host.Ledger(tmp_path / "ledger", limit=60)
+    begun = time.monotonic()
+    with pytest.raises(host.NotEnough, match="wanted 9 free 2M pages, found 8"):
+        ledger.take({"2M": 9})
+    with pytest.raises(host.NotEnough, match="wanted 1 free 1G pages, found 0"):
+        ledger.take({"1G": 1})
+
+    assert time.monotonic() - begun < 10
 
 
 def test_ledger_gives_a_node_no_more_than_it_has(tmp_path, monkeypatch):
