@@ -139,6 +139,13 @@ _CAS_CODE = bytes.fromhex(
     "f30f1efa 89f0 f00fb117"  # endbr64; mov eax, esi; lock cmpxchg [rdi], edx
     "0f94c0 0fb6c0 c3"  # sete al; movzx eax, al; ret
 )
+# Rising numbers go into 8-byte words: where, how many, the first, the step, bytes from word to
+# word, and how far behind each it stands once more.
+_COUNT_CODE = bytes.fromhex(
+    "f30f1efa 48ffce 780f"  # endbr64; next: dec rsi; js end
+    "488917 4a89140f"  # mov [rdi], rdx; mov [rdi + r9], rdx
+    "4801ca 4c01c7 ebec c3"  # add rdx, rcx; add rdi, r8; jmp next; end: ret
+)
 
 
 def _function(code: bytes, result: type, *args: type) -> Callable[..., Any] | Literal[False]:
@@ -327,6 +334,26 @@ def memory(va: int, length: int) -> memoryview:
 def packed(kind: Literal["I", "Q", "q"], values: Sequence[int]) -> memoryview:
     """Numbers as C's, to assign to such a view: kind "I" are 4 bytes each, "Q" and "q" are 8."""
     return memoryview(struct.pack(f"={len(values)}{kind}", *values)).cast(kind)
+
+
+_count: Callable[[int, int, int, int, int, int], object] | None = None  # not looked for yet
+
+
+def count(at: int, n: int, first: int, step: int, every: int, again: int = 0) -> None:
+    """Writes n numbers, first, first + step and so on, as 8-byte words `every` bytes apart.
+
+    again: each once more so many bytes behind.
+    """
+    global _count
+    if _count is None:
+        _count = _function(_COUNT_CODE, c_long, c_void_p, *[c_long] * 5) or _count_plain
+    _count(at, n, first, step, every, again)
+
+
+def _count_plain(at: int, n: int, first: int, step: int, every: int, again: int) -> None:
+    values = packed("Q", range(first, first + n * step, step))
+    for start in {at, at + again} if n else ():
+        memory(start, (n - 1) * every + 8).cast("Q")[:: every // 8] = values
 
 
 _cas: Callable[[int, int, int], int] | None = None  # not looked for yet

@@ -133,13 +133,12 @@ class MemsegList:
         self, start: int, iovas: list[int], nchannel: int, nrank: int, flags: list[int]
     ) -> None:
         """Writes the records of consecutive pages and marks them used."""
-        n, va, size = len(iovas), self.va(start), self.page_sz
+        n, at, size = len(iovas), self.arr.address(start), self.page_sz
         one = pack("=QQQQiIII", 0, 0, size, size, self.socket, nchannel, nrank, 0)
-        records = libc.memory(self.arr.address(start), n * sizeof(Memseg))
+        records = libc.memory(at, n * sizeof(Memseg))
         records[:] = one * n
-        words = records.cast("Q")
-        words[0::6] = libc.packed("Q", iovas)
-        words[1::6] = libc.packed("Q", range(va, va + n * size, size))
+        records.cast("Q")[0::6] = libc.packed("Q", iovas)
+        libc.count(at + 8, n, self.va(start), size, sizeof(Memseg))
         records.cast("I")[11::12] = libc.packed("I", flags)
         self.arr.mark(start, n)
 

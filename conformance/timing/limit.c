@@ -28,7 +28,7 @@
 
 #define CHUNK (128UL << 20)
 #define RECORDS (48 * 512)
-#define BATCH 8 /* pages whose records are written at a time */
+#define BATCH 32 /* pages whose records are written at a time */
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif

@@ -1,6 +1,6 @@
 """What machine code does, and what takes its place where none can run.
 
-One system call for many files; a word of memory that several processes change.
+One system call for many files; a word of memory that several processes change; rising numbers.
 """
 
 from __future__ import annotations
@@ -167,3 +167,22 @@ def test_no_exchange_is_lost_between_processes() -> None:
     libc.munmap(va, mmap.PAGESIZE)
 
     assert (ends, total) == ([0] * 3, 60_000)
+
+
+@pytest.mark.parametrize("how", ["code", "plain"])
+@pytest.mark.parametrize("n", [0, 1, 5])
+@pytest.mark.parametrize("again", [0, 1])
+def test_rising_numbers_go_into_every_third_word(
+    how: str, n: int, again: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "plain":
+        monkeypatch.setattr(libc, "_function", lambda *args: False)
+    monkeypatch.setattr(libc, "_count", None)
+    words = (ctypes.c_ulonglong * 16)(*[1] * 16)
+    libc.count(ctypes.addressof(words) + 8, n, 1 << 47, 4096, 24, 8 * again)
+
+    wanted = [(1 << 47) + i * 4096 if i < n else 1 for i in range(5)]
+    assert [words[i] for i in range(1, 16, 3)] == wanted
+    assert [words[i] for i in range(2, 16, 3)] == (wanted if again else [1] * 5)
+    assert {words[i] for i in range(0, 16, 3)} == {1}
+    assert (libc._count is libc._count_plain) == (how == "plain")
