@@ -370,7 +370,7 @@ class Eal:
             from . import legacy
 
             memory = opts.memory or legacy.DEFAULT_MEMORY
-            legacy.no_huge(self.lists, self.memalloc, memory, pa, log)
+            legacy.no_huge(self.lists, self.memalloc, memory, log)
         elif opts.legacy_mem:
             from . import legacy
 

@@ -53,7 +53,7 @@ DEFAULT_MEMORY = 64 * MB  # MEMSIZE_IF_NO_HUGE_PAGE
 BLOCK = 16384  # records of no-huge written at a time: fewer cost more each
 
 
-def no_huge(lists: MemsegLists, segments: Segments, memory: int, pa: bool, log: Log) -> None:
+def no_huge(lists: MemsegLists, segments: Segments, memory: int, log: Log) -> None:
     """One list of 4 kB pages on a memfd, or on anonymous memory where there is no memfd.
 
     EalError(ENOMEM).
@@ -80,19 +80,20 @@ def no_huge(lists: MemsegLists, segments: Segments, memory: int, pa: bool, log: 
         raise EalError(ENOMEM, "pages", f"{memory // MB} MB without hugepages: {e}") from None
     if fd >= 0:
         segments.list_fd[msl.index] = fd
-    _describe(lists, msl, pa)
+    _describe(lists, msl)
 
 
-def _describe(lists: MemsegLists, msl: MemsegList, pa: bool) -> None:
-    """Writes the records of all pages of a no-huge list. eal_memseg_list_populate"""
+def _describe(lists: MemsegLists, msl: MemsegList) -> None:
+    """Writes the records of all pages of a no-huge list, IOVA and address being the same.
+
+    eal_memseg_list_populate
+    """
     n, size = msl.n_segs, sizeof(Memseg)
-    one = bytearray(pack("=QQQQiIII", BAD_IOVA if pa else 0, 0, PAGE, PAGE, 0, 0, 0, 0))
-    block = one * min(n, BLOCK)
+    block = bytearray(pack("=QQQQiIII", 0, 0, PAGE, PAGE, 0, 0, 0, 0)) * min(n, BLOCK)
     to = addressof(c_char.from_buffer(block))
     for at in range(0, n, BLOCK):
         some = min(BLOCK, n - at)
-        first, again = (to + 8, 0) if pa else (to, 8)  # the IOVA is the address then
-        libc.count(first, some, msl.va(at), PAGE, size, again)
+        libc.count(to, some, msl.va(at), PAGE, every=size, again=8)
         lists.arrays.write(msl.c.memseg_arr, at * size, memoryview(block)[: some * size])
     msl.arr.mark(0, n)
 

@@ -177,3 +177,18 @@ def test_records_have_paths_of_any_length(tmp_path: Path, length: int) -> None:
     file.write_bytes(record + record + bytes(hugepage_data.RECORD))
 
     assert [*hugepage_data.read(str(file))] == [(0x100200000, 2 << 20, 7, path)] * 2
+
+
+@modes("no-huge")
+@pytest.mark.parametrize("mb", [8, 64, 150])  # a part of a block of records, one, two and a part
+def test_every_no_huge_record_has_its_address(start: Any, mb: int) -> None:
+    eal = start("-m", str(mb))
+    base, n = eal.lists()[0].base_va, mb << 8
+    records = (eal.run / "fbarray_nohugemem").read_bytes()[: n * 48]
+    found = list(struct.iter_unpack("=QQQQiIII", records))
+    channels = {record[5:7] for record in found}
+    vas = range(base, base + n * 4096, 4096)
+
+    assert [record[:5] for record in found] == [(va, va, 4096, 4096, 0) for va in vas]
+    assert len(channels) == 1 and {record[7] for record in found} == {0}
+    assert eal.lists()[0].count == n
