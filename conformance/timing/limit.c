@@ -2,13 +2,13 @@
  *
  *	limit KIND PAGES M THREADS HEAD
  *
- * files: one file a page in a hugetlbfs, HEAD0 and so on, made, locked and sized; kept: such files
+ * files: one file a page in a hugetlbfs, HEAD0 and so on, made, locked and sized. kept: such files
  * that are there already, and nobody's: found in a list of the directory, locked exclusively first,
- * asked for their size, and the kernel in the end for each page's frame and node, which are most of
- * what such a start does; joined: those of another process, which are locked; opened: the same, but
- * not populated; file: HEAD0 for
- * all; memfds: one memfd a page; anonymous: no file. Populated by madvise in chunks of 128 MB from
- * threads that are there before. records: no page, but its 512 records of 48 bytes in a file.
+ * asked for their size; in the end the kernel is asked for each page's frame and node, which is a
+ * good part of such a start. joined: those of another process, which are locked. opened: the same,
+ * but not populated. file: HEAD0 for all. memfds: one memfd a page. anonymous: no file. Populated by
+ * madvise in chunks of 128 MB from threads that are there before. records: no page, but its 512
+ * records of 48 bytes in a file.
  * Prints one line of JSON.
  */
 #define _GNU_SOURCE
