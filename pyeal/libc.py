@@ -523,7 +523,7 @@ class DirectoryLock:
                 return fcntl.flock(self.fd, self.kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    why = f"another process has had its lock for {limit} s"
+                    why = f"another process has had its lock for {limit} s, see /proc/locks"
                     raise OSError(errno.ETIMEDOUT, why, self.path) from None
             time.sleep(0.01)
 
