@@ -292,6 +292,12 @@ class Arrays:
         else:
             libc.memory(va + offset, len(data))[:] = data
 
+    def use_all(self, desc: layout.Fbarray) -> None:
+        """Marks every entry as used, through the file as well."""
+        words = ((1 << desc.len) - 1).to_bytes(8 * n_words(desc.len), "little")
+        self.write(desc, desc.len * desc.elt_sz + 8, words)
+        desc.count = desc.len
+
     def detach(self, desc: layout.Fbarray | None) -> None:
         """Unmaps it; file and descriptor stay. rte_fbarray_detach. EalError(ENOENT)."""
         va, size, fd = self._area(desc)

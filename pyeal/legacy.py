@@ -95,7 +95,7 @@ def _describe(lists: MemsegLists, msl: MemsegList) -> None:
         some = min(BLOCK, n - at)
         libc.count(to, some, msl.va(at), PAGE, every=size, again=8)
         lists.arrays.write(msl.c.memseg_arr, at * size, memoryview(block)[: some * size])
-    msl.arr.mark(0, n)
+    lists.arrays.use_all(msl.c.memseg_arr)
 
 
 def hugepage_init(
