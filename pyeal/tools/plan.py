@@ -276,7 +276,7 @@ class Rehearsal(Eal):
         write = self.arrays.write
 
         def write_first(desc: layout.Fbarray, offset: int, data: bytes | memoryview) -> None:
-            if not offset:
+            if not offset or offset >= desc.len * desc.elt_sz:  # the mask
                 write(desc, offset, data)
 
         self.arrays.write = write_first  # type: ignore[method-assign]
