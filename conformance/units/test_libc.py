@@ -137,6 +137,8 @@ def test_where_no_memory_may_become_code_python_makes_the_calls(
 def test_a_word_is_exchanged_if_it_is_what_it_was(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if how == "gcc" and libc._cas_of_gcc() is None:
+        pytest.skip("wanted libatomic.so.1, found none: apt-get install libatomic1")
     if how != "code":
         monkeypatch.setattr(libc, "_function", lambda *args: False)
     if how == "plain":
