@@ -377,8 +377,8 @@ def _cas_of_gcc() -> Callable[[int, int, int], int] | None:
         fn = ctypes.PyDLL("libatomic.so.1")["__atomic_compare_exchange_4"]
     except OSError:
         return None
-    fn.restype, fn.argtypes = c_int, (c_void_p, c_void_p, c_int, c_int, c_int)
-    return lambda va, old, new: fn(va, ctypes.byref(c_int(old)), new, 5, 5) & 0xFF
+    fn.restype, fn.argtypes = ctypes.c_bool, (c_void_p, c_void_p, c_int, c_int, c_int)
+    return lambda va, old, new: fn(va, ctypes.byref(c_int(old)), new, 5, 5)
 
 
 def _cas_plain(va: int, old: int, new: int) -> int:

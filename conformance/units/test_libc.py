@@ -22,10 +22,17 @@ CREATE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 FIXED = libc.MAP_SHARED | libc.MAP_FIXED
 
 
+def wants(how: str) -> None:
+    """Skips where there is no such way: machine code, or the exchange of gcc's library."""
+    if how == "code" and platform.machine() != "x86_64":
+        pytest.skip(f"wanted x86_64, found {platform.machine()}")
+    if how == "gcc" and libc._cas_of_gcc() is None:
+        pytest.skip("wanted libatomic.so.1, found none: apt-get install libatomic1")
+
+
 @pytest.fixture(params=["code", "plain"])
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "code" and platform.machine() != "x86_64":
-        pytest.skip(f"wanted x86_64, found {platform.machine()}")
+    wants(request.param)
     monkeypatch.setattr(libc, "_loop", None if request.param == "code" else False)
     return str(request.param)
 
@@ -137,8 +144,7 @@ def test_where_no_memory_may_become_code_python_makes_the_calls(
 def test_a_word_is_exchanged_if_it_is_what_it_was(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if how == "gcc" and libc._cas_of_gcc() is None:
-        pytest.skip("wanted libatomic.so.1, found none: apt-get install libatomic1")
+    wants(how)
     if how != "code":
         monkeypatch.setattr(libc, "_function", lambda *args: False)
     if how == "plain":
@@ -177,6 +183,7 @@ def test_no_exchange_is_lost_between_processes() -> None:
 def test_rising_numbers_go_into_every_third_word(
     how: str, n: int, again: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wants(how)
     if how == "plain":
         monkeypatch.setattr(libc, "_function", lambda *args: False)
     monkeypatch.setattr(libc, "_count", None)

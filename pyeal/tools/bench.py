@@ -35,6 +35,9 @@ FAILED, BROKEN = 1, 2
 GAUGE = 24
 
 
+PYTEST_USAGE = 4  # pytest's exit code for wrong arguments
+
+
 class Broken(Exception):
     """The run cannot be; says why."""
 
@@ -134,7 +137,7 @@ def _measure(args: argparse.Namespace, tmp: str) -> Dict:
     skipped = re.findall(r"^SKIPPED \[\d+\] [^:]+:\d+: (.*)$", said, re.M)
     if skipped and code == 0 and not (os.path.exists(out) and _load(out)["benchmarks"]):
         raise Broken(f"nothing can be measured here: {'; '.join(dict.fromkeys(skipped))}")
-    if code == 4 and (wrong := re.search(r"^ERROR: (.*)", said, re.M)):
+    if code == PYTEST_USAGE and (wrong := re.search(r"^ERROR: (.*)", said, re.M)):
         raise Broken(wrong[1])
     if not os.path.exists(out):
         raise Broken(f"pytest ends with {code}:\n{said}")
