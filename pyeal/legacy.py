@@ -37,7 +37,7 @@ from .segments import (
     locked_before,
     open_each,
 )
-from .vaspace import map_each
+from .vaspace import map_into_hole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class Legacy:
         flag, done, failed = self.segments.populate_flag, [0], []
         try:
             vas, fds = range(va, va + len(pages) * size, size), [page.fd for page in pages]
-            map_each(fds, vas, size, MAP_SHARED | flag, done)
+            map_into_hole(fds, vas, size, MAP_SHARED | flag, done)
         except OSError as e:
             self._fail(f"mmap failed: {e.strerror}: {pages[done[0]].path}")
         n = done[0]
@@ -376,7 +376,7 @@ class Legacy:
                     page.fd = os.open(page.path, os.O_RDWR | os.O_NOFOLLOW)
                     lock_shared(page.fd, page.path)
             kind = MAP_SHARED | self.segments.populate_flag
-            map_each([p.fd for p in placed.values()], vas, size, kind, [0])
+            map_into_hole([p.fd for p in placed.values()], vas, size, kind, [0])
             for start, n in runs(used) if not self.segments.populate_flag else ():
                 libc.madvise(msl.va(start), n * size, MADV_POPULATE_WRITE)
         except OSError as e:

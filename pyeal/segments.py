@@ -46,7 +46,7 @@ from .libc import (
     PROT_RW,
 )
 from .memseg import MemsegList, MemsegLists
-from .vaspace import give_back, map_each
+from .vaspace import give_back, map_into_hole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -451,7 +451,7 @@ class Segments:
     ) -> None:
         """Maps files as segments from start on; done[0] is how many. OSError."""
         vas = range(msl.va(start), msl.va(start + len(opened)), msl.page_sz)
-        map_each(opened, vas, msl.page_sz, kind, done, self.prot)
+        map_into_hole(opened, vas, msl.page_sz, kind, done, self.prot)
 
     def _map_whole(self, msl: MemsegList, start: int, n: int, fd: int, kind: int) -> int:
         """One mapping for all n segments, or page by page as many as there are."""
@@ -704,7 +704,7 @@ class Segments:
                 why = f"{size} bytes wanted, {found} found"
                 raise OSError(EINVAL, why, f"{directory}/{name}")
         vas = [msl.base_va + seg * size for seg in segs]
-        map_each(opened, vas, size, MAP_SHARED, [0], self.prot)
+        map_into_hole(opened, vas, size, MAP_SHARED, [0], self.prot)
 
     def _join(self, names: Sequence[str], opened: list[int], dir_fd: int) -> None:
         """Existing page files, with their shared locks unless this process only looks."""

@@ -174,7 +174,7 @@ class Hole:
         _choosing.release()
 
 
-def map_each(
+def map_into_hole(
     fds: list[int], vas: Sequence[int], page_sz: int, kind: int, done: list[int],
     prot: int = PROT_RW,
 ) -> None:  # fmt: skip

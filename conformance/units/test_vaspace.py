@@ -13,7 +13,7 @@ import pytest
 
 from pyeal import libc
 from pyeal.libc import MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_SHARED, PAGE
-from pyeal.vaspace import Hole, VaSpace, map_each, what_lies_at
+from pyeal.vaspace import Hole, VaSpace, map_into_hole, what_lies_at
 
 LOW, N = 0x500000000, 8
 SIZE = N * PAGE
@@ -99,7 +99,7 @@ def test_what_is_not_mapped_is_reserved(low: int, slots: Sequence[int], k: int |
         os.close(files[k])
     done, vas = [0], [low + i * PAGE for i in slots]
     with pytest.raises(OSError) if k is not None else nullcontext() as failed:
-        map_each(files, vas, PAGE, MAP_SHARED, done)
+        map_into_hole(files, vas, PAGE, MAP_SHARED, done)
     lies = [what_lies_at(low + i * PAGE, PAGE) for i in range(N)]
     dumped = [not d for d in dont_dump(low, SIZE)]
     for fd in files if k is None else files[:k] + files[k + 1 :]:
@@ -117,7 +117,7 @@ def test_gaps_that_cannot_be_reserved(low: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(libc, "each", lambda *args, **more: [low, -errno.ENOMEM])
     vas, done = [low, low + 2 * PAGE, low + 5 * PAGE], [0]
     with pytest.raises(OSError, match="2 gaps between pages") as failed:
-        map_each([0, 0, 0], vas, PAGE, MAP_SHARED, done)
+        map_into_hole([0, 0, 0], vas, PAGE, MAP_SHARED, done)
     lies = [what_lies_at(low + i * PAGE, PAGE) for i in range(6)]
 
     assert (failed.value.errno, done) == (errno.ENOMEM, [0])
