@@ -7,6 +7,8 @@ with pyeal.init(["-m", "64", "--file-prefix", "demo"]) as eal:
 
 from __future__ import annotations
 
+import gc
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .eal import Eal
@@ -39,19 +41,27 @@ _AT = {  # what is elsewhere: imported when it is asked for, as tools that only 
 }
 
 
+class Uncollected:
+    """No garbage is collected in the block, where Python's collector is on: imports and starts make
+    much and none of it is garbage. It is old afterwards, and not looked at as what is new is."""
+
+    def __enter__(self) -> None:
+        self.collects = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self.collects:
+            if not gc.get_freeze_count():  # else the program froze what it does not want looked at
+                gc.freeze()
+                gc.unfreeze()
+            gc.enable()
+
+
 def __getattr__(name: str) -> object:
     if name not in _AT:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import gc
-
     module, there = _AT[name]
-    # nothing that an import makes is garbage: looking through it takes an eighth of its time
-    collects = gc.isenabled()
-    gc.disable()
-    try:
+    with Uncollected():
         value = getattr(__import__(f"{__name__}.{module}", fromlist=[there]), there)
-    finally:
-        if collects:
-            gc.enable()
     globals()[name] = value
     return value

@@ -1,5 +1,5 @@
 """`python -m pyeal` is the command `pyeal`."""
 
-from pyeal.cli import main
+from pyeal.cli import program
 
-raise SystemExit(main())
+raise SystemExit(program())

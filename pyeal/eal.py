@@ -12,7 +12,7 @@ from _thread import RLock
 from ctypes import addressof, memset, sizeof
 from errno import EACCES, EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTSUP
 
-from . import hugepages, layout, lcores, libc, memseg, options, releases, runtime
+from . import Uncollected, hugepages, layout, lcores, libc, memseg, options, releases, runtime
 from .errors import EalError
 from .fbarray import Arrays
 from .heap import Heaps
@@ -73,7 +73,8 @@ class Eal:
         self._undo: list[Callable[[], object]] = []  # takes a failed start back, latest first
         self.closed = False
         try:
-            self._init(list(args))
+            with Uncollected():
+                self._init(list(args))
         except BaseException as e:
             self.closed = True
             for undo in reversed(self._undo):

@@ -65,17 +65,21 @@ class Fbarray:
     ENOSPC for free entries); bad arguments raise EalError(EINVAL).
     """
 
-    __slots__ = ("desc", "ones", "words")
+    __slots__ = ("desc", "words")
 
     def __init__(self, desc: layout.Fbarray | None) -> None:
         self.desc = desc = _given(desc)
         end = desc.data + desc.len * desc.elt_sz
         self.words = libc.memory(end + 8, 8 * n_words(desc.len))
-        self.ones = (1 << desc.len) - 1  # what lies behind in the last word is nobody's
 
     def release(self) -> None:
         """Lets go of the memory; to be called before it is unmapped."""
         self.words.release()
+
+    @property
+    def ones(self) -> int:
+        """All entries' bits: what lies behind them in the last word is nobody's."""
+        return (1 << self.desc.len) - 1
 
     def used(self) -> int:
         """The mask as one number: bit i says whether entry i is used."""
@@ -190,6 +194,8 @@ class Fbarray:
 
     def runs(self, used: bool = True) -> list[tuple[int, int]]:
         """All maximal runs as (start, n), ascending."""
+        if self.desc.count == self.desc.len:  # EAL's searches go by the count, too
+            return [(0, self.desc.len)] if used else []
         return runs(self._bits(used))
 
 
@@ -227,11 +233,11 @@ class Arrays:
                 _lock_new(fd, path)
                 mine = True
                 stale = os.fstat(fd).st_size
-                os.ftruncate(fd, size)
                 libc.mmap(va, size, PROT_RW, MAP_SHARED | MAP_FIXED, fd)
                 if stale:
+                    os.ftruncate(fd, size)
                     _clear(fd, va, size)
-                libc.write_all(fd, masks, length * elt_sz)
+                libc.write_all(fd, masks, length * elt_sz)  # a new file gets its length by that
         except (OSError, EalError) as e:
             if mine:
                 libc.discard(self.path(name))
@@ -294,7 +300,9 @@ class Arrays:
 
     def use_all(self, desc: layout.Fbarray) -> None:
         """Marks every entry as used, through the file as well."""
-        words = ((1 << desc.len) - 1).to_bytes(8 * n_words(desc.len), "little")
+        whole, rest = divmod(desc.len, 8)
+        mask = b"\xff" * whole + bytes([(1 << rest) - 1]) * bool(rest)
+        words = mask.ljust(8 * n_words(desc.len), b"\0")
         self.write(desc, desc.len * desc.elt_sz + 8, words)
         desc.count = desc.len
 

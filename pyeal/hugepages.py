@@ -342,13 +342,11 @@ def _stale(info: HugepageInfo, own: str | None, remove: bool) -> int:
     are descriptors: to open and lock each again is most of what such a start costs.
     """
     names = [name for name in os.listdir(info.lock_fd) if "map_" in name]
-    total = 0
+    kept, total = list[str](), 0
     if own and not remove:
-        room = os.sysconf("SC_OPEN_MAX") // 2
-        mine = [name for name in names if name.startswith(own)]
-        names = [name for name in names if not name.startswith(own)] + mine[room:]
-        total = _keep(info, mine[:room])
-    for name in names:
+        kept = [name for name in names if name.startswith(own)][: os.sysconf("SC_OPEN_MAX") // 2]
+        total = _keep(info, kept)
+    for name in set(names).difference(kept):
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # no link, and no pipe
             fd = os.open(name, flags, dir_fd=info.lock_fd)

@@ -160,7 +160,9 @@ def _function(code: bytes, result: type, *args: type) -> Callable[..., Any] | Li
     if _mprotect(va, PAGE, PROT_READ | PROT_EXEC):
         munmap(va, PAGE)
         return False
-    return ctypes.PYFUNCTYPE(result, *args)(va)
+    fn = _short._FuncPtr(va)  # PYFUNCTYPE would make a class
+    fn.restype, fn.argtypes = result, args
+    return fn
 
 
 _loop: Callable[..., int] | Literal[False] | None = None  # not tried yet
@@ -180,7 +182,7 @@ def each(
     if _loop is None:
         _loop = _function(_LOOP_CODE, c_long, c_void_p, c_long, c_long, c_long)
     row = [a if isinstance(a, int) else 0 for a in args]
-    buffer = bytearray(struct.pack("=6q", *row, *[0] * (6 - len(row))) * n)
+    buffer = bytearray(struct.pack("=6q", *row, *[0] * (6 - len(row)))) * n
     rows, kept = memoryview(buffer).cast("q"), list[bytes]()
     for i, column in enumerate(args):
         if isinstance(column, int):
@@ -207,7 +209,8 @@ def _addresses(names: Sequence[str]) -> tuple[list[int], bytes]:
     """Where each of the names is as C's string, and the memory that they are in."""
     data = os.fsencode("\0".join(names) + "\0")
     at = ctypes.cast(ctypes.c_char_p(data), c_void_p).value
-    lengths = [len(name) + 1 for name in data.split(b"\0")[:-2]]
+    before = names[:-1] if data.isascii() else data.split(b"\0")[:-2]
+    lengths = [len(name) + 1 for name in before]
     return list(itertools.accumulate(lengths, initial=at)), data
 
 

@@ -11,30 +11,31 @@ import tempfile
 import time
 
 
-def run(argv, env, cpus, text):
-    """Nothing but the process itself runs meanwhile: its output goes to files."""
+def run(argv, env, cpus, text, files):
+    """Nothing but the process itself runs meanwhile: its input and output are files."""
     home = os.sched_getaffinity(0)
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, \
-            tempfile.TemporaryFile() as err:  # fmt: skip
-        given.write(text.encode())
-        given.seek(0)
-        files = [(os.POSIX_SPAWN_DUP2, f.fileno(), n) for n, f in enumerate((given, out, err))]
-        os.sched_setaffinity(0, cpus or home)
-        try:
-            begun = time.monotonic()
-            pid = os.posix_spawn(argv[0], argv, env, file_actions=files)
-            _, status, used = os.wait4(pid, 0)
-            wall = time.monotonic() - begun
-        finally:
-            os.sched_setaffinity(0, home)
-        out.seek(0)
-        err.seek(0)
-        return {
-            "rc": os.waitstatus_to_exitcode(status), "wall": wall,
-            "cpu": used.ru_utime + used.ru_stime, "waits": used.ru_nvcsw,
-            "out": out.read().decode(errors="replace"),
-            "err": err.read().decode(errors="replace")[-2000:],
-        }  # fmt: skip
+    for f in files:
+        f.truncate(0)
+        f.seek(0)
+    files[0].write(text.encode())
+    files[0].seek(0)
+    os.sched_setaffinity(0, cpus or home)
+    try:
+        begun = time.monotonic()
+        given = [(os.POSIX_SPAWN_DUP2, f.fileno(), n) for n, f in enumerate(files)]
+        pid = os.posix_spawn(argv[0], argv, env, file_actions=given)
+        _, status, used = os.wait4(pid, 0)
+        wall = time.monotonic() - begun
+    finally:
+        os.sched_setaffinity(0, home)
+    for f in files:
+        f.seek(0)
+    out, err = (f.read().decode(errors="replace") for f in files[1:])
+    return {
+        "rc": os.waitstatus_to_exitcode(status), "wall": wall,
+        "cpu": used.ru_utime + used.ru_stime, "waits": used.ru_nvcsw,
+        "out": out, "err": err[-2000:],
+    }  # fmt: skip
 
 
 def come_first():
@@ -52,6 +53,7 @@ def come_first():
 
 
 come_first()
+pipes = [tempfile.TemporaryFile() for _ in range(3)]  # once: deleted ones cost, rig.py: _spread
 for line in sys.stdin:
     r = json.loads(line)
-    print(json.dumps(run(r["argv"], r["env"], r["cpus"], r["input"])), flush=True)
+    print(json.dumps(run(r["argv"], r["env"], r["cpus"], r["input"], pipes)), flush=True)

@@ -116,8 +116,8 @@ def inspecting(rig, _, pages, n):
     with rig.room(pages) as room:
         room.hold(rig.target, ["-m", 2 * pages, "--file-prefix=timing"])
         path = f"import sys; sys.path.insert(0, {rig.target.argv[-1]!r})"
-        script = f"{path}; from pyeal.cli import main; sys.exit(main(['inspect', 'timing']))"
-        look = Arm("", (sys.executable, "-I", "-c", script), "")
+        script = f"{path}; from pyeal.cli import program; sys.exit(program())"
+        look = Arm("", (sys.executable, "-I", "-c", script, "inspect", "timing"), "")
         theirs = room.program("dpdk-proc-info")
         args = ["--no-pci", "--file-prefix=timing", "--", "-m"]
         return rounds(n, {
