@@ -17,7 +17,7 @@ import pytest
 
 from conformance import host
 from conformance.timing import rig as rigs
-from conformance.timing.rows import ROWS, judge
+from conformance.timing.rows import ROWS, judge, waits_of
 from conformance.timing.works import MEASURES, WORKS
 
 OWN_WORKS = {  # of pyeal alone: what they are compared with
@@ -138,8 +138,12 @@ def cost(request, rig):
         pytest.skip(str(runs[work, pages]))
     which, part, clock = MEASURES[measure]
     mine = runs[work, pages][roles(config)[role], which]
-    seconds = [getattr(getattr(run, part), clock) for run in mine]
+    costs = [getattr(run, part) for run in mine]
+    seconds = [getattr(c, clock) for c in costs]
     config.stash[FOUND][work, pages, measure, role] = seconds
+    if clock == "wall":
+        waits = [max(0.0, c.wall - c.cpu) for c in costs]
+        config.stash[FOUND][work, pages, waits_of(measure), role] = waits
     return request.param, mine, seconds
 
 

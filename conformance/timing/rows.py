@@ -93,21 +93,55 @@ def judge(row, found, own=False, why=""):
         return said | {"verdict": "not shown", "note": f"of {row.pages} pages; here {pages}"}
     if row.pages is None and row.unit == "×" and not own and 0 < pages < LEAST:
         return said | {"verdict": "not shown", "note": f"of {LEAST} pages at least; here {pages}"}
-    if least := _least(row, pages, found):
+    least = _least(row, pages, found)
+    if least:
         said["here"] = least / median(over)
     if value <= limit:
         return said | {"verdict": "holds", "note": ""}
-    if least and limit < said["here"]:
+    note = _not_of_this_machine(row, pages, found, said)
+    return said | {"verdict": "not shown" if note else "misses", "note": note}
+
+
+def _not_of_this_machine(row, pages, found, said):
+    """Why the number says nothing against the target: the machine differs from the one where it was
+    set by as much; "" if it does not."""
+    value, limit, here, floor = (said[k] for k in ("value", "target", "here", "floor"))
+    alone = "the kernel and an interpreter" if row.measure == PROCESS else "the kernel"
+    if here and limit < here:
         # memory bandwidth that others use makes zeroing dear, and all the same
-        alone = "the kernel and an interpreter" if row.measure == PROCESS else "the kernel"
-        note = f"{alone} alone: {said['here']:.2f} of it here"
-        return said | {"verdict": "not shown", "note": note}
-    if row.unit == "ms" and row.over != C and BARE in found:
-        bare = 1000 * median(found[BARE])
-        if value <= limit * bare / BARE_MS:
-            note = f"an interpreter alone takes {bare:.0f} ms here, {BARE_MS} where this was set"
-            return said | {"verdict": "not shown", "note": note}
-    return said | {"verdict": "misses", "note": ""}
+        return f"{alone} alone: {here:.2f} of it here"
+    if here and floor and value <= limit * here / floor:
+        return f"{alone} alone: {here:.2f} of it here, {floor} where this was set"
+    if BARE not in found or (row.unit == "ms" and row.over == C):
+        return ""
+    bare = 1000 * median(found[BARE])
+    note = f"an interpreter alone takes {bare:.0f} ms here, {BARE_MS} where this was set"
+    if row.unit == "ms":
+        return note if value <= limit * bare / BARE_MS else ""
+    there, waits = _there(row, pages, found, bare / BARE_MS)
+    if there and there <= limit:
+        return f"{note}; the reference waits {1000 * waits:.0f} ms here and there: {there:.2f}"
+    return ""
+
+
+def _there(row, pages, found, slow):
+    """The ratio of wall times where CPUs take 1/slow of the time, and the seconds that the
+    reference waits, for a clock or the kernel, which is as long on any machine; 0, 0 for others.
+    """
+    waits = [found.get((row.work, pages, waits_of(row.measure), role)) for role in ("target", C)]
+    if row.over != C or slow <= 1 or not all(waits):
+        return 0, 0
+    walls = [found[row.work, pages, row.measure, role] for role in ("target", C)]
+    of, over = (
+        median(idle) + (median(wall) - median(idle)) / slow
+        for idle, wall in zip(waits, walls, strict=True)
+    )
+    return of / over, median(waits[1])
+
+
+def waits_of(measure):
+    """What of that wall time no CPU was used for, where it is known."""
+    return f"{measure}: waits"
 
 
 def _least(row, pages, found):
