@@ -10,13 +10,12 @@ import pytest
 
 START = """
 import gc, json
+import pyeal
 
 seen = []
 gc.collect()
 {before}
 gc.callbacks.append(lambda phase, info: seen.append(info["generation"]))
-import pyeal
-
 eal = pyeal.init("--no-huge -m 16 --no-shconf --no-pci".split())
 gc.callbacks.clear()
 print(json.dumps([len(seen), gc.isenabled(), gc.get_freeze_count(), len(gc.get_objects(0))]))
