@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 INITIAL_PID_NS = "pid:[4026531836]"  # PROC_PID_INIT_INO of the kernel
 SLOW = 10  # seconds after which a start that waits for something is stuck
 MARKS = b"/dpdk/", b"map_", b"/memfd:seg_", b"/memfd:nohuge", b"anon_hugepage"
-MAP = re.compile(rb"^(\w+)-(\w+) (\S{4}) \w+ \S+ \d+ *(.*)$", re.M)
+MAP = re.compile(r"^(\w+)-(\w+) (\S{4}) \w+ \S+ \d+ *(.*)$", re.M)
 MAPPED = re.compile(r"^\w+-\w+ \S{4} \w+ (\S+) ([1-9]\d*) .*/", re.M)
 LOCK = re.compile(r"^\d+: (\D+ )(-?\d+) (\S+) (.+)$", re.M)
 CONFIG = re.compile(rb"^(\w+)-\w+ (\S{4}) \w+ \S+ \d+ +(/\S.*)/config( \(deleted\))?$")
@@ -116,10 +116,10 @@ class Process:
                 yield int(m[1], 16), b"w" in m[2], os.fsdecode(m[3]), bool(m[4])
             at = self.maps.find(b"/config", end)
 
-    def areas(self) -> Iterator[tuple[int, int, bytes, str]]:
+    def areas(self) -> Iterator[tuple[int, int, str, str]]:
         """(start, end, perms, path) of each mapping."""
-        for a, b, perms, path in MAP.findall(self.maps):
-            yield int(a, 16), int(b, 16), perms, os.fsdecode(path)
+        for a, b, perms, path in MAP.findall(os.fsdecode(self.maps)):
+            yield int(a, 16), int(b, 16), perms, path
 
     def files(self) -> set[str]:
         """file_id of each file that it has mapped."""
@@ -144,7 +144,7 @@ class Process:
                 name = path[path.rfind("/") + 1 :]
                 if member and name.startswith(ours) and PAGES.search(path):
                     _join(found["pages"], at)
-                elif member and perms[:3] == b"---" and not path:
+                elif member and perms[:3] == "---" and not path:
                     _join(found["kept"], at)
                 else:
                     _join(found["foreign"], [*at, path or "anonymous memory"])
