@@ -233,11 +233,11 @@ class Arrays:
                 _lock_new(fd, path)
                 mine = True
                 stale = os.fstat(fd).st_size
+                os.ftruncate(fd, size)
                 libc.mmap(va, size, PROT_RW, MAP_SHARED | MAP_FIXED, fd)
                 if stale:
-                    os.ftruncate(fd, size)
                     _clear(fd, va, size)
-                libc.write_all(fd, masks, length * elt_sz)  # a new file gets its length by that
+                libc.write_all(fd, masks, length * elt_sz)
         except (OSError, EalError) as e:
             if mine:
                 libc.discard(self.path(name))
