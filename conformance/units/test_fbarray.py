@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pyeal import layout
 from pyeal.errors import EalError
-from pyeal.fbarray import Fbarray, file_size, n_words
+from pyeal.fbarray import Arrays, Fbarray, file_size, n_words
 
 QUICK = settings(derandomize=True, database=None, deadline=None, max_examples=400)
 ELT = 8
@@ -166,3 +166,17 @@ def test_arguments_outside_of_the_array_are_refused(length: int) -> None:
         assert e.value.errno == EINVAL
 
     assert fb.index(last) == length - 1 and fb.address(length - 1) == last - ELT + 1
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 63, 64, 65, 127, 128, 1000])
+def test_all_used_is_all_and_no_bit_more(length: int) -> None:
+    array = Array(length)
+    arrays = Arrays(None, None)  # type: ignore[arg-type]  # it has no part in this
+    arrays.areas[array.desc.data] = file_size(length, ELT), -1
+    arrays.use_all(array.desc)
+
+    assert int.from_bytes(array.words, "little") == (1 << length) - 1
+    assert array.desc.count == length
+    assert array.fb.runs() == [(0, length)] and array.fb.runs(used=False) == []
+    array.fb.mark(length - 1, used=False)
+    assert array.fb.runs(used=False) == [(length - 1, 1)]
