@@ -173,8 +173,11 @@ def test_all_used_is_all_and_no_bit_more(length: int) -> None:
     array = Array(length)
     arrays = Arrays(None, None)  # type: ignore[arg-type]  # it has no part in this
     arrays.areas[array.desc.data] = file_size(length, ELT), -1
+    end = length * ELT + 8 + len(array.words)
+    array.buffer[end] = 0x55
     arrays.use_all(array.desc)
 
+    assert array.buffer[end] == b"\x55"  # that is nobody's
     assert int.from_bytes(array.words, "little") == (1 << length) - 1
     assert array.desc.count == length
     assert array.fb.runs() == [(0, length)] and array.fb.runs(used=False) == []
