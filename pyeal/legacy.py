@@ -6,9 +6,8 @@ linux/eal_memory.c: eal_legacy_hugepage_init
 from __future__ import annotations
 
 import os
-from ctypes import addressof, c_char, sizeof
+from ctypes import sizeof
 from errno import EMFILE, ENOMEM
-from struct import pack
 
 from . import hugepage_data, libc
 from .dynmem import pages_per_socket
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
 MB = 1 << 20
 DEFAULT_MEMORY = 64 * MB  # MEMSIZE_IF_NO_HUGE_PAGE
 BLOCK = 16384  # records of no-huge written at a time: fewer cost more each
+LEN: int = Memseg.len.offset  # type: ignore[attr-defined]  # hugepage_sz follows it
 
 
 def no_huge(lists: MemsegLists, segments: Segments, memory: int, log: Log) -> None:
@@ -89,12 +89,18 @@ def _describe(lists: MemsegLists, msl: MemsegList) -> None:
     eal_memseg_list_populate
     """
     n, size = msl.n_segs, sizeof(Memseg)
-    block = bytearray(pack("=QQQQiIII", 0, 0, PAGE, PAGE, 0, 0, 0, 0)) * min(n, BLOCK)
-    to = addressof(c_char.from_buffer(block))
-    for at in range(0, n, BLOCK):
-        some = min(BLOCK, n - at)
-        libc.count(to, some, msl.va(at), PAGE, every=size, again=8)
-        lists.arrays.write(msl.c.memseg_arr, at * size, memoryview(block)[: some * size])
+    length = min(n, BLOCK) * size
+    # touched at once: page by page is a good part of the time that filling it takes
+    block = libc.mmap(0, length, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | libc.MAP_POPULATE)
+    try:
+        libc.count(block + LEN, length // size, PAGE, 0, size, again=8)
+        records = libc.memory(block, length)
+        for at in range(0, n, BLOCK):
+            some = min(BLOCK, n - at)
+            libc.count(block, some, msl.va(at), PAGE, size, again=8)
+            lists.arrays.write(msl.c.memseg_arr, at * size, records[: some * size])
+    finally:
+        libc.munmap(block, length)
     lists.arrays.use_all(msl.c.memseg_arr)
 
 
