@@ -68,6 +68,14 @@ def test_over_the_target_it_misses():
     assert judge(ROW, found(C))["verdict"] == "misses"
 
 
+@pytest.mark.parametrize(("least", "word"), [(0.095, "not shown"), (0.0995, "misses")])
+def test_a_miss_is_shown_when_three_quarters_of_the_rounds_miss(least, word):
+    said = judge(ROW._replace(target=0.9), found([least, 0.1, 0.11], over=[0.11] * 3))
+
+    assert said["value"] == pytest.approx(0.1 / 0.11)  # 0.91
+    assert (said["verdict"], said["note"] != "") == (word, word != "misses")
+
+
 def test_another_number_of_pages_than_promised_shows_nothing():
     said = judge(ROW._replace(pages=3072), found([0.01] * 3))
 
