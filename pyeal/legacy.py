@@ -97,7 +97,7 @@ def _describe(lists: MemsegLists, msl: MemsegList) -> None:
         records = libc.memory(block, length)
         for at in range(0, n, BLOCK):
             some = min(BLOCK, n - at)
-            libc.count(block, some, msl.va(at), PAGE, size, again=8)
+            libc.count(block, some, msl.va(at), PAGE, every=size, again=8)
             lists.arrays.write(msl.c.memseg_arr, at * size, records[: some * size])
     finally:
         libc.munmap(block, length)
