@@ -53,7 +53,7 @@ def come_first():
 
 
 come_first()
-pipes = [tempfile.TemporaryFile() for _ in range(3)]  # once: deleted ones cost, rig.py: _spread
+streams = [tempfile.TemporaryFile() for _ in range(3)]  # once: deleted ones cost, rig.py: _spread
 for line in sys.stdin:
     r = json.loads(line)
-    print(json.dumps(run(r["argv"], r["env"], r["cpus"], r["input"], pipes)), flush=True)
+    print(json.dumps(run(r["argv"], r["env"], r["cpus"], r["input"], streams)), flush=True)

@@ -23,25 +23,33 @@ eal.cleanup()
 """
 
 
-def start(before=""):
-    argv = [sys.executable, "-P", "-c", START.format(before=before)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
-    return json.loads(done.stdout)
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Counts of a start that makes its runtime directory in a place of the test's."""
+    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+
+    def run(before=""):
+        argv = [sys.executable, "-P", "-c", START.format(before=before)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        assert done.stderr == ""
+        return json.loads(done.stdout)
+
+    return run
 
 
-def test_a_start_is_not_interrupted_and_old_when_it_is_done():
+def test_a_start_is_not_interrupted_and_old_when_it_is_done(start):
     collections, enabled, frozen, young = start()
 
     assert (collections, enabled, frozen) == (0, True, 0)
     assert young < 100  # a collection would begin by looking at all that was imported, thousands
 
 
-def test_a_collector_that_is_off_stays_off():
+def test_a_collector_that_is_off_stays_off(start):
     assert start("gc.disable()")[:2] == [0, False]
 
 
-def test_what_a_program_froze_stays_frozen():
+def test_what_a_program_froze_stays_frozen(start):
     _, enabled, frozen, _ = start("gc.freeze()")
 
     assert enabled and frozen > 1000
