@@ -34,6 +34,7 @@ PARAM = 256
 TIMEOUT = 5.0  # seconds a peer has for an answer
 PULSE = 0.1  # seconds after which a peer that has not answered yet is looked at: does it live
 BACKLOG = 256  # messages kept while a request is under way; more are dropped
+SETTLE, PEEK = 0.25, 0.005  # seconds until a primary watches who lives; between looks until then
 
 
 class Message:
@@ -88,6 +89,7 @@ class Channel:
         self._born = -1  # readable when there is a new socket
         self._died = False
         self._on_death: Callable[[], object] = lambda: None
+        self._settles = 0.0  # when it will begin to watch; 0: it has, or will not
         self._waiting: dict[tuple[str, str], tuple[_thread.LockType, list[Message]]] = {}
         self._backlog: list[Message] = []
         self._thread = 0
@@ -150,16 +152,23 @@ class Channel:
     # who lives
 
     def watch(self, on_death: Callable[[], object]) -> None:
-        """From its start on it calls that after the end of any secondary's process."""
-        self._on_death = on_death
+        """Once started, it calls that after the end of any secondary's process."""
+        self._on_death, self._settles = on_death, time.monotonic() + SETTLE
+
+    def _settle(self) -> None:
+        """Begins to watch once there is somebody, or SETTLE is over. When a process that watches a
+        directory ends, the kernel lets it wait for 8 ms: lives that are short are spared that."""
         try:
+            came = any(n.startswith("mp_socket_") for n in os.listdir(self.directory))
+            if not came and time.monotonic() < self._settles:
+                return
             self._born = libc.watch_directory(self.directory)
+            self._poll.register(self._born, select.POLLIN)
+            for peer in self.peers():  # also those that ended before
+                self._follow(peer)
         except OSError as e:  # ENOSPC, EMFILE: fs.inotify.max_user_*
             self.log("DEBUG", f"Ends of secondaries are not noticed at once: {e.strerror}")
-            return
-        self._poll.register(self._born, select.POLLIN)
-        for peer in self.peers():
-            self._follow(peer)
+        self._settles = 0.0
 
     def _follow(self, name: str) -> None:
         pid = name.removeprefix("mp_socket_").partition("_")[0]
@@ -187,7 +196,10 @@ class Channel:
     def _run(self) -> None:
         try:
             while self._waker >= 0:
-                for message in self._receive(None):
+                found = self._receive(PEEK if self._settles else None)
+                if self._settles and self._waker >= 0:
+                    self._settle()
+                for message in found:
                     self._handle(message)
                 while self._backlog:
                     self._handle(self._backlog.pop(0))
@@ -267,8 +279,8 @@ class Channel:
         lives = select.poll()
         for fd in list(self._lives):
             lives.register(fd, select.POLLIN)
-        ended = len(lives.poll(0))
-        return ended == len(self._lives) and not any(map(self._listens, self.peers()))
+        ended = len(lives.poll(0)) == len(self._lives)
+        return not self._settles and ended and not any(map(self._listens, self.peers()))
 
     def _trusted(self, path: str) -> bool:
         """Whether that is a socket of this user's, or root's, and no link to one elsewhere."""
