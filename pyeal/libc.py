@@ -410,16 +410,18 @@ def lock_word(va: int, free: Callable[[int], bool], add: int, wait: float) -> No
             )
 
 
-def watch_directory(path: str) -> int:
-    """A descriptor that becomes readable when something is made in the directory."""
-    fd = _inotify_init(os.O_NONBLOCK | os.O_CLOEXEC)
+def watcher() -> int:
+    """A descriptor that becomes readable when something is made in a directory it watches."""
+    fd = int(_inotify_init(os.O_NONBLOCK | os.O_CLOEXEC))
     if fd < 0:
         raise fail("inotify_init1")
+    return fd
+
+
+def watch(fd: int, path: str) -> None:
+    """Has that watcher watch the directory, too."""
     if _inotify_add(fd, os.fsencode(path), IN_CREATE) < 0:
-        error = fail(f"inotify_add_watch of {path}")
-        os.close(fd)
-        raise error
-    return int(fd)
+        raise fail(f"inotify_add_watch of {path}")
 
 
 def made(fd: int) -> list[str]:

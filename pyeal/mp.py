@@ -153,7 +153,15 @@ class Channel:
 
     def watch(self, on_death: Callable[[], object]) -> None:
         """Once started, it calls that after the end of any secondary's process."""
+        try:
+            self._born = libc.watcher()
+        except OSError as e:  # EMFILE: fs.inotify.max_user_instances
+            return self._blind(e)
+        self._poll.register(self._born, select.POLLIN)
         self._on_death, self._settles = on_death, time.monotonic() + SETTLE
+
+    def _blind(self, e: OSError) -> None:
+        self.log("DEBUG", f"Ends of secondaries are not noticed at once: {e.strerror}")
 
     def _settle(self) -> None:
         """Begins to watch once there is somebody, or SETTLE is over. When a process that watches a
@@ -162,12 +170,11 @@ class Channel:
             came = any(n.startswith("mp_socket_") for n in os.listdir(self.directory))
             if not came and time.monotonic() < self._settles:
                 return
-            self._born = libc.watch_directory(self.directory)
-            self._poll.register(self._born, select.POLLIN)
+            libc.watch(self._born, self.directory)
             for peer in self.peers():  # also those that ended before
                 self._follow(peer)
-        except OSError as e:  # ENOSPC, EMFILE: fs.inotify.max_user_*
-            self.log("DEBUG", f"Ends of secondaries are not noticed at once: {e.strerror}")
+        except OSError as e:  # ENOSPC: fs.inotify.max_user_watches
+            self._blind(e)
         self._settles = 0.0
 
     def _follow(self, name: str) -> None:
@@ -279,8 +286,9 @@ class Channel:
         lives = select.poll()
         for fd in list(self._lives):
             lives.register(fd, select.POLLIN)
-        ended = len(lives.poll(0)) == len(self._lives)
-        return not self._settles and ended and not any(map(self._listens, self.peers()))
+        if self._settles or len(lives.poll(0)) < len(self._lives):
+            return False
+        return not any(map(self._listens, self.peers()))
 
     def _trusted(self, path: str) -> bool:
         """Whether that is a socket of this user's, or root's, and no link to one elsewhere."""
