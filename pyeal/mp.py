@@ -165,7 +165,7 @@ class Channel:
 
     def _settle(self) -> None:
         """Begins to watch once there is somebody, or SETTLE is over. When a process that watches a
-        directory ends, the kernel lets it wait for 8 ms: lives that are short are spared that."""
+        directory ends, the kernel often lets it wait for 8 ms: short lives are spared that."""
         try:
             came = any(n.startswith("mp_socket_") for n in os.listdir(self.directory))
             if not came and time.monotonic() < self._settles:

@@ -73,7 +73,7 @@ def settled(channel):
 
 
 def test_one_that_ends_soon_did_not_watch(open_channel):
-    """Its end would take 8 ms more."""
+    """Its end would often take 8 ms more."""
     before = watches()
     channel, _ = open_channel(60)
     time.sleep(0.1)
