@@ -167,8 +167,7 @@ class Channel:
         """Begins to watch once there is somebody, or SETTLE is over. When a process that watches a
         directory ends, the kernel often lets it wait for 8 ms: short lives are spared that."""
         try:
-            came = any(n.startswith("mp_socket_") for n in os.listdir(self.directory))
-            if not came and time.monotonic() < self._settles:
+            if time.monotonic() < self._settles and not self._sockets():
                 return
             libc.watch(self._born, self.directory)
             for peer in self.peers():  # also those that ended before
@@ -278,7 +277,10 @@ class Channel:
         if not self.primary:
             return ["mp_socket"]
         with DirectoryLock(self.directory, fcntl.LOCK_SH):
-            return sorted(n for n in os.listdir(self.directory) if n.startswith("mp_socket_"))
+            return self._sockets()
+
+    def _sockets(self) -> list[str]:
+        return sorted(n for n in os.listdir(self.directory) if n.startswith("mp_socket_"))
 
     def alone(self) -> bool:
         """Whether no other process listens; nor lives, where that is watched: one that detaches
