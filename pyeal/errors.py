@@ -6,14 +6,45 @@ from __future__ import annotations
 class EalError(Exception):
     """A stage of EAL failed.
 
-    errno: what EAL leaves in rte_errno, a number of the errno module (0 where EAL leaves it alone).
+    errno: what EAL leaves in rte_errno, a number of the errno module (0 if EAL leaves it alone).
     stage: "options", "runtime", "hugepages", "memzone", "memseg", "memalloc", "pages", ...
-    text: what was wanted, what was found and what to do.
+    what: what could not be done, in EAL's own words if it has any.
+    expected, found: the two sides of the check that failed, if there was one.
+    fix: the command or the change that helps.
+    reason: a word for programs, stable between releases of pyeal; compare it, never the text.
+    text: `what: expected A, found B. Fix: COMMAND`, of the fields that are given.
     """
 
-    def __init__(self, errno: int, stage: str, text: str) -> None:
-        super().__init__(errno, stage, text)
-        self.errno, self.stage, self.text = errno, stage, text
+    def __init__(
+        self,
+        errno: int,
+        stage: str,
+        what: str,
+        *,
+        expected: str = "",
+        found: str = "",
+        fix: str = "",
+        reason: str = "",
+    ) -> None:
+        super().__init__(errno, stage, what)
+        self.errno, self.stage, self.what = errno, stage, what
+        self.expected, self.found, self.fix, self.reason = expected, found, fix, reason
+
+    @property
+    def text(self) -> str:
+        sides = (("expected", self.expected), ("found", self.found))
+        check = ", ".join(f"{name} {side}" for name, side in sides if side)
+        text = ": ".join(part for part in (self.what, check) if part)
+        return f"{text}. Fix: {self.fix}" if self.fix else text
 
     def __str__(self) -> str:
         return f"{self.stage}: {self.text}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuilt, (self.errno, self.stage, self.what, self.__dict__)
+
+
+def _rebuilt(errno: int, stage: str, what: str, fields: dict[str, object]) -> EalError:
+    e = EalError(errno, stage, what)
+    e.__dict__.update(fields)
+    return e
