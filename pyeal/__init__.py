@@ -31,7 +31,7 @@ __all__ = [
     "init",
     "lease",
 ]
-_AT = {  # what is elsewhere: imported when it is asked for, as tools that only look need little
+_AT = {  # module and name of each: imported on first use, because most tools need few of them
     "Eal": ("eal", "Eal"),
     "init": ("eal", "Eal"),
     "EalError": ("errors", "EalError"),
@@ -41,9 +41,13 @@ _AT = {  # what is elsewhere: imported when it is asked for, as tools that only 
 }
 
 
-class Uncollected:
-    """No garbage is collected in the block, where Python's collector is on: imports and starts make
-    much and none of it is garbage. It is old afterwards, and not looked at as what is new is."""
+class gc_paused:  # reads as a function: `with gc_paused():`
+    """Pauses Python's garbage collector for a block.
+
+    Imports and starts create many objects, none of which is garbage. At the end of the block they
+    belong to the oldest generation, which is rarely collected. Has no effect while the collector is
+    disabled.
+    """
 
     def __enter__(self) -> None:
         self.collects = gc.isenabled()
@@ -51,7 +55,7 @@ class Uncollected:
 
     def __exit__(self, *_: object) -> None:
         if self.collects:
-            # more than Python froze itself, 375 in 3.12, is what the program wants left alone
+            # Python itself freezes up to 375 objects (3.12); more were frozen by the program
             if gc.get_freeze_count() < 1000:
                 gc.freeze()
                 gc.unfreeze()
@@ -62,7 +66,7 @@ def __getattr__(name: str) -> object:
     if name not in _AT:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, there = _AT[name]
-    with Uncollected():
+    with gc_paused():
         value = getattr(__import__(f"{__name__}.{module}", fromlist=[there]), there)
     globals()[name] = value
     return value

@@ -12,7 +12,7 @@ from _thread import RLock
 from ctypes import addressof, memset, sizeof
 from errno import EACCES, EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTSUP
 
-from . import Uncollected, hugepages, layout, lcores, libc, memseg, options, releases, runtime
+from . import gc_paused, hugepages, layout, lcores, libc, memseg, options, releases, runtime
 from .errors import EalError
 from .fbarray import Arrays
 from .heap import Heaps
@@ -73,7 +73,7 @@ class Eal:
         self._undo: list[Callable[[], object]] = []  # takes a failed start back, latest first
         self.closed = False
         try:
-            with Uncollected():
+            with gc_paused():
                 self._init(list(args))
         except BaseException as e:
             self.closed = True

@@ -367,11 +367,11 @@ def _stale(info: HugepageInfo, own: str | None, remove: bool) -> int:
 def _keep(info: HugepageInfo, names: list[str]) -> int:
     """Opens and locks those of the files that nobody has, for info.kept; their bytes."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fds = libc.each("openat", len(names), info.lock_fd, names, flags, go_on=True)
+    fds = libc.syscall_batch("openat", len(names), info.lock_fd, names, flags, go_on=True)
     found = {name: fd for name, fd in zip(names, fds, strict=True) if fd >= 0}
     fds, exclusive = [*found.values()], fcntl.LOCK_EX | fcntl.LOCK_NB
-    locked = libc.each("flock", len(fds), fds, exclusive, go_on=True)
-    ends = libc.each("lseek", len(fds), fds, 0, os.SEEK_END, go_on=True)
+    locked = libc.syscall_batch("flock", len(fds), fds, exclusive, go_on=True)
+    ends = libc.syscall_batch("lseek", len(fds), fds, 0, os.SEEK_END, go_on=True)
     if any(locked) or min(ends, default=0) < 0:
         for name, lock, end in zip([*found], locked, ends, strict=True):
             if lock or end < 0:  # somebody's

@@ -93,11 +93,11 @@ def _describe(lists: MemsegLists, msl: MemsegList) -> None:
     # touched at once: page by page is a good part of the time that filling it takes
     block = libc.mmap(0, length, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | libc.MAP_POPULATE)
     try:
-        libc.count(block + LEN, length // size, PAGE, 0, size, again=8)
+        libc.store_sequence(block + LEN, length // size, PAGE, 0, size, again=8)
         records = libc.memory(block, length)
         for at in range(0, n, BLOCK):
             some = min(BLOCK, n - at)
-            libc.count(block, some, msl.va(at), PAGE, every=size, again=8)
+            libc.store_sequence(block, some, msl.va(at), PAGE, every=size, again=8)
             lists.arrays.write(msl.c.memseg_arr, at * size, records[: some * size])
     finally:
         libc.munmap(block, length)

@@ -1,8 +1,8 @@
 """Every kernel and libc call that Python's os lacks. Each raises OSError naming what was asked for.
 
 os.* is faster than ctypes wherever os has the call, so only mappings, memory policies and a few
-flags live here, and `each`: one call for thousands of pages. Lengths and offsets are bytes,
-addresses are ints.
+flags live here, and `syscall_batch`, which makes one call for thousands of pages. Lengths and
+offsets are bytes, addresses are ints.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ _LOOP_CODE = bytes.fromhex(
     "4883c330 4c39e8 76d3"  # add rbx, 48; cmp rax, r13; jbe next
     "4889d8 415d 415c 5d 5b c3"  # end: mov rax, rbx; pop r13, r12, rbp, rbx; ret
 )
-_LOOP_CALLS = {  # those that `each` is used for, by their numbers on x86_64
+_LOOP_CALLS = {  # those that `syscall_batch` is used for, by their numbers on x86_64
     "flock": 73, "lseek": 8, "memfd_create": 319, "mmap": 9, "openat": 257, "pread": 17,
 }  # fmt: skip
 AT_FDCWD = -100
@@ -168,7 +168,7 @@ def _function(code: bytes, result: type, *args: type) -> Callable[..., Any] | Li
 _loop: Callable[..., int] | Literal[False] | None = None  # not tried yet
 
 
-def each(
+def syscall_batch(
     call: str, n: int, *args: int | Sequence[int] | Sequence[str], go_on: bool = False
 ) -> list[int]:
     """The same system call n times: the results, -errno for one that fails.
@@ -214,14 +214,14 @@ def _addresses(names: Sequence[str]) -> tuple[list[int], bytes]:
     return list(itertools.accumulate(lengths, initial=at)), data
 
 
-def pread_each(fd: int, size: int, offsets: range) -> bytearray:
+def pread_batch(fd: int, size: int, offsets: range) -> bytearray:
     """As many bytes from each offset, one piece after the other. OSError, also for a short piece.
 
     A call for each costs less than all that lies between them.
     """
     found = bytearray(size * len(offsets))
     to = ctypes.addressof(ctypes.c_char.from_buffer(found)) if found else 0
-    got = each("pread", len(offsets), fd, range(to, to + len(found), size), size, offsets)
+    got = syscall_batch("pread", len(offsets), fd, range(to, to + len(found), size), size, offsets)
     if got and min(got) < size:
         n, at = next((n, at) for n, at in zip(got, offsets, strict=False) if n < size)
         if n < 0:
@@ -230,7 +230,7 @@ def pread_each(fd: int, size: int, offsets: range) -> bytearray:
     return found
 
 
-def map_each(
+def mmap_batch(
     fds: list[int], vas: Sequence[int], page_sz: int, flags: int, done: list[int],
     prot: int = PROT_RW,
 ) -> None:  # fmt: skip
@@ -238,7 +238,7 @@ def map_each(
 
     done[0] counts the pages mapped so far, so that a failing one is known. Raises OSError.
     """
-    got = each("mmap", len(fds), vas, page_sz, prot, flags, fds, 0)
+    got = syscall_batch("mmap", len(fds), vas, page_sz, prot, flags, fds, 0)
     done[0] = len(got)
     if got and got[-1] < 0:
         done[0] -= 1
@@ -339,21 +339,21 @@ def packed(kind: Literal["I", "Q", "q"], values: Sequence[int]) -> memoryview:
     return memoryview(struct.pack(f"={len(values)}{kind}", *values)).cast(kind)
 
 
-_count: Callable[[int, int, int, int, int, int], object] | None = None  # not looked for yet
+_store: Callable[[int, int, int, int, int, int], object] | None = None  # not looked for yet
 
 
-def count(at: int, n: int, first: int, step: int, every: int, again: int = 0) -> None:
+def store_sequence(at: int, n: int, first: int, step: int, every: int, again: int = 0) -> None:
     """Writes n numbers, first, first + step and so on, as 8-byte words `every` bytes apart.
 
     again: each once more so many bytes behind.
     """
-    global _count
-    if _count is None:
-        _count = _function(_COUNT_CODE, c_long, c_void_p, *[c_long] * 5) or _count_plain
-    _count(at, n, first, step, every, again)
+    global _store
+    if _store is None:
+        _store = _function(_COUNT_CODE, c_long, c_void_p, *[c_long] * 5) or _store_plain
+    _store(at, n, first, step, every, again)
 
 
-def _count_plain(at: int, n: int, first: int, step: int, every: int, again: int) -> None:
+def _store_plain(at: int, n: int, first: int, step: int, every: int, again: int) -> None:
     values = packed("Q", range(first, first + n * step, step))
     for start in {at, at + again} if n else ():
         memory(start, (n - 1) * every + 8).cast("Q")[:: every // 8] = values

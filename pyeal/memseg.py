@@ -138,7 +138,7 @@ class MemsegList:
         records = libc.memory(at, n * sizeof(Memseg))
         records[:] = one * n
         records.cast("Q")[0::6] = libc.packed("Q", iovas)
-        libc.count(at + 8, n, self.va(start), size, sizeof(Memseg))
+        libc.store_sequence(at + 8, n, self.va(start), size, sizeof(Memseg))
         records.cast("I")[11::12] = libc.packed("I", flags)
         self.arr.mark(start, n)
 

@@ -1,8 +1,8 @@
 """The pages of a list: allocate, free, descriptors, physical addresses, nodes (EAL's memalloc).
 
-A batch costs, per page: open, flock, mmap, a read of pagemap, each made for all pages by libc.each.
-The rest is one call for many: population by madvise in chunks from warmed-up threads, one query of
-the nodes.
+A batch costs, per page: open, flock, mmap, a read of pagemap, each made for all pages by
+libc.syscall_batch. The rest is one call for many: population by madvise in chunks from warmed-up
+threads, one query of the nodes.
 linux/eal_memalloc.c
 """
 
@@ -101,7 +101,7 @@ class Pagemap:
         if self.fd < 0:
             self.fd = os.open("/proc/self/pagemap", os.O_RDONLY)
         first, step = va // PAGE * 8, page_sz // PAGE * 8
-        found = libc.pread_each(self.fd, 8, range(first, first + n * step, step))
+        found = libc.pread_batch(self.fd, 8, range(first, first + n * step, step))
         return memoryview(found).cast("Q").tolist()
 
     def works(self) -> bool:
@@ -517,7 +517,7 @@ class Segments:
             if self.opts.in_memory:
                 names = [f"seg_{msl.index}-{seg}" for seg in range(start, start + n)]
                 kind = MFD_HUGETLB | libc.log2_flag(msl.page_sz)
-                take(libc.each("memfd_create", n, names, kind), names, opened)
+                take(libc.syscall_batch("memfd_create", n, names, kind), names, opened)
             else:
                 self._open_files(names, opened, dir_fd, flags, self.infos[msl.page_sz].kept)
         except OSError as e:
@@ -698,7 +698,7 @@ class Segments:
         finally:
             os.close(dir_fd)
             self.fds.setdefault(msl.index, {}).update(zip(segs, opened, strict=False))
-        ends = libc.each("lseek", len(opened), opened, 0, os.SEEK_END, go_on=True)
+        ends = libc.syscall_batch("lseek", len(opened), opened, 0, os.SEEK_END, go_on=True)
         for found, name in zip(ends, names, strict=True) if min(ends, default=size) < size else ():
             if found < size:
                 why = f"{size} bytes wanted, {found} found"
@@ -984,7 +984,7 @@ def open_each(
             new = [name for name in names if name not in kept] if kept else names
             where = libc.AT_FDCWD if dir_fd is None else dir_fd
             how = flags | os.O_NOFOLLOW | os.O_CLOEXEC
-            got = libc.each("openat", len(new), where, new, how, 0o600)
+            got = libc.syscall_batch("openat", len(new), where, new, how, 0o600)
             if kept and len(new) < len(names):
                 fresh = iter(got)
                 got = [kept.pop(n) if n in kept else next(fresh, -1) for n in names]
@@ -1000,7 +1000,7 @@ def locked_before(e: OSError, names: Sequence[str], opened: list[int]) -> int:
 
 
 def take(got: list[int], names: Sequence[str], opened: list[int]) -> None:
-    """Adds descriptors that libc.each answered; OSError names the file of one that is none."""
+    """Adds the descriptors of a syscall_batch; OSError names the file whose open failed."""
     if got and min(got) < 0:
         at = next(i for i, fd in enumerate(got) if fd < 0)
         opened += got[:at]
@@ -1016,7 +1016,7 @@ def _lock_each(fds: list[int], names: Sequence[str]) -> None:
     if len(fds) == 1:
         return lock_shared(fds[0], names[0])
     shared = fcntl.LOCK_SH | fcntl.LOCK_NB
-    got = libc.each("flock", len(fds), fds, shared, go_on=True)
+    got = libc.syscall_batch("flock", len(fds), fds, shared, go_on=True)
     if got and min(got) < 0:
         for result, name in zip(got, names, strict=False):
             if result not in (0, -EWOULDBLOCK):

@@ -161,7 +161,7 @@ class Hole:
     def _reserve_gaps(self) -> None:
         vas, lengths = zip(*self.gaps, strict=True)
         kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
-        got = libc.each("mmap", len(vas), vas, lengths, PROT_NONE, kind, -1, 0)
+        got = libc.syscall_batch("mmap", len(vas), vas, lengths, PROT_NONE, kind, -1, 0)
         if got[-1] < 0:
             give_back(self.va, self.length)
             raise OSError(-got[-1], f"{len(vas)} gaps between pages: {os.strerror(-got[-1])}")
@@ -184,14 +184,14 @@ def map_into_hole(
     and from that one on, stays reserved. OSError.
     """
     if len(vas) < 2:
-        return libc.map_each(fds, vas, page_sz, kind | MAP_FIXED, done, prot)
+        return libc.mmap_batch(fds, vas, page_sz, kind | MAP_FIXED, done, prot)
     va, end, gaps = vas[0], vas[-1] + page_sz, []
     if end - va > len(vas) * page_sz:
         both = pairwise(vas)
         gaps = [(a + page_sz, b - a - page_sz) for a, b in both if b - a > page_sz]
     with Hole(va, end - va, gaps) as fixed:
         try:
-            libc.map_each(fds, vas, page_sz, kind | fixed, done, prot)
+            libc.mmap_batch(fds, vas, page_sz, kind | fixed, done, prot)
         except OSError:
             give_back(vas[done[0]], end - vas[done[0]])
             raise

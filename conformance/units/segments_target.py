@@ -1,7 +1,7 @@
 """pyeal as a target with small chunks, so that few pages cross their bounds and go to threads.
 
 python segments_target.py [helper] [plain]: with "helper" only helper threads populate; with "plain"
-each system call is made by Python, as on machines that libc.each has no code for.
+each system call is made by Python, as on machines that libc.syscall_batch has no code for.
 """
 
 from __future__ import annotations

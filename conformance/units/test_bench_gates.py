@@ -18,8 +18,8 @@ SUITE = Path(rig.__file__).parents[1]
 PACKAGE = Path(pyeal.__file__).parent
 FAULTS = {  # what was done: file, text that stands there once, what it becomes, gate that finds it
     "a call more a page": (
-        "libc.py", '    got = each("mmap"', '    _ = [os.fstat(fd) for fd in fds]\n'
-        '    got = each("mmap"',
+        "libc.py", '    got = syscall_batch("mmap"', '    _ = [os.fstat(fd) for fd in fds]\n'
+        '    got = syscall_batch("mmap"',
         "system_calls_a_page[dynmem]",
     ),
     "kept files are opened twice": (

@@ -46,12 +46,12 @@ def folder(tmp_path: Path) -> Iterator[int]:
 
 def test_each_file_is_opened_locked_and_measured(how: str, folder: int, tmp_path: Path) -> None:
     names = [f"é{i}" * (1 + i % 3) for i in range(300)]  # of several lengths
-    fds = libc.each("openat", 300, folder, names, CREATE, 0o600)
+    fds = libc.syscall_batch("openat", 300, folder, names, CREATE, 0o600)
     try:
         for i, fd in enumerate(fds):
             os.ftruncate(fd, i)
-        locked = libc.each("flock", 300, fds, fcntl.LOCK_SH)
-        ends = libc.each("lseek", 300, fds, 0, os.SEEK_END)
+        locked = libc.syscall_batch("flock", 300, fds, fcntl.LOCK_SH)
+        ends = libc.syscall_batch("lseek", 300, fds, 0, os.SEEK_END)
         paths = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
         closed = all(not os.get_inheritable(fd) for fd in fds)
     finally:
@@ -65,9 +65,9 @@ def test_each_file_is_opened_locked_and_measured(how: str, folder: int, tmp_path
 
 def test_it_ends_with_the_first_that_fails_or_goes_on(how: str, folder: int) -> None:
     names = ["a", "none/a", "b"]
-    first = libc.each("openat", 3, folder, names, CREATE, 0o600)
+    first = libc.syscall_batch("openat", 3, folder, names, CREATE, 0o600)
     after = os.path.exists(f"/proc/self/fd/{folder}/b")
-    whole = libc.each("openat", 3, folder, names, CREATE, 0o600, go_on=True)
+    whole = libc.syscall_batch("openat", 3, folder, names, CREATE, 0o600, go_on=True)
     for fd in (first[0], whole[0], whole[2]):
         os.close(fd)
 
@@ -77,12 +77,12 @@ def test_it_ends_with_the_first_that_fails_or_goes_on(how: str, folder: int) -> 
 
 def test_memory_files_are_made_and_read_into_one_buffer(how: str) -> None:
     n = 20
-    fds = libc.each("memfd_create", n, [f"memory {i}" for i in range(n)], 0)
+    fds = libc.syscall_batch("memfd_create", n, [f"memory {i}" for i in range(n)], 0)
     for i, fd in enumerate(fds):
         os.write(fd, bytes([i]) * 8)
     found = bytearray(8 * n)
     to = ctypes.addressof(ctypes.c_char.from_buffer(found))
-    read = libc.each("pread", n, fds, range(to, to + 8 * n, 8), 8, 0)
+    read = libc.syscall_batch("pread", n, fds, range(to, to + 8 * n, 8), 8, 0)
     names = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
     for fd in fds:
         os.close(fd)
@@ -93,7 +93,7 @@ def test_memory_files_are_made_and_read_into_one_buffer(how: str) -> None:
 
 
 def test_nothing_is_called_for_nothing(how: str) -> None:
-    assert libc.each("flock", 0, [], fcntl.LOCK_SH) == []
+    assert libc.syscall_batch("flock", 0, [], fcntl.LOCK_SH) == []
 
 
 @pytest.mark.parametrize(("n", "bad"), [(5, None), (5, 0), (5, 3)])
@@ -101,7 +101,7 @@ def test_mappings_stand_where_they_are_wanted(
     how: str, folder: int, n: int, bad: int | None
 ) -> None:
     size = mmap.PAGESIZE
-    fds = libc.each("openat", n, folder, [f"m{i}" for i in range(n)], CREATE, 0o600)
+    fds = libc.syscall_batch("openat", n, folder, [f"m{i}" for i in range(n)], CREATE, 0o600)
     for i, fd in enumerate(fds):
         os.pwrite(fd, bytes([i + 1]) * size, 0)
     given = [folder if i == bad else fd for i, fd in enumerate(fds)]  # which is not writable
@@ -109,10 +109,10 @@ def test_mappings_stand_where_they_are_wanted(
     vas = range(va, va + n * size, size)
     try:
         if bad is None:
-            libc.map_each(given, vas, size, FIXED, done)
+            libc.mmap_batch(given, vas, size, FIXED, done)
         else:
             with pytest.raises(OSError, match=f"at {vas[bad]:#x}") as refused:
-                libc.map_each(given, vas, size, FIXED, done)
+                libc.mmap_batch(given, vas, size, FIXED, done)
             assert refused.value.errno == errno.EACCES
         seen = [libc.memory(at, 1)[0] for at in vas[: done[0]]]
     finally:
@@ -132,7 +132,7 @@ def test_where_no_memory_may_become_code_python_makes_the_calls(
     monkeypatch.setattr(libc, "_loop", None)
     monkeypatch.setattr(libc, "_mprotect", lambda *args: -1)
     monkeypatch.setattr(libc, "munmap", lambda va, length: given_back.append(length))
-    fds = libc.each("openat", 2, folder, ["a", "b"], CREATE, 0o600)
+    fds = libc.syscall_batch("openat", 2, folder, ["a", "b"], CREATE, 0o600)
     for fd in fds:
         os.close(fd)
 
@@ -186,12 +186,12 @@ def test_rising_numbers_go_into_every_third_word(
     wants(how)
     if how == "plain":
         monkeypatch.setattr(libc, "_function", lambda *args: False)
-    monkeypatch.setattr(libc, "_count", None)
+    monkeypatch.setattr(libc, "_store", None)
     words = (ctypes.c_ulonglong * 16)(*[1] * 16)
-    libc.count(ctypes.addressof(words) + 8, n, 1 << 47, 4096, 24, 8 * again)
+    libc.store_sequence(ctypes.addressof(words) + 8, n, 1 << 47, 4096, 24, 8 * again)
 
     wanted = [(1 << 47) + i * 4096 if i < n else 1 for i in range(5)]
     assert [words[i] for i in range(1, 16, 3)] == wanted
     assert [words[i] for i in range(2, 16, 3)] == (wanted if again else [1] * 5)
     assert {words[i] for i in range(0, 16, 3)} == {1}
-    assert (libc._count is libc._count_plain) == (how == "plain")
+    assert (libc._store is libc._store_plain) == (how == "plain")
