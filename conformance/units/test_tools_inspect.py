@@ -18,7 +18,7 @@ import pytest
 from conformance import decode, record
 from conformance.child import environment
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
-from pyeal.tools import inspect, snapshot
+from pyeal.tools import snapshot, telemetry
 
 MODES = "dynmem", "single-file", "legacy", "no-huge"
 modes = pytest.mark.parametrize("mode", MODES)
@@ -31,7 +31,7 @@ def test_recordings_say_what_the_library_said(release: str, mode: str, tmp_path:
     """Lists, pages and zones by the same words that telemetry uses."""
     seen, files = record.load(release, mode)
     s = snapshot.Snapshot(snapshot.Folder(str(unpack(release, mode, tmp_path))))
-    ask = lambda *words: next(iter(inspect.telemetry(s, ",".join(map(str, words))).values()))  # noqa: E731
+    ask = lambda *words: next(iter(telemetry.answer(s, ",".join(map(str, words))).values()))  # noqa: E731
     used = sorted({x["list"] for x in seen["segments"]})
 
     assert (s.release.name, s.mode, s.problems) == (seen["release"], mode, [])

@@ -1,8 +1,7 @@
-"""What stands on top of the core: tools that look and draw; the core never imports them.
+"""The commands of `pyeal`, one module each, and what all of them print with.
 
-A tool is a module with TEXT, EXAMPLES, `arguments(parser)` and `run(args) -> exit code`, and a row
-in cli.py; options and other arguments may be mixed, so there is no argparse.REMAINDER. Here is what
-all of them print with; their JSON is described in docs/json.md.
+The core never imports this package. commands.py lists the commands; docs/json.md describes their
+JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 BOLD, DIM, RED, GREEN, YELLOW, CYAN = 1, 2, 31, 32, 33, 36
+
+
+class UsageError(Exception):
+    """Arguments that the command's parser cannot refuse: one line on stderr, exit code 2."""
+
+
+def check_release(name: str | None) -> None:
+    """Raise UsageError unless pyeal knows the release that --as names."""
+    from pyeal import releases
+
+    try:
+        releases.get(name or releases.DEFAULT)
+    except ValueError as e:
+        raise UsageError(f"--as: {e}") from None
 
 
 def coloured() -> bool:

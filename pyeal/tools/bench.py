@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, YELLOW, columns, document, ink
+from pyeal.tools.bench_runs import Broken, costs, find, kept, load, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,10 +39,6 @@ GAUGE = 24
 PYTEST_USAGE = 4  # pytest's exit code for wrong arguments
 
 
-class Broken(Exception):
-    """The run cannot be; says why."""
-
-
 def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--target", default="pyeal", help="pyeal, or librte_eal:PATH (pyeal)")
     p.add_argument(
@@ -67,10 +64,10 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         if args.show:
-            kept = _kept(args.storage)
-            if not kept:
+            files = kept(args.storage)
+            if not files:
                 raise Broken(f"no run is kept in {args.storage}")
-            data = _load(kept[-1])
+            data = load(files[-1])
         else:
             with tempfile.TemporaryDirectory(prefix="pyeal-bench-") as tmp:
                 data = _measure(args, tmp)
@@ -78,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         if args.page:
             from pyeal.tools import bench_page
 
-            runs = [_load(f) for f in _kept(args.storage)] or [data]
+            runs = [load(f) for f in kept(args.storage)] or [data]
             page = bench_page.picture(data) if args.page.endswith(".svg") else bench_page.draw(runs)
             with open(args.page, "w", encoding="utf-8") as f:
                 f.write(page)
@@ -135,13 +132,13 @@ def _measure(args: argparse.Namespace, tmp: str) -> Dict:
              "--benchmark-autosave", "--benchmark-save-data"]  # fmt: skip
     code, said = _pytest(suite, timing, more, f"{timing}/pytest.toml")
     skipped = re.findall(r"^SKIPPED \[\d+\] [^:]+:\d+: (.*)$", said, re.M)
-    if skipped and code == 0 and not (os.path.exists(out) and _load(out)["benchmarks"]):
+    if skipped and code == 0 and not (os.path.exists(out) and load(out)["benchmarks"]):
         raise Broken(f"nothing can be measured here: {'; '.join(dict.fromkeys(skipped))}")
     if code == PYTEST_USAGE and (wrong := re.search(r"^ERROR: (.*)", said, re.M)):
         raise Broken(wrong[1])
     if not os.path.exists(out):
         raise Broken(f"pytest ends with {code}:\n{said}")
-    return _load(out)
+    return load(out)
 
 
 def _gates(suite: str, args: argparse.Namespace, tmp: str) -> list[Dict]:
@@ -214,35 +211,7 @@ def _revision(rev: str, tmp: str) -> str:
     return f"{tmp}/pyeal"
 
 
-# --- kept runs
-
-
-def _kept(storage: str) -> list[str]:
-    """Files of pytest-benchmark's storage, oldest first."""
-    import glob
-
-    found = glob.glob(f"{storage}/*/[0-9]*.json")
-    return sorted(found, key=lambda f: os.path.basename(f).partition("_")[0])
-
-
-def _load(path: str) -> Dict:
-    try:
-        with open(path, encoding="utf-8") as f:
-            data: Dict = json.load(f)
-        if "rows" not in data:
-            raise ValueError("it has no rows")
-        return data
-    except (OSError, ValueError) as e:
-        raise Broken(f"{path} is no run of pyeal bench: {e}") from None
-
-
-def costs(data: Dict) -> dict[tuple[str, int, str], dict[str, list[float]]]:
-    """{(work, pages, measure): {role: seconds of each round}}"""
-    found: dict[tuple[str, int, str], dict[str, list[float]]] = {}
-    for b in data["benchmarks"]:
-        x = b["extra_info"]
-        found.setdefault((x["work"], x["pages"], x["measure"]), {})[x["role"]] = b["stats"]["data"]
-    return found
+# --- comparing
 
 
 def _compare(data: Dict, args: argparse.Namespace) -> list[Dict]:
@@ -254,7 +223,7 @@ def _compare(data: Dict, args: argparse.Namespace) -> list[Dict]:
         return []
     then, now = {}, costs(data)
     if os.path.exists(args.against) or args.against.isdigit():
-        then = costs(_load(_find(args.against, args.storage)))
+        then = costs(load(find(args.against, args.storage)))
     limit, out = 1 + args.fail_over / 100, []
     for key, arms in now.items():
         if then:
@@ -274,22 +243,7 @@ def _compare(data: Dict, args: argparse.Namespace) -> list[Dict]:
     return out
 
 
-def _find(what: str, storage: str) -> str:
-    if os.path.exists(what):
-        return what
-    for f in _kept(storage):
-        if os.path.basename(f).startswith(f"{int(what):04}_"):
-            return f
-    raise Broken(f"--against {what}: no such run in {storage}")
-
-
 # --- looks
-
-
-def _number(value: float | None, unit: str) -> str:
-    if value is None:
-        return ""
-    return f"{value:.2f}" if unit == "×" else f"{value:.1f} ms"
 
 
 def _gauge(row: Dict) -> str:
@@ -328,13 +282,13 @@ def _lines(facts: Dict, width: int) -> Iterator[str]:
     yield ink(f"{head}  {'floor':>5}  {'here':>5}", DIM)
     for r in facts["rows"]:
         unit = r["unit"]
-        spread = f"{_number(r['low'], '×')} – {_number(r['high'], '×')}" if "low" in r else ""
+        spread = f"{number(r['low'], '×')} – {number(r['high'], '×')}" if "low" in r else ""
         floor, here = (f"{r[k]:.2f}" if r.get(k) else "" for k in ("floor", "here"))
-        value = ink(f"{_number(r.get('value'), unit):>9}", BOLD)
+        value = ink(f"{number(r.get('value'), unit):>9}", BOLD)
         verdict = ink(r["verdict"], LOOKS[r["verdict"]])
         yield (
             f"{r['work']:{w}}  {r['pages'] or '':>5}  {value}  {spread:^15}  "
-            f"{'≤ ' + _number(r['target'], unit):>8}  {floor:>5}  {here:>5}  "
+            f"{'≤ ' + number(r['target'], unit):>8}  {floor:>5}  {here:>5}  "
             + (f"{_gauge(r)}  " if wide else "")
             + verdict + (ink(f"  {r['note']}", DIM) if r["note"] else "")
         ).rstrip()  # fmt: skip

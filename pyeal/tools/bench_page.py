@@ -7,7 +7,7 @@ from html import escape
 from statistics import median
 
 from pyeal.tools import count
-from pyeal.tools.bench import _number, costs
+from pyeal.tools.bench_runs import costs, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,14 +72,14 @@ def _table(rows: list[Dict]) -> str:
     out = "<table><tr><th>work<th>pages<th>measured<th>spread<th>target<th>floor<th>here<th>"
     for r in rows:
         unit = r["unit"]
-        value = _number(r["value"], unit) if "value" in r else ""
-        spread = f"{_number(r['low'], unit)} – {_number(r['high'], unit)}" if "low" in r else ""
-        floor, here = (_number(r.get(k), unit) for k in ("floor", "here"))
+        value = number(r["value"], unit) if "value" in r else ""
+        spread = f"{number(r['low'], unit)} – {number(r['high'], unit)}" if "low" in r else ""
+        floor, here = (number(r.get(k), unit) for k in ("floor", "here"))
         note = f" <span class=small>{escape(r['note'])}</span>" if r["note"] else ""
         word = r["verdict"]
         out += (
             f"<tr><td>{escape(r['work'])}<td>{r['pages'] or ''}<td><b>{value}</b><td>{spread}"
-            f"<td>≤ {_number(r['target'], unit)}<td>{floor}<td>{here}"
+            f"<td>≤ {number(r['target'], unit)}<td>{floor}<td>{here}"
             f"<td class='{word.replace(' ', '-')}'>{word}{note}"
         )
     return out + "</table>"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 
+from pyeal.tools import commands
+
 TEXT = """What bash, zsh or fish wants to complete the commands of pyeal, their options and values,
 and EAL's own after --. A wheel has it for all three, where shells of the same prefix look."""
 EXAMPLES = """\
@@ -42,19 +44,15 @@ class Word:
 
 
 def words_of(name: str) -> list[Word]:
-    from pyeal.cli import parser
+    """Return the words of a command's parser; none of a command that parses for itself."""
+    if name not in commands.COMMANDS:
+        return []
+    return [Word(a) for a in commands.parser(name)._actions]
 
-    return [Word(a) for a in parser(name)._actions]
 
-
-def commands() -> list[tuple[str, str, list[Word]]]:
-    """(name, its one line, its words)"""
-    from pyeal.cli import COMMANDS, TOOLS, summaries
-
-    return [
-        (name, text, words_of(name) if name in COMMANDS or name in TOOLS else [])
-        for name, text in summaries()
-    ]
+def all_words() -> list[tuple[str, str, list[Word]]]:
+    """Return (name, its line in --help, its words) of each command."""
+    return [(name, text, words_of(name)) for name, text in commands.summaries()]
 
 
 def eal_options() -> list[str]:
@@ -147,7 +145,7 @@ FISH_KINDS = {"pid": "(__fish_complete_pids)", "prefix": "(__pyeal_prefixes)"}
 
 def bash() -> str:
     cases = []
-    for name, _, found in commands():
+    for name, _, found in all_words():
         if name in COMMANDS_FOLLOW:
             cases.append(f"""    "{name} -- EAL") kinds=command ;;""")
         for w in found:
@@ -156,11 +154,11 @@ def bash() -> str:
                 words, kinds = " ".join(w.values), " ".join(w.kinds)
                 cases.append(f'    {at}) words="{words}" kinds="{kinds}" ;;')
     cases.append(f"""    *" -- EAL") words="{" ".join(eal_options())}" ;;""")
-    for name, _, found in commands():
+    for name, _, found in all_words():
         values, also = between(found)
         words, kinds = " ".join([*values, *(n for w in found for n in w.names)]), " ".join(also)
         cases.append(f'    "{name} "*) words="{words}" kinds="{kinds}" ;;')
-    names = " ".join(name for name, _, _ in commands())
+    names = " ".join(name for name, _, _ in all_words())
     return BASH.replace("%names%", names).replace("%cases%", "\n".join(cases))
 
 
@@ -174,7 +172,7 @@ def zsh() -> str:
                           *(f"_pyeal_{k}" for k in kinds)]) or ":"  # fmt: skip
 
     cases = []
-    for name, _, found in commands():
+    for name, _, found in all_words():
         if name in COMMANDS_FOLLOW:
             cases.append(f"""    "{name} -- EAL") _pyeal_command ;;""")
         for w in found:
@@ -182,11 +180,11 @@ def zsh() -> str:
                 at = "|".join(f'"{name} {n}"' for n in w.names)
                 cases.append(f"    {at}) {more(w.values, w.kinds)} ;;")
     cases.append(f"""    *" -- EAL") compadd -- {" ".join(eal_options())} ;;""")
-    for name, _, found in commands():
+    for name, _, found in all_words():
         options = "\n".join(quoted(n, w.help) for w in found for n in w.names)
         cases.append(f'    "{name} "*) found=(\n{options}\n        )\n'
                      f"        _describe -o option found; {more(*between(found))} ;;")  # fmt: skip
-    names = "\n".join(quoted(name, text) for name, text, _ in commands())
+    names = "\n".join(quoted(name, text) for name, text, _ in all_words())
     return ZSH.replace("%names%", names).replace("%cases%", "\n".join(cases))
 
 
@@ -201,9 +199,9 @@ def fish() -> str:
         return (f' -a "{" ".join(said)}"' if said else "") + " -F" * ("file" in kinds)
 
     head, cases = "complete -c pyeal", []
-    for name, text, _ in commands():
+    for name, text, _ in all_words():
         cases.append(f"{head} -n __fish_use_subcommand -a {name} -d {quoted(text)}")
-    for name, _, found in commands():
+    for name, _, found in all_words():
         here = f"{head} -n '__pyeal_at {name}'"
         for w in found:
             if w.names:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from pyeal import releases
-from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, Patience, document, ink
+from pyeal.tools import (
+    BOLD,
+    DIM,
+    GREEN,
+    RED,
+    YELLOW,
+    Patience,
+    UsageError,
+    check_release,
+    document,
+    ink,
+)
 from pyeal.tools.checks import FAIL, OK, UNKNOWN, WARN, Finding, examine, state_of
 from pyeal.tools.problems import LINKS
 from pyeal.tools.view import View
@@ -38,18 +48,11 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.release:
-        try:
-            releases.get(args.release)
-        except ValueError as e:
-            print(f"pyeal: --as: {e}", file=sys.stderr)
-            return 2
+    check_release(args.release)
     if args.pid and not os.path.isdir(f"/proc/{args.pid}"):
-        print(f"pyeal: no process {args.pid}", file=sys.stderr)
-        return 2
+        raise UsageError(f"no process {args.pid}")
     if args.pid and args.touch:
-        print("pyeal: --touch is of this process: nsenter -t PID -a pyeal doctor", file=sys.stderr)
-        return 2
+        raise UsageError("--touch is of this process: nsenter -t PID -a pyeal doctor")
     view = View(args.pid)
     with Patience("looking at this machine"):
         found = examine(view, args.eal_args, args.release)

@@ -5,8 +5,19 @@ from __future__ import annotations
 import re
 import sys
 
-from pyeal import releases
-from pyeal.tools import BOLD, DIM, GREEN, RED, YELLOW, Patience, columns, document, ink
+from pyeal.tools import (
+    BOLD,
+    DIM,
+    GREEN,
+    RED,
+    YELLOW,
+    Patience,
+    UsageError,
+    check_release,
+    columns,
+    document,
+    ink,
+)
 from pyeal.tools.checks import FAIL, OK, WARN, Finding, examine
 from pyeal.tools.problems import CERTAIN, GAVE_UP, HINT, WRAPPER, Problem, of_line
 from pyeal.tools.view import View
@@ -72,15 +83,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.release:
-        try:
-            releases.get(args.release)
-        except ValueError as e:
-            print(f"pyeal: --as: {e}", file=sys.stderr)
-            return 2
+    check_release(args.release)
     if not args.lines and sys.stdin.isatty():
-        print("pyeal: a log line as an argument, or a log on stdin", file=sys.stderr)
-        return 2
+        raise UsageError("a log line as an argument, or a log on stdin")
     lines = args.lines or sys.stdin.read().splitlines()
     told = read(lines)
     with Patience("looking at this machine"):

@@ -5,11 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from errno import EINVAL
 
 from pyeal import layout
-from pyeal.errors import EalError
-from pyeal.layout import BAD_IOVA
 from pyeal.tools import (
     BOLD,
     CYAN,
@@ -26,6 +23,7 @@ from pyeal.tools import (
     scan,
     size,
     table,
+    telemetry,
 )
 from pyeal.tools.ps import LOOKS, facts
 from pyeal.tools.snapshot import Snapshot, Unreadable, text
@@ -63,7 +61,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("what", nargs="?", metavar="PREFIX|PID|DIRECTORY|ARCHIVE",
                    help="which EAL; may be left out where there is one")  # fmt: skip
     p.add_argument("commands", nargs="*", metavar="/eal/COMMAND",
-                   help="a request of telemetry: " + ", ".join(TELEMETRY))  # fmt: skip
+                   help="a request of telemetry: " + ", ".join(telemetry.REQUESTS))  # fmt: skip
     p.add_argument("--elements", action="store_true", help="every element of the heaps, too")
     p.add_argument("--watch", nargs="?", type=float, const=1.0, metavar="S",
                    help="again every S seconds (1), until Ctrl-C")  # fmt: skip
@@ -71,123 +69,6 @@ def arguments(p: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="as JSON, schema pyeal.inspect/1")
     form.add_argument("--prometheus", action="store_true", help="as Prometheus text")
     form.add_argument("--html", metavar="FILE", help="as a page with the map, in FILE")
-
-
-# --- telemetry: the same requests, keys and values. common/eal_common_memory.c
-
-
-def _memseg_lists(s: Snapshot) -> list[int]:
-    return [ml["index"] for ml in s.lists if ml["count"]]
-
-
-def _memseg_list_info(s: Snapshot, i: int) -> list[int]:
-    a = s.arrays.get(i)
-    return [k for start, n in a.runs() for k in range(start, start + n)] if a else []
-
-
-def _memseg_info(s: Snapshot, i: int, seg: int) -> Dict | None:
-    ms = s.memseg(i, seg)
-    if ms is None:
-        return None
-    return {
-        "Memseg_list_index": i,
-        "Memseg_index": seg,
-        "IOVA_addr": "Bad IOVA" if ms.iova == BAD_IOVA else hex(ms.iova),
-        "Start_addr": hex(ms.addr),
-        "End_addr": hex(ms.addr + ms.len),
-        "Size": ms.len,
-        "Hugepage_size": ms.hugepage_sz,
-        "Socket_id": ms.socket_id,
-        "flags": ms.flags,
-    }
-
-
-def _memzone_info(s: Snapshot, i: int) -> Dict | None:
-    z = s.memzone(i)
-    if z is None:
-        return None
-    info: Dict = {
-        "Zone": i, "Name": text(z.name), "Length": z.len, "Address": hex(z.addr),
-        "Socket": z.socket_id, "Flags": z.flags,
-    }  # fmt: skip
-    found = s.find(z.addr)
-    if found:
-        page, base = z.hugepage_sz, z.addr & -z.hugepage_sz
-        info |= {"Hugepage_size": page, "Hugepage_base": hex(base)}
-        info["Hugepage_used"] = max(-(-z.len // page), 1)
-    return info
-
-
-HEAP = ("Heap_id", "Name", "Heap_size", "Free_size", "Alloc_size", "Greatest_free_size",
-        "Alloc_count", "Free_count")  # fmt: skip
-
-
-def _heap_info(s: Snapshot, i: int) -> Dict | None:
-    heap = next((h for h in s.heaps() if h["Heap_id"] == i), None)
-    return heap and {k: heap[k] for k in HEAP}
-
-
-def _within(s: Snapshot, heap: int, i: int, seg: int) -> tuple[layout.Memseg | None, list[Dict]]:
-    """The elements of a heap that lie in one page as a whole."""
-    ms = s.memseg(i, seg)
-    if ms is None:
-        return None, []
-    end = ms.addr + ms.len
-    return ms, [
-        e for e in s.elements(heap) if ms.addr <= e["addr"] and e["addr"] + e["size"] <= end
-    ]
-
-
-def _element_list(s: Snapshot, heap: int, i: int, seg: int) -> Dict | None:
-    ms, found = _within(s, heap, i, seg)
-    return {"Element_count": len(found)} if ms else None
-
-
-def _element_info(s: Snapshot, heap: int, i: int, seg: int, first: int, last: int) -> Dict | None:
-    ms, found = _within(s, heap, i, seg)
-    if ms is None or last < first:
-        return None
-    said: Dict = {
-        f"element_{k}": {
-            "msl_id": i,
-            "ms_id": seg,
-            "memseg_start_addr": hex(ms.addr),
-            "memseg_end_addr": hex(ms.addr + ms.len),
-            "element_start_addr": hex(e["addr"]),
-            "element_end_addr": hex(e["addr"] + e["size"]),
-            "element_size": e["size"],
-            "element_state": e["state"],
-        }
-        for k, e in list(enumerate(found))[first : last + 1]
-    }
-    return said | {"Element_count": len(said)}
-
-
-TELEMETRY = {  # name: (numbers it takes, what answers)
-    "memseg_lists": (0, _memseg_lists),
-    "memseg_list_info": (1, _memseg_list_info),
-    "memseg_info": (2, _memseg_info),
-    "memzone_list": (0, Snapshot.memzone_ids),
-    "memzone_info": (1, _memzone_info),
-    "heap_list": (0, lambda s: [h["Heap_id"] for h in s.heaps() if h["Heap_size"]]),
-    "heap_info": (1, _heap_info),
-    "mem_element_list": (3, _element_list),
-    "mem_element_info": (5, _element_info),
-}
-
-
-def telemetry(s: Snapshot, request: str) -> Dict:
-    """The answer to "/eal/heap_info,0": {"/eal/heap_info": {...}}. EalError(EINVAL)."""
-    name, *params = request.split(",")
-    n, answer = TELEMETRY.get(name.removeprefix("/eal/"), (-1, None))
-    if answer is None:
-        raise EalError(EINVAL, "telemetry", f"{name}: one of {', '.join(TELEMETRY)} wanted")
-    if len(params) != n or not all(p.isdecimal() for p in params):
-        raise EalError(EINVAL, "telemetry", f"{request}: {count(n, 'number')} wanted after {name}")
-    try:
-        return {name: answer(s, *map(int, params))}  # type: ignore[operator]
-    except (OSError, Unreadable) as e:
-        raise EalError(EINVAL, "telemetry", f"{request}: {e}") from None
 
 
 # --- all of it
@@ -209,7 +90,7 @@ def describe(e: scan.Eal, elements: bool = False) -> Dict:
         "config": {w: getattr(s.c, w) for w in WORDS if hasattr(s.c, w)},
         "locks": {w: getattr(s.c, w) for w in LOCKS if hasattr(s.c, w)},
         "lists": s.lists,
-        "memzones": [_memzone_info(s, i) for i in s.memzone_ids()],
+        "memzones": [telemetry.memzone_info(s, i) for i in s.memzone_ids()],
         "heaps": heaps,
         "tailqs": s.tailqs(),
         "hugepage_info": s.hugepage_info(),
@@ -274,13 +155,13 @@ def _answer(e: scan.Eal, args: argparse.Namespace) -> None:
 
     assert e.snapshot
     for c in args.commands:
-        print(json.dumps(telemetry(e.snapshot, c), indent=None if args.json else 2))
+        print(json.dumps(telemetry.answer(e.snapshot, c), indent=None if args.json else 2))
 
 
 def _page(e: scan.Eal, path: str) -> None:
-    from pyeal.tools import map as picture_of
+    from pyeal.tools import map as maps
 
-    picture_of.write(path, picture_of.html(picture_of.layout_of(e)))
+    maps.write(path, maps.html(maps.layout_of(e)))
 
 
 # --- for people

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from pyeal.tools import commands
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
@@ -83,13 +85,11 @@ def _prose(text: str) -> str:
 
 
 def section(name: str, summary: str) -> Iterator[str]:
-    from pyeal.cli import COMMANDS, TOOLS, parser
-
     yield f".SS pyeal {name}"
-    if name not in COMMANDS and name not in TOOLS:
+    if name not in commands.COMMANDS:
         yield escaped(f"{summary[0].upper()}{summary[1:]}: pyeal {name} --help.")
         return
-    p = parser(name)
+    p = commands.parser(name)
     yield f".B pyeal {name}\n{escaped(synopsis(p))}\n.PP"
     yield _prose(p.description or "")
     for a in p._actions:
@@ -103,12 +103,11 @@ def section(name: str, summary: str) -> Iterator[str]:
 
 def page() -> str:
     from pyeal import __version__
-    from pyeal.cli import TEXT as summary
-    from pyeal.cli import summaries
 
     head = HEAD.replace("%version%", __version__)
-    head = head.replace("%summary%", escaped(summary.rstrip(".")))
-    return head + "\n".join(line for s in summaries() for line in section(*s)) + "\n" + TAIL
+    head = head.replace("%summary%", escaped(commands.SUMMARY.rstrip(".")))
+    sections = (line for s in commands.summaries() for line in section(*s))
+    return head + "\n".join(sections) + "\n" + TAIL
 
 
 def arguments(p: argparse.ArgumentParser) -> None:

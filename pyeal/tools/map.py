@@ -8,7 +8,7 @@ from errno import ENOENT
 
 from pyeal.errors import EalError
 from pyeal.layout import BAD_IOVA
-from pyeal.tools import coloured, columns, picture, scan, size
+from pyeal.tools import coloured, columns, picture, scan, size, telemetry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,8 +62,6 @@ def write(path: str, text: str) -> None:
 
 def layout_of(e: scan.Eal, beside: list[int] | None = None) -> Dict:
     """What picture.py draws: `Eal.layout()` and what lies over it."""
-    from pyeal.tools.inspect import _memzone_info
-
     s = e.snapshot
     assert s
     over = [p for p in e.holders if p is not e.primary]
@@ -85,7 +83,7 @@ def layout_of(e: scan.Eal, beside: list[int] | None = None) -> Dict:
             for p in over
         ],
         "heap_info": s.heaps(),
-        "memzones": [_memzone_info(s, i) for i in s.memzone_ids()],
+        "memzones": [telemetry.memzone_info(s, i) for i in s.memzone_ids()],
     }
 
 
