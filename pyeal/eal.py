@@ -166,7 +166,7 @@ class Eal:
 
     def _host(self) -> None:
         """What processes that join need: the channel, its answers, and no lock of a dead one."""
-        from . import malloc_mp
+        from . import malloc_mp, peers
 
         runtime.sweep(self.runtime_dir)
         self._open_channel("mp_socket")
@@ -176,11 +176,12 @@ class Eal:
         ours = {lock.va: lock for lock in locks if isinstance(lock, memseg.Word)}
         self._words = [ours.get(va) or memseg.Word(va) for va in words]
         for word in (*self._words, *(heap.word for heap in self.heaps.heaps)):
-            word.alone = self.channel.alone
+            word.alone = self.channel.alone  # to become lists.peers.all_ended, with _bury
         self.heaps.outside = self._pages
         for heap in self.heaps.heaps:
             heap.mend = self.heaps.mend
-        malloc_mp.Sync(self.channel, self.heaps, self.log)
+        server = malloc_mp.Sync(self.channel, self.heaps, self.log)
+        self.lists.peers = peers.Primary(server, self.memalloc)
         self.channel.actions["eal_dev_mp_request"] = malloc_mp.no_devices
         self.channel.actions["bus_vdev_mp"] = malloc_mp.no_vdevs
         self.channel.actions["eal_vfio_mp_sync"] = malloc_mp.no_vfio
@@ -268,11 +269,12 @@ class Eal:
         self.memzones = Memzones(self.config, zones, self.heaps, self.iova, self.release)
         if look_only:
             return
-        from . import malloc_mp
+        from . import malloc_mp, peers
 
         asker = malloc_mp.Asker(self.channel, self.release, self.follower.follow, self.log)
         if not opts.legacy_mem:
             self.heaps.ask = asker
+            self.lists.peers = peers.Secondary(asker)
             # what changed between the first look and the socket's being answered
             self.follower.follow()
         self.channel.ready = True
@@ -517,7 +519,7 @@ class Eal:
             raise EalError(ENOTSUP, "memalloc", "pages come from the primary: use malloc()")
         with self.mutex, self.lists.lock:
             pages = self.memalloc.alloc(page_size, socket, n, exact)
-            if not self.heaps.announce(False, 0):
+            if not self.lists.peers.announce(False, 0):
                 self._free(pages)
                 raise EalError(ENOMEM, "memalloc", "not every secondary could map the new pages")
         self._pages.append(pages)
@@ -525,7 +527,7 @@ class Eal:
 
     def _free(self, pages: Pages) -> None:
         self.memalloc.free(pages)
-        self.heaps.announce(False, 0)
+        self.lists.peers.announce(False, 0)
 
     def allocations(self) -> list[Pages]:
         """What alloc() answered and free() did not take yet."""

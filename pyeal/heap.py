@@ -340,7 +340,6 @@ class Heaps:
         self.main_socket = main_socket
         self.on_event: list[Callable[[str, int, int], object]] = []
         self.limits = {} if opts.legacy_mem or opts.no_huge else dict(opts.socket_limit or {})
-        self.announce: Callable[[bool, int], bool] = lambda rollback, id: True
         self.ask: Asker | None = None  # a secondary's way to the primary
         slots = lists.config.malloc_heaps
         self.heaps = [Heap(slots[i], socket, lists) for i, socket in enumerate(sockets)]
@@ -471,12 +470,12 @@ class Heaps:
         va = self._enter(heap, pages, size, align)
         everywhere = False
         try:
-            everywhere = self.announce(False, id)
+            everywhere = self.lists.peers.announce(False, id)
         finally:
             if not everywhere:
                 self._tell("free", pages.va, pages.len)
                 self._leave(heap, va, pages)
-                self.announce(True, id)
+                self.lists.peers.announce(True, id)
         if not everywhere:
             raise EalError(ENOMEM, "malloc", "not every secondary could map the new pages")
         heap.c.total_size += pages.len
@@ -502,7 +501,7 @@ class Heaps:
             raise EalError(EINVAL, "malloc", f"{length:#x} bytes at {va:#x} are not whole pages")
         self._tell("free", va, length)
         self.segments.free(Pages(msl, start, n))
-        self.announce(False, id)
+        self.lists.peers.announce(False, id)
 
     def _leave(self, heap: Heap, va: int, pages: Pages) -> None:
         """Takes pages out of a heap again; va: the free element that they lie in."""
@@ -618,7 +617,7 @@ class Heaps:
             else:
                 self._tell("free", pages.va, pages.len)
                 self.segments.free(pages)
-                self.announce(False, 0)
+                self.lists.peers.announce(False, 0)
         self.log("DEBUG", f"Heap on socket {msl.socket} was shrunk by {pages.len >> 20}MB")
 
     def service_tables(self) -> list[int]:

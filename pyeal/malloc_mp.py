@@ -33,7 +33,6 @@ _HEAD = Struct("<i60xQi4x")  # t; id; result
 # the element is in the shared heap before the peers have mapped it: answered or taken back before
 # the asker gives up
 BOUND = 0.8 * TIMEOUT
-PATIENCE = 1.0  # seconds for a directory's lock, while a peer does not answer that may have it
 VDEV_SCAN_REP = 3
 VFIO_ERR = 0xFF
 _VDEV = Struct("<ii64x")
@@ -62,8 +61,7 @@ class Sync:
     def __init__(self, channel: Channel, heaps: Heaps, log: Callable[[str, str], object]) -> None:
         self.channel, self.heaps, self.log = channel, heaps, log
         self.id = fresh_id()
-        self.mute: set[str] = set()  # who did not answer; a roll-back does not wait for them again
-        heaps.announce = self.announce
+        self.mute: set[str] = set()  # peers that did not answer: a rollback does not wait for them
         channel.actions["mp_malloc_request"] = self.serve
 
     def announce(self, rollback: bool, id: int) -> bool:
@@ -75,12 +73,8 @@ class Sync:
             self.id += 1
             id = self.id
         name = "mp_malloc_rollback" if rollback else "mp_malloc_sync"
-        good, mute = True, self.mute if rollback else set()
-        self.mute = set()
-        answers = self.channel.request(name, head(SYNC, id), BOUND, mute)
-        hangs = mute or None in answers.values()
-        self.heaps.segments.patience = PATIENCE if hangs else None
-        self.heaps.segments.settle()
+        good, self.mute = True, self.mute if rollback else set()
+        answers = self.channel.request(name, head(SYNC, id), BOUND, {*self.mute})
         for peer, answer in answers.items():
             if answer is None:
                 self.log("ERR", f"{peer} has not responded")

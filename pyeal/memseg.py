@@ -15,6 +15,7 @@ from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits
 from .layout import MAX_MEMSEG_LISTS, Memseg
 from .libc import PAGE
+from .peers import Alone
 from .vaspace import VaSpace, align
 
 TYPE_CHECKING = False
@@ -173,6 +174,7 @@ class MemsegLists:
     def __init__(self, config: Any, arrays: Arrays, space: VaSpace, release: Release) -> None:
         self.config, self.arrays, self.space, self.release = config, arrays, space, release
         self.slots: dict[int, MemsegList] = {}  # the ones that exist, by slot
+        self.peers = Alone()  # which other processes map the memory
         word = addressof(config) + type(config).memory_hotplug_lock.offset
         self.lock: RwLock | NoLock = NoLock() if arrays.look_only else RwLock(word, release)
 

@@ -288,9 +288,6 @@ class Segments:
         self.kept: dict[int, int] = {}
         self.spared: set[int] = set()
         self.left: dict[int, int] = {}  # list -> bit i: segment i was freed while others had it
-        # seconds that a hugepage directory's lock is waited for: a peer that does not answer may
-        # have been stopped with it
-        self.patience: float | None = None
         self.pagemap = pagemap
         self.why = ""  # of the page that failed last
         self.cpus: Collection[int] = os.sched_getaffinity(0)
@@ -338,7 +335,7 @@ class Segments:
             raise EalError(EINVAL, "memalloc", f"at least one page wanted, {n} found")
         info = self._info(page_sz)
         if not self.single:
-            self.settle()
+            self.finish_frees()
         self.why = f"no memseg list of this size and node has room for {n}"
         with self.on_node(socket) as policy:
             for msl in self.lists:
@@ -379,7 +376,7 @@ class Segments:
         if n > FEW:
             grow_descriptor_table(n)
         good, flags = 0, [0] * n
-        with Locked(info, self.opts.in_memory, self.patience) as dir_fd:
+        with Locked(info, self.opts.in_memory, self.lists.peers.lock_timeout) as dir_fd:
             helpers = self.helpers(n * msl.page_sz, policy)
             try:
                 mapped = self._map(msl, start, n, dir_fd, flags)
@@ -744,7 +741,7 @@ class Segments:
                 raise EalError(
                     EINVAL, "memalloc", f"Page is not allowed to be freed: {msl.name} {i}"
                 )
-        with Locked(info, self.opts.in_memory, self.patience, must=False) as dir_fd:
+        with Locked(info, self.opts.in_memory, self.lists.peers.lock_timeout, must=False) as dir_fd:
             msl.c.version += pages.n
             msl.clear(pages.start, pages.n)
             self._drop(msl, pages.start, pages.n, dir_fd, erase=True)
@@ -787,7 +784,7 @@ class Segments:
         if self.opts.unlink_existing and not self.opts.in_memory:
             self.left[msl.index] = self.left.get(msl.index, 0) | (1 << n) - 1 << start
 
-    def settle(self) -> None:
+    def finish_frees(self) -> None:
         """Takes away the files of freed pages that others had then; called after they were told.
 
         The last user does so, but not one that is killed or that just goes. A librte_eal that lets
@@ -804,7 +801,9 @@ class Segments:
                     libc.fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, at, size)
 
     def _remove_left(self, msl: MemsegList, start: int, n: int) -> None:
-        with Locked(self.infos[msl.page_sz], False, self.patience, must=False) as dir_fd:
+        with Locked(
+            self.infos[msl.page_sz], False, self.lists.peers.lock_timeout, must=False
+        ) as dir_fd:
             if dir_fd < 0:
                 return self._leave(msl, start, n)
             for seg, name in enumerate(self.page_names(msl, start, n), start):
