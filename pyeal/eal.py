@@ -12,7 +12,7 @@ from _thread import RLock
 from ctypes import addressof, memset, sizeof
 from errno import EACCES, EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTSUP
 
-from . import gc_paused, hugepages, layout, lcores, libc, memseg, options, releases, runtime
+from . import files, gc_paused, hugepages, layout, lcores, libc, memseg, options, releases, runtime
 from .errors import EalError
 from .fbarray import Arrays
 from .heap import Heaps
@@ -348,7 +348,7 @@ class Eal:
             record.num_pages[:] = info.num_pages
         if len(infos) < len(records):
             records[len(infos)].hugepage_sz = infos.dropped
-        runtime.write_file(self._file("hugepage_info"), bytes(records))
+        files.write_file(self._file("hugepage_info"), bytes(records))
         self._undo.append(lambda: self._remove("hugepage_info"))
 
     def _memory(self, nodes: list[int]) -> None:

@@ -12,7 +12,7 @@ import os
 from ctypes import addressof, memset, sizeof
 from errno import EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT, EWOULDBLOCK
 
-from . import layout, libc
+from . import files, layout, libc
 from .errors import EalError
 from .libc import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PAGE, PROT_READ, PROT_RW
 from .vaspace import VaSpace, align
@@ -229,7 +229,7 @@ class Arrays:
                 libc.memory(va + length * elt_sz, 4)[:] = masks[:4]
             else:
                 path = self.path(name)
-                fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
+                fd = files.open_shared(path, os.O_RDWR | os.O_CREAT)
                 _lock_new(fd, path)
                 mine = True
                 stale = os.fstat(fd).st_size
@@ -237,10 +237,10 @@ class Arrays:
                 libc.mmap(va, size, PROT_RW, MAP_SHARED | MAP_FIXED, fd)
                 if stale:
                     _clear(fd, va, size)
-                libc.write_all(fd, masks, length * elt_sz)
+                files.write_all(fd, masks, length * elt_sz)
         except (OSError, EalError) as e:
             if mine:
-                libc.discard(self.path(name))
+                files.discard(self.path(name))
             _undo(va, size, fd)
             raise _as_eal(e, f"array {name} could not be made") from None
         self.areas[va] = size, fd
@@ -270,9 +270,9 @@ class Arrays:
         va, fd = self.space.reserve(size, addr=desc.data), -1
         try:
             if self.look_only:
-                fd, prot = libc.open_shared(self.path(name), os.O_RDONLY), PROT_READ
+                fd, prot = files.open_shared(self.path(name), os.O_RDONLY), PROT_READ
             else:
-                fd, prot = libc.open_shared(self.path(name), os.O_RDWR), PROT_RW
+                fd, prot = files.open_shared(self.path(name), os.O_RDWR), PROT_RW
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             if (found := os.fstat(fd).st_size) != size:
                 raise _invalid(f"{self.path(name)}: {size} bytes wanted, {found} found")

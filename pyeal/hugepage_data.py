@@ -6,7 +6,7 @@ import os
 from errno import ENOMEM
 from struct import Struct
 
-from . import libc
+from . import files
 from .errors import EalError
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ def write(path: str, pages: list[Page], records: int) -> None:
     pack = Struct(_HEAD).pack
     fd = -1
     try:
-        fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
+        fd = files.open_shared(path, os.O_RDWR | os.O_CREAT)
         os.ftruncate(fd, 0)
         if records:
             os.posix_fallocate(fd, 0, records * RECORD)
@@ -86,7 +86,7 @@ def read(path: str) -> Iterator[tuple[int, int, int, str]]:
 
     ValueError for a file that is not a whole number of records.
     """
-    fd = libc.open_shared(path, os.O_RDONLY)
+    fd = files.open_shared(path, os.O_RDONLY)
     try:
         if (length := os.fstat(fd).st_size) % RECORD:
             raise ValueError(f"{path}: records of {RECORD} bytes wanted, {length} bytes found")

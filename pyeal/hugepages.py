@@ -10,7 +10,7 @@ import fcntl
 import os
 from errno import EACCES
 
-from . import libc
+from . import files, libc
 from .errors import EalError
 from .options import size_of, strto
 
@@ -311,7 +311,7 @@ def discover(
     def enter(info: HugepageInfo) -> None:
         _lock(info, log)
         others = options.legacy_mem or options.single_file_segments  # have no such page files
-        others = others or libc.lets_others_in(info.lock_fd)  # or each has to be looked at
+        others = others or files.others_may_write(info.lock_fd)  # or each has to be looked at
         own = None if others else f"{options.file_prefix}map_"
         stale = _stale(info, own, remove=options.unlink_existing)
         info.num_reusable = 0 if options.unlink_existing else stale // info.page_sz

@@ -9,7 +9,7 @@ import os
 from ctypes import sizeof
 from errno import EMFILE, ENOMEM
 
-from . import hugepage_data, libc
+from . import files, hugepage_data, libc
 from .dynmem import pages_per_socket
 from .errors import EalError
 from .fbarray import bits, runs
@@ -226,7 +226,7 @@ class Legacy:
         good = n
         try:
             flags = os.O_RDWR | os.O_CREAT
-            open_each(paths, opened, flags, None, libc.lets_others_in(info.hugedir))
+            open_each(paths, opened, flags, None, files.others_may_write(info.hugedir))
         except OSError as e:
             good = locked_before(e, paths, opened)
             self._fail(f"open failed: {e.strerror}: {e.filename}")

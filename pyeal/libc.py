@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import itertools
 import os
-import stat
 import struct
 import time
 from ctypes import c_int, c_long, c_size_t, c_ulong, c_void_p
@@ -439,101 +437,6 @@ def break_word(va: int) -> None:
     word = c_int.from_address(va)
     while not compare_exchange(va, word.value, 0):
         pass
-
-
-def open_shared(path: str, flags: int, dir_fd: int | None = None, look: bool = True) -> int:
-    """A file that processes share; OSError for a link, another user's file, and what is no file.
-
-    What it is, is looked at when it is open; a pipe is not waited for. look: False where nobody
-    else can have made it, which saves a call.
-    """
-    try:
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=dir_fd)
-    except OSError as e:
-        if e.errno != errno.ELOOP:
-            raise
-        text = "it is a symbolic link, which is not followed: remove it"
-        raise OSError(errno.ELOOP, text, path) from None
-    if look:
-        try:
-            if why := stranger(os.fstat(fd), stat.S_IFREG):
-                raise OSError(errno.EPERM, why, path)
-        except OSError:
-            os.close(fd)
-            raise
-    return fd
-
-
-def lets_others_in(directory: int | str) -> bool:
-    """Whether another user than root can make files there: then each has to be looked at."""
-    st = os.stat(directory)
-    return bool(st.st_mode & 0o022) or st.st_uid not in (0, os.geteuid())
-
-
-def write_all(fd: int, data: bytes, offset: int) -> None:
-    """Writes data there; OSError(ENOSPC) where there is room for a part only.
-
-    What is written has its room: a mapping of it cannot end in SIGBUS, and is not slow at first.
-    """
-    if (n := os.pwrite(fd, data, offset)) < len(data):
-        text = f"{os.strerror(errno.ENOSPC)}: {len(data)} bytes wanted, room for {n} found"
-        raise OSError(errno.ENOSPC, text)
-
-
-def discard(path: str) -> None:
-    """Removes a file that a failed start made; what keeps it from that is not the error to tell."""
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
-
-
-def stranger(st: os.stat_result, kind: int) -> str:
-    """Why that is not to be trusted: of another kind, or of another user than root and this one."""
-    if stat.S_IFMT(st.st_mode) != kind:
-        wanted = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFSOCK: "socket"}[kind]
-        found = "a symbolic link" if stat.S_ISLNK(st.st_mode) else "something else"
-        return f"a {wanted} wanted, {found} found: remove it"
-    if st.st_uid not in (0, os.geteuid()):
-        return f"it belongs to user {st.st_uid}, who could change it: remove it, or chown it"
-    return ""
-
-
-class DirectoryLock:
-    """A lock on a directory (LOCK_SH or LOCK_EX), waited for, as long as the block runs.
-
-    limit: seconds to wait at most; OSError(ETIMEDOUT) then.
-    """
-
-    def __init__(self, path: str, kind: int = fcntl.LOCK_EX, limit: float | None = None) -> None:
-        self.path, self.kind, self.limit, self.fd = path, kind, limit, -1
-
-    def __enter__(self) -> int:
-        """The directory's descriptor."""
-        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if self.limit is None:
-                fcntl.flock(self.fd, self.kind)
-            else:
-                self._try(self.limit)
-        except BaseException:
-            os.close(self.fd)
-            raise
-        return self.fd
-
-    def _try(self, limit: float) -> None:
-        deadline = time.monotonic() + limit
-        while True:
-            try:
-                return fcntl.flock(self.fd, self.kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    why = f"another process has had its lock for {limit} s, see /proc/locks"
-                    raise OSError(errno.ETIMEDOUT, why, self.path) from None
-            time.sleep(0.01)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
 
 
 def zero(va: int, length: int) -> None:

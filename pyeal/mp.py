@@ -19,7 +19,7 @@ from struct import Struct, unpack_from
 
 from . import libc
 from .errors import EalError
-from .libc import DirectoryLock, discard, stranger
+from .files import DirectoryLock, discard, why_untrusted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ class Channel:
     def _trusted(self, path: str) -> bool:
         """Whether that is a socket of this user's, or root's, and no link to one elsewhere."""
         try:
-            why = stranger(os.lstat(path), stat.S_IFSOCK)
+            why = why_untrusted(os.lstat(path), stat.S_IFSOCK)
         except OSError:
             return False
         if why:

@@ -7,7 +7,7 @@ import os
 import stat
 from errno import EACCES, EAGAIN, EINVAL, ENODEV, EPERM
 
-from . import layout, libc
+from . import files, layout, libc
 from .errors import EalError
 from .libc import MAP_FIXED, MAP_SHARED, PAGE, PROT_RW
 from .vaspace import VaSpace, align
@@ -59,7 +59,7 @@ def check_directory(path: str) -> None:
 
     Whoever owns it can put any file there for others to write to.
     """
-    if why := libc.stranger(os.lstat(path), stat.S_IFDIR):
+    if why := files.why_untrusted(os.lstat(path), stat.S_IFDIR):
         raise OSError(EPERM, why, path)
 
 
@@ -74,7 +74,7 @@ def has_primary(path: str, release: Release) -> bool:
         return True
     memsegs = layout.config(release.family).memsegs
     try:
-        fd = libc.open_shared(path, os.O_RDWR)
+        fd = files.open_shared(path, os.O_RDWR)
     except OSError:
         return False
     try:
@@ -142,12 +142,12 @@ class Config:
             _spare_survivors(f"{os.path.dirname(path)}/fbarray_memzone")
             mine = True
             os.ftruncate(self.fd, layout.CONFIG_SIZE)
-            libc.write_all(self.fd, bytes(layout.CONFIG_SIZE), 0)
+            files.write_all(self.fd, bytes(layout.CONFIG_SIZE), 0)
             self.va = reserve_config(space, base)
             libc.mmap(self.va, size, PROT_RW, MAP_SHARED | MAP_FIXED, self.fd)
         except (OSError, EalError) as e:
             if mine:  # locked, and nobody lives on it
-                libc.discard(path)
+                files.discard(path)
             self.close()
             if isinstance(e, EalError):
                 raise
@@ -155,7 +155,7 @@ class Config:
 
     def _open(self, path: str, memsegs: CField) -> None:
         if not is_mine(path):
-            fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
+            fd = files.open_shared(path, os.O_RDWR | os.O_CREAT)
             try:
                 # these bytes, locked, are what marks a live primary
                 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, memsegs.size, memsegs.offset)
@@ -200,7 +200,7 @@ def _spare_survivors(path: str) -> None:
     They keep its arrays locked. EalError(ENODEV), as EAL says when it comes to them.
     """
     try:
-        fd = libc.open_shared(path, os.O_RDONLY)
+        fd = files.open_shared(path, os.O_RDONLY)
     except OSError:
         return
     try:
@@ -239,7 +239,7 @@ def tsc_hz(proc: str = "/proc") -> int:
 
 def sweep(path: str) -> None:
     """Removes arrays and sockets that nobody holds. linux/eal.c: eal_clean_runtime_dir"""
-    with libc.DirectoryLock(path) as dir_fd:
+    with files.DirectoryLock(path) as dir_fd:
         for name in os.listdir(dir_fd):
             if not name.startswith(("fbarray_", "mp_socket_")):
                 continue
@@ -254,18 +254,3 @@ def sweep(path: str) -> None:
                 pass
             finally:
                 os.close(fd)
-
-
-def write_file(path: str, data: bytes) -> None:
-    """Writes a shared file whole, mode 0600; stale longer content is cut."""
-    fd = libc.open_shared(path, os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            libc.write_all(fd, data, 0)
-            # not to nothing before: ext4 then writes to the disk at once, which takes milliseconds
-            os.ftruncate(fd, len(data))
-        finally:
-            os.close(fd)
-    except OSError as e:
-        libc.discard(path)
-        raise OSError(e.errno, e.strerror, path) from None

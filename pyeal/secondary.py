@@ -12,7 +12,7 @@ import time
 from ctypes import c_int, sizeof
 from errno import EACCES, ENOMEM
 
-from . import layout, libc, releases, runtime
+from . import files, layout, libc, releases, runtime
 from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits, runs
 from .hugepages import HugepageInfo
@@ -43,7 +43,7 @@ def find_release(path: str, wait: float, wanted: Release | None) -> Release:
     try:
         for level in (os.path.dirname(os.path.dirname(path)), os.path.dirname(path)):
             runtime.check_directory(level)
-        fd = libc.open_shared(path, os.O_RDONLY)
+        fd = files.open_shared(path, os.O_RDONLY)
     except OSError as e:
         raise EalError(
             0, "config",
@@ -93,7 +93,7 @@ class AttachedConfig:
         if runtime.is_mine(path):
             raise EalError(0, "config", f"the primary of '{path}' is this very process")
         prot = PROT_READ if look_only else PROT_RW
-        fd = libc.open_shared(path, os.O_RDONLY if look_only else os.O_RDWR)
+        fd = files.open_shared(path, os.O_RDONLY if look_only else os.O_RDWR)
         try:
             if (size := os.fstat(fd).st_size) < layout.CONFIG_SIZE:
                 wanted = f"{layout.CONFIG_SIZE} bytes wanted, {size} found"
@@ -133,7 +133,7 @@ def read_hugepage_info(path: str, nodes: int) -> list[HugepageInfo]:
     """Page sizes and directories of the primary. eal_hugepage_info_read. EalError(EACCES)."""
     kind = layout.hugepage_info(nodes)
     try:
-        fd = libc.open_shared(path, os.O_RDONLY)
+        fd = files.open_shared(path, os.O_RDONLY)
         try:
             data = bytearray(os.read(fd, MAX_RECORDS * sizeof(kind) + 1))
         finally:

@@ -24,7 +24,7 @@ from errno import (
     EWOULDBLOCK,
 )
 
-from . import libc
+from . import files, libc
 from .errors import EalError
 from .fbarray import runs
 from .layout import BAD_IOVA, FLAG_DIRTY, FLAG_DO_NOT_FREE
@@ -551,7 +551,7 @@ class Segments:
         for name, old in zip(names, there, strict=True) if kept and not all(there) else ():
             if not old and name in kept:  # somebody has removed it meanwhile
                 os.close(kept.pop(name))
-        look = libc.lets_others_in(dir_fd)
+        look = files.others_may_write(dir_fd)
         if not self.opts.unlink_existing:
             flags[: len(there)] = [FLAG_DIRTY if old else 0 for old in there]
         elif self.opts.unlink_before_mapping or any(there):
@@ -565,7 +565,7 @@ class Segments:
         for name, old in zip(names, there, strict=True):
             if old:
                 os.unlink(name, dir_fd=dir_fd)
-            opened.append(libc.open_shared(name, os.O_RDWR | os.O_CREAT, dir_fd, look))
+            opened.append(files.open_shared(name, os.O_RDWR | os.O_CREAT, dir_fd, look))
             lock_shared(opened[-1], name)
             if self.opts.unlink_before_mapping:
                 os.unlink(name, dir_fd=dir_fd)
@@ -706,7 +706,7 @@ class Segments:
     def _join(self, names: Sequence[str], opened: list[int], dir_fd: int) -> None:
         """Existing page files, with their shared locks unless this process only looks."""
         flags = os.O_RDONLY if self.look_only else os.O_RDWR
-        open_each(names, opened, flags, dir_fd, libc.lets_others_in(dir_fd))
+        open_each(names, opened, flags, dir_fd, files.others_may_write(dir_fd))
 
     def unmap(self, msl: MemsegList, start: int, n: int, dir_fd: int = -1) -> None:
         """Lets go of n segments; with dir_fd the last user of a page's file removes it."""
@@ -881,7 +881,7 @@ class Locked:
         self, info: HugepageInfo, in_memory: bool, limit: float | None = None, must: bool = True
     ) -> None:
         self.info, self.in_memory, self.limit, self.must = info, in_memory, limit, must
-        self.lock: libc.DirectoryLock | None = None
+        self.lock: files.DirectoryLock | None = None
 
     def __enter__(self) -> int:
         """The directory's descriptor; -1 in memory, and without the lock."""
@@ -889,7 +889,7 @@ class Locked:
             return -1
         if self.info.lock_fd >= 0:
             return self.info.lock_fd
-        lock = libc.DirectoryLock(self.info.hugedir, limit=self.limit)
+        lock = files.DirectoryLock(self.info.hugedir, timeout=self.limit)
         try:
             fd = lock.__enter__()
         except OSError as e:
@@ -978,7 +978,7 @@ def open_each(
     try:
         if (look or len(names) == 1) and not kept:
             for name in names:
-                opened.append(libc.open_shared(name, flags, dir_fd, look))
+                opened.append(files.open_shared(name, flags, dir_fd, look))
         else:
             new = [name for name in names if name not in kept] if kept else names
             where = libc.AT_FDCWD if dir_fd is None else dir_fd

@@ -17,7 +17,7 @@ from conformance import host, installed
 from conformance.box import Box
 from conformance.child import environment
 from conformance.eal import Eal
-from pyeal.libc import DirectoryLock
+from pyeal.files import DirectoryLock
 
 MB = 1 << 20
 BIG = 5 * MB  # wants three new pages

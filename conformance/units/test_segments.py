@@ -22,7 +22,7 @@ import pytest
 from conformance import MODES, hosts, needs
 from conformance.child import TargetError
 from conformance.eal import Eal
-from pyeal.libc import DirectoryLock
+from pyeal.files import DirectoryLock
 from pyeal.segments import Helpers, OnNode, near
 
 PAGE = 2 << 20
