@@ -11,8 +11,8 @@ import os
 from errno import EACCES
 
 from . import files, libc
+from .cparse import size_of, strto
 from .errors import EalError
-from .options import size_of, strto
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from errno import EINVAL
 
+from .cparse import MAX_LCORE
 from .errors import EalError
-from .options import MAX_LCORE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from conformance import hosts
 from conformance.fuzz import attach
 from conformance.fuzz.engine import Case, Wrong
-from pyeal import EalError, hugepages, lcores, options, releases, runtime, vaspace
+from pyeal import EalError, cparse, hugepages, lcores, options, releases, runtime, vaspace
 from pyeal.releases import RELEASES
 
 # fmt: off
@@ -115,7 +115,7 @@ class Text:
         release = releases.get(case.how)
         cpus = lcores.discover(release, sys)
         bounded(cpus.nodes, 0, release.numa_nodes_max - 1)
-        bounded([n for n, _ in cpus.lcores], 0, options.MAX_LCORE - 1)
+        bounded([n for n, _ in cpus.lcores], 0, cparse.MAX_LCORE - 1)
         if not runtime.tsc_hz(proc) >= 0:
             raise Wrong("a clock that runs backwards")
         runtime.processes(str(root / "proc"), proc)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyeal import lcores, options, releases
+from pyeal import cparse, lcores, options, releases
 from pyeal.errors import EalError
 
 ORACLE = Path(__file__).with_name("oracle.py")
@@ -371,7 +371,7 @@ def test_what_is_logged(args: list[str], release: str, level: str, phrase: str) 
     ],
 )
 def test_numbers_are_read_as_strtol_does(text: str, base: int, want: tuple[int, str]) -> None:
-    assert options.strto(text, base) == want
+    assert cparse.strto(text, base) == want
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_numbers_are_read_as_strtol_does(text: str, base: int, want: tuple[int, 
      ("-2M", None), ("", None), ("0x10M", 16 * M)],
 )  # fmt: skip
 def test_sizes_are_read_as_rte_str_to_size_does(text: str, want: int | None) -> None:
-    assert options.size_of(text) == want
+    assert cparse.size_of(text) == want
 
 
 # --- against the real one -------------------------------------------------------------------------
@@ -424,7 +424,7 @@ def test_a_real_eal_agrees_on_every_list(real: tuple[releases.Release, Ask]) -> 
             lcores.enabled(options.parse(args, release), cpus)
             words = None
         except EalError as e:
-            words = e.text.partition(": ")[0]
+            words = e.what.partition(": ")[0]
         answer = ask(args)
         agreed = answer["accepted"] if words is None else words in str(answer["text"])
         if answer["accepted"] != (words is None) or not agreed:

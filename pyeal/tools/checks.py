@@ -116,12 +116,12 @@ class Case:
 def arguments_(c: Case) -> Iterator[Finding]:
     e = c.refused or (c.error if c.error and c.error.stage == "options" else None)
     if e:
-        text, _, do = e.text.partition(": ")
-        rows = (38, 0) if "no-huge" in e.text else (0,)
+        text, do = e.what, e.fix
+        rows = (38, 0) if e.reason == "no-huge" else (0,)
         other = _taken_by(c.args) if c.refused else ""
         do = f"--as {other}, which takes them" if other else do or "pyeal plan -- ARGS"
-        yield Finding(FAIL, text, *rows, wanted=f"arguments of EAL {c.release.name}",
-                      found=" ".join(c.args), do=do)  # fmt: skip
+        wanted = e.expected or f"arguments of EAL {c.release.name}"
+        yield Finding(FAIL, text, *rows, wanted=wanted, found=" ".join(c.args), do=do)
         return
     o = c.o
     mode = ("no-huge" if o.no_huge else "legacy" if o.legacy_mem else "in-memory" if o.in_memory

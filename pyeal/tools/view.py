@@ -7,7 +7,7 @@ import struct
 from errno import EACCES
 
 from pyeal import layout, libc
-from pyeal.options import size_of
+from pyeal.cparse import size_of
 from pyeal.tools import scan
 
 TYPE_CHECKING = False
