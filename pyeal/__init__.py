@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     init = Eal
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BAD_IOVA",
     "DEFAULT_RELEASE",
