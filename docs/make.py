@@ -1,7 +1,8 @@
-"""What the documentation shows of fixtures: pictures, and the layouts of all releases."""
+"""Make what the documentation shows of fixtures and of the code: pictures, layouts, layers."""
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from conformance import decode
@@ -12,15 +13,112 @@ SHARED = """rte_mem_config rte_memseg_list rte_fbarray rte_memseg rte_memzone rt
 malloc_heap malloc_elem hugepage_info hugepage_file mp_msg_internal malloc_mp_req""".split()
 
 
+STYLE = """text{font:13px ui-sans-serif,system-ui,'Segoe UI','DejaVu Sans',sans-serif;fill:#334155}
+.h{font-weight:650;fill:#0f172a}.m{font:12px ui-monospace,Menlo,Consolas,monospace}
+.s{font-size:11px;fill:#64748b}.c{text-anchor:middle}
+.box{fill:#f8fafc;stroke:#94a3b8}.on{fill:#dbeafe;stroke:#3b82f6}
+.arrow{fill:none;stroke:#64748b;stroke-width:1.5;marker-end:url(#a)}.tip{fill:#64748b}
+.back{stroke-dasharray:5 4}
+@media (prefers-color-scheme:dark){text{fill:#cbd5e1}.h{fill:#f1f5f9}.s{fill:#94a3b8}
+.box{fill:#1e293b;stroke:#64748b}.on{fill:#1e3a5f;stroke:#60a5fa}}"""
+TIP = '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" \
+orient="auto-start-reverse"><path class="tip" d="M0 0 8 4 0 8z"/></marker></defs>'
+LIFE = [  # of a page: state, what is done, where; four to the right, four back
+    ("Reserved", "its address, PROT_NONE", "at the start: memseg.py"),
+    ("Opened", "its file is made and locked", "PREFIXmap_N: open, flock"),
+    ("Mapped", "the file at its address", "mmap; the pool counts it as reserved"),
+    ("Populated", "allocated and zeroed", "madvise(MADV_POPULATE_WRITE)"),
+    ("Checked", "IOVA by pagemap, its node", "pread, move_pages"),
+    ("Recorded", "a memseg and a bit of the mask", "secondaries map the page now"),
+    ("In use", "part of a heap element", "malloc, memzone: heap.py"),
+    ("Freed", "unmapped, record cleared", "file removed if no process locks it"),
+]
+
+
+def svg(width, height, title, body):
+    """Return an SVG file for light and dark pages."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">'
+        f"<title>{title}</title><style>{STYLE}</style>{TIP}\n" + "\n".join(body) + "\n</svg>\n"
+    )
+
+
+def box(x, y, w, h, lines, kind="box"):
+    """Yield a box with lines of (class, text) in its middle."""
+    yield f'<rect class="{kind}" x="{x}" y="{y}" width="{w}" height="{h}" rx="6"/>'
+    top = y + (h - 18 * len(lines)) / 2 + 13
+    for n, (style, text) in enumerate(lines):
+        text = text.replace("&", "&amp;").replace("<", "&lt;")
+        yield f'<text class="{style} c" x="{x + w / 2:g}" y="{top + 18 * n:g}">{text}</text>'
+
+
+def life():
+    """Return the picture of a page's life: a ring of eight states and the way back on a failure."""
+    w, h, gap, top = 228, 76, 34, 16
+    low = top + h + 70
+    body = []
+    for n, (state, done, where) in enumerate(LIFE):
+        x = (n if n < 4 else 7 - n) * (w + gap) + 8
+        y = top if n < 4 else low
+        lines = [("h", f"{n + 1}. {state}"), ("", done), ("s", where)]
+        body += box(x, y, w, h, lines, "on" if state in ("Recorded", "In use") else "box")
+        if n in (0, 1, 2):
+            body.append(f'<path class="arrow" d="M{x + w} {y + h / 2:g}h{gap}"/>')
+        elif n in (4, 5, 6):
+            body.append(f'<path class="arrow" d="M{x} {y + h / 2:g}h{-gap}"/>')
+        else:
+            to = 70 if n == 3 else -70
+            body.append(f'<path class="arrow" d="M{x + w / 2:g} {y + (h if n == 3 else 0)}v{to}"/>')
+    first, mid = 8 + w * 0.8, top + h + 35
+    for column in (1, 2, 3):
+        x = column * (w + gap) + 8 + w * 0.2
+        body.append(
+            f'<path class="arrow back" style="marker-end:none" d="M{x:g} {top + h}V{mid}"/>'
+        )
+    x = 3 * (w + gap) + 8 + w * 0.35
+    body.append(f'<path class="arrow back" style="marker-end:none" d="M{x:g} {low}V{mid}"/>')
+    body.append(f'<path class="arrow back" d="M{x:g} {mid}H{first:g}V{top + h}"/>')
+    text = "a failure undoes every step"
+    body.append(
+        f'<text class="s c" x="{1.7 * (w + gap) + 8:g}" y="{mid - 6}">{text}</text>'
+    )
+    return svg(4 * w + 3 * gap + 16, low + h + 16, "The life of a page", body)
+
+
+def contract():
+    """Return the layers of pyeal/ as import-linter holds them: from top to bottom, each a list."""
+    tool = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["tool"]["importlinter"]
+    found = next(c for c in tool["contracts"] if c["id"] == "pyeal")
+    return [
+        [m.strip(" ()") for m in layer.replace(":", "|").split("|")] for layer in found["layers"]
+    ]
+
+
+def layers():
+    """Return the picture of the layers: a module imports only modules of rows below its own."""
+    rows, body, y = contract(), [], 10
+    for modules in rows:
+        lines = [modules[i : i + 7] for i in range(0, len(modules), 7)]
+        for n, line in enumerate(lines):
+            left = 510 - 140 * len(line) / 2
+            for i, m in enumerate(line):
+                body += box(left + 140 * i + 4, y + 32 * n, 132, 27, [("m", m)], "on")
+        y += 32 * len(lines) - 3
+        if modules is not rows[-1]:
+            body.append(f'<path class="arrow" d="M510 {y}v15"/>')
+            y += 18
+    return svg(1020, y + 10, "Layers of pyeal/: imports go down", body)
+
+
 def picture(mode):
-    """The map of Debian's 22.11 in that mode."""
+    """Return the map of Debian's 22.11 in that mode."""
     argv = [sys.executable, "-P", "-m", "pyeal", "map", "--svg", "-"]
     argv.append(FIXTURES / f"recordings/22.11-{mode}.zip")
     return subprocess.run(argv, check=True, capture_output=True, text=True, cwd="/").stdout
 
 
 def members(struct):
-    """name -> (offset, size, type), those of unnamed ones included"""
+    """Return name -> (offset, size, type), with the members of unnamed structures."""
     found = {}
     for m in struct.get("members", ()):
         if m["name"]:
@@ -33,11 +131,12 @@ def members(struct):
 
 
 def layouts():
-    """Every shared structure: sizes, and members with their offset in each release."""
+    """Yield the lines of layouts.md: sizes, and members with their offset in each release."""
     releases = decode.layouts()
     yield "# Layouts of all releases\n"
-    yield "Of x86-64 Linux, from debug information: `fixtures/abi/layouts.json`. Offsets in bytes."
-    yield "One column where all releases agree. `pyeal diff 22.11 24.11` compares two releases.\n"
+    yield "Offsets and sizes in bytes on x86-64 Linux, read from debug information; the data is"
+    yield "`fixtures/abi/layouts.json`. If all releases agree, there is one column. Each cell is"
+    yield "`offset (size)`. `pyeal diff 22.11 24.11` compares two releases.\n"
     yield "| structure | " + " | ".join(releases) + " | where |"
     yield "|---|" + "---|" * (len(releases) + 1)
     for name in SHARED:
@@ -60,9 +159,11 @@ def layouts():
 
 
 def pages():
-    """path below docs/ -> text"""
+    """Yield (path below docs/, text) of each file that is made here."""
     for mode in ("dynmem", "single-file", "legacy", "no-huge"):
         yield f"pictures/{mode}.svg", picture(mode)
+    yield "pictures/page.svg", life()
+    yield "pictures/layers.svg", layers()
     yield "layouts.md", "\n".join(layouts()) + "\n"
 
 
