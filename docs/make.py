@@ -79,9 +79,7 @@ def life():
     body.append(f'<path class="arrow back" style="marker-end:none" d="M{x:g} {low}V{mid}"/>')
     body.append(f'<path class="arrow back" d="M{x:g} {mid}H{first:g}V{top + h}"/>')
     text = "a failure undoes every step"
-    body.append(
-        f'<text class="s c" x="{1.7 * (w + gap) + 8:g}" y="{mid - 6}">{text}</text>'
-    )
+    body.append(f'<text class="s c" x="{1.7 * (w + gap) + 8:g}" y="{mid - 6}">{text}</text>')
     return svg(4 * w + 3 * gap + 16, low + h + 16, "The life of a page", body)
 
 

@@ -1,4 +1,4 @@
-"""The documentation is true: its commands run, what it shows is what the code makes."""
+"""Check that the documentation is true: its commands run, its pictures are those of the code."""
 
 import json
 import re
@@ -25,17 +25,27 @@ COMMANDS = [
 
 @pytest.mark.parametrize(("line", "why"), COMMANDS)
 def test_command(line, why):
-    """As in the page, one after the other, in the checkout; it ends with 0."""
+    """Run a command as in the page, in the checkout: it succeeds.
+
+    `pyeal stale` may find something that other processes of this machine left: 1.
+    """
     if why:
         pytest.skip(why)
     if "librte_eal" in line and not list(Path("/usr/lib").glob("*/librte_eal.so.2?")):
         pytest.skip("wanted librte_eal, found none: apt-get install librte-eal23")
     if line.startswith("tox ") and not shutil.which("tox"):
         pytest.skip("wanted tox, found none: pip install tox tox-uv")
-    done = subprocess.run(["bash", "-ec", line], cwd=ROOT, capture_output=True, text=True,
-                          timeout=110, stdin=subprocess.DEVNULL)  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-ec", line],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        stdin=subprocess.DEVNULL,
+    )
+    good = (0, 1) if line.startswith("pyeal stale") else (0,)
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode in good, done.stdout + done.stderr
 
 
 def test_what_the_pages_show_of_fixtures_is_made_of_them():
@@ -46,7 +56,7 @@ def test_what_the_pages_show_of_fixtures_is_made_of_them():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_paths_in_pages_are_there(page):
-    """`ci/...`, `pyeal/...py`, ...: renamed files must not live on in a page."""
+    """Look up `ci/...`, `pyeal/...py`, ...: a page must not name a file that was renamed."""
     named = re.findall(r"`((?:ci|pyeal|conformance|fixtures|docs)/[\w./-]+)", page.read_text())
     gone = [n for n in named if not (ROOT / n).exists() and not re.search(r"[A-Z]{4}|SEC", n)]
 
@@ -54,13 +64,20 @@ def test_paths_in_pages_are_there(page):
 
 
 ELSEWHERE = {  # keys whose values have names that json.md leaves to others
-    "config", "locks", "memzones", "heaps", "heap_info", "pools", "took", "keeps",
-}  # fmt: skip
+    "config",
+    "locks",
+    "memzones",
+    "heaps",
+    "heap_info",
+    "pools",
+    "took",
+    "keeps",
+}
 AS_ALSO = {"inspect": ["ps"], "map": ["ps", "inspect"], "stale": ["ps"], "explain": ["doctor"]}
 
 
 def keys(said):
-    """All names in a document, at any depth."""
+    """Yield all names in a document, at any depth."""
     for value in said if isinstance(said, list) else ():
         yield from keys(value)
     for key, value in said.items() if isinstance(said, dict) else ():
@@ -76,11 +93,13 @@ def recording(tmp_path_factory):
 
 @pytest.mark.parametrize("name", LOOKS)
 def test_every_key_of_json_is_described(name, recording):
-    """What a command prints and json.md does not name is nobody's to rely on."""
+    """Compare the keys that a command prints with json.md: no key is undocumented."""
     text = (ROOT / "docs/json.md").read_text()
     sections = {s.partition("\n")[0]: s for s in text.split("\n## ")[1:]}
-    about = [next(s for title, s in sections.items() if f"pyeal.{n}/1" in title)
-             for n in (name, *AS_ALSO.get(name, ()))]  # fmt: skip
+    about = [
+        next(s for title, s in sections.items() if f"pyeal.{n}/1" in title)
+        for n in (name, *AS_ALSO.get(name, ()))
+    ]
     args = [x.format(run=recording) for x in LOOKS[name]]
     done = subprocess.run(["pyeal", name, "--json", *args], capture_output=True, text=True)
     said = json.loads(done.stdout)
