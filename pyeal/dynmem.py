@@ -54,9 +54,9 @@ def pages_per_socket(
             rest -= taken
             missing -= taken
         if rest and socket_mem and socket_mem.get(node):
-            raise _short(f" on socket {node}", socket_mem[node], rest)
+            raise _short(node, socket_mem[node], rest)
     if missing:
-        raise _short("", memory, missing)
+        raise _short(None, memory, missing)
     return used
 
 
@@ -78,12 +78,14 @@ def _spread(
     return wanted
 
 
-def _short(where: str, wanted: int, missing: int) -> EalError:
+def _short(node: int | None, wanted: int, missing: int) -> EalError:
+    where = "" if node is None else f" on socket {node}"
     got = wanted // MB - missing // MB
     return EalError(
         ENOMEM, "pages",
-        f"Not enough memory available{where}! Requested: {wanted // MB}MB, available: {got}MB; "
-        "dpdk-hugepages.py -s shows the pools, -r SIZE reserves more",
+        f"Not enough memory available{where}! Requested: {wanted // MB}MB, available: {got}MB",
+        fix="dpdk-hugepages.py -s shows the pools, -r SIZE reserves more",
+        reason="too-few-pages" if node is None else f"too-few-pages-on-node-{node}",
     )  # fmt: skip
 
 

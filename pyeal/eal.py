@@ -144,7 +144,7 @@ class Eal:
                 self.config.memzones, "memzone", layout.MAX_MEMZONE, sizeof(layout.Memzone)
             )
         except EalError as e:
-            raise EalError(ENODEV, "memzone", f"Cannot init memzone: {e.text}") from None
+            raise e.within("Cannot init memzone", ENODEV, "memzone") from None
         self.lists = MemsegLists(self.config, self.arrays, self.space, self.release)
         self.lists.lock.read()
         try:
@@ -233,7 +233,7 @@ class Eal:
         try:
             zones = self.arrays.attach(self.config.memzones, sizeof(layout.Memzone))
         except EalError as e:
-            raise EalError(ENODEV, "memzone", f"Cannot attach to memzone list: {e.text}") from None
+            raise e.within("Cannot attach to memzone list", ENODEV, "memzone") from None
         self.lists = MemsegLists(self.config, self.arrays, self.space, self.release)
         self._raise_nofile()
         self.lists.lock.read()
@@ -326,8 +326,9 @@ class Eal:
         elif mode == "PA" and not self.phys_addrs:
             raise EalError(
                 EINVAL, "iova",
-                "Cannot use IOVA as 'PA' since physical addresses are not available: "
-                "/proc/self/pagemap shows no frame numbers; run as root or with --iova-mode=va",
+                "Cannot use IOVA as 'PA' since physical addresses are not available",
+                expected="frame numbers in /proc/self/pagemap (CAP_SYS_ADMIN)", found="zeros",
+                fix="run as root or with --iova-mode=va", reason="no-frame-numbers",
             )  # fmt: skip
         self.log("INFO", f"Selected IOVA mode '{mode}'")
         return mode
@@ -790,7 +791,7 @@ def _run_layout(msl: MemsegList, start: int, n: int) -> dict[str, object]:
 def _in_memory_stage(e: EalError | OSError) -> EalError:
     """What goes wrong with memory is ENOMEM, whatever it was."""
     if isinstance(e, EalError):
-        return EalError(ENOMEM, e.stage, e.text)
+        return e.within(errno=ENOMEM)
     return EalError(ENOMEM, "memory", f"Cannot init memory: {e}")
 
 

@@ -37,6 +37,13 @@ class EalError(Exception):
         text = ": ".join(part for part in (self.what, check) if part)
         return f"{text}. Fix: {self.fix}" if self.fix else text
 
+    def within(self, what: str = "", errno: int | None = None, stage: str = "") -> EalError:
+        """Return this failure as an outer step reports it: `what: ` in front, the fields kept."""
+        what = ": ".join(part for part in (what, self.what) if part)
+        errno = self.errno if errno is None else errno
+        fields = {k: getattr(self, k) for k in ("expected", "found", "fix", "reason")}
+        return EalError(errno, stage or self.stage, what, **fields)
+
     def __str__(self) -> str:
         return f"{self.stage}: {self.text}"
 

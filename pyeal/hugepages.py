@@ -89,8 +89,10 @@ def sizes(sys: str = "/sys") -> list[tuple[str, int]]:
         raise EalError(
             EACCES,
             "hugepages",
-            f"Cannot open directory {path} to read system hugepage info: {e.strerror}:"
-            " this kernel has no hugetlb pages, use --no-huge",
+            f"Cannot open directory {path} to read system hugepage info",
+            found=e.strerror or "",
+            fix="--no-huge: this kernel has no hugetlb pages",
+            reason="no-hugetlb",
         ) from None
     return [(n, sz) for n in names if (sz := size_of(n[10:]))]
 
@@ -243,12 +245,14 @@ class Survey:
         try:
             for name, sz in sizes(self.sys):
                 if len(infos) == MAX_SIZES:
-                    raise _none(f"EAL counts at most {MAX_SIZES} page sizes", "mount fewer of them")
+                    most = f"EAL counts at most {MAX_SIZES} page sizes"
+                    raise _none(most, "mount fewer of them", "page-sizes")
                 info = HugepageInfo(sz, self.hugedir(sz), self.release.numa_nodes_max)
                 if info.hugedir and any(i.hugedir == info.hugedir for i in infos):
                     raise _none(  # EAL waits for ever for the lock that it holds itself
                         f"mounts of two page sizes lie on top of each other at {info.hugedir}",
                         f"umount {info.hugedir}",
+                        "stacked-mounts",
                     )
                 if not info.hugedir:
                     self.unmounted(name, sz)
@@ -278,11 +282,13 @@ class Survey:
         return _none(
             f"no free page of a mounted size{asked} ({'; '.join(found) or 'no size at all'})",
             "dpdk-hugepages.py --setup 256M, or --in-memory, or --no-huge",
+            "no-free-page" if mounted else "no-mount",
         )
 
 
-def _none(found: str, todo: str) -> EalError:
-    return EalError(EACCES, "hugepages", f"Cannot get hugepage information: {found}: {todo}")
+def _none(found: str, fix: str, reason: str) -> EalError:
+    what = "Cannot get hugepage information"
+    return EalError(EACCES, "hugepages", what, found=found, fix=fix, reason=reason)
 
 
 def survey(
@@ -330,8 +336,10 @@ def _lock(info: HugepageInfo, log: Log | None) -> None:
         raise EalError(
             EACCES,
             "hugepages",
-            f"{text} {info.hugedir}: {e.strerror}: mount it for this user (uid=, mode=)"
-            " or name another one with --huge-dir",
+            f"{text} {info.hugedir}",
+            found=e.strerror or "",
+            fix="mount it for this user (uid=, mode=) or name another one with --huge-dir",
+            reason="hugedir-lock",
         ) from None
 
 

@@ -319,7 +319,8 @@ class Legacy:
             used = pages_per_socket(memory, self.opts.socket_mem, available, lcores)
         except EalError as e:
             why = f"; {self.why}" if self.why else ""
-            raise EalError(e.errno, e.stage, e.text + why) from None
+            e.what += why
+            raise e
         left = dict(zip(sizes, used, strict=True))
         for size, row in left.items():
             for node, n in enumerate(row):
@@ -370,6 +371,7 @@ class Legacy:
             f"Could not find space for memseg: {n} pages of {size // MB} MB on node {node}. "
             "Please increase RTE_MAX_MEMSEG_PER_LIST RTE_MAX_MEMSEG_PER_TYPE and/or "
             "RTE_MAX_MEM_MB_PER_TYPE in configuration.",
+            reason="lists-full",
         )  # fmt: skip
 
     def _place(self, msl: MemsegList, placed: dict[int, Page]) -> None:

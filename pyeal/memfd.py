@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EINVAL, ENOMEM
+from errno import EACCES, EINVAL, ENOMEM, EPERM
 
 from . import libc
 from .errors import EalError
@@ -33,16 +33,19 @@ def probe(
             if e.errno != EINVAL:
                 raise EalError(
                     ENOMEM, "memfd",
-                    f"Unable to check if memfd is supported: memfd_create of "
-                    f"{page_sizes[0] >> 10} kB pages: {e.strerror}; "
-                    "run without --in-memory, or allow memfd_create (seccomp?)",
+                    "Unable to check if memfd is supported",
+                    expected=f"memfd_create of {page_sizes[0] >> 10} kB pages",
+                    found=e.strerror or "",
+                    fix="run without --in-memory, or allow memfd_create (seccomp?)",
+                    reason="memfd-denied" if e.errno in (EACCES, EPERM) else "memfd",
                 ) from None  # fmt: skip
             log("INFO", "Using memfd is not supported, falling back to anonymous hugepages")
             if opts.single_file_segments:
                 raise EalError(
                     ENOMEM, "memfd",
-                    "Single-file segments mode cannot be used without memfd support; "
-                    "run without --single-file-segments or without --in-memory",
+                    "Single-file segments mode cannot be used without memfd support",
+                    fix="run without --single-file-segments or without --in-memory",
+                    reason="memfd",
                 ) from None  # fmt: skip
             return False
     log("DEBUG", "Using memfd for anonymous memory")

@@ -62,8 +62,9 @@ def plan(
     if len(types) > MAX_MEMSEG_LISTS:
         raise EalError(
             ENOMEM, "memseg",
-            f"Cannot accommodate all memory types, please increase RTE_MAX_MEMSEG_LISTS: "
-            f"{len(types)} types wanted, {MAX_MEMSEG_LISTS} lists found",
+            "Cannot accommodate all memory types, please increase RTE_MAX_MEMSEG_LISTS",
+            expected=f"at most {MAX_MEMSEG_LISTS} types", found=f"{len(types)}",
+            reason="lists-full",
         )  # fmt: skip
     per_type = _one_list if release.lists == "per-type" else _many_lists
     lists: list[ListPlan] = []
@@ -190,8 +191,8 @@ class MemsegLists:
             try:
                 whole = self.space.reserve(length, biggest)
             except EalError as e:
-                text = f"Cannot reserve VA space for memseg lists: {e.text}"
-                raise EalError(e.errno, "memseg", text) from None
+                text = "Cannot reserve VA space for memseg lists"
+                raise e.within(text, stage="memseg") from None
             c = self.config
             c.mem_va_addr, c.mem_va_len, c.mem_va_page_sz = whole, length, biggest
         for i, p in enumerate(plans):
@@ -220,10 +221,8 @@ class MemsegLists:
                     self._reserve_at(m.base_va, m.len, m.page_sz)
                 self.slots[slot] = MemsegList(slot, m, arr)
         except EalError as e:
-            raise EalError(
-                ENOMEM, "memseg",
-                f"Cannot attach to primary process memseg lists: {e.text}",
-            ) from None  # fmt: skip
+            text = "Cannot attach to primary process memseg lists"
+            raise e.within(text, ENOMEM, "memseg") from None
 
     def _must_fit(self, slot: int, m: layout.MemsegList) -> None:
         """EalError(EINVAL) for a list whose words contradict each other."""
@@ -244,11 +243,9 @@ class MemsegLists:
         try:
             self.space.reserve(size, page_sz, va)
         except EalError as e:
-            raise EalError(
-                ENOMEM, "memseg",
-                f"Cannot reserve {size} bytes at [{va:#x}] - please use '--base-virtaddr' option "
-                f"in the primary: {e.text}",
-            ) from None  # fmt: skip
+            text = f"Cannot reserve {size} bytes at [{va:#x}]"
+            text += " - please use '--base-virtaddr' option in the primary"
+            raise e.within(text, ENOMEM, "memseg") from None
 
     def add(
         self, name: str, page_sz: int, n_segs: int, socket: int, va: int = 0, slot: int = 0
@@ -263,9 +260,8 @@ class MemsegLists:
         try:
             c.base_va = va or self.space.reserve(page_sz * n_segs, page_sz)
         except EalError as e:
-            raise EalError(
-                e.errno, "memseg", f"Cannot allocate VA space for memseg list {name}: {e.text}"
-            ) from None
+            text = f"Cannot allocate VA space for memseg list {name}"
+            raise e.within(text, stage="memseg") from None
         c.len = page_sz * n_segs
         msl = self.slots[slot] = MemsegList(slot, c, arr)
         return msl

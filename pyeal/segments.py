@@ -336,7 +336,7 @@ class Segments:
         info = self._info(page_sz)
         if not self.single:
             self.finish_frees()
-        self.why = f"no memseg list of this size and node has room for {n}"
+        full = self.why = f"no memseg list of this size and node has room for {n}"
         with self.on_node(socket) as policy:
             for msl in self.lists:
                 if (msl.page_sz, msl.socket, msl.external) != (page_sz, socket, False):
@@ -353,6 +353,7 @@ class Segments:
         raise EalError(
             ENOMEM, "memalloc",
             f"{n} pages of {page_sz >> 10} kB wanted on node {socket}, not to be had: {self.why}",
+            reason="lists-full" if self.why == full else "",
         )  # fmt: skip
 
     def _info(self, page_sz: int) -> HugepageInfo:

@@ -68,7 +68,9 @@ class VaSpace:
         exact = (bool(wanted) and wanted % page_sz == 0 and not hint) or page_sz == PAGE
         length = size if exact else size + page_sz
         if length > 2**64 - 1:
-            raise EalError(E2BIG, "vaspace", f"Map size too big: {length:#x} bytes")
+            raise EalError(
+                E2BIG, "vaspace", f"Map size too big: {length:#x} bytes", reason="address-space"
+            )
         tries = 0
         while True:
             try:
@@ -76,8 +78,9 @@ class VaSpace:
             except OSError as e:
                 raise EalError(
                     e.errno or 0, "vaspace",
-                    f"Cannot get a virtual area: {size:#x} bytes at {wanted:#x} wanted: "
-                    f"{os.strerror(e.errno or 0)}; see ulimit -v and vm.overcommit_memory",
+                    "Cannot get a virtual area", expected=f"{size:#x} bytes at {wanted:#x}",
+                    found=os.strerror(e.errno or 0), reason="address-space",
+                    fix="raise ulimit -v, or set vm.overcommit_memory to 0",
                 ) from None  # fmt: skip
             if not hint or got == wanted:
                 break
@@ -95,6 +98,7 @@ class VaSpace:
                     EADDRNOTAVAIL, "vaspace",
                     f"Cannot get a virtual area at requested address: {wanted:#x} (got {va:#x}); "
                     f"{what_lies_at(wanted, size)}",
+                    reason="address-taken",
                 )  # fmt: skip
             self._not_respected(wanted, va)
         elif self.cursor:

@@ -163,7 +163,7 @@ def pool(c: Case) -> Iterator[Finding]:
     except EalError as e:
         wsl = "microsoft" in os.uname().release.lower()
         yield Finding(FAIL, "this kernel has no hugepages" + " (WSL)" * wsl, 41,
-                      wanted=f"{c.view.sys}/{hugepages.GLOBAL}", found=e.text.split(": ")[1],
+                      wanted=f"{c.view.sys}/{hugepages.GLOBAL}", found=e.found,
                       do="--no-huge as an argument of EAL")  # fmt: skip
         return
     pools = c.pools
@@ -219,7 +219,7 @@ def _shortage(c: Case, usable: Usable) -> Iterator[Finding]:
                       found=f"none free of {nr:,}, {who}", do=do)  # fmt: skip
         return
     e = c.error
-    if e and e.stage == "hugepages" and "none free in" in e.text:
+    if e and e.reason == "no-free-page":
         resv = ", ".join(f"{w[2]:,} of {w[1]:,} free {size(sz)} pages are reserved"
                          for sz, w in usable.items() if w[2])  # fmt: skip
         more = (usable[default][0] + 32) * default
@@ -228,8 +228,8 @@ def _shortage(c: Case, usable: Usable) -> Iterator[Finding]:
                       do=f"dpdk-hugepages.py -p {word} -r {size(more)}")  # fmt: skip
         return
     if e and (c.failed_at("pool") or (e.stage == "pages" and not c.bit)):
-        node = next((k for k, v in (c.o.socket_mem or {}).items()
-                     if v and f"socket {k}!" in e.text), None)  # fmt: skip
+        node = next((k for k in c.o.socket_mem or {}
+                     if e.reason == f"too-few-pages-on-node-{k}"), None)  # fmt: skip
         counted = {sz: w for sz, w in usable.items() if sz in c.hugedirs} or usable
         free = {k: sum(sz * w[3].get(k, 0) for sz, w in counted.items()) for k in _nodes(counted)}
         at = f"-n {node} " if node is not None else ""
@@ -246,7 +246,7 @@ def _shortage(c: Case, usable: Usable) -> Iterator[Finding]:
             found += f"; EAL does not count node {_list(bare)}, which has no CPU"
             rows = (*rows, 8)
         elif not free or have >= asked:
-            found = e.text.split("; ")[0].split(": ", 1)[-1]
+            found = e.found or e.what
         if (room := _contiguous(c, default)) is not None and room < missing // default:
             found += f"; the kernel has {room} free blocks of {word} to make more of"
             rows = (*rows, 26)
@@ -345,7 +345,7 @@ def mount(c: Case) -> Iterator[Finding]:
         yield Finding(UNKNOWN, "no hugepages to mount")
         return
     points = [(at, sz or default) for at, sz in mounts]
-    if c.error and "counts at most" in c.error.text:
+    if c.error and c.error.reason == "page-sizes":
         yield Finding(FAIL, "EAL has no room for so many page sizes", 40,
                       wanted=f"at most {hugepages.MAX_SIZES} page sizes",
                       found=", ".join(size(sz) for sz in sorted(known.values())),
@@ -376,8 +376,8 @@ def mount(c: Case) -> Iterator[Finding]:
                           wanted=f"a hugetlbfs of {word} pages in this mount namespace",
                           found=found, do=_mount_line(word))  # fmt: skip
         return
-    if c.error and "on top of each other" in c.error.text:
-        what, _, do = c.error.text.split(": ", 1)[1].rpartition(": ")
+    if c.error and c.error.reason == "stacked-mounts":
+        what, do = c.error.found, c.error.fix
         yield Finding(
             FAIL, what, 44, 30, wanted="a mount point for each page size", found=what, do=do
         )
@@ -538,10 +538,10 @@ def permission(c: Case) -> Iterator[Finding]:
             yield f
     if c.error and c.error.stage == "memfd":
         bad = True
-        denied = any(w in c.error.text for w in ("denied", "not permitted"))
+        denied = c.error.reason == "memfd-denied"
         yield Finding(FAIL, "memfd_create of hugepages fails, which --in-memory needs",
                       *((28,) if denied else (28, 41)), wanted="memfd_create(MFD_HUGETLB)",
-                      found=c.error.text.split("; ")[0].rpartition(": ")[2],
+                      found=c.error.found or c.error.what,
                       do="start without --in-memory")  # fmt: skip
     label = c.view.read(f"/proc/{'self' if c.view.own else c.view.pid}/attr/current").strip("\0\n ")
     if label and label.split()[0] not in ("unconfined", "kernel") and "unconfined" not in label:
@@ -558,7 +558,7 @@ def _owner_line(c: Case, at: str) -> str:
 def _hugedir_rights(c: Case) -> Iterator[Finding]:
     v = c.view
     dirs = [d for d in c.hugedirs.values() if d]
-    if not dirs and c.error and "Failed to lock" in c.error.text:
+    if not dirs and c.error and c.error.reason == "hugedir-lock":
         survey = hugepages.Survey(c.o, c.release, [0], v.sys, v.mounts_at, None, v.statfs)
         dirs = [d for _, sz in hugepages.sizes(v.sys) if (d := survey.hugedir(sz))]
     for d in dirs:
@@ -668,9 +668,9 @@ def address_space(c: Case) -> Iterator[Finding]:
         return
     virtual = int((v.status.get("VmSize") or "0").split()[0]) << 10
     soft, _ = v.limit("Max address space")
-    if e and any(w in e.text for w in ("virtual area", "VA space", "Map size too big")):
+    if e and e.reason in ("address-space", "address-taken"):
         strict = v.read("/proc/sys/vm/overcommit_memory").strip() == "2"
-        found = f"ulimit -v {soft >> 10}" if soft < NO_LIMIT else e.text.split(": ")[-1]
+        found = f"ulimit -v {soft >> 10}" if soft < NO_LIMIT else e.found or e.what
         found += ", vm.overcommit_memory=2" * strict
         do = (
             "ulimit -v unlimited"
@@ -680,9 +680,7 @@ def address_space(c: Case) -> Iterator[Finding]:
         yield Finding(FAIL, "the addresses of the lists cannot be reserved", 45,
                       wanted=f"{size(_reserve(c))} of addresses", found=found, do=do)  # fmt: skip
         return
-    if e and (
-        "increase RTE_MAX" in e.text or "no memseg list" in e.text or "types wanted" in e.text
-    ):
+    if e and e.reason == "lists-full":
         sz = min(c.hugedirs, default=2 << 20)
         do = "larger pages: --huge-dir of a mount of 1G pages"
         if c.release.lists == "per-type":
@@ -1199,8 +1197,8 @@ def examine(view: View, args: list[str], release: str | None) -> dict[str, list[
                 ]
         if c.error and not any(f.state == FAIL for fs in found.values() for f in fs):
             found[_link_of(c)].append(
-                Finding(FAIL, c.error.text.split("; ")[0], wanted="a start", found=c.error.stage,
-                        do=c.error.text.rpartition("; ")[2])
+                Finding(FAIL, _failure(c.error), wanted="a start", found=c.error.stage,
+                        do=c.error.fix or c.error.what)
             )  # fmt: skip
         _slow(c, found)
         if view.uid:
@@ -1210,6 +1208,10 @@ def examine(view: View, args: list[str], release: str | None) -> dict[str, list[
         if c.rehearsal:
             c.rehearsal.close()
     return found
+
+
+def _failure(e: EalError) -> str:
+    return f"{e.what}: {e.found}" if e.found else e.what
 
 
 def as_root(do: str) -> str:

@@ -72,8 +72,9 @@ class Survey(hugepages.Survey):
         if not self.view.access(info.hugedir, os.R_OK):
             raise EalError(
                 13, "hugepages",
-                f"Failed to lock hugepage directory! {info.hugedir}: Permission denied: mount it"
-                " for this user (uid=, mode=) or name another one with --huge-dir",
+                f"Failed to lock hugepage directory! {info.hugedir}", found="Permission denied",
+                fix="mount it for this user (uid=, mode=) or name another one with --huge-dir",
+                reason="hugedir-lock",
             )  # fmt: skip
         try:
             files = self.view.page_files(info.hugedir)
