@@ -1,11 +1,13 @@
 """Numbered requirements of EAL's memory initialisation, checked against any EAL.
 
-What a test author imports; the fixtures are those of conftest.py.
+What a test author imports; the fixtures are those of conftest.py. pytest is imported where a mark
+is made: `python -m conformance peers` and `hugepages` run before anything is installed.
 """
 
-import contextlib
+from pathlib import Path
 
-import pytest
+SUITE = Path(__file__).parent
+FIXTURES = SUITE.parent / "fixtures"
 
 MODES = {  # what each mode is called in reports: the arguments that choose it
     "dynmem": [],
@@ -16,26 +18,17 @@ MODES = {  # what each mode is called in reports: the arguments that choose it
 }
 
 
-@contextlib.contextmanager
-def installed(name):
-    """Starts another EAL beside the target's; the test is skipped where that is not installed."""
-    from conformance.child import NO_LIBRARY, TargetDied  # which are commands' to import, too
-
-    try:
-        yield
-    except TargetDied as e:
-        if name and NO_LIBRARY in str(e):
-            pytest.skip(f"wanted {name}, found none: apt-get install librte-eal23")
-        raise
-
-
 def requirement(id):
     """The row of the catalogue that this test checks: one test function for one id."""
+    import pytest
+
     return pytest.mark.requirement(id)
 
 
 def needs(**what):
     """What the host must have, or the test is skipped with both numbers; see `host.lacks`."""
+    import pytest
+
     return pytest.mark.needs(**what)
 
 
@@ -50,6 +43,8 @@ def sizes(pages):
 
 
 def _through(fixture, values, ids):
+    import pytest
+
     def mark(test):
         run = pytest.mark.parametrize(fixture, list(values), indirect=True, ids=list(ids))
         return pytest.mark.usefixtures(fixture)(run(test))

@@ -24,13 +24,21 @@ from typing import NamedTuple
 
 import pytest
 
-from conformance import MODES, catalogue, host, hosts, installed
-from conformance.box import Box, Cgroup, Open
-from conformance.child import Child, TargetDied, TargetError, TargetHung, command
-from conformance.eal import Eal
-from conformance.zygote import Zygote, forks
+from conformance import MODES, SUITE
+from conformance.harness import catalogue, host
+from conformance.harness.box import Box, Cgroup, Open
+from conformance.harness.child import (
+    Child,
+    TargetDied,
+    TargetError,
+    TargetHung,
+    command,
+    installed,
+)
+from conformance.harness.eal import Eal
+from conformance.harness.fake_host import GLOBAL, NODES, FakeHost
+from conformance.harness.forkserver import ForkServer, forks
 
-HERE = Path(__file__).parent
 REFUSALS = AssertionError, TargetError, TargetDied, TargetHung, pytest.fail.Exception
 
 
@@ -66,7 +74,7 @@ def pytest_addoption(parser):
     group.addoption(
         "--suite",
         type=Path,
-        default=HERE,
+        default=SUITE,
         help="where requirements/ and deviations.toml lie (tests of the suite itself)",
     )
 
@@ -100,10 +108,11 @@ def pytest_configure(config):
     config.stash[HELLO] = config.stash[SECOND] = None
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a script's background: children
         signal.signal(signal.SIGINT, signal.default_int_handler)  # would never see Ctrl-C
-    meta = [
-        HERE / "meta" in (p := config.invocation_params.dir / a, *p.parents) for a in config.args
+    own = [
+        SUITE / "selftest" in (p := config.invocation_params.dir / a, *p.parents)
+        for a in config.args
     ]
-    if config.option.collectonly or config.option.help or (meta and all(meta)):
+    if config.option.collectonly or config.option.help or (own and all(own)):
         return  # no target is asked anything
     first = second = config.stash[HELLO] = greet(config, "target")
     if config.getoption("secondary"):
@@ -361,8 +370,8 @@ def fake_host(make_box, tmp_path):
             for sz, n in (free or pages).items()
         }
         facts = {"about": "", "cpus": shares, "pools": pools, "detected": [], "expect": []}
-        root = hosts.Host("fake", facts).expand(tmp_path / "fake")
-        trees = [hosts.GLOBAL, *([hosts.NODES] if nodes else [])]
+        root = FakeHost("fake", facts).expand(tmp_path / "fake")
+        trees = [GLOBAL, *([NODES] if nodes else [])]
         return make_box(pages, binds={f"/{t}": root / t for t in trees}, **more)
 
     return make
@@ -378,13 +387,13 @@ def box(request, make_box):
 
 
 @pytest.fixture(scope="session")
-def zygotes():
-    """zygotes(target): what forks targets of that kind; None for other people's programs."""
+def forkservers():
+    """forkservers(target): what forks targets of that kind; None for other people's programs."""
     made = {}
 
     def of(target):
         if target not in made:
-            made[target] = Zygote(target) if forks(target) else None
+            made[target] = ForkServer(target) if forks(target) else None
         return made[target]
 
     yield of
@@ -393,7 +402,7 @@ def zygotes():
 
 
 @pytest.fixture
-def start(request, tmp_path, prefix, make_box, cgroup, zygotes):
+def start(request, tmp_path, prefix, make_box, cgroup, forkservers):
     """start(*args, mode=, box=, init=True, prefix=, target=, env=, as_user=, drop=, rlimits=,
     cgroup=, fresh=False)
 
@@ -418,7 +427,7 @@ def start(request, tmp_path, prefix, make_box, cgroup, zygotes):
                 box,
                 tmp_path,
                 prefix,
-                zygotes=None if fresh else zygotes,
+                forkservers=None if fresh else forkservers,
                 **{"limit": request.config.getoption("limit")} | more,
             )
         started.append(eal)
@@ -458,7 +467,7 @@ def peer(start):
             mode="dynmem",
             box=eal.box,
             target=shlex.join(
-                ["cmd:" + sys.executable, str(HERE / "targets/peer.py"), eal.release]
+                ["cmd:" + sys.executable, str(SUITE / "targets/peer.py"), eal.release]
             ),
         )
         p.name = p.ask("open", run=eal.runtime_dir)

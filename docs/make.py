@@ -5,7 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from conformance import decode
+from conformance.harness import decode
 
 HERE = Path(__file__).parent
 FIXTURES = HERE.parent / "fixtures"

@@ -119,7 +119,7 @@ def suite() -> str | None:
     """The folder that holds conformance/ and fixtures/: in the wheel, else of the checkout."""
     here = os.path.dirname(os.path.abspath(__file__))
     for d in (os.path.join(here, "suite"), os.path.dirname(here)):
-        if os.path.exists(os.path.join(d, "conformance", "run.py")):
+        if os.path.exists(os.path.join(d, "conformance", "runner", "run.py")):
             return d
     return None
 
@@ -132,7 +132,7 @@ def _conform(argv: list[str]) -> int:
     from importlib import import_module
 
     try:
-        run = import_module("conformance.run").main
+        run = import_module("conformance.runner.run").main
     except ModuleNotFoundError as e:
         if (e.name or "").startswith("conformance"):
             raise

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 
-from conformance import decode
+from conformance.harness import decode
 from pyeal.agent import serve
 
 KINDS = "MSG", "REQ", "REP", "IGN"

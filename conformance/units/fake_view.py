@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conformance import hosts
+from conformance.harness import fake_host
 from pyeal.tools.view import View
 
 
 class FakeView(View):
     """pyeal.tools.view.View of a host of fixtures/hosts, expanded at root."""
 
-    def __init__(self, host: hosts.Host, root: Path) -> None:
+    def __init__(self, host: fake_host.FakeHost, root: Path) -> None:
         host.expand(root)
         super().__init__(root=str(root))
         self.host = host
@@ -27,4 +27,4 @@ class FakeView(View):
 
 
 def view(name: str, root: Path) -> FakeView:
-    return FakeView(hosts.load(name), root)
+    return FakeView(fake_host.load(name), root)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 
-from conformance.child import Child, TargetDied, command
+from conformance.harness.child import Child, TargetDied, command
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from conformance import record
-from conformance.child import environment
+from conformance.harness.child import environment
+from conformance.runner import record
 from pyeal import cli
 
 RELEASES = "20.11", "22.11", "24.11", "25.11"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from conformance import needs
-from conformance.timing.rows import ROWS, Row, judge, waits_of
+from conformance.campaigns.timing.rows import ROWS, Row, judge, waits_of
 from pyeal.tools import bench, bench_page
 
 ROW = Row("dyn-cpu", "dyn, cpu", "dynmem", None, "memory-cpu", "reference", 0.92, 0.88)

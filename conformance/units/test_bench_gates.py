@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 import pyeal
-from conformance import needs
-from conformance.timing import rig
+from conformance import SUITE, needs
 
-SUITE = Path(rig.__file__).parents[1]
 PACKAGE = Path(pyeal.__file__).parent
 FAULTS = {  # what was done: file, text that stands there once, what it becomes, gate that finds it
     "a call more a page": (

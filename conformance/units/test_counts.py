@@ -1,4 +1,4 @@
-"""The gates of conformance/timing/gates.toml: what must not grow. `pyeal bench` prints them, too.
+"""The gates of campaigns/timing/gates.toml: what must not grow. `pyeal bench` prints them, too.
 
 Counts come first, as they are the same on every machine; CPU time is compared with librte_eal's in
 the same moments. Wall time is nobody's gate.
@@ -20,8 +20,8 @@ import pytest
 
 import pyeal
 from conformance import MODES, needs
-from conformance.timing import rig as rigs
-from conformance.trace import of_eal
+from conformance.campaigns.timing import rig as rigs
+from conformance.harness.trace import of_eal
 
 GATES = tomllib.loads((Path(rigs.__file__).parent / "gates.toml").read_text())
 FEW, MANY = 20, 52  # pages: what does not depend on them cancels out

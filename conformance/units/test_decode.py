@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from conformance import MODES, decode, host
-from conformance.eal import Eal
-from conformance.hosts import GLOBAL, NODES, Host
+from conformance import MODES
+from conformance.harness import decode, host
+from conformance.harness.eal import Eal
+from conformance.harness.fake_host import GLOBAL, NODES, FakeHost
 
 RELEASES = list(decode.layouts())
 PAGES = 3
@@ -32,7 +33,7 @@ def start(make_box: Any, tmp_path: Path, prefix: str) -> Iterator[Start]:
         elif why := host.lacks(root=True, pages={"2M": PAGES}):
             pytest.skip(why)
         else:
-            tree = Host("decode", HOST).expand(tmp_path)
+            tree = FakeHost("decode", HOST).expand(tmp_path)
             box = make_box({"2M": PAGES}, binds={f"/{d}": tree / d for d in (GLOBAL, NODES)})
         args = [*MODES[mode], "-m", "4", "-n", "4", "-r", "2", "--file-prefix", f"{prefix}_d"]
         started.append(Eal(f"pyeal:{release}", args, box, tmp_path, f"{prefix}_d"))

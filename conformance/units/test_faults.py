@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from conformance import host
-from conformance.faults import compare, sweep
+from conformance.campaigns.faults import compare, sweep
+from conformance.harness import host
 
 WANTED = host.lacks(root=True, strace=True, pages={"2M": sweep.PAGES})
 
@@ -35,7 +35,7 @@ def test_a_kill_at_a_step(mode: str) -> None:
 
 def test_the_calls_of_a_trace() -> None:
     """What is the interpreter's own is told from what the start does."""
-    from conformance.trace import parse
+    from conformance.harness.trace import parse
 
     text = """\
 1 read(0<pipe:[1]>, "{}", 8192) = 2

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.child import environment
-from conformance.fuzz import engine
+from conformance.campaigns.fuzz import engine
+from conformance.harness.child import environment
 from conformance.units.test_fbarray import Array
 
 INPUTS = 2000
@@ -18,7 +18,7 @@ FAMILIES = "config", "fbarray", "hugepage_info", "hugepage_data", "heap", "messa
 
 def fuzz(*args: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: it forks, and a worker of pytest-xdist has threads."""
-    command = [sys.executable, "-P", "-m", "conformance.fuzz", *args]
+    command = [sys.executable, "-P", "-m", "conformance.campaigns.fuzz", *args]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=110)
 
 
@@ -52,8 +52,8 @@ def test_what_was_found_before_stays_found() -> None:
 
 PLANTED = """
 import ctypes, os, sys, time
-from conformance.fuzz import engine
-from conformance.fuzz.engine import Case, Wrong
+from conformance.campaigns.fuzz import engine
+from conformance.campaigns.fuzz.engine import Case, Wrong
 
 class Planted:
     name, allowed = "planted", (ValueError,)

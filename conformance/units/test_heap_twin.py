@@ -7,9 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from conformance import host, installed
-from conformance.box import Box, Open
-from conformance.eal import Eal
+from conformance.harness import host
+from conformance.harness.box import Box, Open
+from conformance.harness.child import installed
+from conformance.harness.eal import Eal
 
 STEPS, LIVE = 200, 24
 PAGES, PAGE, LINE = 64, 2 << 20, 64

@@ -13,10 +13,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from conformance import host, installed
-from conformance.box import Box
-from conformance.child import environment
-from conformance.eal import Eal
+from conformance.harness import host
+from conformance.harness.box import Box
+from conformance.harness.child import environment, installed
+from conformance.harness.eal import Eal
 from pyeal.files import DirectoryLock
 
 MB = 1 << 20

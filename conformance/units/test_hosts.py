@@ -16,16 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from conformance import hosts
-from conformance.box import Box
-from conformance.host import RUN
+from conformance.harness import fake_host
+from conformance.harness.box import Box
+from conformance.harness.host import RUN
 from conformance.units import oracle
 
 RECORD = struct.Struct("=Q4096s32Ii4x")  # linux: struct hugepage_info, 32 nodes; HPI-021
 CASES = [
     pytest.param(host, e, id=f"{name}-{i}")
-    for name in hosts.names()
-    for host in [hosts.load(name)]
+    for name in fake_host.names()
+    for host in [fake_host.load(name)]
     for i, e in enumerate(host.expects)
 ]
 
@@ -44,7 +44,7 @@ def release() -> str:
 
 
 @pytest.fixture
-def box(host: hosts.Host, tmp_path: Path, release: str) -> Iterator[Box]:
+def box(host: fake_host.FakeHost, tmp_path: Path, release: str) -> Iterator[Box]:
     root = host.expand(tmp_path)
     box = Box(binds=host.binds(root), mounts=[("tmpfs", "/mnt", "")])
     for path in host.dirs():
@@ -55,9 +55,9 @@ def box(host: hosts.Host, tmp_path: Path, release: str) -> Iterator[Box]:
 
 @pytest.mark.parametrize(("host", "e"), CASES)
 def test_a_real_eal_counts_what_the_host_file_says(
-    host: hosts.Host, e: hosts.Expect, box: Box, release: str
+    host: fake_host.FakeHost, e: fake_host.Expect, box: Box, release: str
 ) -> None:
-    if not hosts.holds(e.releases, release) or e.max_sizes == 4:
+    if not fake_host.holds(e.releases, release) or e.max_sizes == 4:
         pytest.skip(f"for releases {e.releases or 'of Arm'}, this is {release}")
     run = [*box.enter, sys.executable, oracle.__file__, "discover", *e.args]
     env = os.environ | {"RUNTIME_DIRECTORY": RUN, "LC_ALL": "C"}
@@ -86,7 +86,7 @@ def test_a_real_eal_counts_what_the_host_file_says(
     if "--in-memory" not in e.args and e.locks:  # which writes no file
         want = {sz: [d, *pages, *[0] * (32 - len(pages))] for sz, (d, *pages) in e.counts.items()}
         assert list(found.items()) == list(want.items())
-    d = next(d for d in host.detected if hosts.holds(d.releases, release))
+    d = next(d for d in host.detected if fake_host.holds(d.releases, release))
     types = {(sz, node) for sz in e.counts for node in d.nodes if e.locks}
     assert types == {
         (sz, node) for sz in e.counts for node in range(32)

@@ -10,29 +10,31 @@ from pathlib import Path
 
 import pytest
 
-from conformance import hosts
+from conformance.harness import fake_host
 from pyeal import hugepages, lcores, options, releases
 from pyeal.errors import EalError
 
 M2, G1 = 2 << 20, 1 << 30
 CASES = [
     pytest.param(host, e, release, id=f"{name}-{i}-{release}")
-    for name in hosts.names()
-    for host in [hosts.load(name)]
+    for name in fake_host.names()
+    for host in [fake_host.load(name)]
     for i, e in enumerate(host.expects)
     for release in releases.RELEASES
-    if hosts.holds(e.releases, release)
+    if fake_host.holds(e.releases, release)
 ]
 
 
 @pytest.fixture(scope="session")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: hosts.expand(name, tmp_path_factory.mktemp(name)) for name in hosts.names()}
+    return {
+        name: fake_host.expand(name, tmp_path_factory.mktemp(name)) for name in fake_host.names()
+    }
 
 
 @pytest.mark.parametrize(("host", "e", "release"), CASES)
 def test_discovery_counts_what_the_host_file_says(
-    host: hosts.Host, e: hosts.Expect, release: str, trees: dict[str, Path],
+    host: fake_host.FakeHost, e: fake_host.Expect, release: str, trees: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(hugepages, "MAX_SIZES", e.max_sizes or 3)
@@ -63,14 +65,14 @@ def test_discovery_counts_what_the_host_file_says(
 def test_every_host_is_expected_something_by_every_release() -> None:
     missing = [
         (name, release)
-        for name in hosts.names()
+        for name in fake_host.names()
         for release in releases.RELEASES
-        if not any(hosts.holds(e.releases, release) for e in hosts.load(name).expects)
-        or not any(hosts.holds(d.releases, release) for d in hosts.load(name).detected)
+        if not any(fake_host.holds(e.releases, release) for e in fake_host.load(name).expects)
+        or not any(fake_host.holds(d.releases, release) for d in fake_host.load(name).detected)
     ]
 
     assert missing == []
-    assert len(hosts.names()) >= 12
+    assert len(fake_host.names()) >= 12
 
 
 def survey(
@@ -80,7 +82,7 @@ def survey(
     said: list[str] = []
     infos = hugepages.survey(
         options.parse([*args], r), r, [0], f"{trees[name]}/sys", f"{trees[name]}/proc",
-        lambda level, text: said.append(text), hosts.load(name).statfs,
+        lambda level, text: said.append(text), fake_host.load(name).statfs,
     )  # fmt: skip
     return infos, said
 
@@ -151,7 +153,7 @@ class Dir:
     """A host with one mount, whose directory is a real one."""
 
     def __init__(self, root: Path) -> None:
-        host = hosts.load("one-node-2M-1G")
+        host = fake_host.load("one-node-2M-1G")
         host.expand(root)
         self.path, self.sys, self.proc = root / "huge", f"{root}/sys", f"{root}/proc"
         self.path.mkdir()

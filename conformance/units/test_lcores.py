@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from conformance import hosts
+from conformance.harness import fake_host
 from pyeal import lcores, options, releases
 from pyeal.errors import EalError
 
 DETECTED = [
     pytest.param(host, d, release, id=f"{name}-{release}")
-    for name in hosts.names()
-    for host in [hosts.load(name)]
+    for name in fake_host.names()
+    for host in [fake_host.load(name)]
     for release in releases.RELEASES
     for d in host.detected
-    if hosts.holds(d.releases, release)
+    if fake_host.holds(d.releases, release)
 ]
 
 
 @pytest.mark.parametrize(("host", "d", "release"), DETECTED)
 def test_lcores_and_nodes_are_what_the_host_file_says(
-    host: hosts.Host, d: hosts.Detected, release: str, tmp_path: Path
+    host: fake_host.FakeHost, d: fake_host.Detected, release: str, tmp_path: Path
 ) -> None:
     r = releases.get(release)
     said: list[str] = []
@@ -40,13 +40,13 @@ def test_lcores_and_nodes_are_what_the_host_file_says(
 def test_nodes_beyond_the_known_ones_are_node_0(
     release: str, node_of_5: int, tmp_path: Path
 ) -> None:
-    root = hosts.expand("six-nodes", tmp_path)
+    root = fake_host.expand("six-nodes", tmp_path)
 
     assert lcores.discover(releases.get(release), f"{root}/sys").node_of[5] == node_of_5
 
 
 def test_the_lowest_node_that_lists_a_cpu_has_it(tmp_path: Path) -> None:
-    root = hosts.expand("two-nodes-2M", tmp_path)
+    root = fake_host.expand("two-nodes-2M", tmp_path)
     (root / "sys/devices/system/node/node1/cpu0").mkdir()
 
     assert lcores.discover(releases.get("22.11"), f"{root}/sys").node_of == {0: 0, 1: 1, 2: 0, 3: 1}

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance import host, machines
+from conformance.harness import host
+from conformance.runner import machines
 from conformance.units import fleet
 
 UP = "kernel 6.1.0-50-cloud-amd64\n{}up\n"
@@ -239,7 +240,7 @@ def test_no_machine_outlives_its_runner(qemu: Fake, tmp_path: Path, by: str) -> 
     fake = qemu(f"echo $$ >{tmp_path}/pid; exec sleep 60")
     patched = f"""
 from pathlib import Path
-from conformance import machines as m
+from conformance.runner import machines as m
 m.QEMU, m.BUSYBOX, m.accelerations = {str(fake)!r}, "/bin/sh", lambda: ["tcg"]
 m.kernel = m.file_system = lambda *args: Path("/dev/null")
 raise SystemExit(m.main(["run", "numa2", "--", "true"]))

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from conformance import needs
-from conformance.child import TargetError
+from conformance.harness.child import TargetError
 from conformance.units import models
 from conformance.units.test_fbarray import biggest, contig, find_n
 

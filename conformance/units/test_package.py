@@ -45,4 +45,4 @@ def test_suite_and_pyeal_are_those_of_the_wheel() -> None:
     package = Path(pyeal.__file__).parent
 
     assert "site-packages" in package.parts
-    assert Path(conformance.__file__).parents[1] == package / "suite"
+    assert conformance.SUITE.parent == package / "suite"

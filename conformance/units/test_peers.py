@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import peers
+from conformance.harness import peers
 
 apt = pytest.mark.skipif(not shutil.which("apt-get"), reason="wanted apt-get, found none")
 LAX = (

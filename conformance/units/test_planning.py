@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import hosts
+from conformance.harness import fake_host
 from pyeal import hugepages, lcores, memseg, options, releases
 from pyeal.errors import EalError
 
@@ -75,10 +75,10 @@ PLANS: dict[str, tuple[Lists | None, Lists | None]] = {  # 22.11.11, 26.07
 
 def plan(name: str, release: str, root: Path) -> list[memseg.ListPlan]:
     """The lists for the first arguments with which this release finds pages on that host."""
-    host, r = hosts.load(name), releases.get(release)
-    expects = [e for e in host.expects if hosts.holds(e.releases, release)]
+    host, r = fake_host.load(name), releases.get(release)
+    expects = [e for e in host.expects if fake_host.holds(e.releases, release)]
     e = next((e for e in expects if e.counts), expects[0])
-    hosts.expand(name, root)
+    fake_host.expand(name, root)
     sys, proc = f"{root}/sys", f"{root}/proc"
     nodes = lcores.discover(r, sys).nodes
     infos = hugepages.survey(options.parse(e.args, r), r, nodes, sys, proc, None, host.statfs)
@@ -86,7 +86,7 @@ def plan(name: str, release: str, root: Path) -> list[memseg.ListPlan]:
 
 
 @pytest.mark.parametrize(("at", "release"), [(0, "22.11.11"), (1, "26.07")], ids=["22.11", "26.07"])
-@pytest.mark.parametrize("name", hosts.names())
+@pytest.mark.parametrize("name", fake_host.names())
 def test_each_host_gets_its_lists(name: str, at: int, release: str, tmp_path: Path) -> None:
     """Number, segments and names; page sizes descending, then nodes ascending."""
     want = PLANS[name][at]

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from conformance import decode, record
+from conformance.harness import decode
+from conformance.runner import record
 from pyeal import fbarray, layout, releases
 
 RELEASES = "20.11", "22.11", "24.11", "25.11"

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from conformance import decode
+from conformance.harness import decode
 from pyeal import releases
 
 FACTS = decode.LAYOUTS.parents[1] / "releases/facts.json"

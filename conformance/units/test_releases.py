@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance import catalogue, decode
+from conformance.harness import catalogue, decode
 from pyeal import releases
 
 

@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import pytest
 
-from conformance import report, run
-from conformance.report import merge, pages
+import conformance
+from conformance.runner import report, run
+from conformance.runner.report import merge, pages
 
-ROOT = Path(report.__file__).parents[2]
+ROOT = conformance.SUITE.parent
 CONFTEST = """
 import pytest
 def pytest_collection_modifyitems(items):
@@ -70,7 +70,14 @@ def log(request, tmp_path_factory):
     (d / "pytest.toml").write_text('[pytest]\nmarkers = ["requirement"]\n')
     env = os.environ | {"PYTHONPATH": str(ROOT), "CONFORM_COLLECTED": str(d / "collected")}
     env.pop("PYTEST_XDIST_WORKER", None)
-    argv = ["-c", "pytest.toml", "-p", "conformance.report.progress", "-p", "no:cacheprovider"]
+    argv = [
+        "-c",
+        "pytest.toml",
+        "-p",
+        "conformance.runner.report.progress",
+        "-p",
+        "no:cacheprovider",
+    ]
     argv += ["--report-log=part", "--junitxml=part.xml"]
     argv += ["-n2"] if request.param == "xdist" else []
     subprocess.run([sys.executable, "-m", "pytest", *argv], cwd=d, env=env, capture_output=True)

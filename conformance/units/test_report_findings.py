@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from conformance import catalogue
-from conformance.report import pages
+from conformance import SUITE
+from conformance.harness import catalogue
+from conformance.runner.report import pages
 
 AS_FOUND = ("ERR-012",)  # a row of must that says itself what goes wrong
-DOCS = next((d / "docs" for d in (pages.SUITE.parent, Path.cwd()) if (d / "docs").exists()), None)
+DOCS = next((d / "docs" for d in (SUITE.parent, Path.cwd()) if (d / "docs").exists()), None)
 
 
 @pytest.mark.parametrize("f", pages.findings(), ids=lambda f: f.id)

@@ -5,9 +5,9 @@ import tracemalloc
 
 import pytest
 
-from conformance import report
-from conformance.report import __main__ as command
-from conformance.report import merge, pages
+from conformance.runner import report
+from conformance.runner.report import __main__ as command
+from conformance.runner.report import merge, pages
 from conformance.units import fleet
 
 IDS = [f"AAA-{i:03}" for i in range(1, 13)]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from conformance import catalogue
-from conformance.report import merge, pages
+from conformance.harness import catalogue
+from conformance.runner.report import merge, pages
 from conformance.units import chromium, fleet
 
 pytestmark = pytest.mark.skipif(not chromium.FOUND, reason="wanted chromium, found none")

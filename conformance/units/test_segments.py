@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from conformance import MODES, hosts, needs
-from conformance.child import TargetError
-from conformance.eal import Eal
+from conformance import MODES, needs
+from conformance.harness import fake_host
+from conformance.harness.child import TargetError
+from conformance.harness.eal import Eal
 from pyeal.files import DirectoryLock
 from pyeal.segments import Helpers, OnNode, near
 
@@ -209,7 +210,7 @@ def test_a_limit_on_reservations(eal_of: Start, cgroup: Start) -> None:
 def test_pages_on_the_wrong_node(eal_of: Start, make_box: Start, mode: str, tmp_path: Path) -> None:
     """All ten are mapped and populated before it shows."""
     pages = {"2M": N + 1}
-    binds = hosts.nodes(tmp_path / "tree", {0: "0", 1: "1"}, {"2M": [N + 1, N + 1]})
+    binds = fake_host.nodes(tmp_path / "tree", {0: "0", 1: "1"}, {"2M": [N + 1, N + 1]})
     box = make_box(binds=binds, **{"lease" if mode == "in-memory" else "pages": pages})
     eal = eal_of(mode, "-l", "0", box=box)
     got = both(eal, range(1), lambda: lambda: None, socket=1)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.child import environment
+from conformance.harness.child import environment
 from conformance.units.recorded import pyeal, unpack
 from pyeal.tools import Patience, commands, completion, man
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import hosts
+from conformance.harness import fake_host
 from conformance.units.fake_view import FakeView, view
 from pyeal.tools import checks
 from pyeal.tools.checks import FAIL, OK, WARN, as_root, examine, state_of
@@ -21,11 +21,11 @@ from pyeal.tools.touch import touch
 
 CASES = [
     pytest.param(host, e, r, id=f"{name}-{i}-{r}")
-    for name in hosts.names()
-    for host in [hosts.load(name)]
+    for name in fake_host.names()
+    for host in [fake_host.load(name)]
     for i, e in enumerate(host.expects)
     for r in ("22.11.11", "26.07")
-    if hosts.holds(e.releases, r)
+    if fake_host.holds(e.releases, r)
 ]
 NOT_EVEN_ONE_PAGE = {"cgroup-limit": False, "reserved-beyond-free": True, "cpuset": False,
                      "garbled-counters": True, "missing-files": True}  # fmt: skip
@@ -33,7 +33,7 @@ NOT_EVEN_ONE_PAGE = {"cgroup-limit": False, "reserved-beyond-free": True, "cpuse
 
 @pytest.mark.parametrize(("host", "e", "release"), CASES)
 def test_each_host_has_the_verdict_that_eal_comes_to(
-    host: hosts.Host, e: hosts.Expect, release: str, tmp_path: Path
+    host: fake_host.FakeHost, e: fake_host.Expect, release: str, tmp_path: Path
 ) -> None:
     """FAIL where discovery fails, in a link of pages; none where it does not."""
     if e.max_sizes == 4 or not e.locks:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from conformance import decode, record
+from conformance.harness import decode
+from conformance.runner import record
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
 from pyeal import releases
 from pyeal.tools import diff, dump

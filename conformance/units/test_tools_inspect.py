@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from conformance import decode, record
-from conformance.child import environment
+from conformance.harness import decode
+from conformance.harness.child import environment
+from conformance.runner import record
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
 from pyeal.tools import snapshot, telemetry
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conformance import record
+from conformance.runner import record
 from conformance.units.layouts import ALL, FULL, TWO_NODES
 from conformance.units.recorded import facts, pyeal
 from pyeal.tools import map as maps

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conformance import hosts
+from conformance.harness import fake_host
 from conformance.units.fake_view import FakeView, view
 from pyeal import dynmem, options, releases
 from pyeal.tools import plan
@@ -21,17 +21,17 @@ from pyeal.tools.view import View
 
 CASES = [
     pytest.param(host, e, r, id=f"{name}-{i}-{r}")
-    for name in hosts.names()
-    for host in [hosts.load(name)]
+    for name in fake_host.names()
+    for host in [fake_host.load(name)]
     for i, e in enumerate(host.expects)
     for r in ("22.11.11", "26.07")
-    if hosts.holds(e.releases, r)
+    if fake_host.holds(e.releases, r)
 ]
 
 
 @pytest.mark.parametrize(("host", "e", "release"), CASES)
 def test_it_finds_the_pages_of_each_host(
-    host: hosts.Host, e: hosts.Expect, release: str, tmp_path: Path
+    host: fake_host.FakeHost, e: fake_host.Expect, release: str, tmp_path: Path
 ) -> None:
     if e.max_sizes == 4 or not e.locks:
         pytest.skip("of Arm, or about a lock that cannot be had")
@@ -121,7 +121,7 @@ def _unreserved(v: FakeView, page_sz: int) -> int:
 
 def _node(v: FakeView, cpu: int) -> int:
     return next((int(k) for k, cpus in v.host.facts["cpus"].items()
-                 if cpu in hosts.numbers(cpus)), 0)  # fmt: skip
+                 if cpu in fake_host.numbers(cpus)), 0)  # fmt: skip
 
 
 def test_nothing_of_it_is_left(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conformance.child import environment
+from conformance.harness.child import environment
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
 from pyeal.tools import ps
 

@@ -114,7 +114,7 @@ def _suite() -> str:
 
 def _measure(args: argparse.Namespace, tmp: str) -> Dict:
     suite, out = _suite(), f"{tmp}/run.json"
-    timing = f"{suite}/conformance/timing"
+    timing = f"{suite}/conformance/campaigns/timing"
     gates = [] if args.no_gates or args.only else _gates(suite, args, tmp)
     with open(f"{tmp}/gates.json", "w", encoding="utf-8") as f:
         json.dump(gates, f)

@@ -1,0 +1,128 @@
+"""SEC: what a faulty or dead process may cost the others."""
+
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from conformance import modes, needs, requirement
+from conformance.harness.catalogue import holds
+
+MB = 1 << 20
+BIG = 5 * MB
+
+
+@contextmanager
+def or_killed(*eals):
+    """Who waits for an answer that never comes cannot be asked to end, either."""
+    try:
+        yield
+    except BaseException:
+        for e in eals:
+            e.kill()
+        raise
+
+
+@requirement("SEC-037")
+@needs(pages={"2M": 8})
+@pytest.mark.parametrize("who", ["primary", "secondary"])
+def test_the_channel_outlives_wrong_datagrams(start, join, peer, who, evidence):
+    """Empty, short, long, with wrong lengths and counts: growth works at once, from both sides."""
+    eal = start("-m", "2")
+    other = join()
+    p = peer(eal)
+    (name,) = eal.run_files("mp_socket" if who == "primary" else f"mp_socket_{other.pid}_*")
+    to = f"{eal.runtime_dir}/{name}"
+    for raw in b"", b"\0", bytes(331), bytes(339), bytes(2000):
+        p.ask("send_raw", to=to, hex=raw.hex())
+    for more in {"length": 257}, {"length": 1 << 30}, {"fds": 254}, {"fds": 1 << 20}:
+        p.ask("send", to=to, kind="REQ", name="mp_malloc_sync", **more)
+    p.ask("send", to=to, kind="REQ", name="mp_malloc_sync", param="00" * 7)
+    p.ask("send", to=to, kind="MSG", name="mp_malloc_request", param="ff" * 80)
+    p.ask("send", to=to, kind="REP", name="mp_malloc_sync", param="00" * 80)
+    p.close()
+    (eal.run / p.name).unlink(missing_ok=True)
+    took = []
+    with or_killed(eal, other):
+        for e in eal, other:
+            begun = time.monotonic()
+            va = e.ask("malloc", size=BIG, align=0, socket=-1, within=3).va
+            took.append(time.monotonic() - begun)
+            assert va
+            e.free(va)
+    evidence(f"growth took {max(took):.3f} s")
+
+    assert max(took) < 1
+
+
+@requirement("SEC-038")
+@needs(pages={"2M": 8})
+@pytest.mark.long
+def test_a_mute_secondary_costs_one_wait(start, join, peer, evidence):
+    """Growth is refused in time, nothing of it stays, and without the mute one all is well."""
+    eal = start("-m", "2")
+    other = join()
+    before = eal.segments()
+    p = peer(eal)
+    begun = time.monotonic()
+    with or_killed(eal, other):
+        va = eal.ask("malloc", size=BIG, align=0, socket=-1, within=6).va
+    took = time.monotonic() - begun
+    same = eal.segments() == other.segments() == before
+    p.kill()
+    evidence(f"refused after {took:.1f} s")
+
+    assert not va
+    assert took < 5
+    assert same
+    assert eal.malloc(BIG).va
+    assert other.segments() == eal.segments()
+
+
+def taken(eal, field):
+    """Where that lock of the config lies, and the word of one who holds it to write."""
+    writer = b"\2\0\0\0" if holds(">=22.11", eal.release) else b"\xff" * 4
+    at = eal.config().mem_cfg_addr + eal.decode.offsetof("rte_mem_config", field)
+    return at, b"\1\0\0\0" if field == "malloc_heaps" else writer
+
+
+@requirement("SEC-039")
+@needs(pages={"2M": 8})
+@pytest.mark.parametrize("lock", ["heap", "hotplug"])
+def test_a_dead_ones_locks_are_broken(start, join, lock, evidence):
+    """Killed while it held one: the primary, now alone, takes it away."""
+    eal = start("-m", "2")
+    dead = join()
+    dead.kill()
+    eal.give_way().poke(
+        *taken(eal, {"heap": "malloc_heaps", "hotplug": "memory_hotplug_lock"}[lock])
+    )
+    begun = time.monotonic()
+    va = eal.ask("malloc", size=BIG, align=0, socket=-1, within=3).va
+    evidence(f"growth took {time.monotonic() - begun:.1f} s")
+
+    assert va
+    assert eal.config().memory_hotplug_lock.cnt == 0
+
+
+@requirement("SEC-046")
+@needs(pages={"2M": 4})
+@modes("dynmem", "legacy")
+@pytest.mark.long
+def test_the_next_to_join_finds_no_lock_of_the_dead(start, join, mode, evidence):
+    """Killed with every lock of the config in its hand; what joins would wait for the first."""
+    eal = start("-m", "2", limit=4).give_way()
+    dead = join()
+    at = eal.malloc(64).va
+    fields = "mlock", "qlock", "tlock", "memory_hotplug_lock", "malloc_heaps"
+    for field in fields:
+        eal.poke(*taken(eal, field))
+    dead.kill()
+    begun = time.monotonic()
+    other = join(limit=4, init=False).give_way().init()
+    evidence(f"joined after {time.monotonic() - begun:.1f} s")
+    other.poke(at, b"next")
+
+    assert eal.peek(at, 4) == b"next"
+    assert [eal.peek(taken(eal, f)[0], 4) for f in fields] == [bytes(4)] * len(fields)
+    assert other.malloc(64).va and eal.malloc(64).va

@@ -1,0 +1,149 @@
+"""The catalogue as data: requirements, what is not tested yet, where targets differ."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from datetime import date
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import NamedTuple
+
+from conformance import SUITE
+
+
+class Broken(Exception):
+    """The suite contradicts itself."""
+
+
+class Row(NamedTuple):
+    id: str
+    statement: str
+    level: str  # must | as-is
+    applies: str
+    modes: list[str]  # letters: D S M L N 2
+    releases: str  # predicate, "" for all
+    check: str
+    needs: str
+    source: str
+    evidence: str
+
+    @property
+    def family(self):
+        return self.id.partition("-")[0]
+
+
+class Deviation(NamedTuple):
+    id: str
+    target: str  # fnmatch; of the primary
+    why: str
+    since: date
+    releases: str = ""
+    params: str = "*"  # fnmatch on the test's parameter ids
+    link: str = ""
+    secondary: str = "*"  # fnmatch
+
+    def covers(self, target, release, secondary):
+        return (
+            fnmatchcase(target, self.target)
+            and fnmatchcase(secondary, self.secondary)
+            and holds(self.releases, release)
+        )
+
+
+def load(path):
+    try:
+        return tomllib.loads(path.read_text()) if path.exists() else {}
+    except ValueError as e:
+        raise Broken(f"{path.name}: {e}") from None
+
+
+@cache
+def rows(folder=SUITE / "requirements"):
+    found = {}
+    for f in sorted(folder.glob("*.toml")):
+        for id, row in load(f).items():
+            if id in found:
+                raise Broken(f"{f.name}: {id} stands in another file too")
+            try:
+                found[id] = Row(id, **row)
+            except TypeError as e:
+                raise Broken(f"{f.name}: {id}: {e}") from None
+    return found
+
+
+def untested(path=SUITE / "untested.toml"):
+    """Pattern of ids -> why no test checks them."""
+    return load(path)
+
+
+def deviations(path=SUITE / "deviations.toml"):
+    entries = load(path).get("deviation", [])
+    try:
+        found = [Deviation(**e) for e in entries]
+    except TypeError as e:
+        raise Broken(f"{path.name}: {e}") from None
+    for d in found:
+        if not isinstance(d.since, date) or not d.why:
+            raise Broken(
+                f"{path.name}: {d.id}: a date wanted, and why; found {d.since!r}, {d.why!r}"
+            )
+    return found
+
+
+OPS = {
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+}
+
+
+def holds(predicate, release):
+    """ ">=22.11,<=24.11" against "24.11.4": compared as far as the predicate's number goes."""
+    numbers = [int(x) for x in re.findall(r"\d+", release)[:3]]
+    for term in filter(None, predicate.split(",")):
+        if not (m := re.fullmatch(r"\s*([<>=!]=?)\s*(\d+(?:\.\d+)*)\s*", term)) or m[1] not in OPS:
+            raise Broken(f"release predicate {predicate!r}: {term!r}")
+        want = [int(x) for x in m[2].split(".")]
+        if not OPS[m[1]](numbers[: len(want)], want):
+            return False
+    return True
+
+
+def matches(id, pattern):
+    return fnmatchcase(id, pattern)
+
+
+def faults(tested, whole, rows, untested):
+    """What is wrong with a collection. `tested`: (id or None, test function) pairs; `whole`:
+    nothing was left out, so that what is missing is missing."""
+    said, seen = [], {}
+    for id, test in dict.fromkeys(tested):
+        if id is None:
+            if whole:
+                said.append(f"{test} checks no requirement")
+        elif id not in rows:
+            said.append(f"{test}: no requirement {id}")
+        elif seen.setdefault(id, test) != test:
+            said.append(f"{id} is tested twice: {seen[id]} and {test}")
+    if not whole:
+        return said
+    for row in rows.values():
+        if (
+            row.level == "must"
+            and row.id not in seen
+            and not any(matches(row.id, p) for p in untested)
+        ):
+            said.append(f"{row.id} is a must without a test; untested.toml gives no reason")
+    for pattern in untested:
+        ids = [id for id in rows if matches(id, pattern)]
+        if not ids:
+            said.append(f"untested.toml: {pattern} matches no requirement")
+        elif pattern in seen:
+            said.append(f"untested.toml: {pattern} is tested by {seen[pattern]}")
+        elif all(id in seen for id in ids):
+            said.append(f"untested.toml: every requirement of {pattern} is tested")
+    return said

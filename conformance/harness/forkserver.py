@@ -1,0 +1,114 @@
+"""Targets by fork: as fresh as new processes, started in a fraction of the time.
+
+A fork server (targets/forkserver.py) has imported a target's code and initialised nothing. Its
+children share the addresses of their libraries; tests about those addresses start a new process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+from conformance import SUITE
+from conformance.harness import host
+from conformance.harness.box import lifeline
+from conformance.harness.child import TargetDied, command, environment
+
+PROGRAM = SUITE / "targets/forkserver.py"
+
+
+def forks(target):
+    """Whether there is a fork server of this target: programs of others have none."""
+    return target.partition(":")[0] in ("pyeal", "librte_eal")
+
+
+class ForkServer:
+    """Forks targets of one kind, where it is itself (`prefix`: a box's) or in the box of each."""
+
+    def __init__(self, target, prefix=(), env=None, limit=30.0):
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.settimeout(limit)
+        argv = [*prefix, *lifeline(), *self._command(target)]
+        with theirs, tempfile.TemporaryFile() as log:
+            self.popen = subprocess.Popen(
+                list(map(str, argv)), stdin=theirs, stdout=log, stderr=log, env=env or environment()
+            )
+            theirs.close()
+            if not self.control.recv(64):
+                self.close()
+                log.seek(0)
+                raise TargetDied(f"hello: {target} does not start: {log.read().decode().strip()}")
+        host.forkservers.add(self.popen.pid)
+
+    @staticmethod
+    def _command(target):
+        """The target's own command line, with the fork server in place of its program."""
+        argv, (name, _, rest) = command(target), target.partition(":")
+        if name == "pyeal":
+            return [sys.executable, "-P", PROGRAM, name, *([rest] if rest else [])]
+        at = next(i for i, a in enumerate(argv) if str(a).endswith("librte_eal.py"))
+        return [*argv[:at], PROGRAM, name, *argv[at + 1 :]]
+
+    def ask(self, request, fds=()):
+        socket.send_fds(self.control, [json.dumps(request).encode()], fds)
+        return json.loads(self.control.recv(64))
+
+    def fork(self, err, env=None, box=None):
+        """A process like a Popen with pipes, in that box; it writes its log to the file `err`."""
+        return Process(self, err, env, box)
+
+    def close(self):
+        host.forkservers.discard(self.popen.pid)
+        self.control.close()
+        self.popen.wait(10)
+
+
+class Process:
+    """What Child wants of a Popen, of a process that the fork server waits for."""
+
+    def __init__(self, forkserver, err, env, box):
+        mine, theirs = os.pipe(), os.pipe()
+        fds = [mine[0], theirs[1], err.fileno()]
+        if box and box.private:
+            fds.append(os.open(f"/proc/{box.pid}/ns/mnt", os.O_RDONLY))
+        cgroup = str(box.cpuset.dir) if box and box.private and box.cpuset else None
+        try:
+            self.pid = forkserver.ask(
+                {"fork": {"env": env, "cwd": os.getcwd(), "cgroup": cgroup}}, fds
+            )
+        finally:
+            for fd in {*fds} - {err.fileno()}:
+                os.close(fd)
+        self.stdin, self.stdout = os.fdopen(mine[1], "wb", 0), os.fdopen(theirs[0], "rb", 0)
+        self._forkserver, self.returncode = forkserver, None
+        self.ended = os.pidfd_open(self.pid)  # readable from then on
+
+    def poll(self, limit=0.0):
+        """Exit status, None while it lives, or is kept from its fork server by who traces it."""
+        if self.returncode is None and select.select([self.ended], [], [], limit)[0]:
+            self.returncode = self._forkserver.ask({"wait": self.pid})
+            if self.returncode is not None:
+                os.close(self.ended)
+        return self.returncode
+
+    def wait(self, limit=None):
+        end = time.monotonic() + limit if limit is not None else float("inf")
+        while self.poll(limit) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(["forked"], limit)
+            time.sleep(0.005)
+        return self.returncode
+
+    def send_signal(self, sig):
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)

@@ -1,0 +1,379 @@
+"""What this machine has, what a test finds missing, and whether it was left as found."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from conformance.harness import fake_host
+
+SYS = Path("/sys/kernel/mm/hugepages")
+NODES = Path("/sys/devices/system/node")
+RUN = os.path.realpath("/var/run")
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def size(name):
+    """Bytes of "2M"."""
+    return int(name[:-1]) * UNITS[name[-1]]
+
+
+def name(sz):
+    """2097152 -> "2M"."""
+    return next(f"{sz // UNITS[u]}{u}" for u in "GMK" if not sz % UNITS[u])
+
+
+def kernel_dir(name):
+    return f"hugepages-{size(name) // 1024}kB"
+
+
+class Pool(NamedTuple):
+    """One page size of the whole machine."""
+
+    total: int
+    free: int
+    resv: int
+    surplus: int
+
+    @property
+    def available(self):
+        return self.free - self.resv
+
+
+def pools():
+    def read(d, word):
+        with open(f"{SYS}/{d}/{word}_hugepages") as f:
+            return int(f.read())
+
+    return {
+        name(int(d[10:-2]) * 1024): Pool(*(read(d, w) for w in ("nr", "free", "resv", "surplus")))
+        for d in sorted(os.listdir(SYS) if SYS.is_dir() else ())
+    }
+
+
+def free_on(node, size):
+    """Free pages of a node, reserved ones included; 0 where it has no such pool."""
+    file = NODES / f"node{node}/hugepages/{kernel_dir(size)}/free_hugepages"
+    return int(file.read_text()) if file.exists() else 0
+
+
+def nodes():
+    return sorted(int(d.name[4:]) for d in NODES.glob("node[0-9]*"))
+
+
+def full_nodes():
+    """Nodes that have CPUs and memory."""
+    files = [NODES / word for word in ("has_cpu", "has_memory")]
+    sets = [set(fake_host.numbers(f.read_text().strip())) for f in files if f.exists()]
+    return sorted(set.intersection(*sets)) if sets else []
+
+
+def workers(a_core=1):
+    """So many for each core, where each finds 64 pages; without root or pages cores alone count."""
+    n, pages = a_core * len(os.sched_getaffinity(0)), pools().get("2M")
+    if not is_root() or not pages or not pages.total:
+        return n
+    return max(1, min(n, pages.available // 64))
+
+
+def closed(path):
+    """The folder on the way to a path that other users may not pass, or None."""
+    way = [*reversed(Path(path).resolve().parents), Path(path).resolve()]
+    return next((d for d in way if d.is_dir() and not d.stat().st_mode & 0o001), None)
+
+
+def is_root():
+    return os.geteuid() == 0
+
+
+def mountinfo():
+    """Mounts as (mount point, file system type, device)."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        found.append((left.split()[4].replace(r"\040", " "), right.split()[0], right.split()[1]))
+    return found
+
+
+# Needs: each answers None, or "wanted this, found that".
+
+
+def _pages(want, host):
+    for sz, n in want.items():
+        found = host.get(sz, Pool(0, 0, 0, 0))
+        if found.total < n:
+            return f"wanted {n} free {sz} pages, found {found.total}"
+    return None
+
+
+def _strace(_):
+    if not shutil.which("strace"):
+        return "wanted strace, found none"
+    scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+    if not is_root() and scope.exists() and (found := scope.read_text().strip()) != "0":
+        return f"wanted root or ptrace_scope 0 for strace, found uid {os.geteuid()}, scope {found}"
+    return None
+
+
+def hugetlb_cgroup():
+    """(directory, version) of the hugetlb controller, None without one."""
+    for where, kind, _ in mountinfo():
+        d = Path(where)
+        if kind == "cgroup2" and "hugetlb" in (d / "cgroup.controllers").read_text().split():
+            return d, 2
+        if kind == "cgroup" and list(d.glob("hugetlb.*.limit_in_bytes")):
+            return d, 1
+    return None
+
+
+def _cgroup(want):
+    if not is_root():
+        return f"wanted root for a {want} cgroup, found uid {os.geteuid()}"
+    return None if want == "hugetlb" and hugetlb_cgroup() else f"wanted {want} cgroup, found none"
+
+
+def _phys(_):
+    """Frame numbers in pagemap: root with CAP_SYS_ADMIN, and not a container that hides them."""
+    from conformance.harness import proc
+
+    probe = bytearray(1)
+    import ctypes
+
+    at = ctypes.addressof(ctypes.c_char.from_buffer(probe))
+    return None if proc.frame("self", at) else "wanted physical addresses, found none in pagemap"
+
+
+NEEDS = {
+    "root": lambda want: None if is_root() else f"wanted root, found uid {os.geteuid()}",
+    "strace": _strace,
+    "gdb": lambda want: None if shutil.which("gdb") else "wanted gdb, found none",
+    "nodes": lambda want: (
+        None
+        if len(full_nodes()) >= want
+        else f"wanted {want} NUMA nodes, found {len(full_nodes())}"
+    ),
+    "cgroup": _cgroup,
+    "phys": _phys,
+    "kernel": lambda want: (
+        None
+        if version(platform.release()) >= version(want)
+        else f"wanted kernel {want}, found {platform.release()}"
+    ),
+    "path": lambda want: None if os.path.exists(want) else f"wanted {want}, found none",
+    "cpus": lambda want: (
+        None
+        if len(os.sched_getaffinity(0)) >= want
+        else f"wanted {want} CPUs, found {len(os.sched_getaffinity(0))}"
+    ),
+}
+
+
+def lacks(**want):
+    """Why a test cannot run here, or None."""
+    for what, value in want.items():
+        if what == "pages":
+            why = _pages(value, pools())
+        elif value in (None, False):
+            continue
+        else:
+            why = NEEDS[what](value)
+        if why:
+            return why
+    return None
+
+
+def version(text):
+    """22.11.11 -> (22, 11, 11); what follows the numbers does not count."""
+    return tuple(map(int, re.findall(r"\d+", re.match(r"[\d.]*", text)[0])))
+
+
+# The pool ledger. In-memory EALs take from the machine's own pool and no mount keeps pages for
+# them, so workers agree in one file. A box needs no entry: min_size= makes the kernel keep them.
+
+
+class NotEnough(Exception):
+    """Pages are there, but others hold them."""
+
+
+class Ledger:
+    def __init__(self, path=None, limit=60.0):
+        self.path = path or Path(tempfile.gettempdir(), f"pyeal-conformance-{os.geteuid()}.ledger")
+        self.limit = limit
+
+    @contextmanager
+    def _entries(self):
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "r+") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            try:
+                entries = json.load(f)
+            except ValueError:
+                entries = []
+            entries = [e for e in entries if e[1] == started(e[0])]  # of the living
+            yield entries
+            f.seek(0)
+            f.truncate()
+            json.dump(entries, f)
+
+    def take(self, pages, hold=None, node=None):
+        """Wait until the pages are free, on this node if one is named; not for more than a pool
+        has. With `hold`, it reserves them itself (a mount); without, they are written down until
+        `give`."""
+        if not pages:
+            return hold() if hold else None
+        end, wait = time.monotonic() + self.limit, 0.01
+        while True:
+            with self._entries() as entries:
+                now, short, never = pools(), None, False
+                for sz, n in pages.items():
+                    held = sum(e[2].get(sz, 0) for e in entries)
+                    found = now[sz].available - held if sz in now else 0
+                    if node is not None:  # what is reserved may become pages of any node
+                        found = min(found, free_on(node, sz) - now[sz].resv - held)
+                    if found < n:
+                        short = f"wanted {n} free {sz} pages, found {max(found, 0)}"
+                        never |= sz not in now or now[sz].total < n
+                if not short:
+                    if hold:
+                        return hold()
+                    entries.append([os.getpid(), started(os.getpid()), pages])
+                    return None
+            if never or time.monotonic() > end:
+                raise NotEnough(short)
+            time.sleep(wait)
+            wait = min(2 * wait, 0.5)
+
+    def give(self, pages):
+        if not pages:
+            return
+        with self._entries() as entries:
+            entries.remove([os.getpid(), started(os.getpid()), pages])
+
+
+@contextmanager
+def alone(what):
+    """No other test has it meanwhile: for what there is once on a machine."""
+    path = Path(tempfile.gettempdir(), f"pyeal-conformance-{os.geteuid()}.{what}")
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def started(pid):
+    """Start time of a process in ticks: with the pid, it names one process. None when gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+# Left as found
+
+
+class Snapshot(NamedTuple):
+    """The parts of a host that a test must not change."""
+
+    pools: dict
+    mounts: frozenset
+    files: frozenset
+    children: frozenset
+
+
+forkservers: set[int] = set()  # of this process: what they forked counts as its children
+
+
+def children():
+    """Living processes whose parent is this one, or a fork server of it."""
+    found = set()
+    for pid in (os.getpid(), *forkservers):
+        for d in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+                found |= set(map(int, (d / "children").read_text().split()))
+    return frozenset(found - forkservers)
+
+
+def snapshot(prefix="eal_"):
+    """`prefix`: file prefixes of our own; what else comes and goes in /run/dpdk is not ours."""
+    mounts = mountinfo()
+    files = set()
+    for where, kind, _ in mounts:
+        if kind == "hugetlbfs":
+            try:
+                files |= {f"{where}/{f}" for f in os.listdir(where) if f.startswith(prefix)}
+            except OSError:
+                pass
+    for base in (RUN, tempfile.gettempdir()):
+        if os.path.isdir(d := f"{base}/dpdk"):
+            try:
+                files |= {f"{d}/{f}" for f in os.listdir(d) if f.startswith(prefix)}
+            except PermissionError:
+                pass
+    ours = {m for m in mounts if m[1] == "hugetlbfs" or m[0].startswith(("/sys/", RUN + "/dpdk"))}
+    return Snapshot(pools(), frozenset(ours), frozenset(files), children())
+
+
+def users():
+    """Other processes that hold hugepages or could, one after the other: counters cannot be laid at
+    our door then."""
+    us = os.readlink("/proc/self/ns/mnt")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{pid}/ns/mnt") != us:
+                with open(f"/proc/{pid}/mountinfo") as f:
+                    found = " hugetlbfs " in f.read()
+                if found:
+                    yield int(pid)
+                    continue
+            with open(f"/proc/{pid}/status") as f:
+                held = re.search(r"HugetlbPages:\s+(\d+)", f.read())
+            if held and held[1] != "0":
+                yield int(pid)
+        except PermissionError:  # another user's: who knows
+            yield int(pid)
+        except OSError:
+            continue
+
+
+def difference(before, after):
+    """What a test left behind or took away, as sentences."""
+    said = []
+    for sz, b in before.pools.items():
+        a = after.pools.get(sz)
+        if a is None or (a.total, a.surplus) != (b.total, b.surplus):
+            said.append(f"{sz} pool changed: {b} -> {a}")
+        elif a.available < b.available and not any(users()):
+            said.append(f"{b.available - a.available} {sz} pages are missing")
+    said += [f"mount left behind: {m[0]} ({m[1]})" for m in after.mounts - before.mounts]
+    said += [f"mount is gone: {m[0]} ({m[1]})" for m in before.mounts - after.mounts]
+    said += [f"file left behind: {f}" for f in sorted(after.files - before.files)]
+    said += [f"process left behind: {p} {cmdline(p)}" for p in after.children - before.children]
+    return said
+
+
+def cmdline(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:100]
+    except OSError:
+        return "(gone)"
+
+
+def settled(before, prefix="eal_", limit=1.0):
+    """The difference that remains once the kernel has had time to give pages back."""
+    end, wait = time.monotonic() + limit, 0.005
+    while (said := difference(before, snapshot(prefix))) and time.monotonic() < end:
+        time.sleep(wait)
+        wait *= 2
+    return said

@@ -1,0 +1,449 @@
+"""Virtual machines with the nodes, page sizes and kernels that this one lacks.
+
+    ci/machines list
+    ci/machines run numa2 -- ci/conform NUMA      its report: conform-report-numa2/
+    ci/machines run numa2 -- ci/mutations NUMA-010
+    ci/machines matrix numa2 linux-5.10 -- ci/conform NUMA SEG      one page of all of them
+
+fixtures/machines/ says what each is made of. QEMU boots Debian's own kernel; what runs in it is
+this machine's Python, suite, programs and libraries, at their own paths, as its first file system.
+Software emulation is enough; acceleration is used where it works. No root, no network in the
+machine, and nothing of it outlives this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import io
+import os
+import platform
+import re
+import select
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+import tomllib
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from conformance import FIXTURES, SUITE
+from conformance.harness import host, peers
+from conformance.harness.box import lifeline
+from conformance.runner.report import __main__ as reports
+from conformance.runner.run import working_folder
+
+DATA = FIXTURES / "machines"
+QEMU, BUSYBOX = "qemu-system-x86_64", "/bin/busybox"
+KERNEL = "linux-image-cloud-amd64"  # depends on the newest of its suite
+BROKEN, TIMEOUT, INTERRUPTED = 125, 124, 130
+# A kernel somewhere in the middle would take 1 GB pages away; zeroing all pages takes seconds.
+OPTIONS = "console=ttyS0 quiet loglevel=2 panic=-1 tsc=reliable nokaslr init_on_alloc=0"
+OPTIONS += " no_timer_check"  # which fails on a busy machine
+# cmpxchg16b garbles flags in QEMU 7.2's emulation now and then, and Linux goes down.
+CPU = {"kvm": "host", "tcg": "max,-cx16"}
+PATIENCE = {"kvm": 15, "tcg": 240}  # seconds to boot: 3 by emulation, on a busy machine far more
+QUIET = 30  # seconds after which a silent machine is said to run
+
+# What those of ci/ are in a machine.
+COMMANDS = {
+    "ci/conform": ["pyeal", "conform"],
+    "ci/mutations": [
+        *("env", f"PYTHONPATH={SUITE.parent}", sys.executable, "-P"),
+        *("-m", "conformance.campaigns.mutations.sweep", "-o", "conform-report"),
+    ],
+}
+
+# What goes along beside Python. All other commands are busybox's.
+PROGRAMS = """env ls mount numactl nsenter prlimit setpriv sh strace umount unshare""".split()
+LIBRARIES = "librte_eal.so.*", "libnuma.so.1", "libgcc_s.so.1"
+LEFT_OUT = """test idlelib tkinter turtledemo lib2to3 ensurepip pydoc_data config-* site-packages
+dist-packages pip pip-* setuptools* pkg_resources hatchling* trove_classifiers* *.opt-?.pyc *.a
+""".split()
+
+
+class Broken(OSError):
+    """There is no such machine, or it is not as described."""
+
+
+def names():
+    return sorted(f.stem for f in DATA.glob("*.toml"))
+
+
+class Machine:
+    """One file of fixtures/machines."""
+
+    def __init__(self, name):
+        if name not in names():
+            raise Broken(f"no machine {name}: there are {', '.join(names())}")
+        facts = tomllib.loads((DATA / f"{name}.toml").read_text())
+        self.name, self.about, self.suite = name, facts["about"], facts["suite"]
+        self.kernel, self.nodes, self.options = facts["kernel"], facts["node"], facts.get("options")
+        self.cpus = sum(n["cpus"] for n in self.nodes)
+
+    def pages(self, of):
+        """(node, page size, number) of the sizes that `of` picks."""
+        return [(k, sz, count) for k, n in enumerate(self.nodes)
+                for sz, count in n.get("pages", {}).items() if of(host.size(sz))]  # fmt: skip
+
+    def hardware(self):
+        """Memory and CPUs as QEMU is told, node by node; a socket each."""
+        total, cpu = sum(host.size(n["memory"]) for n in self.nodes), 0
+        out = ["-m", f"{total >> 20}M", "-smp", f"{self.cpus},sockets={self.cpus}"]
+        for k, n in enumerate(self.nodes):
+            node = f"node,nodeid={k}"
+            if host.size(n["memory"]):
+                out += ["-object", f"memory-backend-ram,id=m{k},size={n['memory']}"]
+                node += f",memdev=m{k}"
+            out += ["-numa", node + "".join(f",cpus={cpu + i}" for i in range(n["cpus"]))]
+            cpu += n["cpus"]
+        return out
+
+    def command_line(self):
+        """Of the kernel. Pages over 2 MB are to be had at boot alone; 5.10 knows no node here."""
+        words = [OPTIONS, self.options]
+        big = self.pages(lambda sz: sz > 2 << 20)
+        for size in sorted({sz for _, sz, _ in big}):
+            counts = [f"{k}:{n}" for k, sz, n in big if sz == size]
+            words.append(f"hugepagesz={size} hugepages={','.join(counts)}")
+        return " ".join(filter(None, words))
+
+    def job(self, argv, tty):
+        """What fixtures/machines/init reads."""
+        small = self.pages(lambda sz: sz <= 2 << 20)
+        pages = [f"node{k}/hugepages/{host.kernel_dir(sz)}/nr_hugepages={n}" for k, sz, n in small]
+        words = {"name": self.name, "path": os.path.dirname(sys.executable), "tty": tty,
+                 "pages": " ".join(pages), "command": shlex.join(argv)}  # fmt: skip
+        return "".join(f"{k}={shlex.quote(str(v))}\n" for k, v in words.items())
+
+    def differs(self, said):
+        """What a machine that is up lacks of what it was to be, as sentences."""
+        found = {k: int(v) for k, v in re.findall(r"(node\S+)/nr_hugepages:(\d+)", said)}
+        shown = sorted(map(int, re.findall(r"^node(\d+)/cpulist", said, re.M)))
+        wanted = [k for k, n in enumerate(self.nodes) if n.get("shown", True)]
+        kernel = re.search(r"^kernel (\S+)", said, re.M)
+        if not kernel or host.version(kernel[1])[:2] != host.version(self.kernel):
+            yield f"wanted kernel {self.kernel}, found {kernel and kernel[1]}"
+        if shown != wanted:
+            yield f"wanted nodes {wanted}, found {shown}"
+        for k, sz, n in self.pages(bool):
+            there = found.get(f"node{k}/hugepages/{host.kernel_dir(sz)}", 0)
+            if there != n:
+                yield f"wanted {n} {sz} pages on node {k}, found {there}"
+
+
+# --- kernel and first file system
+
+
+def kernel(suite, say):
+    """Debian's newest cloud kernel of a suite, fetched once."""
+    top = peers.cache() / "kernels"
+    top.mkdir(exist_ok=True)
+    image = top / suite
+    if image.exists():
+        return image
+    with tempfile.TemporaryDirectory(dir=top) as tmp:
+        apt = peers.Apt(Path(tmp, "apt"), say)
+        apt.update(peers.mirrors(), [suite])
+        package = next(p for p in apt.closure([KERNEL]) if re.match(r"linux-image-\d", p))
+        (deb,) = apt.download([package], Path(tmp, "debs"))
+        done = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE)
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+            boot = next(m for m in tar if m.name.startswith("./boot/vmlinuz-"))
+            Path(tmp, "image").write_bytes(tar.extractfile(boot).read())
+        Path(tmp, "image").rename(image)
+    return image
+
+
+def compiled():
+    """Have pytest keep the tests as it compiles them: emulated, that takes a minute a run."""
+    argv = ["-m", "pytest", "-c", SUITE / "pytest.toml", SUITE, "--collect-only", "-q"]
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(SUITE.parent)}
+    subprocess.run([sys.executable, "-P", *argv, "-p", "no:cacheprovider"], env=env,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+
+
+def reach(path, seen):
+    """Add all that leads to a path: folders, links, and where those point."""
+    at, todo = "/", Path(path).parts[1:]
+    while todo:
+        at, todo = os.path.join(at, todo[0]), todo[1:]
+        seen.add(at)
+        if os.path.islink(at):
+            to = os.path.normpath(os.path.join(os.path.dirname(at), os.readlink(at)))
+            at, todo = "/", (*Path(to).parts[1:], *todo)
+
+
+def tree(top, seen):
+    """A folder with all in it, but for what is left out."""
+    reach(top, seen)
+    for d, folders, files in os.walk(os.path.realpath(top)):
+        folders[:] = [f for f in folders if not any(fnmatchcase(f, p) for p in LEFT_OUT)]
+        seen.update(os.path.join(d, f) for f in [*folders, *files]
+                    if not any(fnmatchcase(f, p) for p in LEFT_OUT))  # fmt: skip
+
+
+def libraries(files):
+    """Paths of the shared libraries that these files load."""
+    said = subprocess.run(["ldd", *files], capture_output=True, text=True).stdout
+    return set(re.findall(r"(?:=> |^\t)(/\S+) \(", said, re.M))
+
+
+def files(argv):
+    """What of this machine goes along, for a command to run."""
+    seen, programs = set(), [p for name in PROGRAMS if (p := shutil.which(name))]
+    python = Path(sys.executable)
+    stdlib = sysconfig.get_path("stdlib")
+    programs.append(str(python))
+    for name in LIBRARIES:
+        programs += glob.glob(f"/usr/lib/*/{name}")
+    for d in stdlib, sysconfig.get_path("purelib"):
+        tree(d, seen)
+    programs += [f for f in seen if f.endswith(".so")]
+    for f in [*programs, *libraries(programs), BUSYBOX, *map(str, python.parent.glob("py*"))]:
+        reach(f, seen)
+    if (cfg := python.parent.parent / "pyvenv.cfg").exists():
+        reach(cfg, seen)
+    for name in wanted_peers(argv):
+        tree(peers.find(name).root, seen)
+    return sorted(seen)
+
+
+def wanted_peers(argv):
+    """Releases of librte_eal that a command names."""
+    text = " ".join(argv)
+    found = re.findall(r"(?:--peer[ =]|librte_eal:)(\d\d\.\d\d|all)", text)
+    return peers.releases() if "all" in found or "--interop" in argv else sorted(set(found))
+
+
+def archive(names, folder, to):
+    """Append files below a folder, by name, to a first file system."""
+    done = subprocess.run(
+        [BUSYBOX, "cpio", "-o", "-0", "-H", "newc", "-R", "0:0"], cwd=folder, stdout=to,
+        input="\0".join(str(n).lstrip("/") for n in names).encode(), stderr=subprocess.PIPE,
+    )  # fmt: skip
+    if done.returncode:
+        raise Broken(f"cpio: {done.stderr.decode().strip()}")
+
+
+def file_system(machine, argv, tty, tmp):
+    """This machine's files, then /init, /job and users."""
+    if sys.executable.startswith(("/tmp/", "/run/")):
+        raise Broken(f"{sys.executable}: a machine has a /tmp and a /run of its own; go elsewhere")
+    own = tmp / "own"
+    (own / "etc").mkdir(parents=True)
+    shutil.copy(DATA / "init", own / "init")
+    (own / "init").chmod(stat.S_IRWXU)
+    (own / "job").write_text(machine.job(argv, tty))
+    (own / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+    (own / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    with open(tmp / "initrd", "wb") as to:
+        archive(files(argv), "/", to)
+        archive(["etc", "etc/passwd", "etc/group", "init", "job"], own, to)
+    return tmp / "initrd"
+
+
+# --- one machine, one command
+
+
+def accelerations():
+    """What QEMU tries, in order. Where KVM brought up no machine it is left alone from then on."""
+    if os.access("/dev/kvm", os.R_OK | os.W_OK) and _no_kvm() != platform.release():
+        yield "kvm"
+    yield "tcg"
+
+
+def _no_kvm(mark=False):
+    file = peers.cache() / "kernels/no-kvm"
+    if mark:
+        file.write_text(platform.release())
+    return file.read_text() if file.exists() else None
+
+
+def qemu(machine, image, initrd, accel, tmp):
+    """Its command line. What the consoles write begins anew."""
+    for name in "said", "console":
+        (tmp / name).write_bytes(b"")
+    consoles = f"file,path={tmp}/console", "stdio,signal=off", f"file,path={tmp}/said"
+    return [
+        *lifeline(), QEMU, "-machine", "pc", "-accel", accel, "-cpu", CPU[accel],
+        *"-nodefaults -no-user-config -display none -no-reboot".split(), *machine.hardware(),
+        "-kernel", image, "-initrd", initrd, "-append", machine.command_line(),
+        *(x for n, c in enumerate(consoles)
+          for x in ("-chardev", f"{c},id=c{n}", "-serial", f"chardev:c{n}")),
+    ]  # fmt: skip
+
+
+class NotUp(Broken):
+    """The first process was never heard."""
+
+
+def run(machine, argv, report, limit, say):
+    """Boot, run a command, bring its report back; answers the command's exit code."""
+    tty = ""
+    if sys.stdout.isatty():
+        tty = "cols {} rows {}".format(*os.get_terminal_size())
+    for program in QEMU, BUSYBOX:
+        if not shutil.which(program):
+            need = "apt-get install qemu-system-x86 busybox-static"
+            raise Broken(f"wanted {program}, found none: {need}")
+    image = kernel(machine.suite, lambda text: say(f"{machine.suite}: {text}"))
+    tmp = working_folder()
+    try:
+        if "conform" in argv or "conformance.campaigns.mutations.sweep" in argv:
+            compiled()
+        initrd = file_system(machine, argv, tty, tmp)
+        for accel in accelerations():
+            try:
+                say(f"booting by {accel}: {machine.about}")
+                command = qemu(machine, image, initrd, accel, tmp)
+                said = attend(machine, command, tmp, PATIENCE[accel], limit, say)
+                break
+            except NotUp:
+                if accel == "tcg":
+                    raise
+                say("KVM brings up no machine here: software emulation")
+                _no_kvm(mark=True)
+        ended = re.search(rb"^ended (\d+)\n", said, re.M)
+        if not ended:
+            raise Broken(f"it went down before the command ended; {last_words(tmp)}")
+        if packed := said[ended.end() :]:
+            bring(packed, report)
+            say(f"report: {report}/")
+        return int(ended[1])
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def attend(machine, command, tmp, patience, limit, say):
+    """Pass on what the command prints until the machine is off; answers what ttyS2 said."""
+    begun = heard = time.monotonic()
+    up, text = False, b"?"
+    with open(tmp / "errors", "wb") as err:
+        vm = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=err)  # fmt: skip
+    try:
+        while text:  # until the end of its output
+            if select.select([vm.stdout], [], [], 0.1)[0]:
+                text = os.read(vm.stdout.fileno(), 65536)
+                sys.stdout.buffer.write(text)
+                sys.stdout.flush()
+                heard = time.monotonic()
+            took = time.monotonic() - begun
+            if not up:
+                said = (tmp / "said").read_bytes()
+                if up := b"\nup\n" in said:
+                    if wrong := list(machine.differs(said.decode(errors="replace"))):
+                        raise Broken("; ".join(wrong))
+                    say(f"up after {took:.1f} s")
+                elif took > patience or not text:
+                    raise NotUp(f"it did not come up in {took:.0f} s; {last_words(tmp)}")
+            if took > limit:
+                raise TimeoutError(f"over {limit:.0f} s")
+            if time.monotonic() - heard > QUIET:
+                say(f"runs for {took:.0f} s")
+                heard = time.monotonic()
+    finally:
+        vm.kill()
+        vm.wait()
+        vm.stdout.close()
+    return (tmp / "said").read_bytes()
+
+
+def last_words(tmp):
+    """Of the kernel, else of QEMU."""
+    for name in "console", "errors":
+        lines = (tmp / name).read_text(errors="replace").strip().splitlines()
+        if lines:
+            return "\n  | ".join(["its last words:", *lines[-12:]])
+    return "it said nothing"
+
+
+def bring(packed, to):
+    """The conform-report/ of the machine, into a folder of that name or another."""
+    safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        for m in tar:
+            m.name = os.path.relpath(m.name, "conform-report")
+            tar.extract(m, to, **safe)
+
+
+def one(name, argv, report, limit):
+    """run() of a machine by its name; what it cannot do is said, and an exit code."""
+    try:
+        say = lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True)  # noqa: E731
+        return run(Machine(name), argv, report, limit, say)
+    except TimeoutError as e:
+        print(f"machines: {name}: {e}", file=sys.stderr)
+        return TIMEOUT
+    except (Broken, peers.Unobtainable) as e:
+        print(f"machines: {name}: {e}", file=sys.stderr)
+        return BROKEN
+
+
+def matrix(names, argv, to, limit, beside):
+    """The same command in one machine after the other, and their runs in one page.
+
+    A machine that brings no run is not in the page, and the exit code is its own.
+    """
+    codes, runs = [], list(beside)
+    for name in names:
+        shutil.rmtree(to / name, ignore_errors=True)  # of an earlier time
+        codes.append(one(name, argv, to / name, limit))
+        if (log := to / name / "run.jsonl").exists():
+            runs.append(log)
+        else:
+            print(f"machines: {name}: no run of it in the page", file=sys.stderr)
+    if runs:
+        codes.append(reports.main(["merge", "--partial", "-o", str(to), *map(str, runs)]))
+    return max(codes)
+
+
+def main(argv=None):
+    p = argparse.ArgumentParser(prog="ci/machines", description=__doc__.split("\n")[0])
+    sub = p.add_subparsers(dest="verb", required=True)
+    sub.add_parser("list", help="what there is")
+    r = sub.add_parser("run", help="boot a machine, run a command in it")
+    r.add_argument("machine", metavar="MACHINE", help=", ".join(names()))
+    r.add_argument("--report", type=Path, metavar="DIR", help="default: conform-report-MACHINE")
+    m = sub.add_parser("matrix", help="run a command in several, merge their reports into one")
+    m.add_argument("machines", nargs="+", metavar="MACHINE", choices=names())
+    m.add_argument("--with", dest="beside", action="append", default=[], metavar="RUN.jsonl",
+                   type=Path, help="another run in the page: this machine's own")  # fmt: skip
+    m.add_argument("--report", type=Path, metavar="DIR", default=Path("conform-report-machines"),
+                   help="default: conform-report-machines; each machine's is in it")  # fmt: skip
+    for c in r, m:
+        c.usage = f"%(prog)s [options] MACHINE{'...' * (c is m)} -- COMMAND [ARGS]"
+        c.add_argument("--limit", type=float, default=1800, metavar="S",
+                       help="seconds a machine has, default: 1800")  # fmt: skip
+    argv = sys.argv[1:] if argv is None else argv
+    at = argv.index("--") if "--" in argv else len(argv)
+    args, command = p.parse_args(argv[:at]), argv[at + 1 :]
+    if args.verb == "list":
+        for machine in map(Machine, names()):
+            print(f"{machine.name:12} {machine.kernel:5} {machine.about}")
+        return 0
+    if not command:
+        p.error("after -- comes what is to run: ci/conform ARGS, or any other program")
+    command[:1] = COMMANDS.get(command[0].removeprefix("./"), command[:1])
+    for s in signal.SIGTERM, signal.SIGHUP:  # the machine goes however we are ended
+        signal.signal(s, signal.default_int_handler)
+    try:
+        if args.verb == "matrix":
+            return matrix(args.machines, command, args.report, args.limit, args.beside)
+        to = args.report or Path(f"conform-report-{args.machine}")
+        return one(args.machine, command, to, args.limit)
+    except KeyboardInterrupt:
+        print("machines: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Forks targets: python forkserver.py pyeal [RELEASE] | librte_eal [PATH [RELEASE]]
+
+Each is as fresh as a new process: here code is read, and nothing is initialised. Stdin is a socket
+of JSON requests. {"fork": {"env": {...} or null, "cwd": DIR, "cgroup": DIR or null}} comes with
+descriptors of its requests, replies and stderr, and of a mount namespace to enter; it answers a
+pid. {"wait": PID} answers its exit code, or null while it lives. For Python 3.9 and later, as the
+targets are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from importlib.util import find_spec
+
+PR_SET_PDEATHSIG, CLONE_NEWNS = 1, 0x20000
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def maker(kind, args):
+    """What makes the target, with all that it will import."""
+    if kind == "pyeal":
+        import resource  # noqa: F401
+
+        from pyeal import dynmem, legacy, malloc_mp, memfd, mp, secondary  # noqa: F401
+        from pyeal.agent import Target
+        from pyeal.libc import compare_exchange
+        from pyeal.serve import serve
+
+        # whichever thread comes first makes its code
+        compare_exchange(ctypes.addressof(ctypes.c_int()), 0, 0)
+
+        return lambda: serve(Target(*args))
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    sys.path += find_spec("pyeal").submodule_search_locations
+    from librte_eal import Eal
+    from serve import serve
+
+    return lambda: serve(Eal(*args))
+
+
+def child(fds, env, cwd, cgroup):
+    """Goes where it was sent."""
+    for at, fd in enumerate(fds[:3]):
+        os.dup2(fd, at)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if cgroup:
+        with open(f"{cgroup}/cgroup.procs", "w") as f:
+            f.write("0")
+    if fds[3:]:
+        if LIBC.setns(fds[3], CLONE_NEWNS):
+            raise OSError(ctypes.get_errno(), "setns")
+        os.chdir(cwd)
+    for fd in fds:
+        os.close(fd)
+    if env is not None:
+        os.environ.clear()
+        os.environ.update(env)
+
+
+def end():
+    """As a process ends, but for the taking apart of an interpreter that nobody uses again.
+
+    With threads left it is all Python's: one that is not to be left is waited for.
+    """
+    if threading.active_count() == 1:
+        sys.stderr.flush()
+        LIBC.exit(0)
+
+
+def main(kind, *args):
+    run = maker(kind, args)
+    control = socket.socket(fileno=os.dup(0))
+    gc.freeze()  # what is here already is nobody's garbage
+    control.send(b"null")
+    while True:
+        text, fds, _, _ = socket.recv_fds(control, 1 << 20, 4)
+        if not text:
+            return
+        request = json.loads(text)
+        if "fork" in request:
+            answer = os.fork()
+            if not answer:
+                control.close()
+                child(fds, **request["fork"])
+                run()
+                end()
+                return
+            for fd in fds:
+                os.close(fd)
+        else:
+            pid, status = os.waitpid(request["wait"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        control.send(json.dumps(answer).encode())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

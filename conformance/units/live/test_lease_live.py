@@ -1,0 +1,148 @@
+"""`pyeal lease`: pages that nobody else gets, a gate for what is left, and all of it back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conformance import needs
+from conformance.harness import host
+from conformance.harness.box import lifeline
+from conformance.harness.child import environment
+
+PYEAL = [sys.executable, "-P", "-m", "pyeal"]
+MOUNT = "$(awk '$3 == \"hugetlbfs\" {print $2}' /proc/mounts)"
+
+
+@pytest.fixture
+def lease():
+    """lease(pages, *command, code=0): what it says; the command's words are between."""
+
+    def lease(pages, *command, code=0):
+        argv = [*PYEAL, "lease", pages, "--", *command]
+        done = subprocess.run(argv, capture_output=True, text=True, env=environment(), timeout=60)
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    return lease
+
+
+@needs(root=True, pages={"2M": 8})
+def test_the_command_has_a_mount_of_its_own(lease):
+    """One hugetlbfs, of exactly these pages, which librte_eal finds by itself."""
+    said = lease("2M:4", "sh", "-c", f"stat -fc '%b %f' {MOUNT}; {' '.join(PYEAL)} plan -- -m 8")
+
+    assert "4 4" in said
+    assert "would start with 8M in 4 x 2M pages" in said
+    assert "given back: 4 x 2M" in said
+
+
+@needs(root=True, pages={"2M": 8})
+def test_nobody_else_gets_the_pages_meanwhile(tool):
+    """They are reserved in the kernel while the command runs, and two leases add up."""
+    with subprocess.Popen([*lifeline(), *PYEAL, "lease", "-q", "2M:4", "--", "cat"],
+                          stdin=subprocess.PIPE, env=environment()) as p:  # fmt: skip
+        try:
+            end = time.monotonic() + 20
+            while not (lent := _lent(tool, p.pid)) and time.monotonic() < end:
+                time.sleep(0.05)
+            inside = subprocess.run(
+                [*PYEAL, "lease", "-q", "2M:4", "--", "grep", "HugePages_Rsvd", "/proc/meminfo"],
+                env=environment(), capture_output=True, text=True,
+            ).stdout  # fmt: skip
+        finally:
+            p.stdin.close()
+
+    assert p.wait() == 0
+    assert [(x["alive"], len(x["mounts"])) for x in lent] == [(True, 1)]
+    assert int(inside.split()[1]) >= 8
+    assert not _lent(tool, p.pid)
+
+
+def _lent(tool, pid):
+    loans = json.loads(tool("lease", "--show", "--json"))["loans"]
+    return [x for x in loans if x["mounts"] and x["pid"] == pid]
+
+
+@needs(root=True, pages={"2M": 2})
+def test_what_is_left_behind_fails_the_job(lease):
+    """A page file that stays; the pages come back all the same."""
+    python = "import mmap,os,sys; f=os.open(sys.argv[1]+'/xmap_0',os.O_RDWR|os.O_CREAT);"
+    python += "os.ftruncate(f,2<<20); mmap.mmap(f,2<<20)[0]=1"
+    said = lease("2M:2", "sh", "-c", f'{sys.executable} -c "{python}" {MOUNT}', code=1)
+
+    assert "left behind" in said and "xmap_0 (2M)" in said
+
+
+@needs(root=True, pages={"2M": 1})
+def test_the_exit_code_is_the_commands(lease, tool):
+    """Also a signal's, and a command that there is none."""
+    assert "given back" in lease("2M:1", "sh", "-c", "exit 7", code=7)
+    assert "given back" in lease("2M:1", "sh", "-c", "kill -TERM $$", code=128 + signal.SIGTERM)
+    assert "No such file" in lease("2M:1", "/no/such/command", code=127)
+    tool("lease", "2M:1", code=2)
+    tool("lease", "2M:x", "--", "true", code=2)
+    tool("lease", "2M:99999999", "--", "true", code=2)
+
+
+BLOCK = """
+import os, pyeal, signal, sys
+with pyeal.lease("2M:2") as pages:
+    with pyeal.init(["-m", "2", "--file-prefix", "eal_lease",
+                     "--huge-dir", pages.hugedir("2M")]) as eal:
+        print([m.count for m in eal.memseg_lists() if m.count], flush=True)
+    if sys.argv[1:]:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@needs(root=True, pages={"2M": 4})
+def test_a_block_of_code_and_kill_9(tool, make_box):
+    """`with pyeal.lease(...)` gives back at the end; after kill -9 the next lease does."""
+    box = make_box()  # whose /run is its own
+    argv = [*box.enter, sys.executable, "-P", "-c", BLOCK]
+    env = environment() | box.environment()
+    good = subprocess.run(argv, capture_output=True, text=True, env=env)
+    gone = box.sh("grep -c hugetlbfs /proc/mounts || :").strip()
+    killed = subprocess.run([*argv, "die"], capture_output=True, text=True, env=env)
+    left = box.sh("grep -c hugetlbfs /proc/mounts || :").strip()
+    subprocess.run([*box.enter, *PYEAL, "lease", "2M:1", "--", "true"], check=True, env=env,
+                   capture_output=True)  # fmt: skip
+    after = box.sh("grep -c hugetlbfs /proc/mounts || :; ls /run/pyeal 2>&1 || :")
+
+    assert (good.returncode, good.stdout) == (0, "[1]\n"), good.stderr
+    assert (gone, killed.returncode, left) == ("0", -signal.SIGKILL, "1")
+    assert after.split()[0] == "0" and "pages-" not in after
+
+
+FIXTURE = """
+import os
+
+def test_has_pages(lease):
+    pages = lease("2M:2")
+    assert os.statvfs(pages.hugedir("2M")).f_bavail == 2
+
+def test_leaves_a_file(lease):
+    open(lease("2M:1").hugedir("2M") + "/xmap_0", "w").close()
+"""
+
+
+@needs(root=True, pages={"2M": 3})
+def test_the_pytest_fixture(tmp_path):
+    """A test's own pages; one that leaves something behind is an error."""
+    (tmp_path / "test_it.py").write_text(FIXTURE)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "pyeal.tools.pytest_plugin",
+         "-p", "no:cacheprovider", str(tmp_path)],
+        capture_output=True, text=True, cwd=tmp_path,
+        env=environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # where it is installed
+    )  # fmt: skip
+
+    assert "2 passed, 1 error" in done.stdout, done.stdout
+    assert "1 file left in" in done.stdout
+    assert not [m for m in host.mountinfo() if m[1] == "hugetlbfs" and "pyeal" in m[0]]
