@@ -1,14 +1,16 @@
-"""Every kernel and libc call that Python's os lacks. Each raises OSError naming what was asked for.
+"""The kernel and libc calls that Python's os module lacks, and native code for batches of them.
 
-os.* is faster than ctypes wherever os has the call, so only mappings, memory policies and a few
-flags live here, and `syscall_batch`, which makes one call for thousands of pages. Lengths and
-offsets are bytes, addresses are ints.
+Where os has a call, os is faster than ctypes. This module therefore holds mappings, memory
+policies, some flags, and what native.c does: one system call for thousands of pages, atomic
+exchange, rising numbers. Lengths and offsets are in bytes, addresses are int. Each function raises
+OSError with the path, address or size that it was called with.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import itertools
 import os
 import struct
@@ -34,24 +36,59 @@ RLIMIT_NOFILE = 7
 MPOL_DEFAULT, MPOL_PREFERRED, MPOL_LOCAL = 0, 1, 4
 ADDR_NO_RANDOMIZE = 0x0040000
 HUGETLBFS_MAGIC = 0x958458F6
-PAGE = 4096
+PAGE = os.sysconf("SC_PAGESIZE")  # the kernel's; files and mappings are rounded up to it
 MAX_NODES = 1024
+MACHINE = os.uname().machine if ctypes.sizeof(c_void_p) == 8 else ""
+if MACHINE.startswith("ppc"):
+    MAP_NORESERVE = 0x40
 
-_NR = {  # get_mempolicy, set_mempolicy, move_pages: libc has no wrapper for them
-    "x86_64": (239, 238, 279),
-    "aarch64": (236, 237, 239),
-    "ppc64le": (260, 261, 301),
-    "riscv64": (236, 237, 239),
-}.get(os.uname().machine, (-1, -1, -1))
+_GENERIC = {  # include/uapi/asm-generic/unistd.h
+    "flock": 32,
+    "get_mempolicy": 236,
+    "lseek": 62,
+    "memfd_create": 279,
+    "mmap": 222,
+    "move_pages": 239,
+    "openat": 56,
+    "pread": 67,
+    "set_mempolicy": 237,
+}
+_NR = {  # of the calls that libc has no wrapper for, and of those that are made in batches
+    "aarch64": _GENERIC,
+    "loongarch64": _GENERIC,
+    "ppc64le": {
+        "flock": 143,
+        "get_mempolicy": 260,
+        "lseek": 19,
+        "memfd_create": 360,
+        "mmap": 90,
+        "move_pages": 301,
+        "openat": 286,
+        "pread": 179,
+        "set_mempolicy": 261,
+    },
+    "riscv64": _GENERIC,
+    "x86_64": {
+        "flock": 73,
+        "get_mempolicy": 239,
+        "lseek": 8,
+        "memfd_create": 319,
+        "mmap": 9,
+        "move_pages": 279,
+        "openat": 257,
+        "pread": 17,
+        "set_mempolicy": 238,
+    },
+}.get(MACHINE, {})
 
-# CDLL lets other threads run during the call, which is what populating pages in parallel needs;
-# PyDLL does not, and is what a call of a few microseconds wants.
+# CDLL releases the interpreter during the call, so that threads populate pages in parallel. PyDLL
+# keeps it, which is faster for a call of a few microseconds.
 _long = ctypes.CDLL(None, use_errno=True)
 _short = ctypes.PyDLL(None, use_errno=True)
 
 
 def _bind(lib: ctypes.CDLL, name: str, result: type, *args: type) -> ctypes._FuncPointer:
-    fn = lib[name]  # indexing gives each user a function object of its own
+    fn = lib[name]  # indexing returns a new function object each time
     fn.restype, fn.argtypes = result, args
     return fn
 
@@ -60,11 +97,11 @@ _personality = _bind(_short, "personality", c_int, c_ulong)
 _mmap_args = c_void_p, c_size_t, c_int, c_int, c_int, c_long
 _mmap = _bind(_short, "mmap", c_void_p, *_mmap_args)
 _mmap_populate = _bind(_long, "mmap", c_void_p, *_mmap_args)
-_mprotect = _bind(_short, "mprotect", c_int, c_void_p, c_size_t, c_int)
 _munmap = _bind(_long, "munmap", c_int, c_void_p, c_size_t)
 _madvise = _bind(_long, "madvise", c_int, c_void_p, c_size_t, c_int)
 _fallocate = _bind(_long, "fallocate", c_int, c_int, c_int, c_long, c_long)
 _prlimit = _bind(_short, "prlimit", c_int, c_int, c_int, c_void_p, c_void_p)
+_memfd_create = _bind(_short, "memfd_create", c_int, ctypes.c_char_p, ctypes.c_uint)
 _statfs = _bind(_short, "statfs", c_int, ctypes.c_char_p, c_void_p)
 _policy = _bind(_short, "syscall", c_long, c_long, c_void_p, c_void_p, c_ulong, c_void_p, c_ulong)
 _set_policy = _bind(_short, "syscall", c_long, c_long, c_int, c_void_p, c_ulong)
@@ -78,133 +115,163 @@ _inotify_add = _bind(_short, "inotify_add_watch", c_int, c_int, ctypes.c_char_p,
 IN_CREATE = 0x100
 
 
-# an array type of ctypes, for each length anew, costs more than what is done with it
+# faster than an array type of ctypes, which has to be made for each length
 PYBUF_WRITE = 0x200
 _view = ctypes.pythonapi["PyMemoryView_FromMemory"]
 _view.restype, _view.argtypes = ctypes.py_object, (c_void_p, ctypes.c_ssize_t, c_int)
 
 
 def fail(what: str) -> OSError:
-    """The OSError of the call just made, with what was asked for in its text."""
+    """Returns the OSError of the call that was just made, with `what` in its text."""
     no = ctypes.get_errno()
     return OSError(no, f"{what}: {os.strerror(no)}")
 
 
 def mmap(addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0) -> int:
-    """mmap(2); the address. OSError names range, descriptor and offset."""
+    """Maps memory and returns its address. OSError has range, descriptor and offset. mmap(2)"""
     call = _mmap_populate if flags & MAP_POPULATE else _mmap
     va = call(addr, length, prot, flags, fd, offset)
     if va == MAP_FAILED:
         e = fail(f"mmap of {length:#x} bytes at {addr:#x} (fd {fd}, offset {offset:#x})")
         if flags & MAP_FIXED:
-            _close_gap(addr, length)
+            _reserve_again(addr, length)
         raise e
     return va or 0
 
 
-def _close_gap(addr: int, length: int) -> None:
-    """A MAP_FIXED mapping that fails can take away what was there (Linux 6.12 does).
+def _reserve_again(addr: int, length: int) -> None:
+    """Reserves the range of a failed MAP_FIXED, if the failure unmapped it as in Linux 6.12.
 
-    Whoever still counts the range as his would later unmap what others got there.
+    The caller still owns the range. If it stayed free, another mapping could be placed there, and
+    the caller would unmap that one later.
     """
     kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
-    va = _mmap(addr, length, PROT_NONE, kind, -1, 0)  # fails where all is as it was
+    va = _mmap(addr, length, PROT_NONE, kind, -1, 0)  # fails if the range is still mapped
     if va not in (MAP_FAILED, addr):
         _munmap(va, length)  # before Linux 4.17 the address is only a hint
 
 
-# The same system call again and again, as a function of C: rows of six arguments, how many, the
-# call's number, and the highest result, unsigned, after which it goes on. Each result goes where
-# the first argument was; the function answers where it ended.
-_LOOP_CODE = bytes.fromhex(
-    "f30f1efa 53 55 4154 4155"  # endbr64; push rbx, rbp, r12, r13
-    "4889fb 4889f5 4989d4 4989cd"  # mov rbx, rdi; mov rbp, rsi; mov r12, rdx; mov r13, rcx
-    "48ffcd 7828"  # next: dec rbp; js end
-    "488b3b 488b7308 488b5310"  # mov rdi, [rbx]; mov rsi, [rbx + 8]; mov rdx, [rbx + 16]
-    "4c8b5318 4c8b4320 4c8b4b28"  # mov r10, [rbx + 24]; mov r8, [rbx + 32]; mov r9, [rbx + 40]
-    "4c89e0 0f05 488903"  # mov rax, r12; syscall; mov [rbx], rax
-    "4883c330 4c39e8 76d3"  # add rbx, 48; cmp rax, r13; jbe next
-    "4889d8 415d 415c 5d 5b c3"  # end: mov rax, rbx; pop r13, r12, rbp, rbx; ret
-)
-_LOOP_CALLS = {  # those that `syscall_batch` is used for, by their numbers on x86_64
-    "flock": 73, "lseek": 8, "memfd_create": 319, "mmap": 9, "openat": 257, "pread": 17,
-}  # fmt: skip
 AT_FDCWD = -100
+MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_NOEXEC_SEAL = 0x1, 0x2, 0x8
+ADD_SEALS, ALL_SEALS = 1033, 0xF  # F_ADD_SEALS; F_SEAL_SEAL, SHRINK, GROW, WRITE
+
+_code: tuple[int, dict[str, int]] | None = None  # address, offset of each function; None: not tried
 
 
-# A 4-byte word is made new if it is old; whether it was.
-_CAS_CODE = bytes.fromhex(
-    "f30f1efa 89f0 f00fb117"  # endbr64; mov eax, esi; lock cmpxchg [rdi], edx
-    "0f94c0 0fb6c0 c3"  # sete al; movzx eax, al; ret
-)
-# Rising numbers go into 8-byte words: where, how many, the first, the step, bytes from word to
-# word, and how far behind each it stands once more.
-_COUNT_CODE = bytes.fromhex(
-    "f30f1efa 48ffce 780f"  # endbr64; next: dec rsi; js end
-    "488917 4a89140f"  # mov [rdi], rdx; mov [rdi + r9], rdx
-    "4801ca 4c01c7 ebec c3"  # add rdx, rcx; add rdi, r8; jmp next; end: ret
-)
+def load_native() -> bool:
+    """Maps the functions of native.c if needed. Returns whether this process has them.
+
+    They are missing if native_code.py has no object file for this architecture, if the kernel
+    refuses to map one as code, and if PYEAL_NATIVE=0 is set. Python then does the same, more
+    slowly, except for compare_exchange.
+    """
+    global _code
+    if _code is None:
+        _code = _map_native() or (0, {})
+    return bool(_code[0])
 
 
-def _function(code: bytes, result: type, *args: type) -> Callable[..., Any] | Literal[False]:
-    """That code where it can run; False elsewhere, and where no memory may become code."""
-    if os.uname().machine != "x86_64" or ctypes.sizeof(c_void_p) != 8:
-        return False
+def _map_native() -> tuple[int, dict[str, int]] | None:
+    """Maps the object file read-only, so that it works where writable memory may not become code.
+
+    That is the case with PR_SET_MDWE and with systemd's MemoryDenyWriteExecute=.
+    """
+    if os.environ.get("PYEAL_NATIVE") == "0":
+        return None
+    from . import native_code
+
+    if MACHINE not in native_code.OBJECTS:
+        return None
+    data = bytes.fromhex(native_code.OBJECTS[MACHINE])
+    for where in ("", "/dev/shm", "/tmp", "/var/tmp"):  # a memfd first
+        try:
+            fd = _unnamed(data, where)
+        except OSError:
+            continue
+        try:
+            va = mmap(0, len(data), PROT_READ | PROT_EXEC, MAP_PRIVATE, fd)
+            return va, native_code.OFFSETS[MACHINE]
+        except OSError:  # a file system mounted noexec, or a policy
+            continue
+        finally:
+            os.close(fd)
+    return None
+
+
+def _unnamed(data: bytes, folder: str) -> int:
+    """Returns a descriptor of a new file without a name: in that folder, or a sealed memfd."""
+    if folder:
+        fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    else:
+        kind = MFD_CLOEXEC | MFD_ALLOW_SEALING
+        fd = _memfd_create(b"pyeal-native", kind | MFD_NOEXEC_SEAL)  # no program: not for exec
+        if fd < 0:
+            fd = _memfd_create(b"pyeal-native", kind)  # before Linux 6.3
+        if fd < 0:
+            raise fail("memfd_create of pyeal-native")
     try:
-        va = mmap(0, PAGE, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS)
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
+        if not folder:
+            fcntl.fcntl(fd, ADD_SEALS, ALL_SEALS)
     except OSError:
-        return False
-    ctypes.memmove(va, code, len(code))
-    if _mprotect(va, PAGE, PROT_READ | PROT_EXEC):
-        munmap(va, PAGE)
-        return False
-    fn = _short._FuncPtr(va)  # PYFUNCTYPE would make a class
+        os.close(fd)
+        raise
+    return fd
+
+
+def _native(name: str, result: type | None, *args: type) -> Callable[..., Any] | None:
+    """Returns that function of native.c, or None if this process has no native code."""
+    if not load_native() or not _code:
+        return None
+    fn = _short._FuncPtr(_code[0] + _code[1][name])  # PYFUNCTYPE would make a class
     fn.restype, fn.argtypes = result, args
     return fn
 
 
-_loop: Callable[..., int] | Literal[False] | None = None  # not tried yet
+_batch: Callable[..., int] | Literal[False] | None = None  # None: not tried
 
 
 def syscall_batch(
     call: str, n: int, *args: int | Sequence[int] | Sequence[str], go_on: bool = False
 ) -> list[int]:
-    """The same system call n times: the results, -errno for one that fails.
+    """Makes the same system call n times and returns the results; -errno of a call that failed.
 
-    By machine code: what Python needs for a call, 1 to 3 µs, is a good part of what a page costs.
+    Each of args is an int for all calls, or a sequence with an int or a file name for each. Stops
+    after the first failure unless go_on is set; the list is then shorter than n.
 
-    args: what is the same for all, or a number or a file's name for each. After the first that
-    fails no more are made, and the results are fewer, unless go_on.
+    Native code makes the calls, because Python needs 1 to 3 microseconds for each.
     """
-    global _loop
-    if _loop is None:
-        _loop = _function(_LOOP_CODE, c_long, c_void_p, c_long, c_long, c_long)
+    global _batch
+    if _batch is None:
+        _batch = _native("syscall_batch", c_long, c_void_p, c_long, c_long, c_long) or False
     row = [a if isinstance(a, int) else 0 for a in args]
     buffer = bytearray(struct.pack("=6q", *row, *[0] * (6 - len(row)))) * n
-    rows, kept = memoryview(buffer).cast("q"), list[bytes]()
+    rows, strings = memoryview(buffer).cast("q"), list[bytes]()
     for i, column in enumerate(args):
         if isinstance(column, int):
             continue
         values: Sequence[Any] = column
         if column and isinstance(column[0], str):
             values, names = _addresses(values)
-            kept.append(names)  # until the calls are made
+            strings.append(names)  # referenced until the calls are made
         rows[i::6] = packed("q", values)
-    if _loop:
+    done = 0
+    if _batch:
         start = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) if n else 0
-        end = _loop(start, n, _LOOP_CALLS[call], -1 if go_on else -4096)
-        return rows[: (end - start) // 8 : 6].tolist()
-    kind = c_long if call in ("lseek", "mmap", "pread") else c_int
-    fn, done = _bind(_short, call, kind, *[c_long] * len(args)), 0
-    while done < n and (go_on or not done or rows[6 * (done - 1)] >= 0):
-        result = fn(*rows[6 * done : 6 * done + len(args)])
-        rows[6 * done] = -ctypes.get_errno() if result == -1 else result
-        done += 1
+        done = (_batch(start, n, _NR[call], -1 if go_on else -4096) - start) // 48
+    else:
+        kind = c_long if call in ("lseek", "mmap", "pread") else c_int
+        fn = _bind(_short, call, kind, *[c_long] * len(args))
+        while done < n and (go_on or not done or rows[6 * done - 6] >= 0):
+            result = fn(*rows[6 * done : 6 * done + len(args)])
+            rows[6 * done] = -ctypes.get_errno() if result == -1 else result
+            done += 1
     return rows[: 6 * done : 6].tolist()
 
 
 def _addresses(names: Sequence[str]) -> tuple[list[int], bytes]:
-    """Where each of the names is as C's string, and the memory that they are in."""
+    """Returns the address of each name as a C string, and the memory that holds them all."""
     data = os.fsencode("\0".join(names) + "\0")
     at = ctypes.cast(ctypes.c_char_p(data), c_void_p).value
     before = names[:-1] if data.isascii() else data.split(b"\0")[:-2]
@@ -213,28 +280,34 @@ def _addresses(names: Sequence[str]) -> tuple[list[int], bytes]:
 
 
 def pread_batch(fd: int, size: int, offsets: range) -> bytearray:
-    """As many bytes from each offset, one piece after the other. OSError, also for a short piece.
+    """Returns `size` bytes from each offset, joined. OSError also if the file ends in a piece.
 
-    A call for each costs less than all that lies between them.
+    One call for each offset costs less than reading all that lies between them.
     """
     found = bytearray(size * len(offsets))
     to = ctypes.addressof(ctypes.c_char.from_buffer(found)) if found else 0
     got = syscall_batch("pread", len(offsets), fd, range(to, to + len(found), size), size, offsets)
     if got and min(got) < size:
         n, at = next((n, at) for n, at in zip(got, offsets, strict=False) if n < size)
+        what = f"pread of {size} bytes at {at:#x} of fd {fd}"
         if n < 0:
-            raise OSError(-n, os.strerror(-n))
-        raise OSError(errno.EIO, f"{size} bytes at {at} wanted, {n} found")
+            raise OSError(-n, f"{what}: {os.strerror(-n)}")
+        raise OSError(errno.EIO, f"{what}: expected {size} bytes, found {n}")
     return found
 
 
 def mmap_batch(
-    fds: list[int], vas: Sequence[int], page_sz: int, flags: int, done: list[int],
+    fds: list[int],
+    vas: Sequence[int],
+    page_sz: int,
+    flags: int,
+    done: list[int],
     prot: int = PROT_RW,
-) -> None:  # fmt: skip
-    """Maps the start of each file at its address; one call a page, nothing else.
+) -> None:
+    """Maps the first page of each file at its address, with one system call a page.
 
-    done[0] counts the pages mapped so far, so that a failing one is known. Raises OSError.
+    done[0] becomes the number of mapped pages, which is the index of the page that failed if this
+    raises OSError.
     """
     got = syscall_batch("mmap", len(fds), vas, page_sz, prot, flags, fds, 0)
     done[0] = len(got)
@@ -242,7 +315,7 @@ def mmap_batch(
         done[0] -= 1
         fd, at = fds[done[0]], vas[done[0]]
         if flags & MAP_FIXED:
-            _close_gap(at, page_sz)
+            _reserve_again(at, page_sz)
         why = os.strerror(-got[-1])
         raise OSError(-got[-1], f"mmap of {page_sz:#x} bytes at {at:#x} (fd {fd}): {why}")
 
@@ -263,9 +336,9 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 
 
 def raise_open_files() -> int:
-    """Lets this process have as many files open as it may, and answers how many. OSError.
+    """Raises the limit of open files to the hard limit, and returns it.
 
-    linux/eal_memory.c: rte_eal_memseg_init. `resource` would cost more than all of the call.
+    Importing `resource` would cost more than this. linux/eal_memory.c: rte_eal_memseg_init
     """
     limits = (c_ulong * 2)()  # soft, hard
     if not _prlimit(0, RLIMIT_NOFILE, None, limits):
@@ -276,12 +349,12 @@ def raise_open_files() -> int:
 
 
 def reserve(addr: int, length: int, flags: int = 0) -> int:
-    """Address space without memory, near or (MAP_FIXED) at addr. unix/eal_unix_memory.c"""
+    """Reserves address space near addr, or at it with MAP_FIXED. unix/eal_unix_memory.c"""
     return mmap(addr, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | flags)
 
 
 def statfs(path: str) -> tuple[int, int]:
-    """(file system type, block size) of the file system at path."""
+    """Returns type and block size of the file system at path. statfs(2)"""
     buf = (c_long * 32)()
     if _statfs(os.fsencode(path), buf):
         raise fail(f"statfs of {path}")
@@ -289,91 +362,92 @@ def statfs(path: str) -> tuple[int, int]:
 
 
 def log2_flag(page_sz: int) -> int:
-    """The page size as MAP_HUGE_*/MFD_HUGE_* flag."""
+    """Returns the page size as a flag, MAP_HUGE_* and MFD_HUGE_* alike."""
     return (page_sz.bit_length() - 1) << HUGE_SHIFT
 
 
 def get_mempolicy() -> tuple[int, bytes]:
-    """The calling thread's memory policy and its node mask. OSError(ENOSYS) without NUMA."""
+    """Returns the calling thread's memory policy and node mask. OSError(ENOSYS) without NUMA."""
     mode, mask = c_int(), ctypes.create_string_buffer(MAX_NODES // 8)
-    if _policy(_NR[0], ctypes.addressof(mode), ctypes.addressof(mask), MAX_NODES, 0, 0):
+    where = ctypes.addressof(mode), ctypes.addressof(mask)
+    if _policy(_NR.get("get_mempolicy", -1), *where, MAX_NODES, 0, 0):
         raise fail("get_mempolicy")
     return mode.value, mask.raw
 
 
 def set_mempolicy(mode: int, mask: bytes = b"") -> None:
-    """Sets the calling thread's policy; the mask holds one bit a node."""
+    """Sets the calling thread's memory policy; the mask has a bit for each node."""
     buf = ctypes.create_string_buffer(mask, len(mask)) if mask else None
-    # the kernel ignores the highest bit that it is told of
-    if _set_policy(_NR[1], mode, buf and ctypes.addressof(buf), len(mask) * 8 + 1 if mask else 0):
+    bits = len(mask) * 8 + 1 if mask else 0  # the kernel ignores the highest of them
+    if _set_policy(_NR.get("set_mempolicy", -1), mode, buf and ctypes.addressof(buf), bits):
         raise fail(f"set_mempolicy({mode}, {mask.hex()})")
 
 
 def page_nodes(va: int, page_sz: int, n: int) -> list[int]:
-    """The node of each of n pages, a negative errno where there is none. One call.
+    """Returns the node of each of n pages, or a negative errno, by one call.
 
-    OSError(ENOSYS) where the kernel knows no nodes.
+    OSError(ENOSYS) if the kernel has no NUMA. move_pages(2)
     """
     addrs = packed("Q", range(va, va + n * page_sz, page_sz)).tobytes()
     status = ctypes.create_string_buffer(4 * n)
-    if _move_pages(_NR[2], 0, n, addrs, None, status, 0) < 0:
+    if _move_pages(_NR.get("move_pages", -1), 0, n, addrs, None, status, 0) < 0:
         raise fail(f"move_pages query of {n} pages at {va:#x}")
     return memoryview(status).cast("B").cast("i").tolist()
 
 
 def personality() -> int:
-    """This process's execution domain flags."""
+    """Returns the execution domain flags of this process. personality(2)"""
     return int(_personality(0xFFFFFFFF))
 
 
 def memory(va: int, length: int) -> memoryview:
-    """The bytes at va as a writable view. It must go before the mapping does."""
+    """Returns the bytes at va as a writable view. Release it before the memory is unmapped."""
     view: memoryview = _view(va, length, PYBUF_WRITE)
     return view
 
 
 def packed(kind: Literal["I", "Q", "q"], values: Sequence[int]) -> memoryview:
-    """Numbers as C's, to assign to such a view: kind "I" are 4 bytes each, "Q" and "q" are 8."""
+    """Returns numbers in C's form, to assign to a view: 4 bytes each ("I"), or 8 ("Q", "q")."""
     return memoryview(struct.pack(f"={len(values)}{kind}", *values)).cast(kind)
 
 
-_store: Callable[[int, int, int, int, int, int], object] | None = None  # not looked for yet
+_store: Callable[[int, int, int, int, int, int], object] | None = None  # None: not tried
 
 
 def store_sequence(at: int, n: int, first: int, step: int, every: int, again: int = 0) -> None:
-    """Writes n numbers, first, first + step and so on, as 8-byte words `every` bytes apart.
+    """Stores first, first + step and so on as n words of 8 bytes, `every` bytes apart.
 
-    again: each once more so many bytes behind.
+    If `again` is set, stores each word a second time so many bytes behind the first place.
     """
     global _store
     if _store is None:
-        _store = _function(_COUNT_CODE, c_long, c_void_p, *[c_long] * 5) or _store_plain
+        _store = _native("store_sequence", None, c_void_p, *[c_long] * 5) or _store_by_python
     _store(at, n, first, step, every, again)
 
 
-def _store_plain(at: int, n: int, first: int, step: int, every: int, again: int) -> None:
-    values = packed("Q", range(first, first + n * step, step))
+def _store_by_python(at: int, n: int, first: int, step: int, every: int, again: int) -> None:
+    values = packed("Q", range(first, first + n * step, step) if step else [first] * n)
     for start in {at, at + again} if n else ():
         memory(start, (n - 1) * every + 8).cast("Q")[:: every // 8] = values
 
 
-_cas: Callable[[int, int, int], int] | None = None  # not looked for yet
+_exchange: Callable[[int, int, int], int] | None = None  # None: not tried
 
 
 def compare_exchange(va: int, old: int, new: int) -> bool:
-    """Atomically makes the signed 4-byte word at va new if it is old.
+    """Atomically makes the signed 4-byte word at va new if it is old. Returns whether it did.
 
-    Python has no atomic operation on memory. Where no code can be made gcc's run-time library has
-    one; where that is missing, too, a plain store is made, which is right as long as no other
+    By native code, or by libatomic, or by a plain store, which is right only as long as no other
     process shares the word.
     """
-    global _cas
-    if _cas is None:
-        _cas = _function(_CAS_CODE, c_int, c_void_p, c_int, c_int) or _cas_of_gcc() or _cas_plain
-    return bool(_cas(va, old, new))
+    global _exchange
+    if _exchange is None:
+        native = _native("compare_exchange", c_int, c_void_p, c_int, c_int)
+        _exchange = native or _exchange_of_libatomic() or _exchange_by_python
+    return bool(_exchange(va, old, new))
 
 
-def _cas_of_gcc() -> Callable[[int, int, int], int] | None:
+def _exchange_of_libatomic() -> Callable[[int, int, int], int] | None:
     try:
         fn = ctypes.PyDLL("libatomic.so.1")["__atomic_compare_exchange_4"]
     except OSError:
@@ -382,7 +456,7 @@ def _cas_of_gcc() -> Callable[[int, int, int], int] | None:
     return lambda va, old, new: fn(va, ctypes.byref(c_int(old)), new, 5, 5)
 
 
-def _cas_plain(va: int, old: int, new: int) -> int:
+def _exchange_by_python(va: int, old: int, new: int) -> int:
     word = c_int.from_address(va)
     if word.value != old:
         return False
@@ -391,7 +465,7 @@ def _cas_plain(va: int, old: int, new: int) -> int:
 
 
 def lock_word(va: int, free: Callable[[int], bool], add: int, wait: float) -> None:
-    """Adds to the lock word at va once it is free; OSError(ETIMEDOUT) when it never is."""
+    """Adds to the lock word at va once it is free. OSError(ETIMEDOUT) after `wait` seconds."""
     word, pause, left = c_int.from_address(va), 1e-5, wait
     while True:
         value = word.value
@@ -409,7 +483,7 @@ def lock_word(va: int, free: Callable[[int], bool], add: int, wait: float) -> No
 
 
 def watcher() -> int:
-    """A descriptor that becomes readable when something is made in a directory it watches."""
+    """Returns a descriptor that is readable after a file was created in a watched directory."""
     fd = int(_inotify_init(os.O_NONBLOCK | os.O_CLOEXEC))
     if fd < 0:
         raise fail("inotify_init1")
@@ -417,13 +491,13 @@ def watcher() -> int:
 
 
 def watch(fd: int, path: str) -> None:
-    """Has that watcher watch the directory, too."""
+    """Adds a directory to those that the watcher watches."""
     if _inotify_add(fd, os.fsencode(path), IN_CREATE) < 0:
         raise fail(f"inotify_add_watch of {path}")
 
 
 def made(fd: int) -> list[str]:
-    """Names of what was made there since the last call."""
+    """Returns the names of the files that were created since the last call."""
     data, at, names = os.read(fd, 1 << 16), 0, []
     while at < len(data):  # int wd, uint32_t mask, cookie, len; char name[len]
         end = at + 16 + int.from_bytes(data[at + 12 : at + 16], "little")
@@ -433,7 +507,7 @@ def made(fd: int) -> list[str]:
 
 
 def break_word(va: int) -> None:
-    """Frees a lock word whose holders are dead."""
+    """Releases a lock word whose holders are dead."""
     word = c_int.from_address(va)
     while not compare_exchange(va, word.value, 0):
         pass

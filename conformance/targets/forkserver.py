@@ -30,11 +30,10 @@ def maker(kind, args):
 
         from pyeal import dynmem, legacy, malloc_mp, memfd, mp, secondary  # noqa: F401
         from pyeal.agent import Target
-        from pyeal.libc import compare_exchange
+        from pyeal.libc import load_native
         from pyeal.serve import serve
 
-        # whichever thread comes first makes its code
-        compare_exchange(ctypes.addressof(ctypes.c_int()), 0, 0)
+        load_native()  # before there is more than one thread
 
         return lambda: serve(Target(*args))
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))

@@ -1,11 +1,12 @@
 """pyeal as a target with small chunks, so that few pages cross their bounds and go to threads.
 
 python segments_target.py [helper] [plain]: with "helper" only helper threads populate; with "plain"
-each system call is made by Python, as on machines that libc.syscall_batch has no code for.
+Python makes each system call, as on machines without native code.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from _thread import get_ident
 from collections.abc import Callable
@@ -32,5 +33,5 @@ segments.CHUNK = 8 << 20
 if "helper" in sys.argv:
     segments.Helpers = HelpersOnly  # type: ignore[misc]
 if "plain" in sys.argv:
-    libc._loop = False
+    os.environ["PYEAL_NATIVE"] = "0"
 serve(Probe())

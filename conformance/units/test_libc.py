@@ -1,7 +1,4 @@
-"""What machine code does, and what takes its place where none can run.
-
-One system call for many files; a word of memory that several processes change; rising numbers.
-"""
+"""Batches of system calls, exchanged words and rising numbers: by native code, and without it."""
 
 from __future__ import annotations
 
@@ -10,30 +7,21 @@ import errno
 import fcntl
 import mmap
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from conformance.units.natives import choose
 from pyeal import libc
 
 CREATE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 FIXED = libc.MAP_SHARED | libc.MAP_FIXED
 
 
-def wants(how: str) -> None:
-    """Skips where there is no such way: machine code, or the exchange of gcc's library."""
-    if how == "code" and platform.machine() != "x86_64":
-        pytest.skip(f"wanted x86_64, found {platform.machine()}")
-    if how == "gcc" and libc._cas_of_gcc() is None:
-        pytest.skip("wanted libatomic.so.1, found none: apt-get install libatomic1")
-
-
-@pytest.fixture(params=["code", "plain"])
+@pytest.fixture(params=["native", "python"])
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    wants(request.param)
-    monkeypatch.setattr(libc, "_loop", None if request.param == "code" else False)
+    choose(request.param, monkeypatch)
     return str(request.param)
 
 
@@ -60,7 +48,7 @@ def test_each_file_is_opened_locked_and_measured(how: str, folder: int, tmp_path
 
     assert paths == [f"{tmp_path}/{name}" for name in names] and closed
     assert locked == [0] * 300 and ends == list(range(300))
-    assert bool(libc._loop) == (how == "code")
+    assert libc.load_native() == (how == "native")
 
 
 def test_it_ends_with_the_first_that_fails_or_goes_on(how: str, folder: int) -> None:
@@ -124,74 +112,54 @@ def test_mappings_stand_where_they_are_wanted(
     assert seen == list(range(1, done[0] + 1))
 
 
-def test_where_no_memory_may_become_code_python_makes_the_calls(
-    monkeypatch: pytest.MonkeyPatch, folder: int
-) -> None:
-    """As under systemd's MemoryDenyWriteExecute=, or SELinux without execmem."""
-    given_back: list[int] = []
-    monkeypatch.setattr(libc, "_loop", None)
-    monkeypatch.setattr(libc, "_mprotect", lambda *args: -1)
-    monkeypatch.setattr(libc, "munmap", lambda va, length: given_back.append(length))
-    fds = libc.syscall_batch("openat", 2, folder, ["a", "b"], CREATE, 0o600)
-    for fd in fds:
-        os.close(fd)
-
-    assert libc._loop is False and len(fds) == 2
-    assert given_back == [mmap.PAGESIZE]
-
-
-@pytest.mark.parametrize("how", ["code", "gcc", "plain"])
+@pytest.mark.parametrize("how", ["native", "libatomic", "neither"])
 def test_a_word_is_exchanged_if_it_is_what_it_was(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wants(how)
-    if how != "code":
-        monkeypatch.setattr(libc, "_function", lambda *args: False)
-    if how == "plain":
-        monkeypatch.setattr(libc, "_cas_of_gcc", lambda: None)
-    monkeypatch.setattr(libc, "_cas", None)
+    choose(how, monkeypatch)
     words = (ctypes.c_int * 3)(7, -5, 9)
     va = ctypes.addressof(words) + 4
     found = [libc.compare_exchange(va, *x) for x in [(-5, -(1 << 31)), (-5, 1), (-(1 << 31), 6)]]
 
     assert found == [True, False, True]
     assert list(words) == [7, 6, 9]
-    assert (libc._cas is libc._cas_plain) == (how == "plain")
 
 
-def test_no_exchange_is_lost_between_processes() -> None:
-    """Each of three adds one 20,000 times, at the same time."""
+def add(va: int, times: int) -> int:
+    """Adds one so many times, as a process of its own; the exit status, an errno if it may not."""
+    child = os.fork()
+    if child:
+        return child
+    word, left = ctypes.c_int.from_address(va), times
+    try:
+        while left:
+            left -= libc.compare_exchange(va, word.value, word.value + 1)
+    except OSError as e:
+        os._exit(e.errno or 255)
+    os._exit(0)
+
+
+@pytest.mark.parametrize("how", ["native", "libatomic"])
+def test_two_processes_lose_no_exchange(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each adds one 40,000 times to a word that both map. Plain stores lost 4,247 of 80,000."""
+    choose(how, monkeypatch)
     va = libc.mmap(0, mmap.PAGESIZE, libc.PROT_RW, libc.MAP_SHARED | libc.MAP_ANONYMOUS)
-    word, children = ctypes.c_int.from_address(va), []
-    for _ in range(3):
-        children.append(os.fork())
-        if not children[-1]:
-            left = 20_000
-            while left:
-                left -= libc.compare_exchange(va, word.value, word.value + 1)
-            os._exit(0)
-    ends = [os.waitpid(child, 0)[1] for child in children]
-    total = word.value
+    children = [add(va, 40_000) for _ in range(2)]
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    total = ctypes.c_int.from_address(va).value
     libc.munmap(va, mmap.PAGESIZE)
 
-    assert (ends, total) == ([0] * 3, 60_000)
+    assert (ends, total) == ([0] * 2, 80_000)
 
 
-@pytest.mark.parametrize("how", ["code", "plain"])
 @pytest.mark.parametrize("n", [0, 1, 5])
 @pytest.mark.parametrize("again", [0, 1])
-def test_rising_numbers_go_into_every_third_word(
-    how: str, n: int, again: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wants(how)
-    if how == "plain":
-        monkeypatch.setattr(libc, "_function", lambda *args: False)
-    monkeypatch.setattr(libc, "_store", None)
+@pytest.mark.parametrize("step", [4096, 0])
+def test_rising_numbers_go_into_every_third_word(how: str, n: int, again: int, step: int) -> None:
     words = (ctypes.c_ulonglong * 16)(*[1] * 16)
-    libc.store_sequence(ctypes.addressof(words) + 8, n, 1 << 47, 4096, 24, 8 * again)
+    libc.store_sequence(ctypes.addressof(words) + 8, n, 1 << 47, step, 24, 8 * again)
 
-    wanted = [(1 << 47) + i * 4096 if i < n else 1 for i in range(5)]
+    wanted = [(1 << 47) + i * step if i < n else 1 for i in range(5)]
     assert [words[i] for i in range(1, 16, 3)] == wanted
     assert [words[i] for i in range(2, 16, 3)] == (wanted if again else [1] * 5)
     assert {words[i] for i in range(0, 16, 3)} == {1}
-    assert (libc._store is libc._store_plain) == (how == "plain")
