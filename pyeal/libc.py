@@ -15,6 +15,7 @@ import itertools
 import os
 import struct
 import time
+from _thread import allocate_lock
 from ctypes import c_int, c_long, c_size_t, c_ulong, c_void_p
 
 TYPE_CHECKING = False
@@ -437,13 +438,13 @@ _exchange: Callable[[int, int, int], int] | None = None  # None: not tried
 def compare_exchange(va: int, old: int, new: int) -> bool:
     """Atomically makes the signed 4-byte word at va new if it is old. Returns whether it did.
 
-    By native code, or by libatomic, or by a plain store, which is right only as long as no other
-    process shares the word.
+    By native code, or by libatomic. OSError(ENOTSUP) if this process has neither: a plain store
+    would overwrite what another process stores at the same time.
     """
     global _exchange
     if _exchange is None:
         native = _native("compare_exchange", c_int, c_void_p, c_int, c_int)
-        _exchange = native or _exchange_of_libatomic() or _exchange_by_python
+        _exchange = native or _exchange_of_libatomic() or _no_exchange
     return bool(_exchange(va, old, new))
 
 
@@ -456,21 +457,43 @@ def _exchange_of_libatomic() -> Callable[[int, int, int], int] | None:
     return lambda va, old, new: fn(va, ctypes.byref(c_int(old)), new, 5, 5)
 
 
-def _exchange_by_python(va: int, old: int, new: int) -> int:
+def _no_exchange(va: int, old: int, new: int) -> int:
+    raise OSError(
+        errno.ENOTSUP,
+        f"Cannot change the word at {va:#x}, which other processes share: expected native code or "
+        "libatomic.so.1, found neither. Fix: apt-get install libatomic1",
+    )
+
+
+_private = allocate_lock()
+
+
+def compare_exchange_private(va: int, old: int, new: int) -> bool:
+    """Does the same for a word that no other process maps, on every machine."""
     word = c_int.from_address(va)
-    if word.value != old:
-        return False
-    word.value = new
+    with _private:
+        if word.value != old:
+            return False
+        word.value = new
     return True
 
 
-def lock_word(va: int, free: Callable[[int], bool], add: int, wait: float) -> None:
-    """Adds to the lock word at va once it is free. OSError(ETIMEDOUT) after `wait` seconds."""
+def lock_word(
+    va: int,
+    free: Callable[[int], bool],
+    add: int,
+    wait: float,
+    exchange: Callable[[int, int, int], bool] = compare_exchange,
+) -> None:
+    """Adds to the lock word at va as soon as it is free. OSError(ETIMEDOUT) after `wait` seconds.
+
+    exchange: compare_exchange_private if no other process maps the word.
+    """
     word, pause, left = c_int.from_address(va), 1e-5, wait
     while True:
         value = word.value
         if free(value):
-            if compare_exchange(va, value, value + add):
+            if exchange(va, value, value + add):
                 return
         elif left > 0:
             time.sleep(pause)
@@ -506,10 +529,10 @@ def made(fd: int) -> list[str]:
     return names
 
 
-def break_word(va: int) -> None:
+def break_word(va: int, exchange: Callable[[int, int, int], bool] = compare_exchange) -> None:
     """Releases a lock word whose holders are dead."""
     word = c_int.from_address(va)
-    while not compare_exchange(va, word.value, 0):
+    while not exchange(va, word.value, 0):
         pass
 
 

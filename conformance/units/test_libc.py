@@ -112,14 +112,15 @@ def test_mappings_stand_where_they_are_wanted(
     assert seen == list(range(1, done[0] + 1))
 
 
-@pytest.mark.parametrize("how", ["native", "libatomic", "neither"])
+@pytest.mark.parametrize("how", ["native", "libatomic", "private"])
 def test_a_word_is_exchanged_if_it_is_what_it_was(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choose(how, monkeypatch)
+    exchange = libc.compare_exchange_private if how == "private" else libc.compare_exchange
     words = (ctypes.c_int * 3)(7, -5, 9)
     va = ctypes.addressof(words) + 4
-    found = [libc.compare_exchange(va, *x) for x in [(-5, -(1 << 31)), (-5, 1), (-(1 << 31), 6)]]
+    found = [exchange(va, *x) for x in [(-5, -(1 << 31)), (-5, 1), (-(1 << 31), 6)]]
 
     assert found == [True, False, True]
     assert list(words) == [7, 6, 9]
@@ -139,8 +140,10 @@ def add(va: int, times: int) -> int:
     os._exit(0)
 
 
-@pytest.mark.parametrize("how", ["native", "libatomic"])
-def test_two_processes_lose_no_exchange(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["native", "libatomic", "neither"])
+def test_two_processes_lose_no_exchange_or_are_refused(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each adds one 40,000 times to a word that both map. Plain stores lost 4,247 of 80,000."""
     choose(how, monkeypatch)
     va = libc.mmap(0, mmap.PAGESIZE, libc.PROT_RW, libc.MAP_SHARED | libc.MAP_ANONYMOUS)
@@ -149,7 +152,19 @@ def test_two_processes_lose_no_exchange(how: str, monkeypatch: pytest.MonkeyPatc
     total = ctypes.c_int.from_address(va).value
     libc.munmap(va, mmap.PAGESIZE)
 
-    assert (ends, total) == ([0] * 2, 80_000)
+    refused = how == "neither"
+    assert ends == [errno.ENOTSUP if refused else 0] * 2
+    assert total == (0 if refused else 80_000)
+
+
+def test_the_refusal_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose("neither", monkeypatch)
+    word = ctypes.c_int(3)
+    with pytest.raises(OSError, match="Fix: apt-get install libatomic1") as refused:
+        libc.lock_word(ctypes.addressof(word), lambda value: True, 1, 0)
+    libc.lock_word(ctypes.addressof(word), lambda v: True, 1, 0, libc.compare_exchange_private)
+
+    assert refused.value.errno == errno.ENOTSUP and word.value == 4
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
