@@ -7,6 +7,8 @@ import errno
 import fcntl
 import mmap
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +112,48 @@ def test_mappings_stand_where_they_are_wanted(
 
     assert done == [n if bad is None else bad]
     assert seen == list(range(1, done[0] + 1))
+
+
+def test_other_threads_run_during_a_long_batch() -> None:
+    """One appends to a file whose length the batch asks for: its writes come between the calls.
+
+    A thread that waits for the interpreter can make one write during the batch, not two.
+    """
+    interval, stop = sys.getswitchinterval(), threading.Event()
+    fd = os.memfd_create("grows")
+
+    def append() -> None:
+        while not stop.is_set():
+            os.write(fd, b"1")
+
+    thread = threading.Thread(target=append)
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(50):  # until the system has let it run
+            lengths = libc.syscall_batch("lseek", 64 * libc.BATCH, fd, 0, os.SEEK_END)
+            if len(set(lengths)) > 3:
+                break
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+        os.close(fd)
+
+    assert len(set(lengths)) > 3
+
+
+@pytest.mark.parametrize("bad", [libc.BATCH - 1, libc.BATCH, 2 * libc.BATCH])
+@pytest.mark.parametrize("go_on", [False, True])
+def test_a_batch_of_several_parts_ends_where_a_call_fails(how: str, bad: int, go_on: bool) -> None:
+    n = 2 * libc.BATCH + 1
+    fd = os.memfd_create("many")
+    fds = [fd] * bad + [-1] + [fd] * (n - bad - 1)
+    found = libc.syscall_batch("lseek", n, fds, range(n), os.SEEK_SET, go_on=go_on)
+    os.close(fd)
+
+    wanted = [*range(bad), -errno.EBADF, *range(bad + 1, n)]
+    assert found == (wanted if go_on else wanted[: bad + 1])
 
 
 @pytest.mark.parametrize("how", ["native", "libatomic", "private"])
