@@ -16,6 +16,7 @@ from . import files, gc_paused, hugepages, layout, lcores, libc, memseg, options
 from .errors import EalError
 from .fbarray import Arrays
 from .heap import Heaps
+from .host import LOCAL, Host
 from .layout import BAD_IOVA, FLAG_DO_NOT_FREE
 from .memseg import MemsegList, MemsegLists
 from .memzone import Memzones
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from . import legacy
     from .layout import Memseg
 
-IOMMU_GROUPS = "/sys/kernel/iommu_groups"
 MAX_DMA_BITS = 63
 WAIT = 10.0  # seconds for a primary to finish its start; EAL waits for ever
 
@@ -44,6 +44,7 @@ class Eal:
     wait: seconds that a secondary gives a primary which is still starting.
     role: "observer" attaches without socket, shadow array or lock, to look; else --proc-type says.
     tailqs: names of tail queues, which programs that link more than EAL must find (pyeal.TAILQS).
+    host: where the facts of the machine come from.
 
     Several may live in one process, with prefixes of their own. EalError carries EAL's errno and
     the stage; nothing is left behind then.
@@ -59,7 +60,9 @@ class Eal:
         wait: float = WAIT,
         role: str | None = None,
         tailqs: Sequence[str] = (),
+        host: Host = LOCAL,
     ) -> None:
+        self.host = host
         self.log = log or (lambda level, text: None)
         self._wanted = releases.get(release) if release else None
         self.release = self._wanted or releases.get(releases.DEFAULT)
@@ -110,7 +113,7 @@ class Eal:
     def _joins(self) -> bool:
         """Whether this is to be a secondary; where the primary's files are then."""
         opts = self.options
-        named = (runtime.directory(opts.file_prefix, r) for r in releases.RELEASES.values())
+        named = (self.host.runtime_dir(opts.file_prefix, r) for r in releases.RELEASES.values())
         found = [*dict.fromkeys(named)]
         at = next((d for d in found if os.path.exists(f"{d}/config")), found[-1])
         self.role = self._asked_role or opts.proc_type
@@ -158,7 +161,7 @@ class Eal:
         self.heaps = Heaps(self.lists, self.memalloc, opts, self.sockets, running[0][1], self.log)
         self.heaps.create()
         self.memzones = Memzones(self.config, zones, self.heaps, self.iova, self.release)
-        self.config.tsc_hz = runtime.tsc_hz()
+        self.config.tsc_hz = runtime.tsc_hz(self.host)
         self._tables = self.heaps.service_tables()
         if self.shared:
             self._host()
@@ -282,7 +285,7 @@ class Eal:
 
     def others(self) -> dict[int, str]:
         """The other living processes of this prefix: {pid: "primary" | "secondary"}."""
-        found = runtime.processes(self.runtime_dir) if self.shared else {}
+        found = runtime.processes(self.runtime_dir, self.host) if self.shared else {}
         return {pid: role for pid, role in found.items() if pid != self.pid}
 
     def refresh(self) -> None:
@@ -302,13 +305,13 @@ class Eal:
     # stages
 
     def _cpus(self) -> lcores.Cpus:
-        return lcores.discover(self.release, log=self.log)
+        return lcores.discover(self.release, self.host, self.log)
 
     def _affinity(self) -> set[int]:
-        return os.sched_getaffinity(0)
+        return self.host.affinity()
 
     def _open_runtime(self, opts: options.Options) -> runtime.Config:
-        self.runtime_dir = runtime.make_directory(opts, self.release, self.log)
+        self.runtime_dir = runtime.make_directory(opts, self.release, self.host, self.log)
         self._undo.append(lambda: _rmdir(self.runtime_dir))
         path = self._file("config") if self.shared else None
         return runtime.Config(path, self.release, self.space, opts.base_virtaddr)
@@ -318,7 +321,7 @@ class Eal:
         if mode is None:
             if not self.phys_addrs:
                 mode, why = "VA", "Physical addresses are unavailable, selecting IOVA as VA mode."
-            elif _not_empty(IOMMU_GROUPS):
+            elif _not_empty(f"{self.host.sys}/kernel/iommu_groups"):
                 mode, why = "VA", "IOMMU is available, selecting IOVA as VA mode."
             else:
                 mode, why = "PA", "IOMMU is not available, selecting IOVA as PA mode."
@@ -335,7 +338,7 @@ class Eal:
 
     def _discover(self) -> None:
         """Counts pages; hugepage directories stay locked. eal_hugepage_info_init"""
-        infos = hugepages.discover(self.options, self.release, self.sockets, log=self.log)
+        infos = hugepages.discover(self.options, self.release, self.sockets, self.host, self.log)
         self.infos = infos
         self._undo.append(lambda: hugepages.unlock(infos))
         if not self.shared:
@@ -397,7 +400,7 @@ class Eal:
 
     def _raise_nofile(self) -> None:
         try:
-            most = libc.raise_open_files()
+            most = self.host.raise_open_files()
             self.log("DEBUG", f"Setting maximum number of open files to {most}")
         except OSError as e:
             self.log("DEBUG", f"Setting maximum number of open files failed: {e}")

@@ -13,6 +13,7 @@ from errno import EACCES
 from . import files, libc
 from .cparse import size_of, strto
 from .errors import EalError
+from .host import LOCAL, Host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from .releases import Release
 
     Log = Callable[[str, str], object]
-    Statfs = Callable[[str], tuple[int, int]]
     Enter = Callable[["HugepageInfo"], None]
 
 MAX_SIZES = 4 if os.uname().machine in ("aarch64", "armv7l", "armv8l") else 3  # MAX_HUGEPAGE_SIZES
@@ -80,9 +80,9 @@ def _value(path: str, log: Log, unread: list[str] | None = None) -> int | None:
     return n & (1 << 64) - 1
 
 
-def sizes(sys: str = "/sys") -> list[tuple[str, int]]:
+def sizes(host: Host = LOCAL) -> list[tuple[str, int]]:
     """(directory name, bytes) of each page size, in the directory's own order, as EAL goes."""
-    path = f"{sys}/{GLOBAL}"
+    path = f"{host.sys}/{GLOBAL}"
     try:
         names = [n for n in os.listdir(path) if n.startswith("hugepages-")]
     except OSError as e:
@@ -100,13 +100,13 @@ def sizes(sys: str = "/sys") -> list[tuple[str, int]]:
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
-def mounts(proc: str = "/proc", decoded: bool = True) -> list[tuple[str, int | None]]:
+def mounts(host: Host = LOCAL, decoded: bool = True) -> list[tuple[str, int | None]]:
     """(mount point, page size or None where the line names none) of each hugetlbfs, as listed.
 
     decoded: with \\040 and its like turned back into blanks, which EAL does not before 26.07.
     """
     found = []
-    with open(f"{proc}/mounts", "rb") as f:
+    with open(host.mounts, "rb") as f:
         text = os.fsdecode(f.read())
     for line in text.split("\n") if "hugetlbfs" in text else ():
         fields = line.split(" ", 3)
@@ -120,16 +120,16 @@ def mounts(proc: str = "/proc", decoded: bool = True) -> list[tuple[str, int | N
     return found
 
 
-def default_size(proc: str = "/proc") -> int:
+def default_size(host: Host = LOCAL) -> int:
     """Hugepagesize of /proc/meminfo, which a mount line without pagesize= stands for."""
-    with open(f"{proc}/meminfo", encoding="ascii", errors="replace") as f:
+    with open(f"{host.proc}/meminfo", encoding="ascii", errors="replace") as f:
         for line in f:
             if line.startswith("Hugepagesize:"):
                 return size_of(line[13:]) or 0
     return 0
 
 
-def pools(sys: str = "/sys") -> dict[int, dict[str, int | dict[int, dict[str, int]]]]:
+def pools(host: Host = LOCAL) -> dict[int, dict[str, int | dict[int, dict[str, int]]]]:
     """Every counter of every pool: {page size: {counter: n, ..., "nodes": {node: {...}}}}."""
 
     def counters(path: str) -> dict[str, int]:
@@ -141,17 +141,18 @@ def pools(sys: str = "/sys") -> dict[int, dict[str, int | dict[int, dict[str, in
         }
 
     found: dict[int, dict[str, int | dict[int, dict[str, int]]]] = {}
+    nodes_at = f"{host.sys}/{NODES}"
     nodes = sorted(
         int(n[4:])
-        for n in (os.listdir(f"{sys}/{NODES}") if os.path.isdir(f"{sys}/{NODES}") else ())
+        for n in (os.listdir(nodes_at) if os.path.isdir(nodes_at) else ())
         if n.startswith("node") and n[4:].isdecimal()
     )
-    for name, sz in sorted(sizes(sys), key=lambda s: -s[1]):
-        found[sz] = {**counters(f"{sys}/{GLOBAL}/{name}")}
+    for name, sz in sorted(sizes(host), key=lambda s: -s[1]):
+        found[sz] = {**counters(f"{host.sys}/{GLOBAL}/{name}")}
         found[sz]["nodes"] = {
             k: counters(path)
             for k in nodes
-            if os.path.isdir(path := f"{sys}/{NODES}/node{k}/hugepages/{name}")
+            if os.path.isdir(path := f"{nodes_at}/node{k}/hugepages/{name}")
         }
     return found
 
@@ -160,22 +161,25 @@ class Survey:
     """One reading of a host for one set of options."""
 
     def __init__(
-        self, options: Options, release: Release, nodes: list[int], sys: str, proc: str,
-        log: Log | None, statfs: Statfs,
-    ) -> None:  # fmt: skip
-        self.o, self.release, self.nodes, self.sys, self.proc = options, release, nodes, sys, proc
+        self,
+        options: Options,
+        release: Release,
+        nodes: list[int],
+        host: Host = LOCAL,
+        log: Log | None = None,
+    ) -> None:
+        self.o, self.release, self.nodes, self.host = options, release, nodes, host
         self.log: Log = log or (lambda level, text: None)
         self.unread: list[str] = []
-        self.statfs = statfs
         self.mounts: list[tuple[str, int | None]] | None = None
         self.default = 0
 
     def _matching(self, page_sz: int) -> list[str]:
         """Mount points of pages of that size."""
         if self.mounts is None:
-            self.mounts = mounts(self.proc, self.release.mounts_decoded)
+            self.mounts = mounts(self.host, self.release.mounts_decoded)
         if not self.default and any(sz is None for _, sz in self.mounts):
-            self.default = default_size(self.proc)
+            self.default = default_size(self.host)
         return [point for point, sz in self.mounts if page_sz == (sz or self.default)]
 
     def hugedir(self, page_sz: int) -> str:
@@ -186,7 +190,7 @@ class Survey:
         if rule == "exact":
             return asked if asked in self._matching(page_sz) else ""
         try:
-            kind, block = self.statfs(asked)
+            kind, block = self.host.statfs(asked)
         except OSError:
             return ""
         if rule == "statfs":
@@ -198,7 +202,7 @@ class Survey:
 
     def overall(self, name: str, page_sz: int, reusable: int) -> int:
         """Pages that the kernel could give on any node. get_num_hugepages"""
-        path = f"{self.sys}/{GLOBAL}/{name}"
+        path = f"{self.host.sys}/{GLOBAL}/{name}"
         resv = _value(f"{path}/resv_hugepages", self.log, self.unread)
         if resv is None:
             return 0
@@ -214,7 +218,7 @@ class Survey:
 
     def on_node(self, name: str, page_sz: int, node: int) -> int:
         """Free pages of one node. get_num_hugepages_on_node"""
-        path = f"{self.sys}/{NODES}/node{node}/hugepages"
+        path = f"{self.host.sys}/{NODES}/node{node}/hugepages"
         if not os.path.isdir(path):
             return 0
         n = _value(f"{path}/{name}/free_hugepages", self.log, self.unread)
@@ -243,7 +247,7 @@ class Survey:
         """hugepage_info_init; enter locks and clears a hugedir before its pages are counted."""
         infos = Infos()
         try:
-            for name, sz in sizes(self.sys):
+            for name, sz in sizes(self.host):
                 if len(infos) == MAX_SIZES:
                     most = f"EAL counts at most {MAX_SIZES} page sizes"
                     raise _none(most, "mount fewer of them", "page-sizes")
@@ -276,7 +280,7 @@ class Survey:
         mounted = {i.page_sz: i.hugedir for i in infos}
         found = [
             f"{sz >> 10} kB: " + (f"none free in {mounted[sz]}" if sz in mounted else "not mounted")
-            for _, sz in sizes(self.sys)
+            for _, sz in sizes(self.host)
         ] + self.unread
         asked = f" for --huge-dir {self.o.huge_dir}" if self.o.huge_dir else ""
         return _none(
@@ -292,23 +296,29 @@ def _none(found: str, fix: str, reason: str) -> EalError:
 
 
 def survey(
-    options: Options, release: Release, nodes: list[int], sys: str = "/sys", proc: str = "/proc",
-    log: Log | None = None, statfs: Statfs = libc.statfs,
-) -> Infos:  # fmt: skip
+    options: Options,
+    release: Release,
+    nodes: list[int],
+    host: Host = LOCAL,
+    log: Log | None = None,
+) -> Infos:
     """What discover() would count, by reading alone; stale files are not looked for.
 
     EalError(EACCES) when no size with a page is left.
     """
-    return Survey(options, release, nodes, sys, proc, log, statfs).run(None)
+    return Survey(options, release, nodes, host, log).run(None)
 
 
 # --- locking and clearing -------------------------------------------------------------------------
 
 
 def discover(
-    options: Options, release: Release, nodes: list[int], sys: str = "/sys", proc: str = "/proc",
+    options: Options,
+    release: Release,
+    nodes: list[int],
+    host: Host = LOCAL,
     log: Log | None = None,
-) -> Infos:  # fmt: skip
+) -> Infos:
     """The sizes that count, their hugedirs locked until unlock(), stale files cleared.
 
     Waits while another EAL initialises on the same mount. EalError(EACCES), nothing locked then.
@@ -322,7 +332,7 @@ def discover(
         stale = _stale(info, own, remove=options.unlink_existing)
         info.num_reusable = 0 if options.unlink_existing else stale // info.page_sz
 
-    return Survey(options, release, nodes, sys, proc, log, libc.statfs).run(enter)
+    return Survey(options, release, nodes, host, log).run(enter)
 
 
 def _lock(info: HugepageInfo, log: Log | None) -> None:

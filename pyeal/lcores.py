@@ -11,6 +11,7 @@ from errno import EINVAL
 
 from .cparse import MAX_LCORE
 from .errors import EalError
+from .host import LOCAL, Host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ def _numbered(path: str, word: str) -> list[int]:
 
 
 def discover(
-    release: Release, sys: str = "/sys", log: Callable[[str, str], object] | None = None
+    release: Release, host: Host = LOCAL, log: Callable[[str, str], object] | None = None
 ) -> Cpus:
     """CPUs with a core id are there; a CPU that no node<k> lists belongs to node 0.
 
     A node counts if it lists a CPU, online or not, below RTE_MAX_LCORE, or an online one beyond.
     Node 0 counts even without any: EAL books every CPU number that it does not find there.
     """
-    system, last = f"{sys}/devices/system", release.cpus_looked_at
+    system, last = f"{host.sys}/devices/system", release.cpus_looked_at
     listed: dict[int, int] = {}
     for k in _numbered(f"{system}/node", "node"):
         if k < release.numa_nodes_max:
@@ -87,7 +88,7 @@ def enabled(
     there = ",".join(map(str, cpus.node_of))
     ids, run_on = o.lcores, o.cpus
     if ids is None or run_on is None:
-        allowed = sorted(os.sched_getaffinity(0) if affinity is None else affinity)
+        allowed = sorted(LOCAL.affinity() if affinity is None else affinity)
         run_on = [n for n in allowed if n in cpus.node_of]
         if o.release.arguments == "getopt":  # later ones refuse what is too high
             run_on = [n for n in run_on if n < MAX_LCORE]

@@ -9,6 +9,7 @@ from errno import EACCES, EAGAIN, EINVAL, ENODEV, EPERM
 
 from . import files, layout, libc
 from .errors import EalError
+from .host import LOCAL, Host
 from .libc import MAP_FIXED, MAP_SHARED, PAGE, PROT_RW
 from .vaspace import VaSpace, align
 
@@ -21,21 +22,14 @@ if TYPE_CHECKING:
     from .releases import Release
 
 
-def directory(prefix: str, release: Release) -> str:
-    """Where the files of a prefix lie. unix/eal_filesystem.c: eal_create_runtime_dir"""
-    env = os.environ
-    base = env.get("RUNTIME_DIRECTORY", "") if release.runtime_directory_env else ""
-    if not base:
-        base = "/var/run" if os.getuid() == 0 else env.get("XDG_RUNTIME_DIR") or "/tmp"
-    return f"{base}/dpdk/{prefix}"
-
-
-def make_directory(opts: Options, release: Release, log: Callable[[str, str], object]) -> str:
+def make_directory(
+    opts: Options, release: Release, host: Host, log: Callable[[str, str], object]
+) -> str:
     """Makes both levels with mode 0700, where they are not there yet; the path.
 
     EalError(EINVAL), only a warning where no file will go into it.
     """
-    path = directory(opts.file_prefix, release)
+    path = host.runtime_dir(opts.file_prefix, release)
     if opts.no_shconf and not release.runtime_dir_without_shconf:
         return path
     try:
@@ -86,7 +80,7 @@ def has_primary(path: str, release: Release) -> bool:
     return False
 
 
-def processes(directory: str, proc: str = "/proc") -> dict[int, str]:
+def processes(directory: str, host: Host = LOCAL) -> dict[int, str]:
     """The living processes of a prefix, {pid: "primary" | "secondary"}; nothing is touched.
 
     A secondary is known by its socket, the primary by its lock on the config.
@@ -99,10 +93,14 @@ def processes(directory: str, proc: str = "/proc") -> dict[int, str]:
         return found
     for name in names:
         pid = name.removeprefix("mp_socket_").partition("_")[0]
-        if name.startswith("mp_socket_") and pid.isdecimal() and os.path.exists(f"{proc}/{pid}"):
+        if (
+            name.startswith("mp_socket_")
+            and pid.isdecimal()
+            and os.path.exists(f"{host.proc}/{pid}")
+        ):
             found[int(pid)] = "secondary"
     file = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}:{st.st_ino}"
-    with open(f"{proc}/locks", errors="replace") as f:
+    with open(f"{host.proc}/locks", errors="replace") as f:
         for words in map(str.split, f):
             if len(words) > 5 and (words[1], words[5]) == ("POSIX", file) and words[4].isdecimal():
                 found[int(words[4])] = "primary"
@@ -215,13 +213,13 @@ def _spare_survivors(path: str) -> None:
         os.close(fd)
 
 
-def tsc_hz(proc: str = "/proc") -> int:
+def tsc_hz(host: Host = LOCAL) -> int:
     """Cycles of the time stamp counter a second, rounded to 10 MHz as EAL does.
 
     The kernel measured it at boot (bogomips is twice that); linux/eal_timer.c: get_tsc_freq
     sleeps 100 ms to measure it again.
     """
-    fd = os.open(f"{proc}/cpuinfo", os.O_RDONLY)
+    fd = os.open(f"{host.proc}/cpuinfo", os.O_RDONLY)
     try:
         text = os.read(fd, PAGE).decode("ascii", "replace")
     finally:

@@ -15,6 +15,7 @@ from errno import EACCES, ENOMEM
 from . import files, layout, libc, releases, runtime
 from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits, runs
+from .host import LOCAL, Host
 from .hugepages import HugepageInfo
 from .layout import Memseg
 from .libc import MAP_SHARED, PAGE, PROT_READ, PROT_RW
@@ -313,12 +314,12 @@ class Follower:
         return found
 
 
-def aslr_enabled() -> bool:
+def aslr_enabled(host: Host = LOCAL) -> bool:
     """Whether this process's addresses are random. linux/eal_memory.c: aslr_enabled"""
     if libc.personality() & libc.ADDR_NO_RANDOMIZE:
         return False
     try:
-        with open("/proc/sys/kernel/randomize_va_space") as f:
+        with open(f"{host.proc}/sys/kernel/randomize_va_space") as f:
             return f.read().strip() != "0"
     except OSError:
         return False

@@ -13,6 +13,7 @@ import pytest
 from conformance.harness import fake_host
 from pyeal import hugepages, lcores, options, releases
 from pyeal.errors import EalError
+from pyeal.host import FakeHost
 
 M2, G1 = 2 << 20, 1 << 30
 CASES = [
@@ -39,15 +40,18 @@ def test_discovery_counts_what_the_host_file_says(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(hugepages, "MAX_SIZES", e.max_sizes or 3)
     root, r = trees[host.name], releases.get(release)
-    sys, proc = f"{root}/sys", f"{root}/proc"
+    fake = FakeHost(root, host.statfs)
     said: list[str] = []
     found: list[list[object]] = []
     refusal = ""
     try:
         infos = hugepages.survey(
-            options.parse(e.args, r), r, lcores.discover(r, sys).nodes, sys, proc,
-            lambda level, text: said.append(text), host.statfs,
-        )  # fmt: skip
+            options.parse(e.args, r),
+            r,
+            lcores.discover(r, fake).nodes,
+            fake,
+            lambda level, text: said.append(text),
+        )
         found = [[i.page_sz, i.hugedir, i.num_pages, i.lock_fd] for i in infos]
     except EalError as error:
         refusal = error.text
@@ -81,9 +85,12 @@ def survey(
     r = releases.get(release)
     said: list[str] = []
     infos = hugepages.survey(
-        options.parse([*args], r), r, [0], f"{trees[name]}/sys", f"{trees[name]}/proc",
-        lambda level, text: said.append(text), fake_host.load(name).statfs,
-    )  # fmt: skip
+        options.parse([*args], r),
+        r,
+        [0],
+        FakeHost(trees[name], fake_host.load(name).statfs),
+        lambda level, text: said.append(text),
+    )
     return infos, said
 
 
@@ -93,7 +100,7 @@ def test_a_size_without_a_mount_stays_behind_the_last_record(
 ) -> None:
     """HPI-024: it lies in the next record if it was found after the counted ones."""
     both = [("hugepages-1048576kB", G1), ("hugepages-2048kB", M2)]
-    monkeypatch.setattr(hugepages, "sizes", lambda sys: both)
+    monkeypatch.setattr(hugepages, "sizes", lambda host: both)
     dirs = {"big first": "/mnt/huge2M", "small first": "/mnt/huge1G"}
     infos, _ = survey(trees, "one-node-2M-1G", f"--huge-dir={dirs[order]}")
 
@@ -103,12 +110,9 @@ def test_a_size_without_a_mount_stays_behind_the_last_record(
 def test_statfs_has_to_say_hugetlbfs(trees: dict[str, Path]) -> None:
     """A disk with blocks of 2 MB is none (26.07)."""
     r = releases.get("26.07")
-    root = trees["one-node-2M-1G"]
+    host = FakeHost(trees["one-node-2M-1G"], lambda path: (0xEF53, M2))
     with pytest.raises(EalError, match="no free page of a mounted size for --huge-dir"):
-        hugepages.survey(
-            options.parse(["--huge-dir=/data"], r), r, [0], f"{root}/sys", f"{root}/proc",
-            None, lambda path: (0xEF53, M2),
-        )  # fmt: skip
+        hugepages.survey(options.parse(["--huge-dir=/data"], r), r, [0], host)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,7 @@ def test_a_pool_without_a_page_is_told_until_22_11(
 
 
 def test_pools_shows_every_counter(trees: dict[str, Path]) -> None:
-    pools = hugepages.pools(f"{trees['surplus-and-overcommit']}/sys")
+    pools = hugepages.pools(FakeHost(trees["surplus-and-overcommit"]))
 
     assert list(pools) == [G1, M2]
     assert pools[M2] == {
@@ -139,11 +143,11 @@ def test_pools_shows_every_counter(trees: dict[str, Path]) -> None:
 
 
 def test_mounts_are_listed_in_order_and_decoded(trees: dict[str, Path]) -> None:
-    proc = f"{trees['odd-mount-points']}/proc"
+    host = FakeHost(trees["odd-mount-points"])
 
-    assert hugepages.mounts(proc) == [("/mnt/my pages", M2), ("/mnt/gone (deleted)", G1)]
-    assert hugepages.mounts(proc, decoded=False)[0] == (r"/mnt/my\040pages", M2)
-    assert hugepages.mounts(f"{trees['one-gig-only']}/proc") == [("/mnt/huge", None)]
+    assert hugepages.mounts(host) == [("/mnt/my pages", M2), ("/mnt/gone (deleted)", G1)]
+    assert hugepages.mounts(host, decoded=False)[0] == (r"/mnt/my\040pages", M2)
+    assert hugepages.mounts(FakeHost(trees["one-gig-only"])) == [("/mnt/huge", None)]
 
 
 # --- locking and clearing: any directory will do --------------------------------------------------
@@ -155,13 +159,13 @@ class Dir:
     def __init__(self, root: Path) -> None:
         host = fake_host.load("one-node-2M-1G")
         host.expand(root)
-        self.path, self.sys, self.proc = root / "huge", f"{root}/sys", f"{root}/proc"
+        self.path, self.host = root / "huge", FakeHost(root)
         self.path.mkdir()
         (root / "proc/mounts").write_text(f"none {self.path} hugetlbfs rw,pagesize=2M 0 0\n")
 
     def discover(self, *args: str, release: str = "22.11.11") -> hugepages.Infos:
         r = releases.get(release)
-        return hugepages.discover(options.parse([*args], r), r, [0], self.sys, self.proc)
+        return hugepages.discover(options.parse([*args], r), r, [0], self.host)
 
     def make(self, *names: str) -> None:
         for name in names:
@@ -277,7 +281,7 @@ def test_a_locked_directory_is_waited_for(huge: Dir) -> None:
 def test_a_failure_leaves_nothing_locked(huge: Dir, break_it: str) -> None:
     fds = len(os.listdir("/proc/self/fd"))
     if break_it == "no pages":
-        for path in Path(huge.sys).rglob("free_hugepages"):
+        for path in Path(huge.host.sys).rglob("free_hugepages"):
             path.write_text("0\n")
     else:
         huge.path.rmdir()
@@ -291,7 +295,7 @@ def test_a_failure_leaves_nothing_locked(huge: Dir, break_it: str) -> None:
 
 
 def test_two_sizes_on_one_directory_are_refused_and_unlocked(huge: Dir) -> None:
-    with open(f"{huge.proc}/mounts", "a") as f:
+    with open(huge.host.mounts, "a") as f:
         f.write(f"none {huge.path} hugetlbfs rw,pagesize=1G 0 0\n")
     with pytest.raises(EalError, match="two page sizes lie on top of each other"):
         huge.discover()

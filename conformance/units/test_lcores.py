@@ -10,6 +10,7 @@ import pytest
 from conformance.harness import fake_host
 from pyeal import lcores, options, releases
 from pyeal.errors import EalError
+from pyeal.host import FakeHost
 
 DETECTED = [
     pytest.param(host, d, release, id=f"{name}-{release}")
@@ -27,7 +28,9 @@ def test_lcores_and_nodes_are_what_the_host_file_says(
 ) -> None:
     r = releases.get(release)
     said: list[str] = []
-    cpus = lcores.discover(r, f"{host.expand(tmp_path)}/sys", lambda level, text: said.append(text))
+    cpus = lcores.discover(
+        r, FakeHost(host.expand(tmp_path)), lambda level, text: said.append(text)
+    )
 
     assert [n for n, _ in cpus.lcores] == d.lcores
     assert cpus.nodes == d.nodes
@@ -42,14 +45,19 @@ def test_nodes_beyond_the_known_ones_are_node_0(
 ) -> None:
     root = fake_host.expand("six-nodes", tmp_path)
 
-    assert lcores.discover(releases.get(release), f"{root}/sys").node_of[5] == node_of_5
+    assert lcores.discover(releases.get(release), FakeHost(root)).node_of[5] == node_of_5
 
 
 def test_the_lowest_node_that_lists_a_cpu_has_it(tmp_path: Path) -> None:
     root = fake_host.expand("two-nodes-2M", tmp_path)
     (root / "sys/devices/system/node/node1/cpu0").mkdir()
 
-    assert lcores.discover(releases.get("22.11"), f"{root}/sys").node_of == {0: 0, 1: 1, 2: 0, 3: 1}
+    assert lcores.discover(releases.get("22.11"), FakeHost(root)).node_of == {
+        0: 0,
+        1: 1,
+        2: 0,
+        3: 1,
+    }
 
 
 CPUS = lcores.Cpus({0: 0, 1: 0, 2: 1, 3: 1, 130: 1}, [0, 1])

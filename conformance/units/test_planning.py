@@ -9,6 +9,7 @@ import pytest
 from conformance.harness import fake_host
 from pyeal import hugepages, lcores, memseg, options, releases
 from pyeal.errors import EalError
+from pyeal.host import FakeHost
 
 Lists = tuple[int, int, str, str]  # how many, segments of all, name of the first and of the last
 
@@ -79,9 +80,9 @@ def plan(name: str, release: str, root: Path) -> list[memseg.ListPlan]:
     expects = [e for e in host.expects if fake_host.holds(e.releases, release)]
     e = next((e for e in expects if e.counts), expects[0])
     fake_host.expand(name, root)
-    sys, proc = f"{root}/sys", f"{root}/proc"
-    nodes = lcores.discover(r, sys).nodes
-    infos = hugepages.survey(options.parse(e.args, r), r, nodes, sys, proc, None, host.statfs)
+    fake = FakeHost(root, host.statfs)
+    nodes = lcores.discover(r, fake).nodes
+    infos = hugepages.survey(options.parse(e.args, r), r, nodes, fake)
     return memseg.plan([info.page_sz for info in infos], nodes, r)
 
 

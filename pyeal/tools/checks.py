@@ -159,7 +159,7 @@ def pool(c: Case) -> Iterator[Finding]:
         yield Finding(OK, "not needed: --no-huge")
         return
     try:
-        c.pools = dict(hugepages.pools(c.view.sys))
+        c.pools = dict(hugepages.pools(c.view))
     except EalError as e:
         wsl = "microsoft" in os.uname().release.lower()
         yield Finding(FAIL, "this kernel has no hugepages" + " (WSL)" * wsl, 41,
@@ -309,7 +309,7 @@ def _stale(c: Case) -> list[tuple[str, int]]:
     if not c.view.sees_all_locks or not c.needs_pages():
         return []
     found = []
-    for at, _ in hugepages.mounts(c.view.mounts_at):
+    for at, _ in hugepages.mounts(c.view):
         try:
             files = c.view.page_files(at)
         except OSError:
@@ -338,9 +338,9 @@ def mount(c: Case) -> Iterator[Finding]:
         yield Finding(OK, "not needed")
         return
     try:
-        mounts = hugepages.mounts(c.view.mounts_at, c.release.mounts_decoded)
-        default = hugepages.default_size("/proc" if not c.view.root else c.view.mounts_at)
-        known = dict(hugepages.sizes(c.view.sys))
+        mounts = hugepages.mounts(c.view, c.release.mounts_decoded)
+        default = hugepages.default_size(c.view)
+        known = dict(hugepages.sizes(c.view))
     except (EalError, OSError):
         yield Finding(UNKNOWN, "no hugepages to mount")
         return
@@ -356,8 +356,7 @@ def mount(c: Case) -> Iterator[Finding]:
         return
     dirs = {sz: d for sz, d in c.hugedirs.items() if d}
     if not dirs:
-        survey = hugepages.Survey(c.o, c.release, [0], c.view.sys, c.view.mounts_at, None,
-                                  c.view.statfs)  # fmt: skip
+        survey = hugepages.Survey(c.o, c.release, [0], c.view)
         dirs = {sz: d for sz in known.values() if (d := survey.hugedir(sz))}
     if not dirs:
         sizes_ = _reserved(c, known)
@@ -432,7 +431,7 @@ def _mount_line(word: str) -> str:
 def _elsewhere(c: Case) -> str:
     """Mounts that process 1 has and this one has not."""
     try:
-        return ", ".join(at for at, _ in hugepages.mounts("/proc/1")) if not c.view.root else ""
+        return ", ".join(at for at, _ in hugepages.mounts(View(1))) if not c.view.root else ""
     except OSError:
         return ""
 
@@ -559,8 +558,8 @@ def _hugedir_rights(c: Case) -> Iterator[Finding]:
     v = c.view
     dirs = [d for d in c.hugedirs.values() if d]
     if not dirs and c.error and c.error.reason == "hugedir-lock":
-        survey = hugepages.Survey(c.o, c.release, [0], v.sys, v.mounts_at, None, v.statfs)
-        dirs = [d for _, sz in hugepages.sizes(v.sys) if (d := survey.hugedir(sz))]
+        survey = hugepages.Survey(c.o, c.release, [0], v)
+        dirs = [d for _, sz in hugepages.sizes(v) if (d := survey.hugedir(sz))]
     for d in dirs:
         try:
             st = os.stat(v.path(d))

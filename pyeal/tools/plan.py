@@ -62,11 +62,9 @@ class Survey(hugepages.Survey):
         self, opts: options.Options, release: releases.Release, nodes: list[int], view: View,
         log: Callable[[str, str], object],
     ) -> None:  # fmt: skip
-        super().__init__(opts, release, nodes, view.sys, view.mounts_at, log, view.statfs)
+        super().__init__(opts, release, nodes, view, log)
         self.view = view
         self.cleared: dict[int, int] = {}  # page size -> pages
-        if not view.own:
-            self.default = hugepages.default_size("/proc")
 
     def enter(self, info: hugepages.HugepageInfo) -> None:
         if not self.view.access(info.hugedir, os.R_OK):
@@ -239,7 +237,7 @@ class Rehearsal(Eal):
     # what differs from a real start
 
     def _cpus(self) -> lcores.Cpus:
-        return lcores.discover(self.release, self.view.sys, self.log)
+        return lcores.discover(self.release, self.view, self.log)
 
     def _affinity(self) -> set[int]:
         return self.view.affinity()
@@ -402,13 +400,11 @@ def find_caps(survey: Survey, infos: hugepages.Infos) -> list[Cap]:
     """Everything that limits how many pages the kernel gives, beside EAL's own counts."""
     view, opts, caps = survey.view, survey.o, []
     allowed = view.mems_allowed()
-    names = {sz: name for name, sz in hugepages.sizes(view.sys)}
+    names = {sz: name for name, sz in hugepages.sizes(view)}
     for info in infos:
         sz, word = info.page_sz, size(info.page_sz)
         back = survey.cleared.get(sz, 0) + info.num_reusable
-        quiet = hugepages.Survey(
-            opts, survey.release, survey.nodes, view.sys, "", None, view.statfs
-        )
+        quiet = hugepages.Survey(opts, survey.release, survey.nodes, view)
         free = {node: quiet.on_node(names[sz], sz, node) for node in survey.nodes}
         if not os.path.isdir(f"{view.sys}/{hugepages.NODES}"):
             free = {0: quiet.overall(names[sz], sz, 1) - 1}

@@ -8,6 +8,7 @@ from errno import EACCES
 
 from pyeal import layout, libc
 from pyeal.cparse import size_of
+from pyeal.host import Host
 from pyeal.tools import scan
 
 TYPE_CHECKING = False
@@ -20,7 +21,7 @@ NO_LIMIT = 1 << 62
 CAPS = {"sys_admin": 21, "sys_nice": 23, "ipc_lock": 14, "dac_override": 1, "sys_resource": 24}
 
 
-class View:
+class View(Host):
     """pid: whose view, this process's if None; root: a tree that stands for / (a fake host)."""
 
     def __init__(self, pid: int | None = None, root: str = "") -> None:
@@ -29,7 +30,8 @@ class View:
         self.me = f"{root}/proc/self" if self.own else f"{root}/proc/{pid}"
         self.at = root if self.own or self._same("mnt") else f"/proc/{pid}/root"
         self.sys = f"{self.at}/sys"
-        self.mounts_at = f"{root}/proc" if self.own else self.me
+        self.proc = f"{root}/proc"
+        self.mounts = f"{self.proc if self.own else self.me}/mounts"
         self._status: dict[str, str] | None = None
         self._flocked: dict[str, list[tuple[str, int]]] | None = None
         self._page_files: dict[str, list[PageFile]] = {}
@@ -105,6 +107,10 @@ class View:
                 return _number(soft), _number(hard)
         return NO_LIMIT, NO_LIMIT
 
+    def raise_open_files(self) -> int:
+        """Returns the hard limit; this process's own limit stays as it is."""
+        return self.limit("Max open files")[1]
+
     def open_files(self) -> int:
         try:
             return len(os.listdir(f"{self.me}/fd"))
@@ -164,14 +170,6 @@ class View:
 
     # files
 
-    def runtime_dir(self, prefix: str, release: Release) -> str:
-        """As runtime.directory has it, for that process."""
-        env = self.environ()
-        base = env.get("RUNTIME_DIRECTORY", "") if release.runtime_directory_env else ""
-        if not base:
-            base = "/var/run" if self.uid == 0 else env.get("XDG_RUNTIME_DIR") or "/tmp"
-        return f"{base}/dpdk/{prefix}"
-
     def runtime_bases(self) -> list[str]:
         """Every place where runtime directories of this machine's users may lie."""
         env = self.environ()
@@ -211,7 +209,7 @@ class View:
 
     def kept_for(self, hugedir: str, page_sz: int) -> int:
         """Pages that the kernel keeps for a mount (min_size=) and that it does not use yet."""
-        for line in self.read(f"{self.mounts_at[len(self.root) :]}/mounts").splitlines():
+        for line in self.read(self.mounts[len(self.root) :]).splitlines():
             fields = line.split(" ")
             if fields[1:3] == [hugedir, "hugetlbfs"]:
                 _, eq, text = fields[3].partition("min_size=")

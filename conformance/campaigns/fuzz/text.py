@@ -10,6 +10,7 @@ from conformance.campaigns.fuzz import attach
 from conformance.campaigns.fuzz.engine import Case, Wrong
 from conformance.harness import fake_host
 from pyeal import EalError, cparse, hugepages, lcores, options, releases, runtime, vaspace
+from pyeal.host import FakeHost
 from pyeal.releases import RELEASES
 
 # fmt: off
@@ -111,24 +112,25 @@ class Text:
 
     def _look(self, case: Case, root: Path) -> None:
         host = self.hosts[case.seed.partition(":")[0]]
-        sys, proc = str(root / "sys"), str(root / "proc")
+        fake = FakeHost(root, host.statfs)
+        proc = fake.proc
         release = releases.get(case.how)
-        cpus = lcores.discover(release, sys)
+        cpus = lcores.discover(release, fake)
         bounded(cpus.nodes, 0, release.numa_nodes_max - 1)
         bounded([n for n, _ in cpus.lcores], 0, cparse.MAX_LCORE - 1)
-        if not runtime.tsc_hz(proc) >= 0:
+        if not runtime.tsc_hz(fake) >= 0:
             raise Wrong("a clock that runs backwards")
-        runtime.processes(str(root / "proc"), proc)
+        runtime.processes(proc, fake)
         vaspace.what_lies_at(*AT, proc)
         bounded([vaspace.free_base(AT[1], proc=proc)], 0, U64)
-        for _, size in hugepages.mounts(proc, release.mounts_decoded):
+        for _, size in hugepages.mounts(fake, release.mounts_decoded):
             bounded([size or 0], 0, U64 - 1)
-        bounded([hugepages.default_size(proc)], 0, U64 - 1)
-        if os.path.isdir(f"{sys}/{hugepages.GLOBAL}"):
-            hugepages.pools(sys)
+        bounded([hugepages.default_size(fake)], 0, U64 - 1)
+        if os.path.isdir(f"{fake.sys}/{hugepages.GLOBAL}"):
+            hugepages.pools(fake)
         e = host.expects[sum(at for at, _ in case.edits) % len(host.expects)]
         o = options.parse(e.args, release)
-        for info in hugepages.survey(o, release, cpus.nodes, sys, proc, statfs=host.statfs):
+        for info in hugepages.survey(o, release, cpus.nodes, fake):
             bounded(info.num_pages, 0, hugepages.U32)
             bounded([info.page_sz], 1, U64 - 1)
 

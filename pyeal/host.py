@@ -1,0 +1,80 @@
+"""Where the facts of a machine come from: /sys, /proc, mounts, limits, environment, user.
+
+Whatever asks about the machine takes a Host. LOCAL is the machine as this process sees it; a
+FakeHost is a folder; pyeal.tools.view has the machine as another process sees it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .releases import Release
+
+
+class Host:
+    """The machine as this process sees it.
+
+    sys, proc: directories of the pools, nodes and CPUs, and of meminfo, cpuinfo and locks.
+    mounts: the file that lists the mounts.
+    """
+
+    sys, proc, mounts = "/sys", "/proc", "/proc/mounts"
+
+    def statfs(self, path: str) -> tuple[int, int]:
+        """Returns (file system type, block size) of the file system at a path. Raises OSError."""
+        return libc.statfs(path)
+
+    def affinity(self) -> set[int]:
+        """Returns the CPUs on which the calling thread may run."""
+        return os.sched_getaffinity(0)
+
+    def environ(self) -> Mapping[str, str]:
+        """Returns the environment, which decides where the runtime directory is."""
+        return os.environ
+
+    @property
+    def uid(self) -> int:
+        """The user whose runtime directory is meant."""
+        return os.getuid()
+
+    def runtime_dir(self, prefix: str, release: Release) -> str:
+        """Returns the runtime directory of a prefix.
+
+        unix/eal_filesystem.c: eal_create_runtime_dir
+        """
+        env = self.environ()
+        base = env.get("RUNTIME_DIRECTORY", "") if release.runtime_directory_env else ""
+        if not base:
+            base = "/var/run" if self.uid == 0 else env.get("XDG_RUNTIME_DIR") or "/tmp"
+        return f"{base}/dpdk/{prefix}"
+
+    def raise_open_files(self) -> int:
+        """Raises the soft limit of open files to the hard one and returns it. Raises OSError."""
+        return libc.raise_open_files()
+
+
+LOCAL = Host()
+
+
+class FakeHost(Host):
+    """A folder with `sys` and `proc` in it.
+
+    statfs: what statfs(2) would return there; that of the real path if it is not given.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        statfs: Callable[[str], tuple[int, int]] | None = None,
+    ) -> None:
+        self.sys, self.proc, self.mounts = f"{root}/sys", f"{root}/proc", f"{root}/proc/mounts"
+        self._statfs = statfs or super().statfs
+
+    def statfs(self, path: str) -> tuple[int, int]:
+        return self._statfs(path)
