@@ -12,7 +12,19 @@ from _thread import RLock
 from ctypes import addressof, memset, sizeof
 from errno import EACCES, EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTSUP
 
-from . import files, gc_paused, hugepages, layout, lcores, libc, memseg, options, releases, runtime
+from . import (
+    files,
+    gc_paused,
+    hugepages,
+    layout,
+    lcores,
+    libc,
+    memseg,
+    options,
+    peers,
+    releases,
+    runtime,
+)
 from .errors import EalError
 from .fbarray import Arrays
 from .heap import Heaps
@@ -71,7 +83,6 @@ class Eal:
         self.mutex = RLock()  # one thread at a time changes memory
         self.infos: list[hugepages.HugepageInfo] = []
         self._tables: list[int] = []
-        self._words: list[memseg.Word] = []  # the locks of `config`, heaps' aside
         self._pages: list[Pages] = []  # what alloc() gave and free() did not take yet
         self._undo: list[Callable[[], object]] = []  # takes a failed start back, latest first
         self.closed = False
@@ -148,7 +159,9 @@ class Eal:
             )
         except EalError as e:
             raise e.within("Cannot init memzone", ENODEV, "memzone") from None
-        self.lists = MemsegLists(self.config, self.arrays, self.space, self.release)
+        primary = peers.Primary(self.log) if self.shared else None
+        others = primary or peers.Alone()
+        self.lists = MemsegLists(self.config, self.arrays, self.space, self.release, others)
         self.lists.lock.read()
         try:
             self._memory([node for _, node in running])
@@ -158,52 +171,25 @@ class Eal:
         finally:
             hugepages.unlock(self.infos)
             self.lists.lock.read_done()
-        self.heaps = Heaps(self.lists, self.memalloc, opts, self.sockets, running[0][1], self.log)
+        main = running[0][1]
+        self.heaps = Heaps(
+            self.lists, self.memalloc, opts, self.sockets, main, self.log, self._pages, []
+        )
         self.heaps.create()
-        self.memzones = Memzones(self.config, zones, self.heaps, self.iova, self.release)
+        self.memzones = Memzones(zones, self.heaps, self.iova)
         self.config.tsc_hz = runtime.tsc_hz(self.host)
         self._tables = self.heaps.service_tables()
-        if self.shared:
-            self._host()
+        if primary:
+            self._host(primary)
         config.complete()
 
-    def _host(self) -> None:
+    def _host(self, primary: peers.Primary) -> None:
         """What processes that join need: the channel, its answers, and no lock of a dead one."""
-        from . import malloc_mp, peers
-
         runtime.sweep(self.runtime_dir)
-        self._open_channel("mp_socket")
-        kind, at = type(self.config), addressof(self.config)
-        words = [at + getattr(kind, n).offset for n, *_ in kind._fields_ if n.endswith("lock")]
-        locks = self.lists.lock, self.memzones.lock
-        ours = {lock.va: lock for lock in locks if isinstance(lock, memseg.Word)}
-        self._words = [ours.get(va) or memseg.Word(va) for va in words]
-        for word in (*self._words, *(heap.word for heap in self.heaps.heaps)):
-            word.alone = self.channel.alone  # to become lists.peers.all_ended, with _bury
-        self.heaps.outside = self._pages
-        for heap in self.heaps.heaps:
-            heap.mend = self.heaps.mend
-        server = malloc_mp.Sync(self.channel, self.heaps, self.log)
-        self.lists.peers = peers.Primary(server, self.memalloc)
-        self.channel.actions["eal_dev_mp_request"] = malloc_mp.no_devices
-        self.channel.actions["bus_vdev_mp"] = malloc_mp.no_vdevs
-        self.channel.actions["eal_vfio_mp_sync"] = malloc_mp.no_vfio
+        self._open_channel("mp_socket", primary.release_dead_locks)
+        locks = [*self.lists.config_locks(), *(heap.lock for heap in self.heaps.heaps)]
+        primary.connect(self.channel, self.heaps, locks)
         self.channel.ready = True
-
-    def _bury(self) -> None:
-        """Frees locks that dead processes kept, when all others are dead: the next one that joins
-        would wait for them without end, as the C library does."""
-        for word in self._words:
-            if word.inherit():
-                word.reset()
-        for heap in self.heaps.heaps:
-            if heap.word.inherit():
-                try:
-                    heap.mend(heap)
-                except EalError as e:
-                    self.log("ERR", e.text)
-                    continue  # one that cannot be mended stays locked
-                heap.word.reset()
 
     def _attach(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
         """A secondary's stages."""
@@ -237,7 +223,9 @@ class Eal:
             zones = self.arrays.attach(self.config.memzones, sizeof(layout.Memzone))
         except EalError as e:
             raise e.within("Cannot attach to memzone list", ENODEV, "memzone") from None
-        self.lists = MemsegLists(self.config, self.arrays, self.space, self.release)
+        secondary_of = None if look_only else peers.Secondary(self.log)
+        others = secondary_of or peers.Alone()
+        self.lists = MemsegLists(self.config, self.arrays, self.space, self.release, others)
         self._raise_nofile()
         self.lists.lock.read()
         try:
@@ -267,17 +255,15 @@ class Eal:
         finally:
             self.lists.lock.read_done()
         sockets = [h.socket_id for h in self.config.malloc_heaps if h.name.startswith(b"socket_")]
-        self.heaps = Heaps(self.lists, self.memalloc, opts, sockets, running[0][1], self.log)
-        self.heaps.on_event = self.follower.on_event
-        self.memzones = Memzones(self.config, zones, self.heaps, self.iova, self.release)
-        if look_only:
+        main, on_event = running[0][1], self.follower.on_event
+        self.heaps = Heaps(
+            self.lists, self.memalloc, opts, sockets, main, self.log, self._pages, on_event
+        )
+        self.memzones = Memzones(zones, self.heaps, self.iova)
+        if secondary_of is None:
             return
-        from . import malloc_mp, peers
-
-        asker = malloc_mp.Asker(self.channel, self.release, self.follower.follow, self.log)
+        secondary_of.connect(self.channel, self.release, self.follower.follow)
         if not opts.legacy_mem:
-            self.heaps.ask = asker
-            self.lists.peers = peers.Secondary(asker)
             # what changed between the first look and the socket's being answered
             self.follower.follow()
         self.channel.ready = True
@@ -293,13 +279,13 @@ class Eal:
         if self.role == "observer" and not self.options.legacy_mem:
             self.follower.follow()
 
-    def _open_channel(self, name: str) -> None:
+    def _open_channel(self, name: str, on_death: Callable[[], object] | None = None) -> None:
         from . import mp
 
         self.channel = mp.Channel(self.runtime_dir, self.release, name, self.log)
         self._undo.append(self.channel.close)
-        if self.role == "primary":
-            self.channel.watch(self._bury)
+        if on_death:
+            self.channel.watch(on_death)
         self.channel.start()
 
     # stages

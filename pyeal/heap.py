@@ -15,7 +15,7 @@ from . import layout, libc
 from .errors import EalError
 from .fbarray import runs
 from .layout import FLAG_DIRTY, FLAG_DO_NOT_FREE, FREELISTS, MallocElem
-from .memseg import MemsegList, MemsegLists, Word
+from .memseg import MemsegList, MemsegLists
 from .segments import Pages, Segments
 from .vaspace import align as up
 
@@ -23,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .malloc_mp import Asker
     from .options import Options
 
 HEADER = 128
@@ -39,22 +38,25 @@ MAX_REQUEST = 1 << 40  # bytes that a secondary may ask for at once
 class Heap:
     """One node's heap, in its slot of `config`; as a context it is locked for all processes."""
 
-    __slots__ = ("c", "lists", "mend", "rule", "socket", "va", "word")
+    __slots__ = ("c", "lists", "lock", "rule", "socket", "va")
 
-    def __init__(self, c: layout.MallocHeap, socket: int, lists: MemsegLists) -> None:
+    def __init__(
+        self,
+        c: layout.MallocHeap,
+        socket: int,
+        lists: MemsegLists,
+        repair: Callable[[Heap], object],
+    ) -> None:
         self.c, self.socket, self.va, self.lists = c, socket, addressof(c), lists
         self.rule = lists.release.free_list_rule
-        self.word = Word(self.va)
-        self.mend: Callable[[Heap], object] = lambda heap: None
+        # a process that died with the lock may have changed the heap by half
+        self.lock = lists.peers.lock(self.va, lambda: repair(self))
 
     def __enter__(self) -> None:
-        if self.word.take(lambda v: v == 0, 1):
-            # whoever died with the lock may have been about to change it; one that cannot be
-            # mended stays locked
-            self.mend(self)
+        self.lock.acquire(lambda value: value == 0, 1)
 
     def __exit__(self, *_: object) -> None:
-        self.word.give(1)
+        self.lock.release(1)
 
     def at(self, va: int) -> MallocElem:
         """The element there. EalError(EINVAL) when that or its size leads out of the heap's pages.
@@ -324,7 +326,9 @@ def write_elem(
 class Heaps:
     """All heaps of one EAL, and how they grow and shrink.
 
-    on_event: called with ("alloc" | "free", va, bytes) after pages came and before they go.
+    outside: the pages of the lists that are in no heap.
+    on_event: each is called with ("alloc" | "free", va, bytes) after pages were added and before
+    they are removed.
     """
 
     def __init__(
@@ -335,15 +339,17 @@ class Heaps:
         sockets: list[int],
         main_socket: int,
         log: Callable[[str, str], object],
+        outside: list[Pages],
+        on_event: list[Callable[[str, int, int], object]],
     ) -> None:
         self.lists, self.segments, self.opts, self.log = lists, segments, opts, log
-        self.main_socket = main_socket
-        self.on_event: list[Callable[[str, int, int], object]] = []
+        self.main_socket, self.on_event = main_socket, on_event
         self.limits = {} if opts.legacy_mem or opts.no_huge else dict(opts.socket_limit or {})
-        self.ask: Asker | None = None  # a secondary's way to the primary
+        self.outside = outside
         slots = lists.config.malloc_heaps
-        self.heaps = [Heap(slots[i], socket, lists) for i, socket in enumerate(sockets)]
-        self.outside: list[Pages] = []  # pages that are in no heap
+        self.heaps = [
+            Heap(slots[i], socket, lists, self.repair) for i, socket in enumerate(sockets)
+        ]
 
     def create(self) -> None:
         """Names the heaps and gives them all pages. rte_eal_malloc_heap_init"""
@@ -369,8 +375,11 @@ class Heaps:
     def _of(self, socket: int) -> Heap | None:
         return next((h for h in self.heaps if h.socket == socket), None)
 
-    def mend(self, heap: Heap) -> None:
-        """Makes a heap whole whose lock a dead process had; nobody else is left. EalError."""
+    def finish_frees(self) -> None:
+        self.segments.finish_frees()
+
+    def repair(self, heap: Heap) -> None:
+        """Rebuild the links of a heap whose lock a dead process held. EalError(EINVAL)."""
         spans = []
         for msl in self.lists:
             if (msl.socket, msl.external) != (heap.socket, False):
@@ -442,14 +451,18 @@ class Heaps:
         """try_expand_heap"""
         with self.lists.lock:
             try:
-                if self.ask:
-                    slot = self.heaps.index(heap)
-                    return self.ask.grow(slot, heap.socket, page_sz, size, align, heap.va)
-                self.expand(heap, page_sz, size, align)
+                return self.lists.peers.grow(
+                    lambda: self.expand(heap, page_sz, size, align),
+                    self.heaps.index(heap),
+                    heap.socket,
+                    page_sz,
+                    size,
+                    align,
+                    heap.va,
+                )
             except EalError as e:
                 self.log("DEBUG", str(e))
                 return False
-        return True
 
     def expand(
         self, heap: Heap, page_sz: int, size: int, align: int, contig: bool = False, id: int = 0
@@ -499,8 +512,12 @@ class Heaps:
         n = length // msl.page_sz
         if va != msl.va(start) or n * msl.page_sz != length or not 0 < n <= msl.n_segs - start:
             raise EalError(EINVAL, "malloc", f"{length:#x} bytes at {va:#x} are not whole pages")
-        self._tell("free", va, length)
-        self.segments.free(Pages(msl, start, n))
+        self._free_pages(Pages(msl, start, n), id)
+
+    def _free_pages(self, pages: Pages, id: int = 0) -> None:
+        """Give pages that are in no heap any more to the system, and have every process follow."""
+        self._tell("free", pages.va, pages.len)
+        self.segments.free(pages)
         self.lists.peers.announce(False, id)
 
     def _leave(self, heap: Heap, va: int, pages: Pages) -> None:
@@ -612,12 +629,7 @@ class Heaps:
             heap.unlink_free(va)
             heap.hide(va, pages.va, pages.len, matched)
             heap.c.total_size -= pages.len
-            if self.ask:
-                self.ask.release_pages(pages.va, pages.len)
-            else:
-                self._tell("free", pages.va, pages.len)
-                self.segments.free(pages)
-                self.lists.peers.announce(False, 0)
+            self.lists.peers.shrink(lambda: self._free_pages(pages), pages.va, pages.len)
         self.log("DEBUG", f"Heap on socket {msl.socket} was shrunk by {pages.len >> 20}MB")
 
     def service_tables(self) -> list[int]:

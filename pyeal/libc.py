@@ -14,7 +14,6 @@ import fcntl
 import itertools
 import os
 import struct
-import time
 from _thread import allocate_lock
 from ctypes import c_int, c_long, c_size_t, c_ulong, c_void_p
 
@@ -486,33 +485,6 @@ def compare_exchange_private(va: int, old: int, new: int) -> bool:
     return True
 
 
-def lock_word(
-    va: int,
-    free: Callable[[int], bool],
-    add: int,
-    wait: float,
-    exchange: Callable[[int, int, int], bool] = compare_exchange,
-) -> None:
-    """Adds to the lock word at va as soon as it is free. OSError(ETIMEDOUT) after `wait` seconds.
-
-    exchange: compare_exchange_private if no other process maps the word.
-    """
-    word, pause, left = c_int.from_address(va), 1e-5, wait
-    while True:
-        value = word.value
-        if free(value):
-            if exchange(va, value, value + add):
-                return
-        elif left > 0:
-            time.sleep(pause)
-            left, pause = left - pause, min(pause * 2, 0.01)
-        else:
-            raise OSError(
-                errno.ETIMEDOUT,
-                f"the lock word at {va:#x} holds {value}, for {wait} s; its holder may be dead",
-            )
-
-
 def watcher() -> int:
     """Returns a descriptor that is readable after a file was created in a watched directory."""
     fd = int(_inotify_init(os.O_NONBLOCK | os.O_CLOEXEC))
@@ -535,13 +507,6 @@ def made(fd: int) -> list[str]:
         names.append(os.fsdecode(data[at + 16 : end].rstrip(b"\0")))
         at = end
     return names
-
-
-def break_word(va: int, exchange: Callable[[int, int, int], bool] = compare_exchange) -> None:
-    """Releases a lock word whose holders are dead."""
-    word = c_int.from_address(va)
-    while not exchange(va, word.value, 0):
-        pass
 
 
 def zero(va: int, length: int) -> None:

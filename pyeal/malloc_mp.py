@@ -1,7 +1,7 @@
-"""How processes keep their memory in step: growth and shrinking asked for, done, and announced.
+"""Messages by which processes keep their mappings alike when a heap grows or shrinks.
 
-A secondary that needs memory holds the heap's lock and the hotplug lock while it asks; the primary
-changes pages and heap for it, has every secondary bring its mappings in line, and answers.
+A secondary that needs memory holds the heap's lock and the hotplug lock while it asks the primary.
+The primary changes pages and heap, has every secondary map the change, and replies to all.
 common/malloc_mp.c
 """
 
@@ -19,9 +19,21 @@ from .mp import TIMEOUT, Channel
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
-    from .heap import Heaps
     from .releases import Release
+
+    Log = Callable[[str, str], object]
+
+    class Memory(Protocol):
+        """The heaps, as far as the messages reach them."""
+
+        def serve_growth(
+            self, socket: int, page_sz: int, size: int, align: int, contig: bool, id: int
+        ) -> None: ...
+        def serve_release(self, va: int, length: int, id: int) -> None: ...
+        def finish_frees(self) -> None: ...
+
 
 ALLOC, FREE, SYNC = range(3)
 SUCCESS, FAIL = range(2)
@@ -30,110 +42,101 @@ SIZE = 80
 _ALLOC = Struct("<i4xQQQiIQQ?7xQi4x")
 _FREE = Struct("<i4xQQ40xQi4x")  # t; addr, len; id; result
 _HEAD = Struct("<i60xQi4x")  # t; id; result
-# the element is in the shared heap before the peers have mapped it: answered or taken back before
-# the asker gives up
-BOUND = 0.8 * TIMEOUT
-VDEV_SCAN_REP = 3
-VFIO_ERR = 0xFF
+# The new element is in the shared heap before the peers have mapped it: the primary replies, or
+# rolls back, before the secondary that asked gives up.
+SYNC_TIMEOUT = 0.8 * TIMEOUT
+VDEV_SCAN_REP, VFIO_ERR = 3, 0xFF
 _VDEV = Struct("<ii64x")
 
 
 def head(t: int, id: int, result: int = SUCCESS) -> bytes:
+    """Return a message without a body: announcement or reply."""
     return _HEAD.pack(t, id, result)
 
 
 def _unpack(param: bytes) -> tuple[int, int, int]:
-    """Kind, id and result of a request. ValueError."""
+    """Return kind, id and result of a message. ValueError."""
     if len(param) != SIZE:
-        raise ValueError(f"{SIZE} bytes of malloc request wanted, {len(param)} found")
+        raise ValueError(f"malloc request: expected {SIZE} bytes, found {len(param)}")
     t, id, result = _HEAD.unpack(param)
     return t, id, result
 
 
-def fresh_id() -> int:
-    """Where a process starts to number its requests: others' numbers are far away."""
+def first_id() -> int:
+    """Return a random number from which a process counts its requests, far from others'."""
     return int.from_bytes(os.urandom(8), "little") >> 2
 
 
-class Sync:
-    """The primary's half: has all secondaries follow, and serves their requests."""
+class GrowthServer:
+    """The primary's half: tells the secondaries of changes, and serves their requests."""
 
-    def __init__(self, channel: Channel, heaps: Heaps, log: Callable[[str, str], object]) -> None:
-        self.channel, self.heaps, self.log = channel, heaps, log
-        self.id = fresh_id()
-        self.mute: set[str] = set()  # peers that did not answer: a rollback does not wait for them
+    def __init__(self, channel: Channel, memory: Memory, log: Log) -> None:
+        self.channel, self.memory, self.log = channel, memory, log
+        self.id = first_id()
+        self.unresponsive: set[str] = set()  # peers that did not reply to the last announcement
         channel.actions["mp_malloc_request"] = self.serve
+        channel.actions["eal_dev_mp_request"] = no_devices
+        channel.actions["bus_vdev_mp"] = no_vdevs
+        channel.actions["eal_vfio_mp_sync"] = no_vfio
 
     def announce(self, rollback: bool, id: int) -> bool:
-        """Whether every living secondary has its mappings in line now; id 0 for a fresh one.
+        """Have the secondaries map what the lists say; return whether every living one did.
 
+        A rollback does not wait for a peer that is unresponsive already. id 0 takes a new id.
         request_sync
         """
         if not id:
             self.id += 1
             id = self.id
         name = "mp_malloc_rollback" if rollback else "mp_malloc_sync"
-        good, self.mute = True, self.mute if rollback else set()
-        answers = self.channel.request(name, head(SYNC, id), BOUND, {*self.mute})
-        for peer, answer in answers.items():
-            if answer is None:
+        followed, self.unresponsive = True, self.unresponsive if rollback else set()
+        replies = self.channel.request(name, head(SYNC, id), SYNC_TIMEOUT, {*self.unresponsive})
+        for peer, reply in replies.items():
+            if reply is None:
                 self.log("ERR", f"{peer} has not responded")
-                self.mute.add(peer)
-                good = False
-            elif not _fine(answer, id):
-                # EAL loses this answer, and leaves memory in the heap that the peer cannot see
+                self.unresponsive.add(peer)
+                followed = False
+            elif len(reply) != SIZE or _unpack(reply) != (SYNC, id, SUCCESS):
+                # EAL loses this reply, and leaves memory in the heap that the peer cannot access
                 self.log("ERR", f"{peer} failed to synchronize")
-                good = False
-        return good
+                followed = False
+        return followed
 
     def serve(self, param: bytes) -> None:
-        """A secondary's request; the answer goes to all. handle_request"""
+        """Carry out a secondary's request, and send the result to all. handle_request"""
         t, id, _ = _unpack(param)
+        result = FAIL
         try:
             if t == ALLOC:
-                self._alloc(param, id)
+                self._grow(param, id)
             elif t == FREE:
-                self._free(param, id)
+                _, va, length, _, _ = _FREE.unpack(param)
+                self.memory.serve_release(va, length, id)
             else:
                 raise ValueError(f"unexpected request {t} from a secondary")
             result = SUCCESS
         except (EalError, ValueError) as e:
             self.log("ERR", f"request of a secondary refused: {e}")
-            result = FAIL
         self.channel.send("mp_malloc_response", head(t, id, result))
 
-    def _alloc(self, param: bytes, id: int) -> None:
+    def _grow(self, param: bytes, id: int) -> None:
         _, _, page_sz, size, socket, _, align, _, contig, _, _ = _ALLOC.unpack(param)
         if page_sz <= 0 or page_sz & page_sz - 1 or align & align - 1:
             raise ValueError(f"pages of {page_sz} bytes, alignment {align}")
-        self.heaps.serve_growth(socket, page_sz, size, max(align, 1), contig, id)
-
-    def _free(self, param: bytes, id: int) -> None:
-        _, va, length, _, _ = _FREE.unpack(param)
-        self.heaps.serve_release(va, length, id)
+        self.memory.serve_growth(socket, page_sz, size, max(align, 1), contig, id)
 
 
-def _fine(answer: bytes, id: int) -> bool:
-    if len(answer) != SIZE:
-        return False
-    return tuple(_HEAD.unpack(answer)) == (SYNC, id, SUCCESS)
+class GrowthClient:
+    """A secondary's half: asks the primary for changes, and follows its announcements.
 
-
-class Asker:
-    """A secondary's half: asks the primary, and follows what it announces.
-
-    follow: brings this process's mappings in line with the shared lists.
+    follow: maps what the shared lists say and this process lacks, and unmaps the opposite.
     """
 
     def __init__(
-        self,
-        channel: Channel,
-        release: Release,
-        follow: Callable[[], object],
-        log: Callable[[str, str], object],
+        self, channel: Channel, release: Release, follow: Callable[[], object], log: Log
     ) -> None:
         self.channel, self.release, self.follow, self.log = channel, release, follow, log
-        self.id = fresh_id()
+        self.id = first_id()
         self._waiting: dict[int, tuple[_thread.LockType, list[int]]] = {}
         channel.actions["mp_malloc_sync"] = self._sync
         channel.actions["mp_malloc_rollback"] = self._sync
@@ -147,7 +150,7 @@ class Asker:
         return head(SYNC, id, SUCCESS if self._followed() else FAIL)
 
     def _followed(self) -> bool:
-        """Whether this process has mapped what the lists say."""
+        """Follow, and return whether that succeeded."""
         try:
             self.follow()
         except (EalError, OSError) as e:
@@ -158,32 +161,33 @@ class Asker:
     def _response(self, param: bytes) -> None:
         _, id, result = _unpack(param)
         if id in self._waiting:
-            answered, got = self._waiting[id]
+            replied, got = self._waiting[id]
             if not got:
                 got.append(result)
-                answered.release()
+                replied.release()
 
     def grow(self, heap: int, socket: int, page_sz: int, size: int, align: int, va: int) -> bool:
-        """Whether the primary made memory for size bytes; va: the heap's address (20.11)."""
+        """Return whether the primary added pages for size bytes; va: the heap's address (20.11)."""
         first = va if self.release.alloc_names_heap_by_address else heap
         self.id += 1
         ask = _ALLOC.pack(ALLOC, first, page_sz, size, socket, 0, align, 0, False, self.id, 0)
         return self._ask(ask, self.id)
 
     def release_pages(self, va: int, length: int) -> bool:
+        """Return whether the primary freed pages that no heap contains any more."""
         self.id += 1
         return self._ask(_FREE.pack(FREE, va, length, self.id, 0), self.id)
 
     def _ask(self, param: bytes, id: int) -> bool:
-        answered = _thread.allocate_lock()
-        answered.acquire()
+        replied = _thread.allocate_lock()
+        replied.acquire()
         got: list[int] = []
-        self._waiting[id] = answered, got
+        self._waiting[id] = replied, got
         try:
             if not self.channel.send("mp_malloc_request", param):
                 self.log("ERR", "Cannot send message to primary")
                 return False
-            self.channel.wait(answered, time.monotonic() + TIMEOUT, "mp_socket")
+            self.channel.wait(replied, time.monotonic() + TIMEOUT, "mp_socket")
         finally:
             del self._waiting[id]
         if not got:
@@ -194,7 +198,7 @@ class Asker:
         return got[0] == SUCCESS
 
 
-# what else a DPDK process asks for: pyeal has no devices to share
+# requests of DPDK's libraries about devices, of which pyeal shares none
 
 
 def no_devices(param: bytes) -> bytes:
@@ -203,7 +207,7 @@ def no_devices(param: bytes) -> bytes:
 
 
 def no_vdevs(param: bytes) -> bytes:
-    """bus_vdev_mp: the end of a scan, and nothing was found."""
+    """bus_vdev_mp: the end of a scan that found no device."""
     return _VDEV.pack(VDEV_SCAN_REP, 0)
 
 

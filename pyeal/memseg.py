@@ -6,8 +6,8 @@ base_va + i * page_sz. The 128 slots of `config` hold the lists in order.
 
 from __future__ import annotations
 
-from ctypes import addressof, c_int, memset, sizeof
-from errno import EACCES, EINVAL, ENOMEM
+from ctypes import addressof, memset, sizeof
+from errno import EINVAL, ENOMEM
 from struct import Struct, pack
 
 from . import layout, libc
@@ -15,7 +15,7 @@ from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits
 from .layout import MAX_MEMSEG_LISTS, Memseg
 from .libc import PAGE
-from .peers import Alone
+from .locks import NoLock, RwLock, SharedLock
 from .vaspace import VaSpace, align
 
 TYPE_CHECKING = False
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from .peers import Alone
     from .releases import Release
 
 GB = 1 << 30
@@ -172,12 +173,28 @@ class MemsegLists:
     unlocked; a callback's value other than 0 or None ends the walk and is returned.
     """
 
-    def __init__(self, config: Any, arrays: Arrays, space: VaSpace, release: Release) -> None:
+    def __init__(
+        self, config: Any, arrays: Arrays, space: VaSpace, release: Release, peers: Alone
+    ) -> None:
         self.config, self.arrays, self.space, self.release = config, arrays, space, release
-        self.slots: dict[int, MemsegList] = {}  # the ones that exist, by slot
-        self.peers = Alone()  # which other processes map the memory
-        word = addressof(config) + type(config).memory_hotplug_lock.offset
-        self.lock: RwLock | NoLock = NoLock() if arrays.look_only else RwLock(word, release)
+        self.peers = peers
+        self.slots: dict[int, MemsegList] = {}  # those that exist, by slot
+        self._locks: dict[int, SharedLock] = {}  # those taken here, by address
+        self.lock = self.rwlock("memory_hotplug_lock")
+
+    def rwlock(self, name: str) -> RwLock | NoLock:
+        """Return the lock of that name in config; an observer takes none."""
+        if self.arrays.look_only:
+            return NoLock()
+        va = addressof(self.config) + getattr(type(self.config), name).offset
+        lock = self._locks[va] = self.peers.rwlock(va, self.release)
+        return lock
+
+    def config_locks(self) -> list[SharedLock]:
+        """Return every lock of config, also those that only DPDK's libraries take."""
+        kind, at = type(self.config), addressof(self.config)
+        vas = [at + getattr(kind, name).offset for name, *_ in kind._fields_ if name[-4:] == "lock"]
+        return [self._locks.get(va) or self.peers.lock(va) for va in vas]
 
     def __iter__(self) -> Iterator[MemsegList]:
         return iter([self.slots[i] for i in sorted(self.slots)])
@@ -334,98 +351,3 @@ class MemsegLists:
             if msl.base_va <= va < msl.base_va + msl.len:
                 return msl, (va - msl.base_va) // msl.page_sz
         return None
-
-
-class Word:
-    """A lock word in shared memory.
-
-    alone: whether no other process is left. A word that stays taken then is a dead one's, and is
-    broken.
-    """
-
-    GRACE, WAIT = 0.5, 4.5  # seconds until it is looked who lives; and more for one who does
-
-    def __init__(self, va: int) -> None:
-        self.va = va
-        self.alone: Callable[[], bool] = lambda: False
-        self.ours: list[None] = []  # one for each thread of this process that has it or waits
-
-    def take(self, free: Callable[[int], bool], add: int) -> bool:
-        """Adds to the word once it is free; whether it was broken for it. EalError(ETIMEDOUT)."""
-        self.ours.append(None)
-        for wait in (self.GRACE, self.WAIT):
-            try:
-                libc.lock_word(self.va, free, add, wait)
-                return False
-            except OSError as e:
-                error = e
-            # another thread of ours may have it all the time that others need to answer it
-            if (wait == self.WAIT or len(self.ours) == 1) and self.alone():
-                libc.break_word(self.va)
-                libc.lock_word(self.va, free, add, self.WAIT)
-                return True
-        self.ours.pop()
-        raise EalError(error.errno or 0, "lock", error.strerror or "")
-
-    def give(self, add: int) -> None:
-        libc.lock_word(self.va, lambda v: True, -add, 0)
-        self.ours.pop()
-
-    def inherit(self) -> bool:
-        """Whether it was a dead process's, and now is held by this one, until reset()."""
-        if self.ours or not c_int.from_address(self.va).value or not self.alone():
-            return False
-        self.ours.append(None)
-        return True
-
-    def reset(self) -> None:
-        libc.break_word(self.va)
-        self.ours.pop()
-
-
-class RwLock(Word):
-    """A reader-writer lock in shared memory, for writing as a context.
-
-    include/generic/rte_rwlock.h. EalError(ETIMEDOUT) when it stays taken.
-    """
-
-    def __init__(self, va: int, release: Release) -> None:
-        super().__init__(va)
-        self.reader, self.writer = release.rwlock
-
-    def __enter__(self) -> None:
-        self.write()
-
-    def __exit__(self, *_: object) -> None:
-        self.write_done()
-
-    def read(self) -> None:
-        self.take(self._no_writer, self.reader)
-
-    def _no_writer(self, value: int) -> bool:
-        # a writer's value and a waiting writer's are below a reader's step, or negative
-        return value >= 0 and not value & (self.reader - 1)
-
-    def read_done(self) -> None:
-        self.give(self.reader)
-
-    def write(self) -> None:
-        self.take(lambda v: v == 0, self.writer)
-
-    def write_done(self) -> None:
-        self.give(self.writer)
-
-
-class NoLock:
-    """The lock of one who only looks: it takes none, and changes nothing."""
-
-    def read(self) -> None:
-        pass
-
-    read_done = read
-
-    def __enter__(self) -> None:
-        raise EalError(EACCES, "lock", "an observer changes nothing")
-
-    def __exit__(self, *_: object) -> None:
-        pass

@@ -8,7 +8,6 @@ from errno import EEXIST, EINVAL, ENAMETOOLONG, ENOENT, ENOMEM, ENOSPC
 from .errors import EalError
 from .fbarray import Fbarray
 from .layout import Memzone
-from .memseg import NoLock, RwLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .heap import Heaps
-    from .releases import Release
 
 NAME = 32
 LINE = 64
@@ -25,13 +23,9 @@ LINE = 64
 class Memzones:
     """The zones of one prefix, in the array that `config` describes."""
 
-    def __init__(
-        self, config: Any, arr: Fbarray, heaps: Heaps, iova: Callable[[int], int], release: Release
-    ) -> None:
+    def __init__(self, arr: Fbarray, heaps: Heaps, iova: Callable[[int], int]) -> None:
         self.arr, self.heaps, self.iova = arr, heaps, iova
-        word = addressof(config) + type(config).mlock.offset
-        look_only = heaps.segments.look_only
-        self.lock: RwLock | NoLock = NoLock() if look_only else RwLock(word, release)
+        self.lock = heaps.lists.rwlock("mlock")
 
     def __iter__(self) -> Any:
         for start, n in self.arr.runs():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from ctypes import c_int, sizeof
+from ctypes import sizeof
 from errno import EACCES, ENOMEM
 
 from . import files, layout, libc, releases, runtime
@@ -19,6 +19,7 @@ from .host import LOCAL, Host
 from .hugepages import HugepageInfo
 from .layout import Memseg
 from .libc import MAP_SHARED, PAGE, PROT_READ, PROT_RW
+from .locks import SharedWord
 from .memseg import MemsegList, MemsegLists
 from .segments import Locked, Segments
 from .vaspace import align, free_base, what_lies_at
@@ -117,12 +118,14 @@ class AttachedConfig:
 
     def join(self) -> None:
         """Says that there is a secondary; EalError when the primary wants none."""
-        va = self.va + type(self.c).mp_status.offset
-        word = c_int.from_address(va)  # the status is its lowest byte
-        while (old := word.value) & 0xFF != MP_ENABLED:
-            if old & 0xFF == MP_DISABLED:
+
+        def enabled(word: int) -> int | None:
+            if word & 0xFF == MP_DISABLED:
                 raise EalError(0, "config", "Primary process refused secondary attachment")
-            libc.compare_exchange(va, old, old & ~0xFF | MP_ENABLED)
+            return None if word & 0xFF == MP_ENABLED else word & ~0xFF | MP_ENABLED
+
+        # the status is the lowest byte of the word
+        SharedWord(self.va + type(self.c).mp_status.offset).change(enabled)
 
     def close(self) -> None:
         if self.va:

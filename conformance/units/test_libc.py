@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from conformance.units.natives import choose
-from pyeal import libc
+from pyeal import EalError, libc, locks, peers
 
 CREATE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 FIXED = libc.MAP_SHARED | libc.MAP_FIXED
@@ -204,9 +204,9 @@ def test_two_processes_lose_no_exchange_or_are_refused(
 def test_the_refusal_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     choose("neither", monkeypatch)
     word = ctypes.c_int(3)
-    with pytest.raises(OSError, match="Fix: apt-get install libatomic1") as refused:
-        libc.lock_word(ctypes.addressof(word), lambda value: True, 1, 0)
-    libc.lock_word(ctypes.addressof(word), lambda v: True, 1, 0, libc.compare_exchange_private)
+    with pytest.raises(EalError, match="Fix: apt-get install libatomic1") as refused:
+        locks.SharedLock(ctypes.addressof(word)).acquire(lambda value: True, 1)
+    peers.Alone().lock(ctypes.addressof(word)).acquire(lambda value: True, 1)
 
     assert refused.value.errno == errno.ENOTSUP and word.value == 4
 

@@ -14,7 +14,7 @@ import pyeal
 from conformance.campaigns.fuzz.engine import Case, Wrong
 from conformance.harness import decode
 from conformance.runner import record
-from pyeal import layout, lcores, libc, releases
+from pyeal import layout, lcores, locks, releases
 from pyeal.vaspace import VaSpace
 
 PREFIX = "fuzz"
@@ -33,10 +33,7 @@ def folder() -> tempfile.TemporaryDirectory[str]:
 
 def quick_locks() -> None:
     """Nobody will free a lock word that is wrong: no need to wait for it."""
-    if libc.lock_word.__name__ == "<lambda>":
-        return
-    wait = libc.lock_word
-    libc.lock_word = lambda va, free, add, s=0: wait(va, free, add, 0.001)  # type: ignore[misc, assignment]
+    locks.SharedLock.GRACE = locks.SharedLock.WAIT = 0.001
 
 
 @functools.cache

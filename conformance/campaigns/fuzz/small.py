@@ -18,6 +18,7 @@ from pyeal.fbarray import Arrays
 from pyeal.heap import Heaps, elem
 from pyeal.hugepages import HugepageInfo
 from pyeal.memseg import MemsegLists
+from pyeal.peers import Alone
 from pyeal.segments import Pagemap, Segments
 from pyeal.vaspace import VaSpace, align
 
@@ -41,7 +42,7 @@ class Small:
         libc.mmap(self.va, CONFIG, libc.PROT_RW, ANONYMOUS)
         self.config = layout.config(release.family).from_address(self.va)
         self.arrays = Arrays(self.space, None)
-        self.lists = MemsegLists(self.config, self.arrays, self.space, release)
+        self.lists = MemsegLists(self.config, self.arrays, self.space, release, Alone())
         self.lists.add(f"memseg-{PAGE >> 10}k-0-0", PAGE, N, 0)
         info = HugepageInfo(PAGE, str(hugedir), release.numa_nodes_max)
 
@@ -49,7 +50,7 @@ class Small:
             return None
 
         self.segments = Segments(self.lists, self.opts, [info], False, Pagemap(), log)
-        self.heaps = Heaps(self.lists, self.segments, self.opts, [0], 0, log)
+        self.heaps = Heaps(self.lists, self.segments, self.opts, [0], 0, log, [], [])
         self.heaps.create()
 
     def close(self) -> None:
@@ -154,7 +155,7 @@ class Words(OnSmall):
         return attach.leaves(layout.MallocHeap)[:18] + used
 
     def ways(self, seed: str) -> list[str]:
-        return ["use", "use", "mend"]
+        return ["use", "use", "repair"]
 
     def read(self, case: Case) -> None:
         content = case.apply(self.data(case.seed))
@@ -181,8 +182,8 @@ class Words(OnSmall):
                 refused.append(e)
 
         heap = small.heaps.heaps[0]
-        if how == "mend":
-            attempt(lambda: small.heaps.mend(heap))
+        if how == "repair":
+            attempt(lambda: small.heaps.repair(heap))
         got: list[int] = []
         for size in (64, 1 << 10, 1 << 14, 5 * PAGE, 30):
             attempt(lambda size=size: got.append(small.heaps.malloc(size)))  # type: ignore[misc]
@@ -246,12 +247,11 @@ class Datagrams(OnSmall):
             small.heaps.malloc(3 * PAGE)
             before = small.lists.config.malloc_heaps[0].total_size
             if case.how == "primary":
-                malloc_mp.Sync(channel, small.heaps, lambda level, text: None)
-                channel.actions["eal_dev_mp_request"] = malloc_mp.no_devices
-                channel.actions["bus_vdev_mp"] = malloc_mp.no_vdevs
-                channel.actions["eal_vfio_mp_sync"] = malloc_mp.no_vfio
+                malloc_mp.GrowthServer(channel, small.heaps, lambda level, text: None)
             else:
-                malloc_mp.Asker(channel, small.release, lambda: None, lambda level, text: None)
+                malloc_mp.GrowthClient(
+                    channel, small.release, lambda: None, lambda level, text: None
+                )
             data = case.apply(self.data(case.seed))
             m = channel.wire.decode(data, "mp_socket_2_2")
             if len(m.param) > mp.PARAM:
