@@ -2,7 +2,7 @@
 
 start(*args, ...)   an initialised EAL in this test's box; init=False: not yet initialised
 join(*args)         a secondary of it, of the kind that --secondary names
-eal                 one that is up, in the cheapest mode: for tests that do not care
+eal                 an initialised EAL in the cheapest mode: for tests that need no other
 box                 this test's private mounts, with the pages of @needs or @sizes
 mode, page          what @modes and @sizes run through
 evidence(text)      a line for the report: what was seen
@@ -79,7 +79,7 @@ def pytest_addoption(parser):
     )
 
 
-# The run: one target and what joins it, greeted once.
+# The run: one target and the EAL of its secondaries, each greeted once.
 
 HELLO, SECOND, STARTED = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
 NUMBERS = itertools.count(1)
@@ -359,8 +359,8 @@ def make_box(request, as_found):
 @pytest.fixture
 def fake_host(make_box, tmp_path):
     """fake_host({"2M": 8}, free={"2M": 9}, nodes=[0, 1]): a box of 8 pages where 9 are counted, on
-    nodes that share this machine's CPUs. For legacy mode and 1 GB pages, too: the kernel's count
-    leaves out what other tests' boxes hold."""
+    nodes that share this machine's CPUs. Also for legacy mode and 1 GB pages: the kernel's
+    count leaves out what other tests' boxes hold."""
 
     def make(pages, free=None, nodes=(), **more):
         cpus = sorted(os.sched_getaffinity(0))
@@ -489,7 +489,7 @@ def cgroup(request, prefix, as_found):
         made = []
 
         def make(size, limit, reserve=False):
-            if not made:  # the last one that goes takes the controller with it
+            if not made:  # the last cgroup to be removed takes the controller with it
                 stack.enter_context(host.alone("cgroup"))
             made.append(Cgroup(f"{prefix}_{next(NUMBERS)}", size, limit, reserve))
             stack.callback(made[-1].close)

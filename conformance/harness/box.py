@@ -31,7 +31,7 @@ class Box:
 
     binds: {path: tree bound over it}; mounts: [("2M", where, options)] more hugetlbfs, or another
     file system by its type; lease: pages that an in-memory EAL will take from the machine's pool.
-    one_node: memory comes from this machine's first node that has any, and no other is in sight.
+    one_node: memory comes from this machine's first node that has any; the others are hidden.
     """
 
     private = True

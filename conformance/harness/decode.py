@@ -18,7 +18,7 @@ class Struct(dict):
 
 @cache
 def layouts():
-    """Release -> its block. One that names another as `like` says only what differs from that."""
+    """Return release -> its block. A block with `like` has only the differences from that one."""
     with open(LAYOUTS) as f:
         found = json.load(f)["releases"]
     for name, block in found.items():
@@ -66,7 +66,7 @@ class Decoder:
         return self.member(struct, *names)["offset"]
 
     def name_at(self, struct, at):
-        """What lies at an offset of a structure: memsegs[0].version"""
+        """Return the name of the field at an offset of a structure: memsegs[0].version"""
         return self._name_at(self.structs[struct]["members"], at)
 
     def _name_at(self, members, at):

@@ -1,4 +1,4 @@
-"""An EAL under test: the verbs of its target as methods, its files and its process in sight."""
+"""An EAL under test: the verbs of its target as methods, its files and its process."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ class Eal:
         return proc.fds(self.pid)
 
     def locks(self, path):
-        """Locks on a file; the path is one that this process can open."""
+        """Return the locks on a file; this process must be able to open the path."""
         return proc.locks(path)
 
     def trace(self, calls="", *, inject=(), path=None, raw=False):

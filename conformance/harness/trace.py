@@ -104,7 +104,7 @@ class Trace:
         follow=True,
         limit=10.0,
     ):
-        """follow: also its other threads, in each of which `when=` counts anew."""
+        """follow: trace its other threads as well; `when=` counts from 1 in each."""
         self.out, self._calls, self._of = Path(out), None, "" if follow else f"{pid} "
         argv = [
             *prefix,

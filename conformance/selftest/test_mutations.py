@@ -75,7 +75,7 @@ def test_a_fault_of_each_family_is_found():
 
 @pytest.mark.timeout(600)
 def test_what_is_not_caught_is_told():
-    """No fault at all; two that no target starts with; a target that is wrong without it, too."""
+    """No fault at all; two that no target starts with; a target that is wrong without the fault."""
     text = "def biggest("
     wrong = f"cmd:{sys.executable} {sweep.SELFTEST}/lying_target.py fbarray:ret:1 -- "
     wrong += f"{sys.executable} -m pyeal.agent"

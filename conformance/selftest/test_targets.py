@@ -153,7 +153,7 @@ def wait_for(condition, limit=10):
 
 
 def test_a_folder_that_is_closed_to_other_users_is_named():
-    """A target that runs as another user cannot read what lies in it: such a test is a skip."""
+    """A target that runs as another user cannot read the files in it: such a test is skipped."""
     with tempfile.TemporaryDirectory(dir="/tmp") as closed:  # to others, as all of its kind
         (inner := Path(closed, "suite")).mkdir()
         found = host.closed(inner)

@@ -64,9 +64,9 @@ def child(fds, env, cwd, cgroup):
 
 
 def end():
-    """As a process ends, but for the taking apart of an interpreter that nobody uses again.
+    """End as a process does, but without taking apart an interpreter that is not used again.
 
-    With threads left it is all Python's: one that is not to be left is waited for.
+    With threads left Python ends as usual, and waits for threads that are not daemons.
     """
     if threading.active_count() == 1:
         sys.stderr.flush()
@@ -76,7 +76,7 @@ def end():
 def main(kind, *args):
     run = maker(kind, args)
     control = socket.socket(fileno=os.dup(0))
-    gc.freeze()  # what is here already is nobody's garbage
+    gc.freeze()  # what is here already is not garbage
     control.send(b"null")
     while True:
         text, fds, _, _ = socket.recv_fds(control, 1 << 20, 4)

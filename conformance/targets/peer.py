@@ -48,7 +48,7 @@ class Peer:
         self._sock.sendto(bytes.fromhex(hex), to)
 
     def receive(self, wait: float) -> dict | None:
-        """The next message, nothing when there is none in time."""
+        """The next message, nothing if none comes in time."""
         if not select.select([self._sock], [], [], wait)[0]:
             return None
         data, _, _, sender = self._sock.recvmsg(4096, 4096)

@@ -58,7 +58,7 @@ class Tree:
 
     def run(self, box, *argv):
         if box.pid not in self.boxes:
-            for d in ("proc", "sys", "dev", "run"):  # as the box has them: no PCI device in sight
+            for d in ("proc", "sys", "dev", "run"):  # as the box has them: PCI devices are hidden
                 box.sh(f"mount --rbind /{d} {self.peer.root}/{d}")
             self.boxes.add(box.pid)
         return [*box.enter, *lifeline(), "chroot", str(self.peer.root), *argv]
@@ -162,7 +162,7 @@ class Prompt:
             return False
         try:
             data = os.read(self.fd, 1 << 16)
-        except OSError:  # EIO: nobody has the terminal any more
+        except OSError:  # EIO: no process has the terminal any more
             return False
         self.text += data.decode(errors="replace").replace("\r\n", "\n")
         return bool(data)

@@ -50,7 +50,7 @@ def test_pyeal_has_testpmd_grow(testpmd, beside, memory, evidence):
     watcher.ask("refresh")
     evidence(f"{len(before)} pages, {len(grown)} with 20 MB more, read {read}")
     pmd("stop")
-    left, _ = memory(pmd)  # not before: 20.11's dpdk-proc-info keeps what it took, for ever
+    left, _ = memory(pmd)  # not before: 20.11's dpdk-proc-info never frees what it allocated
 
     assert read == b"shared"
     assert len(grown) - len(before) in (10, 11)

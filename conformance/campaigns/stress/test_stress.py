@@ -22,7 +22,7 @@ def test_all_agree_whatever_happens_between_requests(stress):
 @needs(pages={"2M": 48})
 @modes("dynmem", "single-file")
 def test_a_death_inside_of_a_malloc_is_survived(stress, request):
-    """Whoever stays goes on, or is told in a bounded time which lock the dead one kept."""
+    """Each survivor continues, or learns in a bounded time which lock the dead process held."""
     survives(request)
     stress(deadly=True)
 

@@ -26,7 +26,7 @@ STAMP = 32  # bytes, half of them on each side of a page boundary
 BLOCK = 16
 BATCH = 64  # requests that a target is sent before the answers are read
 SLOW = 3.5  # seconds: a peer that does not answer is waited for 4 s (pyeal), 5 s (librte_eal)
-LOCKED = 15.0  # seconds in which a lock of the dead must be given up: 5, and a busy machine
+LOCKED = 15.0  # seconds in which a dead process's lock must be freed: 5, and a busy machine
 
 # What the C library as a primary does not survive, and is not asked to, or does not clear away.
 CANNOT = {
@@ -85,11 +85,11 @@ class World:
         self.procs, self.areas, self.pages = {}, {}, {}
         self.n = 0  # mallocs so far
         self.mine = {}  # {process: areas that its init took}
-        self.lost = set()  # areas in use that nobody knows: of the dead
+        self.lost = set()  # areas in use that no live process knows: of dead processes
         self.ghosts = set()  # pids of dead processes whose shadow arrays may still be there
         self.versions, self.used = None, 0
         self.lax = NO  # files may hold more pages than are used: ONCE is until the next growth
-        self.torn = False  # somebody died inside of a malloc
+        self.torn = False  # a process died inside of a malloc
         self.prefix = self.run = self.decode = self.leader = self.single = None
 
     # looking
@@ -307,7 +307,7 @@ class World:
             held = now.locks
         if held:
             self._dead_mans_locks(eal, held)
-        with self.look() as now:  # what it may have got, nobody knows
+        with self.look() as now:  # what it may have got is unknown
             self.lost |= self._busy(now) - self._known()
 
     def _dead_mans_locks(self, dead, held):
@@ -450,7 +450,7 @@ class World:
     # the end of a round
 
     def empty(self, who):
-        """Gives everything back, also what the dead had; who(): by whom the next one."""
+        """Free everything, also of dead processes; who(): the process that frees next."""
         for n in list(self.pages):
             self.do(["back", "P", n])
         for n in list(self.areas):
@@ -471,7 +471,7 @@ class World:
                 raise Inconsistent(f"{who} waits for a dead primary")
 
     def check_left(self):
-        """Somebody went, perhaps the primary: those who stay keep what they had."""
+        """Check after an exit, perhaps the primary's: the others keep their areas."""
         if "P" in self.procs:
             self.check()
             return
@@ -488,7 +488,7 @@ class World:
         self.versions, self.torn, self.n, self.used, self.lax = None, False, 0, 0, NO
 
     def check_empty(self):
-        """Nobody is left, and nothing was in use: every page is back."""
+        """Check after all processes ended with nothing in use: each page is free again."""
         pattern = f"{self.prefix}map_"
         must_be("page files", [f for f in os.listdir(self.hugedir) if f.startswith(pattern)], [])
         must_be("free pages of the box", self.free_pages, self.total)

@@ -151,7 +151,7 @@ def cost(request, rig):
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
-    """Facts that stay as long as the machine does; a CPU's present clock is none of them."""
+    """Facts that stay as long as the machine does; a CPU's present clock does not."""
     cpu = machine_info.get("cpu", {})
     for drifts in [k for k in cpu if k.startswith("hz_actual")]:
         del cpu[drifts]

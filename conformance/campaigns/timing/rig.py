@@ -69,7 +69,7 @@ def between(a, b):
 
 
 class Arm(NamedTuple):
-    """One that is measured: its name, what starts it, and who it is."""
+    """A program that is measured: its name, its command, and its identity."""
 
     label: str
     argv: tuple
@@ -258,7 +258,7 @@ class Room:
             shutil.rmtree(d)
 
     def put_away(self):
-        """Runtime files, emptied, to where nobody looks: _spread says what deleting them costs."""
+        """Move runtime files away, emptied: _spread says what deleting them costs."""
         for d in self.run_dir.iterdir():
             for f in d.iterdir():
                 if f.is_file():

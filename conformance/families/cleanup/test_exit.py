@@ -52,7 +52,7 @@ def test_no_page_file_remains(start, evidence):
 @requirement("CLEAN-003")
 @needs(pages={"2M": 4})
 def test_a_leak_keeps_the_pages_of_its_run(start, evidence):
-    """100 bytes that nobody gave back: page files stay, and the bytes in them."""
+    """100 bytes that were never freed: page files remain, with these bytes."""
     eal = start("-m", "8")
     va = eal.malloc(100).va
     page = next(i for i, s in enumerate(eal.segments()) if s.addr <= va < s.addr + s.len)

@@ -1,4 +1,4 @@
-"""CFG: what lies where in the shared config, byte by byte."""
+"""CFG: the fields of the shared config, byte by byte."""
 
 import struct
 import threading
@@ -142,7 +142,7 @@ def test_flags_are_the_command_line_at_creation(start, args, flags, evidence):
 @needs(pages={"2M": 2})
 @modes(*SHARED)
 def test_config_at_rest(start, evidence):
-    """After the start no lock is held, nobody has spoken, and no memzone is there."""
+    """After the start no lock is held, no message was sent, and there is no memzone."""
     eal = start("-m", "2")
     c, memzones = eal.config(), eal.array("memzone", 72, 2560)
     locks = {k: v for k, v in c.items() if k.endswith("lock")}

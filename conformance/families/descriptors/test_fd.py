@@ -104,7 +104,7 @@ def test_what_has_no_descriptor_is_refused(start, mode, evidence):
     """NULL and foreign: EINVAL; unused: ENOENT; external: ENOTSUP; legacy single-file: ENODEV.
 
     ENOENT needs a record that names its address, and an unused one is all zeros: it is written
-    where the record can be had from outside, in the shared array of the list.
+    if the record can be read from outside, in the shared array of the list.
     """
     eal = start("-m", "4")
     segs = eal.segments()

@@ -127,7 +127,7 @@ def test_on_every_described_host_the_same_is_found(start, described, name, evide
 @needs(pages={"2M": 4, "1G": 1}, root=True)
 @pytest.mark.parametrize("name", HANGS)
 def test_two_sizes_on_one_directory_wait_for_each_other(start, described, until, name, evidence):
-    """The second size's lock waits for the first's, which the same process holds: for ever."""
+    """The second size's lock waits indefinitely for the first's, which the same process holds."""
     h, box = described(name)
     probe = start(init=False, box=box)
     asked = [e for e in h.expects if e.hangs and fake_host.holds(e.releases, probe.release)]

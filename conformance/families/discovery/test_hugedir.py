@@ -109,7 +109,7 @@ def test_locked_files_are_left_alone(start, machine, evidence):
 @needs(pages={"2M": 2})
 @modes("dynmem", "single-file", "legacy")
 def test_kept_files_count_as_pages_of_node_0(kept, machine, evidence):
-    """--huge-unlink=never: 5 free - 1 reserved + 3 pages in files that nobody has locked.
+    """--huge-unlink=never: 5 free - 1 reserved + 3 pages in files that no process locks.
 
     amap_0 two pages | bmap_0 one | cmap_0 four, locked | foo_0 four, no page file
     """

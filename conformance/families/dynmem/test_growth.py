@@ -43,7 +43,7 @@ def test_the_heap_grows_for_service_tables(start, mode, evidence):
 @needs(pages={"2M": 4}, strace=True, release="<=25.11")
 @modes("dynmem", "single-file", "in-memory")
 def test_a_list_without_a_page_is_skipped(start, mode, box, evidence):
-    """Segment 0 of list 0 cannot be had: the next list serves, from its segment 0 on.
+    """Segment 0 of list 0 cannot be allocated: the next list serves, from its segment 0 on.
 
     list 0 [ x . . . ... ]   list 1 [ # # . . ... ]
     """
@@ -85,7 +85,7 @@ def test_a_page_that_fails_again_ends_its_list(start, box, evidence):
 @needs(pages={"2M": 4})
 @modes("dynmem", "single-file")
 def test_init_fails_when_no_list_has_a_page(start, evidence):
-    """Eight pages wanted of a pool that says it has them, four to be had: ENOMEM."""
+    """Eight pages are requested, the pool counts eight but has four: ENOMEM."""
     eal = start("-m", "16", init=False)
     refusal = eal.refused()
     evidence(refusal.text)
@@ -98,7 +98,7 @@ def test_init_fails_when_no_list_has_a_page(start, evidence):
 @needs(pages={"2M": 4})
 @modes("dynmem")
 def test_a_failed_start_leaves_its_page_files(start, evidence):
-    """The four pages that were had before the failure stay as files."""
+    """The four pages that were allocated before the failure remain as files."""
     eal = start("-m", "16", init=False)
     eal.refused()
     left = eal.page_files()

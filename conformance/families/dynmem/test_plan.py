@@ -1,4 +1,4 @@
-"""DYN: how many pages of which size on which node, before the first one is had."""
+"""DYN: how many pages of which size on which node, before the first is allocated."""
 
 import errno
 import re

@@ -8,7 +8,7 @@ import pytest
 from conformance import modes, needs, requirement
 
 PAGE = 2 << 20
-FREE = 9  # pages that are counted, where there are fewer
+FREE = 9  # pages that are counted, although there are fewer
 
 
 def said(e):
@@ -67,7 +67,7 @@ def test_a_mount_that_is_smaller_than_what_is_free(start, fake_host, mode, evide
 @modes("dynmem", "single-file", "in-memory", "legacy")
 @pytest.mark.parametrize("reserve", [False, True], ids=["usage", "reservation"])
 def test_a_cgroup_limit_is_an_error_not_a_signal(start, cgroup, mode, reserve, evidence):
-    """Three pages allowed, eight wanted: ENOMEM; the process lives, and three can be had."""
+    """Three pages allowed, eight wanted: ENOMEM; the process survives and can allocate three."""
     limit = cgroup("2M", 3 * PAGE, reserve)
     eal = start("-m", "16", cgroup=limit, init=False)
     e = eal.refused()
@@ -183,7 +183,7 @@ def test_a_read_only_mount(start, make_box, what, evidence):
 @needs(pages={"2M": 4})
 @modes("dynmem", "single-file", "legacy")
 def test_pages_that_go_between_counting_and_mapping(start, fake_host, evidence):
-    """Another process takes 3 of 4: ENOMEM, its data stays, and all can be had when it ends."""
+    """Another process takes 3 of 4: ENOMEM, its data stays, and all pages are free when it ends."""
     box = fake_host({"2M": 4}, free={"2M": 4})
     eal = start("-m", "6", box=box, init=False)
     other = box.path(box.hugedir("2M")) / "others"

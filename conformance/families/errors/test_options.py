@@ -188,7 +188,7 @@ def test_a_long_prefix_cuts_the_name_of_the_socket(start, evidence):
 @needs(pages={"2M": 3})
 @pytest.mark.parametrize("first", ["succeeded", "options", "memory"])
 def test_a_second_init_in_a_process(start, first, evidence):
-    """EALREADY after one that succeeded or, up to 24.11, failed with memory; else another try."""
+    """EALREADY after a start that succeeded or, up to 24.11, failed with memory; else it works."""
     eal = start(init=False)
     args = list(eal.args)
     if first == "succeeded":

@@ -108,7 +108,7 @@ def test_a_primary_follows_links(start, place, evidence):
 @needs(pages={"2M": 4})
 @pytest.mark.parametrize("place", SHARED)
 def test_a_secondary_follows_no_link(start, join, place, evidence):
-    """The primary's own file, moved and linked to: who joins refuses it by name."""
+    """The primary's own file, moved and linked to: a secondary refuses it by name."""
     eal = start("-m", "2")
     at = eal.run / place
     moved = at.with_name("moved")
@@ -124,7 +124,7 @@ def test_a_secondary_follows_no_link(start, join, place, evidence):
 @needs(pages={"2M": 6})
 @pytest.mark.long
 def test_nothing_is_sent_through_a_link(start, evidence):
-    """A link among the sockets, to a socket elsewhere: growth asks nobody there, and succeeds."""
+    """A link among the sockets, to a socket elsewhere: growth sends nothing there, and succeeds."""
     eal = start("-m", "2")
     path = eal.box.path("/run/elsewhere")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
@@ -143,7 +143,7 @@ def test_nothing_is_sent_through_a_link(start, evidence):
 
 
 def give_away(eal, place):
-    """What is there belongs to somebody else."""
+    """The file belongs to another user."""
     other = pwd.getpwnam("nobody").pw_uid
     run = run_dir(eal)
     run.mkdir(mode=0o700, parents=True)

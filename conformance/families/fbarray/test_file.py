@@ -257,7 +257,7 @@ def test_sizes_of_files_on_x86(start, mode, evidence):
 
 @requirement("FBA-020")
 def test_end_of_init_sweeps_arrays_that_nobody_holds(start, evidence):
-    """A stale fbarray_* goes, one that is locked stays; it waits for a lock on RUN first."""
+    """A stale fbarray_* is removed, a locked one stays; the sweep waits for a lock on RUN first."""
     first = start("-m", "2", mode="no-huge")
     run = first.run
     first.close()

@@ -108,9 +108,9 @@ def test_destroy_needs_the_file_for_itself(eal, evidence):
 
 @requirement("FBA-024")
 def test_refused_destroy_costs_the_lock(eal, evidence):
-    """flock() takes the shared lock away before it refuses the exclusive one; nobody takes it back.
+    """flock() drops the shared lock before it refuses the exclusive one, and it stays dropped.
 
-    What follows: as soon as the other one lets go, the file may be made anew under this array.
+    As soon as the other holder detaches, the file can be created again under this array.
     """
     a = eal.fbarray(length=100, elt_sz=8)
     with open(a.path) as other:
@@ -119,7 +119,7 @@ def test_refused_destroy_costs_the_lock(eal, evidence):
         refused = a.destroy(), a.errno
         after = len(eal.locks(a.path))
     again = eal.fbarray(length=100, elt_sz=8)
-    evidence(f"{before} locks, {after} after {refused}; made anew: {again.ret}")
+    evidence(f"{before} locks, {after} after {refused}; created again: {again.ret}")
 
     assert refused == (-1, EBUSY)
     assert (before, after) == (2, 1)

@@ -173,7 +173,7 @@ def test_it_survives_exit_and_other_modes(start, evidence):
 @needs(pages={"2M": 3})
 @modes("legacy")
 def test_a_reader_stops_at_the_first_record_of_no_size(start, join, evidence):
-    """Whatever comes after it: those pages are reserved at their addresses, and not mapped.
+    """Pages of records after it are reserved at their addresses and not mapped.
 
     [page 0] [page 2] [size 0] [page 1]   a heap of one run is used at both of its ends
     """

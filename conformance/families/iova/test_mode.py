@@ -34,7 +34,7 @@ def iommu(make_box, tmp_path, mode):
 @needs(pages={"2M": 1}, root=True, phys=True)
 @modes(*ALL)
 def test_physical_addresses_want_hugepages_and_frame_numbers(start, mode, evidence):
-    """Root with hugepages has them; without CAP_SYS_ADMIN, or without hugepages, nobody has.
+    """Root with hugepages has them; without CAP_SYS_ADMIN, or without hugepages, no user has.
 
     The answer is kept: it is the same when no file can be opened any more.
     """
@@ -114,7 +114,7 @@ def test_pa_without_frame_numbers_is_refused(start, evidence):
 @modes("no-huge")
 @pytest.mark.parametrize("asked", ["nothing", "va", "pa"])
 def test_no_huge_is_va(start, asked, evidence):
-    """Whoever runs it: VA unasked and asked; pa is refused."""
+    """For each user: VA by default and on request; pa is refused."""
     eal = start("-m", "2", init=False)
     if asked == "pa":
         refused = eal.refused("--iova-mode=pa")

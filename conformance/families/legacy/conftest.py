@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def filled():
-    """filled(eal, "2M"): page files but for the empty one that a stop may leave."""
+    """filled(eal, "2M"): page files without the empty file that a stop may leave."""
 
     def names(eal, size="2M"):
         return [f for f in eal.page_files(size) if (eal.hugedir(size) / f).stat().st_size]

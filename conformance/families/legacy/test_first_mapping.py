@@ -62,7 +62,7 @@ def test_mapping_stops_at_the_first_failure_and_init_goes_on(start, fake_host, p
 @modes("legacy")
 @pytest.mark.parametrize("stop", ["mmap", "touch"])
 def test_a_failed_mmap_leaves_an_empty_file(start, fake_host, cgroup, stop, evidence):
-    """The file that could not be mapped stays, empty; one that could not be touched goes."""
+    """A file that could not be mapped remains, empty; one without a touched page is removed."""
     if stop == "mmap":
         eal = start(box=fake_host({"2M": 4}, free={"2M": 9}))
     else:

@@ -26,7 +26,7 @@ def test_no_huge_is_64_megabytes_unless_told(start, evidence):
 @requirement("LEG-002")
 @modes("no-huge")
 def test_no_huge_memory_is_4k_pages_and_one_heap_element(start, evidence):
-    """A list of 16384 pages of 4 kB, and 60 MB of it can be had in one piece."""
+    """A list of 16384 pages of 4 kB, and 60 MB of it can be allocated in one piece."""
     eal = start()
     (msl,) = eal.lists()
     (run,) = eal.walk("contig").visits

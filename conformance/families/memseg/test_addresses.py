@@ -162,7 +162,7 @@ def test_unused_segments_are_one_reservation(start, evidence):
 
 
 class Cursor:
-    """Where the cursor is before the first reservation of segments, and what lies in its way.
+    """The cursor before the first reservation of segments, and the mappings in its way.
 
     cursor c     hint: c rounded up     c + PG: the next hint, as it is
     |            | taken                | free

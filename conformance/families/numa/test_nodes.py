@@ -1,4 +1,4 @@
-"""NUMA: which nodes there are, and what they mean before a page is had. Nodes are faked."""
+"""NUMA: which nodes there are, and what they mean before a page is allocated. Nodes are faked."""
 
 import errno
 import re
@@ -20,7 +20,7 @@ def binds(root, cpus, counts=()):
 @requirement("NUMA-001")
 @needs(root=True)
 def test_a_node_is_there_when_it_has_a_cpu(start, make_box, tmp_path, evidence):
-    """CPUs by node; one that this machine lacks, such as 100, counts up to 127, and 0 does always.
+    """CPUs by node; a CPU that this machine lacks, such as 100, counts up to 127; 0 always counts.
 
     node 0    node 1    node 2        found
     0, 1      -         -             0            nodes of memory alone are not seen
@@ -74,7 +74,7 @@ def test_memory_comes_from_where_the_lcores_are(start, make_box, tmp_path, evide
         eal = start("-l", str(lcore), "-m", "4", box=box, init=False)
         try:
             eal.init()
-        except Exception:  # node 1 has no real page, where there is none: the plan was said before
+        except Exception:  # node 1 may have no real page: the plan was printed before
             assert lcore == 1
         planned = [tuple(map(int, m.groups())) for m in PLANNED.finditer(eal.log)]
         evidence(f"-l {lcore}: (pages, MB, node) {planned}")

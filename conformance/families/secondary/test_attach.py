@@ -25,7 +25,7 @@ def pages(eal):
 
 
 def backing(eal, va):
-    """What lies at an address: file and offset, whether it is shared, whether it may be written."""
+    """Return the mapping at an address: file, offset, whether it is shared, whether writable."""
     m = next(m for m in eal.maps() if m.start <= va < m.end)
     return m.inode, m.offset + va - m.start, m.perms
 
@@ -244,7 +244,7 @@ def test_always_cannot_be_joined(start, join, evidence):
 @needs(pages={"2M": 3})
 @modes("dynmem", "single-file")
 def test_pages_are_mapped_under_the_directorys_lock(start, join, evidence):
-    """Whoever holds the lock keeps every secondary waiting."""
+    """A process that holds the lock keeps each secondary waiting."""
     eal = start("-m", "2")
     fd = os.open(eal.hugedir(), os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)

@@ -117,7 +117,7 @@ def test_mp_status_stays_enabled(start, join, evidence):
 @requirement("SEC-005")
 @needs(pages={"2M": 2})
 def test_its_socket_is_bound_under_the_lock_of_run(start, join, evidence):
-    """mp_socket_<pid>_<hex>, once nobody else holds a lock on RUN."""
+    """mp_socket_<pid>_<hex>, once no other process holds a lock on RUN."""
     eal = start("-m", "2")
     late = join(init=False)
     fd = os.open(eal.run, os.O_RDONLY)
@@ -137,7 +137,7 @@ def test_its_socket_is_bound_under_the_lock_of_run(start, join, evidence):
 @requirement("SEC-027")
 @needs(pages={"2M": 4})
 def test_auto_joins_a_live_primary_only(start, join, evidence):
-    """Primary when alone, secondary beside one that lives, primary again after one that died."""
+    """Primary when alone, secondary beside a live primary, primary again after that died."""
     kinds = []
 
     def auto(**more):
@@ -189,7 +189,7 @@ def test_a_primary_that_never_finishes_is_told(start, join, evidence):
 @requirement("SEC-024")
 @needs(pages={"2M": 2})
 def test_every_tail_queue_it_registers_must_be_there(start, join, evidence):
-    """RTE_RING, which every program with mempools has, is found; a name of nobody is refused."""
+    """RTE_RING, which every program with mempools has, is found; an unknown name is refused."""
     start("-m", "2", init=False).init_with_tailqs("RTE_RING")
     other = join(init=False)
     other.ask("tailq", name="RTE_RING")

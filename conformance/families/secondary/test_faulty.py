@@ -59,7 +59,7 @@ def test_the_channel_outlives_wrong_datagrams(start, join, peer, who, evidence):
 @needs(pages={"2M": 8})
 @pytest.mark.long
 def test_a_mute_secondary_costs_one_wait(start, join, peer, evidence):
-    """Growth is refused in time, nothing of it stays, and without the mute one all is well."""
+    """Growth is refused in time and undone, and succeeds once the unresponsive one is gone."""
     eal = start("-m", "2")
     other = join()
     before = eal.segments()
@@ -80,7 +80,7 @@ def test_a_mute_secondary_costs_one_wait(start, join, peer, evidence):
 
 
 def taken(eal, field):
-    """Where that lock of the config lies, and the word of one who holds it to write."""
+    """Return the address of that lock of the config, and the word of a writer."""
     writer = b"\2\0\0\0" if holds(">=22.11", eal.release) else b"\xff" * 4
     at = eal.config().mem_cfg_addr + eal.decode.offsetof("rte_mem_config", field)
     return at, b"\1\0\0\0" if field == "malloc_heaps" else writer
@@ -110,7 +110,7 @@ def test_a_dead_ones_locks_are_broken(start, join, lock, evidence):
 @modes("dynmem", "legacy")
 @pytest.mark.long
 def test_the_next_to_join_finds_no_lock_of_the_dead(start, join, mode, evidence):
-    """Killed with every lock of the config in its hand; what joins would wait for the first."""
+    """Killed while it holds all locks of the config; a secondary would wait for the first."""
     eal = start("-m", "2", limit=4).give_way()
     dead = join()
     at = eal.malloc(64).va

@@ -145,7 +145,7 @@ def kinds(start, join, *args, **more):
 @sizes({"2M": 12, "1G": 1})
 @modes("dynmem", "single-file", "legacy")
 def test_all_see_the_same_memory(start, join, page, mode, fake_host, evidence):
-    """Whoever writes is read by the other two; whoever grows or frees, all follow."""
+    """What one process writes the other two read; if one grows or frees, all follow."""
     many = host.name(page) == "2M"
     box = fake_host({host.name(page): 12 if many else 1})  # legacy counts what the kernel says
     three = kinds(start, join, "-m", str(4 if many else 1024), box=box)

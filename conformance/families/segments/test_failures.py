@@ -1,4 +1,4 @@
-"""SEG: a page that cannot be had fails alone, and leaves nothing behind."""
+"""SEG: a page that cannot be allocated fails alone, and leaves nothing behind."""
 
 import errno
 import re

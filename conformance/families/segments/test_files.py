@@ -278,7 +278,7 @@ def test_only_existing_unlinks_at_release(start, evidence):
 @requirement("SEG-006")
 @needs(pages={"2M": 3}, strace=True, release=">=22.11")
 def test_a_file_that_cannot_be_looked_at_fails_its_page(start, box, evidence):
-    """EACCES for the second page's file: said, and the page is had at the next try."""
+    """EACCES for the second page's file: it is reported, and the next start gets the page."""
     eal = start("-m", "6", init=False)
     name = page_name(eal, 1)
     trace = eal.trace("newfstatat", inject="newfstatat:error=EACCES:when=1",
