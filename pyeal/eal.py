@@ -13,7 +13,7 @@ from ctypes import addressof, memset, sizeof
 from errno import EACCES, EALREADY, EEXIST, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTSUP
 
 from . import (
-    files,
+    config,
     gc_paused,
     hugepages,
     layout,
@@ -85,6 +85,7 @@ class Eal:
         self._tables: list[int] = []
         self._pages: list[Pages] = []  # what alloc() gave and free() did not take yet
         self._undo: list[Callable[[], object]] = []  # takes a failed start back, latest first
+        self.config_file: config.Config | config.AttachedConfig
         self.closed = False
         try:
             with gc_paused():
@@ -104,10 +105,8 @@ class Eal:
         cpus = self._cpus()
         opts = self.options = options.parse(args, self.release, self.log)
         if self._joins():
-            from . import secondary
-
             # the primary decides whose arguments and layouts hold
-            self.release = secondary.find_release(self._file("config"), self._wait, self._wanted)
+            self.release = config.find_release(self._file("config"), self._wait, self._wanted)
             opts = self.options = options.parse(args, self.release, self.log)
         running = lcores.enabled(opts, cpus, self._affinity())
         self.sockets, self._node_of = cpus.nodes, cpus.node_of
@@ -129,7 +128,7 @@ class Eal:
         at = next((d for d in found if os.path.exists(f"{d}/config")), found[-1])
         self.role = self._asked_role or opts.proc_type
         if self.role == "auto":
-            alive = not opts.no_shconf and runtime.has_primary(f"{at}/config", self.release)
+            alive = not opts.no_shconf and config.has_primary(f"{at}/config", self.release)
             self.role = "secondary" if alive else "primary"
             self.log("INFO", f"Auto-detected process type: {self.role.upper()}")
         self.runtime_dir, self.shared = at, not opts.no_shconf
@@ -138,9 +137,9 @@ class Eal:
     def _start(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
         """A primary's stages."""
         self.space = VaSpace(opts.base_virtaddr, self.log, self.release.hint_warning)
-        config = self._open_runtime(opts)
-        self.config, self._close_config = config.c, config.close
-        self._undo += [lambda: self._remove("config"), config.close]
+        self.config_file = self._open_runtime(opts)
+        self.config = self.config_file.c
+        self._undo += [lambda: self._remove("config"), self.config_file.close]
         self.config.version = self.release.word
         self.config.legacy_mem = opts.legacy_mem
         self.config.single_file_segments = opts.single_file_segments
@@ -181,7 +180,7 @@ class Eal:
         self._tables = self.heaps.service_tables()
         if primary:
             self._host(primary)
-        config.complete()
+        self.config_file.complete()
 
     def _host(self, primary: peers.Primary) -> None:
         """What processes that join need: the channel, its answers, and no lock of a dead one."""
@@ -196,15 +195,16 @@ class Eal:
         from . import secondary
 
         look_only = self.role == "observer"
-        config = secondary.AttachedConfig(self._file("config"), self.release, look_only)
-        self._undo.append(config.close)
-        self.config, self._close_config = config.c, config.close
+        attach = config.ObservedConfig if look_only else config.AttachedConfig
+        self.config_file = attach(self._file("config"), self.release)
+        self._undo.append(self.config_file.close)
+        self.config = self.config_file.c
         opts.legacy_mem = bool(self.config.legacy_mem)
         opts.single_file_segments = bool(self.config.single_file_segments)
         no_huge, opts.in_memory, opts.no_huge = opts.no_huge, False, False
         suffix = None
         if not look_only:
-            config.join()
+            self.config_file.join()
             if not opts.single_file_segments:
                 counts = (m.memseg_arr.count for m in self.config.memsegs)
                 grow_descriptor_table(sum(min(n, memseg.MAX_SEGS_PER_TYPE) for n in counts))
@@ -215,7 +215,7 @@ class Eal:
         self.iova_mode = self._choose_iova_mode()
         if not no_huge:
             path = self._file("hugepage_info")
-            self.infos = secondary.read_hugepage_info(path, self.release.numa_nodes_max)
+            self.infos = hugepages.read_info(path, self.release.numa_nodes_max)
         self.space = VaSpace(0, self.log, primary=False)
         self.arrays = Arrays(self.space, self.runtime_dir, look_only)
         self._undo.append(self.arrays.close)
@@ -296,11 +296,14 @@ class Eal:
     def _affinity(self) -> set[int]:
         return self.host.affinity()
 
-    def _open_runtime(self, opts: options.Options) -> runtime.Config:
+    def _open_runtime(self, opts: options.Options) -> config.Config:
         self.runtime_dir = runtime.make_directory(opts, self.release, self.host, self.log)
         self._undo.append(lambda: _rmdir(self.runtime_dir))
-        path = self._file("config") if self.shared else None
-        return runtime.Config(path, self.release, self.space, opts.base_virtaddr)
+        if not self.shared:
+            return config.Config(self.release)
+        return config.SharedConfig(
+            self._file("config"), self.release, self.space, opts.base_virtaddr
+        )
 
     def _choose_iova_mode(self) -> str:
         mode = self.options.iova_mode
@@ -329,16 +332,8 @@ class Eal:
         self._undo.append(lambda: hugepages.unlock(infos))
         if not self.shared:
             return
-        kind = layout.hugepage_info(self.release.numa_nodes_max)
-        records = (kind * layout.MAX_HUGEPAGE_SIZES)()
-        for record in records:
-            record.lock_descriptor = -1
-        for record, info in zip(records, infos, strict=False):
-            record.hugepage_sz, record.hugedir = info.page_sz, os.fsencode(info.hugedir)
-            record.num_pages[:] = info.num_pages
-        if len(infos) < len(records):
-            records[len(infos)].hugepage_sz = infos.dropped
-        files.write_file(self._file("hugepage_info"), bytes(records))
+        path = self._file("hugepage_info")
+        hugepages.write_info(path, infos, self.release.numa_nodes_max)
         self._undo.append(lambda: self._remove("hugepage_info"))
 
     def _memory(self, nodes: list[int]) -> None:
@@ -424,7 +419,7 @@ class Eal:
                 self.follower.close()
             self.lists.unmap()
             self.arrays.close()
-            self._close_config()
+            self.config_file.close()
 
     def _hold_still(self) -> bool:
         """Keeps others from changing memory while this process stops to follow: they would wait for

@@ -86,6 +86,15 @@ def why_untrusted(st: os.stat_result, kind: int) -> str:
     return ""
 
 
+def check_directory(path: str) -> None:
+    """Raises OSError(EPERM) unless it is a directory of this user or of root, and no link to one.
+
+    Its owner could put any file there for other users to write to.
+    """
+    if why := why_untrusted(os.lstat(path), stat.S_IFDIR):
+        raise OSError(errno.EPERM, why, path)
+
+
 def others_may_write(directory: int | str) -> bool:
     """Returns whether a user other than root and this one can make files in a directory."""
     st = os.stat(directory)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+from ctypes import sizeof
 from errno import EACCES
 
-from . import files, libc
+from . import files, layout, libc
 from .cparse import size_of, strto
 from .errors import EalError
 from .host import LOCAL, Host
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     Enter = Callable[["HugepageInfo"], None]
 
 MAX_SIZES = 4 if os.uname().machine in ("aarch64", "armv7l", "armv8l") else 3  # MAX_HUGEPAGE_SIZES
+MAX_RECORDS = 4  # of hugepage_info: 3, on Arm 4
 U32 = 0xFFFFFFFF
 GLOBAL = "kernel/mm/hugepages"
 NODES = "devices/system/node"
@@ -307,6 +309,71 @@ def survey(
     EalError(EACCES) when no size with a page is left.
     """
     return Survey(options, release, nodes, host, log).run(None)
+
+
+# --- the file hugepage_info ----------------------------------------------------------------------
+
+
+def write_info(path: str, infos: Infos, nodes: int) -> None:
+    """Writes the record of every size for secondaries. hugepage_info_init"""
+    kind = layout.hugepage_info(nodes)
+    records = (kind * layout.MAX_HUGEPAGE_SIZES)()
+    for record in records:
+        record.lock_descriptor = -1
+    for record, info in zip(records, infos, strict=False):
+        record.hugepage_sz, record.hugedir = info.page_sz, os.fsencode(info.hugedir)
+        record.num_pages[:] = info.num_pages
+    if len(infos) < len(records):
+        records[len(infos)].hugepage_sz = infos.dropped
+    files.write_file(path, bytes(records))
+
+
+def read_info(path: str, nodes: int) -> list[HugepageInfo]:
+    """Returns the page sizes and directories of a primary. eal_hugepage_info_read
+
+    EalError(EACCES): no file, or one that is damaged.
+    """
+    limit = MAX_RECORDS * sizeof(layout.hugepage_info(nodes))
+    try:
+        fd = files.open_shared(path, os.O_RDONLY)
+        try:
+            data = os.read(fd, limit + 1)
+        finally:
+            os.close(fd)
+    except OSError as e:
+        raise EalError(
+            EACCES,
+            "hugepages",
+            f"Failed to open shared memory! Cannot get hugepage information: {path}: {e.strerror}",
+            fix="start the primary without --no-huge: only then can a process join it",
+            reason="no-hugepage-info",
+        ) from None
+    try:
+        return [info for info in decode_info(data, nodes) if info.hugedir]
+    except ValueError as e:
+        raise EalError(
+            EACCES,
+            "hugepages",
+            f"Cannot get hugepage information: {path} is damaged: {e}",
+            reason="damaged",
+        ) from None
+
+
+def decode_info(data: bytes, nodes: int) -> list[HugepageInfo]:
+    """Returns the records in the content of a hugepage_info file. Raises ValueError if damaged."""
+    kind = layout.hugepage_info(nodes)
+    if not data or len(data) % sizeof(kind) or len(data) > MAX_RECORDS * sizeof(kind):
+        records = f"1 to {MAX_RECORDS} records of {sizeof(kind)} bytes"
+        raise ValueError(f"expected {records}, found {len(data)} bytes")
+    found = []
+    for at in range(0, len(data), sizeof(kind)):
+        record = kind.from_buffer_copy(data, at)
+        sz, hugedir = record.hugepage_sz, os.fsdecode(record.hugedir)
+        if hugedir and (sz < libc.PAGE or sz & sz - 1 or not hugedir.startswith("/")):
+            raise ValueError(f"found pages of {sz} bytes in {hugedir!r}")
+        found.append(HugepageInfo(sz, hugedir, nodes))
+        found[-1].num_pages = list(record.num_pages)
+    return found
 
 
 # --- locking and clearing -------------------------------------------------------------------------

@@ -1,170 +1,31 @@
-"""A secondary: attaches to the memory of a primary and follows its changes.
+"""A secondary's mappings: made like the primary's, and kept in line with its changes.
 
-The shared config, arrays and pages lie where the primary has them. What this process has mapped of
-each list stands in an array of its own, the shadow. linux/eal.c: rte_eal_config_attach;
-linux/eal_memory.c: eal_legacy_hugepage_attach; linux/eal_memalloc.c: eal_memalloc_sync_with_primary
+The config, arrays and pages are mapped at the primary's addresses. Which pages of a list this
+process has mapped is recorded in an array of its own, the shadow.
+
+linux/eal_memory.c: eal_legacy_hugepage_attach;
+linux/eal_memalloc.c: eal_memalloc_sync_with_primary
 """
 
 from __future__ import annotations
 
 import os
-import time
 from ctypes import sizeof
-from errno import EACCES, ENOMEM
+from errno import ENOMEM
 
-from . import files, layout, libc, releases, runtime
+from . import layout, libc
 from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits, runs
 from .host import LOCAL, Host
-from .hugepages import HugepageInfo
 from .layout import Memseg
-from .libc import MAP_SHARED, PAGE, PROT_READ, PROT_RW
-from .locks import SharedWord
 from .memseg import MemsegList, MemsegLists
 from .segments import Locked, Segments
-from .vaspace import align, free_base, what_lies_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .releases import Release
-
     Log = Callable[[str, str], object]
-
-MP_DISABLED, MP_ENABLED = 1, 2
-MAX_RECORDS = 4  # of hugepage_info: 3, and on Arm 4
-
-
-def find_release(path: str, wait: float, wanted: Release | None) -> Release:
-    """The primary's release, once its config is complete.
-
-    EalError(0), as EAL leaves errno alone here: no config, one that stays incomplete, a version
-    that is not the one wanted.
-    """
-    try:
-        for level in (os.path.dirname(os.path.dirname(path)), os.path.dirname(path)):
-            runtime.check_directory(level)
-        fd = files.open_shared(path, os.O_RDONLY)
-    except OSError as e:
-        raise EalError(
-            0, "config",
-            f"Cannot open '{path}' for rte_mem_config: {e.filename}: {e.strerror}; "
-            "start a primary with this --file-prefix first",
-        ) from None  # fmt: skip
-    try:
-        deadline, pause = time.monotonic() + wait, 0.001
-        while True:
-            words = os.pread(fd, 8, 0).ljust(8, b"\0")
-            magic, word = (int.from_bytes(words[i : i + 4], "little") for i in (0, 4))
-            if magic == layout.MAGIC:
-                break
-            if time.monotonic() > deadline:
-                raise EalError(
-                    0, "config",
-                    f"the primary of '{path}' has not finished its start within {wait:g} s: "
-                    f"magic {layout.MAGIC:#x} wanted, {magic:#x} found; "
-                    "it hangs, or it died and the file is stale",
-                )  # fmt: skip
-            time.sleep(pause)
-            pause = min(pause * 2, 0.1)
-    finally:
-        os.close(fd)
-    try:
-        found = releases.by_word(word)
-    except ValueError as e:
-        found, unknown = None, str(e)
-    if found is None or (wanted and wanted.word != word):
-        raise EalError(
-            0, "config",
-            "Primary and secondary process DPDK version mismatch: "
-            f"{wanted.name if wanted else 'a known release'} wanted, "
-            f"{found.name if found else unknown} found in '{path}'",
-        )  # fmt: skip
-    return found
-
-
-class AttachedConfig:
-    """A primary's `config`, mapped where the primary has it. rte_eal_config_reattach
-
-    look_only: not to be written to.
-    """
-
-    def __init__(self, path: str, release: Release, look_only: bool = False) -> None:
-        kind = layout.config(release.family)
-        if runtime.is_mine(path):
-            raise EalError(0, "config", f"the primary of '{path}' is this very process")
-        prot = PROT_READ if look_only else PROT_RW
-        fd = files.open_shared(path, os.O_RDONLY if look_only else os.O_RDWR)
-        try:
-            if (size := os.fstat(fd).st_size) < layout.CONFIG_SIZE:
-                wanted = f"{layout.CONFIG_SIZE} bytes wanted, {size} found"
-                raise EalError(0, "config", f"'{path}': {wanted}; the file is damaged")
-            at = int.from_bytes(os.pread(fd, 8, kind.mem_cfg_addr.offset), "little")
-            self.va = libc.mmap(at, align(layout.CONFIG_SIZE, PAGE), prot, MAP_SHARED, fd)
-        finally:
-            os.close(fd)
-        self.c = kind.from_address(self.va)
-        if self.va != at:
-            end = max(m.base_va + m.len for m in self.c.memsegs)
-            got, fits = self.va, free_base(max(end, at) - at)
-            self.close()
-            raise EalError(
-                0, "config",
-                f"Cannot mmap memory for rte_config at [{at:#x}], got [{got:#x}] - please use "
-                f"'--base-virtaddr' option: here {what_lies_at(at, layout.CONFIG_SIZE)}; "
-                f"--base-virtaddr={fits:#x} in the primary would fit this process",
-            )  # fmt: skip
-
-    def join(self) -> None:
-        """Says that there is a secondary; EalError when the primary wants none."""
-
-        def enabled(word: int) -> int | None:
-            if word & 0xFF == MP_DISABLED:
-                raise EalError(0, "config", "Primary process refused secondary attachment")
-            return None if word & 0xFF == MP_ENABLED else word & ~0xFF | MP_ENABLED
-
-        # the status is the lowest byte of the word
-        SharedWord(self.va + type(self.c).mp_status.offset).change(enabled)
-
-    def close(self) -> None:
-        if self.va:
-            libc.munmap(self.va, align(layout.CONFIG_SIZE, PAGE))
-        self.va = 0
-
-
-def read_hugepage_info(path: str, nodes: int) -> list[HugepageInfo]:
-    """Page sizes and directories of the primary. eal_hugepage_info_read. EalError(EACCES)."""
-    kind = layout.hugepage_info(nodes)
-    try:
-        fd = files.open_shared(path, os.O_RDONLY)
-        try:
-            data = bytearray(os.read(fd, MAX_RECORDS * sizeof(kind) + 1))
-        finally:
-            os.close(fd)
-    except OSError as e:
-        raise EalError(
-            EACCES, "hugepages",
-            f"Failed to open shared memory! Cannot get hugepage information: {path}: "
-            f"{e.strerror}; a primary with --no-huge cannot be joined",
-        ) from None  # fmt: skip
-
-    def damaged(why: str) -> EalError:
-        text = f"Cannot get hugepage information: {path}: {why}; the file is damaged"
-        return EalError(EACCES, "hugepages", text)
-
-    if not data or len(data) % sizeof(kind) or len(data) > MAX_RECORDS * sizeof(kind):
-        raise damaged(f"1 to {MAX_RECORDS} records of {sizeof(kind)} bytes wanted")
-    infos = []
-    for at in range(0, len(data), sizeof(kind)):
-        record = kind.from_buffer(data, at)
-        if record.hugedir:
-            sz, hugedir = record.hugepage_sz, os.fsdecode(record.hugedir)
-            if sz < PAGE or sz & sz - 1 or not hugedir.startswith("/"):
-                raise damaged(f"pages of {sz} bytes in {hugedir!r}")
-            infos.append(HugepageInfo(sz, hugedir, nodes))
-            infos[-1].num_pages = list(record.num_pages)
-    return infos
 
 
 class Follower:

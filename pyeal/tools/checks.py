@@ -478,13 +478,13 @@ def _same_hugedirs(c: Case, primary: View) -> bool:
 
 def _hugedirs_of(c: Case) -> list[str]:
     """What the primary's hugepage_info names."""
-    from pyeal.secondary import read_hugepage_info
+    from pyeal.hugepages import read_info
 
     if not c.config or not c.config.release:
         return []
     path = f"{c.view.real(c.directory)}/hugepage_info"
     try:
-        infos = read_hugepage_info(path, c.config.release.numa_nodes_max)
+        infos = read_info(path, c.config.release.numa_nodes_max)
     except (EalError, OSError):
         return []
     return [i.hugedir for i in infos]

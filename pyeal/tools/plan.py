@@ -12,7 +12,7 @@ import sys
 import time
 from ctypes import sizeof
 
-from pyeal import hugepages, layout, lcores, legacy, libc, options, releases, runtime
+from pyeal import config, hugepages, layout, lcores, legacy, libc, options, releases
 from pyeal.eal import Eal
 from pyeal.errors import EalError
 from pyeal.fbarray import bits, file_size, runs
@@ -256,12 +256,12 @@ class Rehearsal(Eal):
             )  # fmt: skip
         return False
 
-    def _open_runtime(self, opts: options.Options) -> runtime.Config:
+    def _open_runtime(self, opts: options.Options) -> config.Config:
         self.writes, self.shared = self.shared, False  # from here on nothing is written
-        config = runtime.Config(None, self.release, self.space)
+        private = config.Config(self.release)
         if self.writes:
-            config.va = runtime.reserve_config(self.space, opts.base_virtaddr)
-        return config
+            private.va = config.reserve(self.space, opts.base_virtaddr)
+        return private
 
     def _discover(self) -> None:
         survey = Survey(self.options, self.release, self.sockets, self.view, self.log)
@@ -361,7 +361,7 @@ class Rehearsal(Eal):
         return sorted(found)
 
     def _config_va(self) -> int:
-        return int(self._close_config.__self__.va)  # type: ignore[attr-defined]
+        return self.config_file.va
 
     def dma_entries(self) -> int:
         """Mappings that VFIO needs for the pages of the start."""

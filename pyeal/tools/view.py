@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import struct
 from errno import EACCES
 
-from pyeal import layout, libc
+from pyeal import config, files, layout, libc
 from pyeal.cparse import size_of
 from pyeal.host import Host
 from pyeal.tools import scan
@@ -15,7 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pyeal.releases import Release
 
 NO_LIMIT = 1 << 62
 CAPS = {"sys_admin": 21, "sys_nice": 23, "ipc_lock": 14, "dac_override": 1, "sys_resource": 24}
@@ -290,38 +288,20 @@ class PageFile:
         return st.st_uid, st.st_size, st.st_blocks * 512
 
 
-class Config:
+class Config(config.Copy):
     """`config` of some primary, read without a lock; owner: pid, 0 for one that cannot be seen.
 
-    alive: whether somebody holds it locked, as a primary does all its life.
+    alive: whether a process holds it locked, as a primary does all its life.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        fd = os.open(path, os.O_RDONLY)
+        fd = files.open_untrusted(path, config.LIMIT)
         try:
-            data = os.pread(fd, layout.CONFIG_SIZE, 0)
-            self.magic, self.word = struct.unpack_from("<II", data.ljust(8, b"\0"))
-            self.release = release_of(self.word)
-            self.c = None
-            if self.release and len(data) == layout.CONFIG_SIZE:
-                self.c = layout.config(self.release.family).from_buffer_copy(data)
+            super().__init__(os.pread(fd, layout.CONFIG_SIZE, 0))
             self.alive, self.owner = scan.lock_holder(fd)
         finally:
             os.close(fd)
-
-    @property
-    def complete(self) -> bool:
-        return bool(self.magic == layout.MAGIC)
-
-
-def release_of(word: int) -> Release | None:
-    from pyeal import releases
-
-    try:
-        return releases.by_word(word)
-    except ValueError:
-        return None
 
 
 def _number(text: str) -> int:

@@ -1,0 +1,325 @@
+"""`config`, the file of rte_mem_config: create it, find and attach to a primary's, decode a copy.
+
+linux/eal.c: rte_eal_config_create, rte_eal_config_attach, rte_eal_config_reattach;
+common/eal_common_mcfg.c
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from errno import EACCES, EAGAIN, ENODEV
+
+from . import files, layout, libc, releases
+from .errors import EalError
+from .libc import MAP_FIXED, MAP_SHARED, PAGE, PROT_READ, PROT_RW
+from .locks import SharedWord
+from .vaspace import VaSpace, align, free_base, what_lies_at
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .releases import Release
+
+MP_DISABLED, MP_ENABLED = 1, 2
+SIZE = align(layout.CONFIG_SIZE, PAGE)  # bytes of its mapping
+LIMIT = 1 << 20  # bytes of a file that can be one: EAL has made them a little larger before
+
+# POSIX locks do not exclude within a process, and closing any descriptor of a file drops them: a
+# second EAL of this process must not even open a config that a primary of this process has locked.
+_ours: set[tuple[int, int]] = set()
+
+
+def is_ours(path: str) -> bool:
+    """Returns whether a primary of this very process has that config locked."""
+    try:
+        st = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (st.st_dev, st.st_ino) in _ours
+
+
+def has_primary(path: str, release: Release) -> bool:
+    """Returns whether a live primary has that config locked. linux/eal.c: eal_proc_type_detect"""
+    if is_ours(path):
+        return True
+    memsegs = layout.config(release.family).memsegs
+    try:
+        fd = files.open_shared(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, memsegs.size, memsegs.offset)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+# --- a primary's ----------------------------------------------------------------------------------
+
+
+class Config:
+    """A primary's rte_mem_config in private memory (--no-shconf); `c` is the structure."""
+
+    va = 0  # of the mapping, if there is one
+
+    def __init__(self, release: Release) -> None:
+        self.c: Any = layout.config(release.family)()
+
+    def complete(self) -> None:
+        """Writes the last word: secondaries may attach from now on. eal_mcfg_complete"""
+        self.c.magic = layout.MAGIC
+
+    def close(self) -> None:
+        """Unmaps it and drops the lock; the file stays."""
+
+
+class SharedConfig(Config):
+    """A primary's rte_mem_config in its file, of which it holds a lock all its life."""
+
+    def __init__(self, path: str, release: Release, space: VaSpace, base: int) -> None:
+        kind = layout.config(release.family)
+        self.fd, locked = -1, False
+        try:
+            self._open(path, kind.memsegs)
+            _spare_survivors(f"{os.path.dirname(path)}/fbarray_memzone")
+            locked = True
+            os.ftruncate(self.fd, layout.CONFIG_SIZE)
+            files.write_all(self.fd, bytes(layout.CONFIG_SIZE), 0)
+            self.va = reserve(space, base)
+            libc.mmap(self.va, SIZE, PROT_RW, MAP_SHARED | MAP_FIXED, self.fd)
+        except (OSError, EalError) as e:
+            if locked:  # and no secondary of an earlier primary needs it
+                files.discard(path)
+            self.close()
+            if isinstance(e, EalError):
+                raise
+            what = f"Cannot open '{path}' for rte_mem_config: {e}"
+            raise EalError(0, "config", what, reason="config") from None
+        self.c = kind.from_address(self.va)
+        self.c.mem_cfg_addr = self.va
+
+    def _open(self, path: str, memsegs: Any) -> None:
+        if not is_ours(path):
+            fd = files.open_shared(path, os.O_RDWR | os.O_CREAT)
+            try:
+                # a lock on these bytes is what marks a live primary
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, memsegs.size, memsegs.offset)
+                st = os.fstat(fd)
+            except OSError as e:
+                os.close(fd)
+                if e.errno not in (EACCES, EAGAIN):  # locked by another process
+                    raise
+            else:
+                self.fd, self._inode = fd, (st.st_dev, st.st_ino)
+                _ours.add(self._inode)
+                return
+        raise EalError(
+            0,
+            "config",
+            f"Cannot create lock on '{path}'. Is another primary process running?",
+            fix="choose another --file-prefix, or --proc-type=secondary to join it",
+            reason="primary-exists",
+        )
+
+    def close(self) -> None:
+        if self.va:
+            libc.munmap(self.va, SIZE)
+        if self.fd >= 0:
+            _ours.discard(self._inode)
+            os.close(self.fd)
+        self.va, self.fd = 0, -1
+
+
+def reserve(space: VaSpace, base: int) -> int:
+    """Returns the address of config: right before --base-virtaddr, else at the cursor."""
+    return space.reserve(SIZE, addr=(base - layout.CONFIG_SIZE & -PAGE) if base else 0)
+
+
+def _spare_survivors(path: str) -> None:
+    """Refuses to overwrite what secondaries of a dead primary still map.
+
+    They hold shared locks on its arrays. EAL overwrites config first and fails at the arrays then;
+    the error is the one that it reports. EalError(ENODEV)
+    """
+    try:
+        fd = files.open_shared(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise EalError(
+            ENODEV,
+            "memzone",
+            f"Cannot init memzone: couldn't lock {path}",
+            found="secondaries of a dead primary that still map it",
+            fix="end them first, or choose another --file-prefix",
+            reason="survivors",
+        ) from None
+    finally:
+        os.close(fd)
+
+
+# --- one that a secondary attaches to -------------------------------------------------------------
+
+
+def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
+    """Waits for a primary's config to be complete and returns the primary's release.
+
+    EalError(0), as EAL leaves errno alone here: there is no config, it stays incomplete, or its
+    version is not the wanted one.
+    """
+    try:
+        for level in (os.path.dirname(os.path.dirname(path)), os.path.dirname(path)):
+            files.check_directory(level)
+        fd = files.open_shared(path, os.O_RDONLY)
+    except OSError as e:
+        raise EalError(
+            0,
+            "config",
+            f"Cannot open '{path}' for rte_mem_config: {e.filename}: {e.strerror}",
+            fix="start a primary with this --file-prefix first",
+            reason="no-primary",
+        ) from None
+    try:
+        deadline, pause = time.monotonic() + timeout, 0.001
+        while True:
+            copy = Copy(os.pread(fd, 8, 0))
+            if copy.complete:
+                break
+            if time.monotonic() > deadline:
+                raise EalError(
+                    0,
+                    "config",
+                    f"the primary of '{path}' has not finished its start within {timeout:g} s",
+                    expected=f"magic {layout.MAGIC:#x}",
+                    found=f"{copy.magic:#x}",
+                    fix="end the primary if it hangs; if it is dead, start another one",
+                    reason="incomplete",
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, 0.1)
+    finally:
+        os.close(fd)
+    found = copy.release
+    if found is None or (wanted and wanted.word != copy.word):
+        raise EalError(
+            0,
+            "config",
+            "Primary and secondary process DPDK version mismatch",
+            expected=wanted.name if wanted else "a known release",
+            found=f"{found.name if found else copy.unknown} in '{path}'",
+            reason="version",
+        )
+    return found
+
+
+class AttachedConfig:
+    """A primary's config, mapped at the primary's address. rte_eal_config_reattach"""
+
+    flags, prot = os.O_RDWR, PROT_RW
+
+    def __init__(self, path: str, release: Release) -> None:
+        kind = layout.config(release.family)
+        if is_ours(path):
+            raise EalError(0, "config", f"the primary of '{path}' is this very process")
+        fd = files.open_shared(path, self.flags)
+        try:
+            if (size := os.fstat(fd).st_size) < layout.CONFIG_SIZE:
+                raise EalError(
+                    0,
+                    "config",
+                    f"'{path}' is damaged",
+                    expected=f"{layout.CONFIG_SIZE} bytes",
+                    found=str(size),
+                    reason="damaged",
+                )
+            at = int.from_bytes(os.pread(fd, 8, kind.mem_cfg_addr.offset), "little")
+            self.va = libc.mmap(at, SIZE, self.prot, MAP_SHARED, fd)
+        finally:
+            os.close(fd)
+        self.c = kind.from_address(self.va)
+        if self.va != at:
+            end = max(m.base_va + m.len for m in self.c.memsegs)
+            got, fits = self.va, free_base(max(end, at) - at)
+            self.close()
+            raise EalError(
+                0,
+                "config",
+                f"Cannot mmap memory for rte_config at [{at:#x}], got [{got:#x}]"
+                " - please use '--base-virtaddr' option",
+                found=f"that {what_lies_at(at, layout.CONFIG_SIZE)} in this process",
+                fix=f"start the primary with --base-virtaddr={fits:#x}, which fits this process",
+                reason="address-taken",
+            )
+
+    def join(self) -> None:
+        """Records that there is a secondary. EalError if the primary accepts none."""
+
+        def enabled(word: int) -> int | None:  # the status is the lowest byte of the word
+            if word & 0xFF == MP_DISABLED:
+                raise EalError(
+                    0,
+                    "config",
+                    "Primary process refused secondary attachment",
+                    reason="secondaries-refused",
+                )
+            return None if word & 0xFF == MP_ENABLED else word & ~0xFF | MP_ENABLED
+
+        SharedWord(self.va + type(self.c).mp_status.offset).change(enabled)
+
+    def close(self) -> None:
+        if self.va:
+            libc.munmap(self.va, SIZE)
+        self.va = 0
+
+
+class ObservedConfig(AttachedConfig):
+    """The same, mapped for reading alone; the primary does not learn of it."""
+
+    flags, prot = os.O_RDONLY, PROT_READ
+
+    def join(self) -> None:
+        pass
+
+
+# --- a copy that a tool looks at ------------------------------------------------------------------
+
+
+class Copy:
+    """The content of a config file: `magic`, `word` (the version), the release if it is known.
+
+    c: a copy of the structure; None if the release is unknown or the content is too short.
+    unknown: what is said about a version of no known release.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        head = data[:8].ljust(8, b"\0")
+        self.magic, self.word = (int.from_bytes(head[i : i + 4], "little") for i in (0, 4))
+        self.release: Release | None = None
+        self.unknown = ""
+        try:
+            self.release = releases.by_word(self.word)
+        except ValueError as e:
+            self.unknown = str(e)
+        self.c: Any = None
+        if self.release and len(data) >= layout.CONFIG_SIZE:
+            self.c = layout.config(self.release.family).from_buffer_copy(data)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the primary has finished its start."""
+        return self.magic == layout.MAGIC
+
+
+def read(path: str, dir_fd: int | None = None) -> Copy:
+    """Decodes a config that any user may have made. Raises OSError.
+
+    dir_fd: the descriptor of the directory that a relative path begins in.
+    """
+    return Copy(files.read_untrusted(path, LIMIT, dir_fd))
