@@ -26,7 +26,7 @@ def bounds(examples: int, steps: int) -> settings:
 
 
 class World:
-    """The processes that a machine drives, made anew after an example that failed.
+    """The processes that a machine drives, started again after an example that failed.
 
     make: starts them, {name: Eal}; librte_eal is left out where it is not installed.
     """

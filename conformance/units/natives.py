@@ -8,7 +8,7 @@ from pyeal import libc
 
 
 def choose(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """native; python or libatomic: PYEAL_NATIVE=0; neither: libatomic is missing, too.
+    """native; python or libatomic: PYEAL_NATIVE=0; neither: libatomic is missing as well.
 
     Skips the test if this machine has no such way.
     """

@@ -22,7 +22,7 @@ class HelpersOnly(segments.Helpers):
 
 
 class Probe(Target):
-    """Also answers what the kernel shows nobody else: the memory policy of the main thread."""
+    """Also return what other processes cannot see: the memory policy of the main thread."""
 
     def policy(self) -> list[object]:
         mode, mask = libc.get_mempolicy()

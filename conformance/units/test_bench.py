@@ -202,7 +202,7 @@ def test_a_base_of_the_same_run_is_compared_directly(now, word):
 
 
 def test_a_kept_run_is_compared_by_its_own_reference(tmp_path):
-    """The machine is half as fast now: that is nobody's fault."""
+    """The machine is half as fast now: the code is not at fault."""
     keep(tmp_path, 1, a_run([0.08] * 3))
     same = a_run([0.16] * 3, over=[2 * c for c in C])
     slower = a_run([0.20] * 3, over=[2 * c for c in C])
@@ -262,7 +262,7 @@ def test_stages_are_drawn_for_both():
 
 
 def test_history_has_a_line_for_each_machine():
-    """One that has a name, one from before names were kept, and the first once more."""
+    """A machine with a name, a run from before names were stored, and the first again."""
     runs = [a_run([0.08] * 3), a_run([0.04] * 3), a_run([0.09] * 3)]
     for run, more in zip(runs, [{"host": "a<b"}, {"node": "old"}, {"host": "a<b"}], strict=True):
         run["machine_info"] |= more

@@ -65,7 +65,7 @@ def watches():
 
 
 def settled(channel):
-    """Whether it watches, within ten seconds: until then nobody is taken for dead."""
+    """Return whether it watches, within ten seconds: until then no process counts as dead."""
     deadline = time.monotonic() + 10
     while not channel.alone() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -106,7 +106,7 @@ def test_who_comes_is_noticed_and_so_is_its_end(open_channel, secondary, settle)
 
 
 def test_nobody_is_taken_for_dead_before(open_channel):
-    """One that detaches has no socket any more, and lives: it was not seen to come."""
+    """A process that detaches has no socket any more and is alive: its start was not seen."""
     channel, _ = open_channel(0.2)
     early = channel.alone()
 

@@ -1,7 +1,7 @@
-"""The gates of campaigns/timing/gates.toml: what must not grow. `pyeal bench` prints them, too.
+"""The gates of campaigns/timing/gates.toml: what must not grow. `pyeal bench` also prints them.
 
 Counts come first, as they are the same on every machine; CPU time is compared with librte_eal's in
-the same moments. Wall time is nobody's gate.
+the same moments. Wall time is not a gate.
 """
 
 from __future__ import annotations

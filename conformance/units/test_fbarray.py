@@ -177,7 +177,7 @@ def test_all_used_is_all_and_no_bit_more(length: int) -> None:
     array.buffer[end] = 0x55
     arrays.use_all(array.desc)
 
-    assert array.buffer[end] == b"\x55"  # that is nobody's
+    assert array.buffer[end] == b"\x55"  # no entry owns it
     assert int.from_bytes(array.words, "little") == (1 << length) - 1
     assert array.desc.count == length
     assert array.fb.runs() == [(0, length)] and array.fb.runs(used=False) == []

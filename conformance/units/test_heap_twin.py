@@ -24,7 +24,7 @@ PEERS = ["librte_eal", "librte_eal:20.11", "librte_eal:24.11", "librte_eal:25.11
 
 
 def requests(seed: str):
-    """What to ask for, whoever is asked: ("malloc", size, align) or ("free", which of those).
+    """What to ask both heaps for: ("malloc", size, align) or ("free", which of those).
 
     Half of the sizes are a few lines short of an area that was freed, or of whole pages: what
     is left over is or is not worth an element.

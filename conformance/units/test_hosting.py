@@ -22,7 +22,7 @@ from pyeal.files import DirectoryLock
 MB = 1 << 20
 BIG = 5 * MB  # wants three new pages
 PAGES = 12
-SOON = 4  # seconds; a primary that waits for a mute process takes as long
+SOON = 4  # seconds; a primary that waits for an unresponsive process takes as long
 KINDS = "pyeal", "librte_eal"
 PREFIX = ["--file-prefix", "hosting"]
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Hosting:
-    """A box in which `pyeal init` holds 2 MB, and whoever joins it."""
+    """A box in which `pyeal init` holds 2 MB, and the processes that attach to it."""
 
     def __init__(self, box: Box, tmp, ends: ExitStack) -> None:
         self.box, self.tmp, self.ends = box, tmp, ends
@@ -105,7 +105,7 @@ def test_ctrl_c_ends_it_and_leaves_the_others_their_memory(hosting, kind) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ctrl_c_while_a_secondary_asks_for_memory(hosting, kind) -> None:
-    """Each malloc is answered; with nobody to ask, only what the pages hold is had."""
+    """Each malloc returns; without a primary, only what the pages hold is allocated."""
     other = hosting.join(kind, "--proc-type=secondary")
     at = other.malloc(64).va
     other.poke(at, b"stays")
@@ -143,7 +143,7 @@ def test_ctrl_c_beside_one_that_is_stopped(hosting) -> None:
 
 
 def test_ctrl_c_beside_one_that_stops_with_the_lock_of_the_page_files(hosting) -> None:
-    """It comes to it while the others are told: they are not waited for in vain."""
+    """It happens while the others are told: the primary does not wait for dead processes."""
     other = hosting.join("pyeal", "--proc-type=secondary")
     mute = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     mute.settimeout(SOON)

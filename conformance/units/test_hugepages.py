@@ -108,7 +108,7 @@ def test_a_size_without_a_mount_stays_behind_the_last_record(
 
 
 def test_statfs_has_to_say_hugetlbfs(trees: dict[str, Path]) -> None:
-    """A disk with blocks of 2 MB is none (26.07)."""
+    """A disk with blocks of 2 MB is not a hugetlbfs (26.07)."""
     r = releases.get("26.07")
     host = FakeHost(trees["one-node-2M-1G"], lambda path: (0xEF53, M2))
     with pytest.raises(EalError, match="no free page of a mounted size for --huge-dir"):
@@ -225,7 +225,7 @@ def test_never_keeps_files_and_counts_their_pages_on_node_0(huge: Dir) -> None:
 
 @pytest.mark.parametrize("more", [[], ["--legacy-mem"], ["--single-file-segments"]])
 def test_page_files_that_may_be_used_again_stay_open(huge: Dir, more: list[str]) -> None:
-    """Those of this prefix that nobody has, exclusively locked until unlock(); of pages alone."""
+    """Page files of this prefix that no process holds stay locked exclusively until unlock()."""
     huge.make("rtemap_0", "rtemap_1", "othermap_0")
     fds = len(os.listdir("/proc/self/fd"))
     with open(huge.path / "rtemap_1") as used:

@@ -1,4 +1,4 @@
-"""Hugepages on loan, on a copy of the pools: what was taken goes back, whoever dies."""
+"""Leased hugepages, on a copy of the pools: all are returned, whichever process dies."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def dead():
 def test_takes_what_is_missing_and_gives_back_exactly_that(pools):
     took = lease.lease({"2M": 80})
 
-    assert took == {"2M": 30}  # 50 could be had already
+    assert took == {"2M": 30}  # 50 were free already
     assert pools("2M") == 130
-    (lease.pool("2M") / "nr_hugepages").write_text("150")  # somebody else takes 20 more
+    (lease.pool("2M") / "nr_hugepages").write_text("150")  # another process takes 20 more
     assert lease.give_back() == {"2M": 30}
     assert pools("2M") == 120
     assert not lease.STATE.exists()

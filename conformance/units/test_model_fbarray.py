@@ -155,7 +155,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.arrays)
     @rule(data=st.data(), busy=st.booleans())
     def destroy(self, data: st.DataObject, busy: bool) -> None:
-        """busy: somebody else has it locked. (FBA-024: the refusal costs librte_eal its own.)"""
+        """busy: another process has it locked. (FBA-024: the refusal costs librte_eal its own.)"""
         a = self.pick(data)
         held = []
         for x in a.of.values() if busy else ():

@@ -122,7 +122,7 @@ def test_memory_without_hugepages_starts(native: str) -> None:
 @pytest.mark.parametrize("arch", [*native_code.OBJECTS])
 @pytest.mark.parametrize("verb", ["compare", "run"])
 def test_object_files_are_those_of_the_source(verb: str, arch: str) -> None:
-    """Compiled anew they are the same, and native_check.c passes; aarch64's under QEMU."""
+    """Compiled again they are the same, and native_check.c passes; aarch64's under QEMU."""
     if not SCRIPT.exists():
         pytest.skip("expected a checkout, found the suite alone")
     done = subprocess.run([sys.executable, SCRIPT, verb, arch], capture_output=True, text=True)

@@ -26,7 +26,7 @@ def test_the_table_says_what_builds_of_that_release_say(name):
 
 
 def test_no_requirement_is_of_the_newest_release_alone():
-    """Its rows hold until one ends them: ">=26.07", so that the next release has them, too."""
+    """Its rows hold until one ends them: ">=26.07", so that the next release has them as well."""
     newest = list(releases.RELEASES.values())[-1].line
 
     assert [r.id for r in catalogue.rows().values() if f"=={newest}" in r.releases] == []

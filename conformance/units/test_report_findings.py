@@ -37,7 +37,7 @@ def test_findings_are_told_once():
 
 @pytest.mark.skipif(not DOCS, reason="wanted a checkout, found the suite alone")
 def test_docs_follow():
-    """ci/report findings writes it anew."""
+    """ci/report findings writes it again."""
     assert (DOCS / "findings.md").read_text() == pages.findings_markdown(pages.findings())
 
 

@@ -24,7 +24,7 @@ shapes = pytest.mark.parametrize("layout", ALL.values(), ids=ALL)
 
 
 def overlaid() -> dict[str, Any]:
-    """Two processes over it: one that follows, one that is in the way."""
+    """Two processes over it: one follows, the other is in the way."""
     layout = copy.deepcopy(TWO_NODES)
     ml = layout["lists"][2]
     a = ml["base_va"]

@@ -58,7 +58,7 @@ def test_a_lock_is_seen_and_not_taken(tmp_path: Path) -> None:
 
 
 def test_locks_of_every_kind_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one that waits, one without a pid, and what the kernel tells twice."""
+    """Also a waiting lock, a lock without a pid, and lines that the kernel prints twice."""
     text = """\
 1: POSIX  ADVISORY  WRITE 712 00:1b:9 136 17543
 2: FLOCK  ADVISORY  READ  713 00:2f:41 0 EOF

@@ -1,4 +1,4 @@
-"""`pyeal lease`: pages that nobody else gets, a gate for what is left, and all of it back."""
+"""`pyeal lease`: pages for one command alone, a gate for leaks, and all pages returned."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_leaves_a_file(lease):
 
 @needs(root=True, pages={"2M": 3})
 def test_the_pytest_fixture(tmp_path):
-    """A test's own pages; one that leaves something behind is an error."""
+    """A test's own pages; a test that leaves something behind is an error."""
     (tmp_path / "test_it.py").write_text(FIXTURE)
     done = subprocess.run(
         [sys.executable, "-P", "-m", "pytest", "-q", "-p", "pyeal.tools.pytest_plugin",

@@ -113,7 +113,7 @@ def test_plan_is_what_librte_eal_does(mode, make_box, start, evidence):
     assert names == [(m.name, m.base_va, m.page_sz, m.n_segs) for m in mapped]
     assert sum(p["n"] for p in plan["pages"]) == len(eal.segments())
     assert plan["descriptors"]["pages"] == len(of_pages)
-    if mode in ("dynmem", "single-file"):  # legacy leaves the file of a failed mapping, too
+    if mode in ("dynmem", "single-file"):  # legacy also leaves the file of a failed mapping
         assert plan["files"]["n"] == len(eal.page_files())
         assert plan["files"]["first"][0].rpartition("/")[2] == eal.page_files()[0]
     sizes = {f["name"]: f["bytes"] for f in plan["runtime"]["files"] if f["bytes"]}

@@ -1,4 +1,4 @@
-"""`pyeal stale`: what kill -9 leaves is found and goes; what somebody holds stays."""
+"""`pyeal stale`: what kill -9 leaves is found and removed; what a process holds stays."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_links_and_what_others_put_there_stay(start, facts, tmp_path):
 
 @needs(pages={"2M": 8})
 def test_the_file_of_a_page_that_legacy_memory_did_not_get(start, make_box, facts):
-    """It takes pages until one fails, whose file stays empty: nobody kept that on purpose."""
+    """It takes pages until one fails, whose file stays empty: it is not kept on purpose."""
     eal = start("-m", "4", mode="legacy", target="librte_eal:22.11", box=make_box({"2M": 4}))
     eal.kill()
     found = [f for f in items(facts, eal, code=1) if f["kind"] == "page"]
