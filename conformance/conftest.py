@@ -117,7 +117,7 @@ def pytest_configure(config):
     first = second = config.stash[HELLO] = greet(config, "target")
     if config.getoption("secondary"):
         second = greet(config, "secondary")
-    if second.release != first.release:
+    if not catalogue.same_release(first.release, second.release):
         raise pytest.UsageError(
             f"processes of one release wanted: --target is {first.release}, "
             f"--secondary {second.release}"

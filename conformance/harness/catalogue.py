@@ -101,6 +101,13 @@ OPS = {
 }
 
 
+def same_release(a, b):
+    """Return whether two names mean one release: "26.07" is "26.07.0", not "26.07.0-rc1"."""
+    numbers, candidates = zip(*(name.partition("-")[::2] for name in (a, b)), strict=True)
+    first, second = (f"{n}.0" if n.count(".") == 1 else n for n in numbers)
+    return first == second and candidates[0] == candidates[1]
+
+
 def holds(predicate, release):
     """ ">=22.11,<=24.11" against "24.11.4": compared as far as the predicate's number goes."""
     numbers = [int(x) for x in re.findall(r"\d+", release)[:3]]

@@ -35,12 +35,20 @@ def _over(base, change):
 
 @cache
 def release(name):
-    """Decoder of a release: the one of that name, or of its line (24.11.4 -> 24.11.6)."""
-    line = name.split("-")[0].split(".")[:2]
-    best = [r for r in layouts() if r == name] or [r for r in layouts() if r.split(".")[:2] == line]
-    if not best:
+    """Return the decoder of a release, or of its line (24.11.4 -> 24.11.6).
+
+    A release between two lines, a candidate and main are read as the nearest older line.
+    """
+    if name in layouts():
+        return Decoder(name)
+    older = [r for r in layouts() if _line(r) <= _line(name)]
+    if not older:
         raise LookupError(f"no layouts of release {name}; known: {', '.join(layouts())}")
-    return Decoder(best[0])
+    return Decoder(max(older, key=_line))
+
+
+def _line(name):
+    return [int(n) for n in name.partition("-")[0].split(".")[:2]]
 
 
 class Decoder:

@@ -274,7 +274,8 @@ def pairs(found, patterns):
                             for i in catalogue.rows() for p in patterns):  # fmt: skip
         return
     for a, b in itertools.permutations(found, 2):
-        if a.release == b.release and a.spec.partition(":")[0] != b.spec.partition(":")[0]:
+        other = a.spec.partition(":")[0] != b.spec.partition(":")[0]
+        if other and catalogue.same_release(a.release, b.release):
             yield pair(a, b)
 
 

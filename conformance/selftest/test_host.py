@@ -171,10 +171,30 @@ def test_decoder_reads_each_release(name):
     assert found.memseg_arr.name == "memseg-x-0"
 
 
-def test_decoder_takes_the_line_of_an_unknown_minor():
-    assert decode.release("24.11.4").name == "24.11.6"
-    with pytest.raises(LookupError):
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("24.11.4", "24.11.6"),
+        ("23.07.0", "22.11.11"),
+        ("25.11.0-rc1", "25.11.2"),
+        ("26.11.0-rc0", "26.07"),
+    ],
+)
+def test_decoder_takes_the_nearest_older_line(name, nearest):
+    assert decode.release(name).name == nearest
+
+
+def test_decoder_refuses_what_is_older_than_all_layouts():
+    with pytest.raises(LookupError, match=r"no layouts of release 19\.11\.1; known: 20\.11\.10, "):
         decode.release("19.11.1")
+
+
+def test_a_release_is_the_same_with_and_without_its_zero():
+    pairs = [("26.07", "26.07.0"), ("22.11.11", "22.11.11"), ("26.11.0-rc0", "26.11-rc0")]
+
+    assert all(catalogue.same_release(*p) for p in pairs)
+    assert not catalogue.same_release("26.07", "26.07.0-rc1")
+    assert not catalogue.same_release("22.11", "22.11.1")
 
 
 def test_fbarray_mask():
