@@ -18,7 +18,8 @@ from pyeal.tools import (
     document,
     ink,
 )
-from pyeal.tools.checks import FAIL, OK, WARN, Finding, examine
+from pyeal.tools.doctor.chain import LINKS, examine
+from pyeal.tools.doctor.model import FAIL, OK, WARN, Finding
 from pyeal.tools.problems import CERTAIN, GAVE_UP, HINT, WRAPPER, Problem, of_line
 from pyeal.tools.view import View
 
@@ -90,12 +91,7 @@ def run(args: argparse.Namespace) -> int:
     told = read(lines)
     with Patience("looking at this machine"):
         found = examine(View(args.pid), args.eal_args, args.release) if told else {}
-    rows: list[dict[str, Any]] = [
-        {"problem": p.id, "title": p.title, "line": line, "certain": certain,
-         "means": p.means, "do": p.fix, "links": p.links, "reach": p.reach,
-         "here": [{"link": link, **f.facts()} for link, f in confirm(p, found)]}
-        for p, line, certain in told
-    ]  # fmt: skip
+    rows = [_row(p, line, certain, found) for p, line, certain in told]
     rows.sort(
         key=lambda r: (not any(h["state"] == FAIL for h in r["here"]), r["problem"] == HARMLESS)
     )
@@ -104,6 +100,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n\n".join(map(shown, rows)) or _nothing(lines))
     return 0 if rows else 1
+
+
+def _row(p: Problem, line: str, certain: bool, found: dict[str, list[Finding]]) -> dict[str, Any]:
+    """Return a problem, the line that shows it and doctor's findings, as plain data."""
+    return {
+        "problem": p.id,
+        "title": p.title,
+        "line": line,
+        "certain": certain,
+        "means": p.means,
+        "do": p.fix,
+        "links": LINKS if p.id is None else p.links,
+        "reach": p.reach,
+        "here": [{"link": link, **f.facts()} for link, f in confirm(p, found)],
+    }
 
 
 def _nothing(lines: list[str]) -> str:

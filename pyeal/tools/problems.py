@@ -12,12 +12,6 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
-LINKS = (
-    "arguments", "pool", "mount", "namespace", "cgroup", "permission", "policy", "address space",
-    "descriptors", "IOVA", "files of others",
-)  # fmt: skip
-
-
 CERTAIN, HINT, WRAPPER = 0, 1, 2
 
 
@@ -285,7 +279,7 @@ PROBLEMS = (
 )
 # the last line of many a start, whatever the reason
 GAVE_UP = P(
-    None, "EAL gave up; this line does not say why", ", ".join(LINKS),
+    None, "EAL gave up; this line does not say why", "",  # any link
     (r"cannot init (memory|EAL)\b",),
     "The reason is in a line before it, or in one of the debug level, which is not shown.",
     "pyeal doctor -- ARGS looks at all that a start needs; --log-level=lib.eal:debug has EAL tell",

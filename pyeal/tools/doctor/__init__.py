@@ -17,8 +17,8 @@ from pyeal.tools import (
     document,
     ink,
 )
-from pyeal.tools.checks import FAIL, OK, UNKNOWN, WARN, Finding, examine, state_of
-from pyeal.tools.problems import LINKS
+from pyeal.tools.doctor.chain import LINKS, examine
+from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Finding, state_of
 from pyeal.tools.view import View
 
 TYPE_CHECKING = False

@@ -1,0 +1,117 @@
+"""The chain of what a start of EAL needs: each link with its check, in the order of a start.
+
+A dry run (plan.py) is the model of what EAL does. The checks report what is behind its result, and
+look at what EAL itself never looks at. A check is a generator of Findings about a Case.
+"""
+
+from __future__ import annotations
+
+from pyeal.tools import size
+from pyeal.tools.doctor import (
+    addresses,
+    arguments,
+    cgroup,
+    descriptors,
+    files_of_others,
+    iova,
+    mount,
+    namespace,
+    permission,
+    policy,
+    pool,
+)
+from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, Case, Finding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyeal.errors import EalError
+    from pyeal.tools.view import View
+
+CHECKS = {
+    "arguments": arguments.check,
+    "pool": pool.check,
+    "mount": mount.check,
+    "namespace": namespace.check,
+    "cgroup": cgroup.check,
+    "permission": permission.check,
+    "policy": policy.check,
+    "address space": addresses.check,
+    "descriptors": descriptors.check,
+    "IOVA": iova.check,
+    "files of others": files_of_others.check,
+}
+LINKS = tuple(CHECKS)
+STAGES = {  # stage of an error that no check explained: its link
+    "options": "arguments",
+    "hugepages": "pool",
+    "pages": "pool",
+    "runtime": "permission",
+    "config": "permission",
+    "memseg": "address space",
+    "vaspace": "address space",
+    "iova": "IOVA",
+    "memfd": "permission",
+}
+ROOT_ONLY = ("mkdir", "mount", "umount", "echo", "sysctl", "dpdk-hugepages.py")
+SLOW = 2.0  # seconds of zeroing at a start that are worth a finding
+
+
+def examine(view: View, args: list[str], release: str | None) -> dict[str, list[Finding]]:
+    """Return every link with its findings."""
+    c = Case(view, args, release)
+    found: dict[str, list[Finding]] = {}
+    try:
+        for link, check in CHECKS.items():
+            if c.refused and link != "arguments":
+                found[link] = [Finding(UNKNOWN, "not reached")]
+                continue
+            try:
+                found[link] = list(check(c))
+            except OSError as e:
+                text = f"{e.strerror}: {e.filename}" if e.filename else str(e)
+                found[link] = [Finding(UNKNOWN, text)]
+        if c.error and not any(f.state == FAIL for fs in found.values() for f in fs):
+            found[_link_of(c)].append(_unexplained(c.error))
+        if slow := _zeroing(c):
+            found["pool"].append(slow)
+        if view.uid:
+            for f in (f for fs in found.values() for f in fs):
+                f.do = as_root(f.do)
+    finally:
+        if c.dry_run:
+            c.dry_run.close()
+    return found
+
+
+def as_root(do: str) -> str:
+    """Return a command with sudo if only root may run it."""
+    if do.partition(" ")[0] not in ROOT_ONLY:
+        return do
+    return f"sudo sh -c '{do}'" if any(c in do for c in ";>") else f"sudo {do}"
+
+
+def _unexplained(e: EalError) -> Finding:
+    text = f"{e.what}: {e.found}" if e.found else e.what
+    return Finding(FAIL, text, wanted="a start", found=e.stage, do=e.fix or e.what)
+
+
+def _link_of(c: Case) -> str:
+    """Return the link of an error of the dry run that no check explained."""
+    assert c.error
+    if c.limit:
+        return {"lists": "address space"}.get(c.limit, c.limit)
+    return STAGES.get(c.error.stage, "pool")
+
+
+def _zeroing(c: Case) -> Finding | None:
+    """Return a finding if the kernel needs long to zero the pages at every start."""
+    from pyeal.tools.plan import zeroing
+
+    r = c.dry_run
+    if not r or r.error or c.o.no_huge:
+        return None
+    amount = sum(sz * n for (sz, _), n in r.pages().items())
+    if amount <= 4 << 30 or (seconds := amount / zeroing()) <= SLOW:
+        return None
+    text = f"zeroing {size(amount)} takes about {seconds:.0f} s at every start"
+    return Finding(OK, text, 31, harmless=True)

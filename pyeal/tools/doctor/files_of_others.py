@@ -1,0 +1,167 @@
+"""The link `files of others`: what other processes hold, and what a start would delete."""
+
+from __future__ import annotations
+
+import os
+
+from pyeal.tools import scan, size
+from pyeal.tools.doctor import primary
+from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding, process_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def check(c: Case) -> Iterator[Finding]:
+    if c.secondary:
+        yield from primary.check(c)
+        return
+    bad = False
+    for f in (*_prefix_taken(c), *_directory_lock(c), *_same_names(c)):
+        bad = bad or f.state in (FAIL, WARN)
+        yield f
+    yield from _what_goes(c)
+    yield from _shared_pool(c)
+    if c.needs_pages():
+        yield from _core_dumps(c)
+    if not bad:
+        yield Finding(OK, "none in the way")
+
+
+def _prefix_taken(c: Case) -> Iterator[Finding]:
+    if c.o.no_shconf:
+        return
+    if c.running:
+        text = f"process {c.view.pid} is this primary, and up: what it has is not counted as free"
+        yield Finding(OK, text, 5, harmless=True)
+        return
+    if c.config and c.config.alive:
+        yield Finding(
+            FAIL,
+            f"prefix {c.o.file_prefix} has a living primary",
+            5,
+            wanted=f"{c.directory}/config unlocked",
+            found=process_name(c.config.owner),
+            do=f"--file-prefix {c.o.file_prefix}2",
+        )
+        return
+    held = c.view.flocked()
+    real = c.view.real(c.directory)
+    try:
+        names = [n for n in os.listdir(real) if n.startswith("fbarray_")]
+    except OSError:
+        names = []
+    for name in names:
+        st = os.stat(f"{real}/{name}")
+        if by := held.get(scan.file_id(st)):
+            pid = by[0][1]
+            yield Finding(
+                FAIL,
+                "secondaries of a dead primary live on its files",
+                21,
+                17,
+                wanted=f"{name} unlocked",
+                found=process_name(pid),
+                do=f"kill {pid}",
+            )
+            return
+
+
+def _directory_lock(c: Case) -> Iterator[Finding]:
+    """Report locked hugepage directories: EAL waits for their locks without a limit."""
+    held = c.view.flocked()
+    paths = [c.view.path(d) for d in c.hugedirs.values() if d and not c.o.in_memory]
+    for path in paths:
+        try:
+            st = os.stat(path)
+        except OSError:
+            continue
+        for mode, pid in held.get(scan.file_id(st), []):
+            if mode == "WRITE":
+                shown = path.removeprefix(c.view.at)
+                yield Finding(
+                    FAIL,
+                    f"{shown} is locked: the start would wait without a word",
+                    44,
+                    wanted="it unlocked",
+                    found=process_name(pid),
+                    do=f"kill {pid}",
+                )
+
+
+def _same_names(c: Case) -> Iterator[Finding]:
+    """Report page files of this prefix that are held although no primary of the prefix runs."""
+    if c.o.in_memory or c.o.no_huge or (c.config and c.config.alive):
+        return
+    for d in c.hugedirs.values():
+        try:
+            files = c.view.page_files(d)
+        except OSError:
+            continue
+        taken = [f for f in files if f.holders and f.prefix == c.o.file_prefix]
+        if taken:
+            yield Finding(
+                FAIL,
+                f"another EAL uses {d} with this prefix",
+                21,
+                wanted=f"no living {c.o.file_prefix}map_* file",
+                found=f"{len(taken)} of {process_name(taken[0].holders[0][1])}",
+                do=f"--file-prefix {c.o.file_prefix}2",
+            )
+
+
+def _what_goes(c: Case) -> Iterator[Finding]:
+    """Report the files that the start would delete."""
+    if c.o.in_memory or c.o.no_huge or not c.o.unlink_existing:
+        return
+    for d in c.hugedirs.values():
+        try:
+            files = c.view.page_files(d) if d else []
+        except OSError:
+            continue
+        if not c.view.sees_all_locks:
+            files = []
+        free = [f for f in files if not f.holders]
+        mine = [f for f in free if f.prefix == c.o.file_prefix]
+        others = sorted({f.prefix for f in free if f.prefix != c.o.file_prefix})
+        if others:
+            text = (
+                f"{len(free) - len(mine)} kept files of {', '.join(others)} in {d} would be"
+                " deleted by this start"
+            )
+            yield Finding(WARN, text, 22, 3, do=f"--huge-dir {d}/{c.o.file_prefix}")
+        if mine:
+            amount = size(sum(f.pages_bytes for f in mine))
+            text = f"{len(mine)} files of a dead process ({amount}) are cleared away by the start"
+            yield Finding(OK, text, 3, harmless=True)
+
+
+def _shared_pool(c: Case) -> Iterator[Finding]:
+    """Report how many pages of the common pools other processes use."""
+    for sz, p in c.pools.items():
+        used = int(p.get("nr", 0)) - int(p.get("free", 0))
+        if used > 0 and c.needs_pages() and not c.error:
+            text = (
+                f"others use {used:,} pages of {size(sz)}: pyeal lease sets pages aside for a job"
+            )
+            yield Finding(OK, text, 43, harmless=True)
+
+
+def _core_dumps(c: Case) -> Iterator[Finding]:
+    """Report whether core dumps contain shared hugepages: bit 6 of the filter."""
+    me = "self" if c.view.own else c.view.pid
+    text = c.view.read(f"/proc/{me}/coredump_filter").strip()
+    if not text or not c.dry_run or c.error:
+        return
+    amount = sum(sz * n for (sz, _), n in c.dry_run.pages().items())
+    if not int(text, 16) >> 6 & 1:
+        text = f"core dumps leave hugepages out (coredump_filter 0x{text.lstrip('0') or '0'})"
+        yield Finding(OK, text, 39, harmless=True)
+    elif amount > 1 << 30 and c.view.limit("Max core file size")[0] > 1 << 30:
+        yield Finding(
+            WARN,
+            f"a core dump will have {size(amount)}",
+            39,
+            do=f"echo 0x33 > /proc/{me}/coredump_filter",
+        )

@@ -1,0 +1,53 @@
+"""The link `namespace`: does this process see the host's processes and the primary's mounts?"""
+
+from __future__ import annotations
+
+import os
+
+from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
+from pyeal.tools.doctor.primary import hugedirs_of_primary
+from pyeal.tools.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def check(c: Case) -> Iterator[Finding]:
+    pid = c.view.namespace("pid")
+    if not c.view.own and not c.view.namespace("mnt"):
+        text = (
+            "its mounts may not be looked at: what is said of mounts and files is of this process"
+        )
+        yield Finding(UNKNOWN, text, 19, do=f"sudo pyeal doctor --pid {c.view.pid}")
+    if not c.view.sees_all_locks:
+        text = "a process namespace of its own: who holds files and locks outside is not to be seen"
+        yield Finding(UNKNOWN, text, 21, 3, do="run it with --pid=host, or on the host")
+        if c.opts and c.o.file_prefix.rstrip("0123456789") != c.o.file_prefix and os.getpid() < 100:
+            text = f"is {c.o.file_prefix} made of a process number? they repeat in each container"
+            yield Finding(WARN, text, 21, do="--file-prefix $POD_UID")
+    else:
+        yield Finding(OK, "the host's processes are in sight" if pid else "unknown to this kernel")
+    if c.config and c.secondary and c.config.owner:
+        primary = View(c.config.owner)
+        if primary.namespace("mnt") and primary.namespace("mnt") != c.view.namespace("mnt"):
+            text = f"the primary ({c.config.owner}) has mounts of its own"
+            state = OK if _same_hugedirs(c, primary) else FAIL
+            yield Finding(
+                state,
+                text,
+                19,
+                wanted="its hugepage directory, under the same path",
+                found="another one, or none",
+                do="-v /dev/hugepages:/dev/hugepages",
+            )
+
+
+def _same_hugedirs(c: Case, primary: View) -> bool:
+    for d in hugedirs_of_primary(c):
+        try:
+            if os.stat(primary.path(d)).st_dev != os.stat(c.view.path(d)).st_dev:
+                return False
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,74 @@
+"""The link `policy`: may this process choose the NUMA nodes of its memory?"""
+
+from __future__ import annotations
+
+from errno import ENOSYS
+
+from pyeal import libc
+from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding, listed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def check(c: Case) -> Iterator[Finding]:
+    if not c.needs_pages():
+        yield Finding(OK, "not needed")
+        return
+    v, bad = c.view, False
+    if v.own and not v.root:
+        try:
+            libc.get_mempolicy()
+        except OSError as e:
+            if e.errno == ENOSYS:
+                text = "this kernel knows no memory policy: not a problem"
+                yield Finding(OK, text, 7, harmless=True)
+            else:
+                bad = True
+                yield Finding(
+                    FAIL,
+                    "get_mempolicy is forbidden: EAL gives each page back",
+                    7,
+                    wanted="get_mempolicy, set_mempolicy",
+                    found=f"{e.strerror}: seccomp",
+                    do="docker run --cap-add SYS_NICE",
+                )
+        else:
+            for _, text in c.dry_run.said if c.dry_run else ():
+                if "set_mempolicy failed: Operation not permitted" in text:
+                    bad = True
+                    yield Finding(
+                        WARN,
+                        "set_mempolicy is forbidden: pages come as they come",
+                        7,
+                        do="docker run --cap-add SYS_NICE",
+                    )
+                    break
+    elif v.status.get("Seccomp") == "2" and not v.capable("sys_nice"):
+        text = (
+            "a seccomp profile without CAP_SYS_NICE: whether it denies mempolicy is not to be seen"
+        )
+        bad = True
+        yield Finding(UNKNOWN, text, 7, do=f"nsenter -t {v.pid} -a pyeal doctor")
+    allowed = v.mems_allowed()
+    pools = c.pools
+    nodes = sorted({k for p in pools.values() for k, n in p["nodes"].items() if n.get("free")})
+    out = [k for k in nodes if allowed is not None and k not in allowed]
+    if c.failed_at("policy") or (out and len(out) == len(nodes)):
+        bad = True
+        out = out or nodes
+        yield Finding(
+            FAIL,
+            f"pages lie on node {listed(out)}, where this process may not go",
+            8,
+            wanted=f"node {listed(out)} in cpuset.mems",
+            found=f"Mems_allowed_list: {v.status.get('Mems_allowed_list')}",
+            do=f"echo {listed(nodes)} > cpuset.mems",
+        )
+    elif out:
+        bad = True
+        yield Finding(WARN, f"node {listed(out)} has pages, but is not in Mems_allowed", 8)
+    if not bad:
+        where = f"node {listed(sorted(allowed))}" if allowed else "any node"
+        yield Finding(OK, f"memory of {where} is allowed")
