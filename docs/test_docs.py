@@ -63,6 +63,19 @@ def test_paths_in_pages_are_there(page):
     assert gone == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_names_in_pages_are_there(page):
+    """Look up `pyeal/eal.py: Eal`: the file must define the name."""
+    named = re.findall(r"`([\w/]+\.py): (\w+)`", page.read_text())
+    gone = [
+        f"{file}: {name}"
+        for file, name in named
+        if not re.search(rf"^\s*(def|class) {name}\b|^{name}\b", (ROOT / file).read_text(), re.M)
+    ]
+
+    assert gone == []
+
+
 ELSEWHERE = {  # keys whose values have names that json.md leaves to others
     "config",
     "locks",
