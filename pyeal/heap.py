@@ -8,13 +8,13 @@ Element for element what the C library would make of the same requests, so that 
 
 from __future__ import annotations
 
-from ctypes import addressof, c_uint64
+from ctypes import addressof, c_uint64, sizeof
 from errno import EINVAL, ENOMEM
 
 from . import layout, libc
 from .errors import EalError
 from .fbarray import runs
-from .layout import FLAG_DIRTY, FLAG_DO_NOT_FREE, FREELISTS, MallocElem
+from .layout import FLAG_DIRTY, FLAG_DO_NOT_FREE, FREELISTS, LINE, MallocElem
 from .memseg import MemsegList, MemsegLists
 from .segments import Pages, Segments
 from .vaspace import align as up
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from .options import Options
 
-HEADER = 128
-LINE = 64
+HEADER = sizeof(MallocElem)
 MIN_SPLIT = HEADER + LINE  # a part smaller than that is not worth an element
 FREE, BUSY, PAD = 0, 1, 2
 FREE_HEAD: int = layout.MallocHeap.free_head.offset

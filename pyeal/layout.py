@@ -1,7 +1,8 @@
 """The C structures of the shared files, as ctypes views. Offsets are checked against fixtures/abi.
 
-Sizes are in bytes. Only `rte_mem_config` and `hugepage_info` differ between releases:
-`config(family)` and `hugepage_info(nodes)` give the right one.
+Sizes are in bytes. Two things decide a structure: the release, of which `rte_mem_config` has three
+families, and the build, whose facts are an Abi. `config(family, abi)`, `malloc_heap(abi)` and
+`hugepage_info(nodes)` return the structures that differ.
 """
 
 import ctypes
@@ -27,22 +28,18 @@ else:
 MAGIC = 19820526
 MAX_MEMSEG_LISTS = 128
 MAX_TAILQ = 32
-# fmt: off
-TAILQS = (  # what the libraries of all releases register: a secondary must find its own among them
-    "UIO_RESOURCE_LIST", "VFIO_RESOURCE_LIST", "VMBUS_RESOURCE_LIST", "VFIO_CDX_RESOURCE_LIST",
-    "RTE_RING", "RTE_MEMPOOL", "RTE_MBUF_DYNFIELD", "RTE_MBUF_DYNFLAG", "RTE_REORDER", "RTE_HASH",
-    "RTE_FBK_HASH", "RTE_THASH", "RTE_ACL", "RTE_LPM", "RTE_LPM6", "RTE_SWX_PIPELINE",
-    "RTE_SWX_CTL_PIPELINE", "RTE_SWX_IPSEC", "RTE_STACK", "RTE_DIST_BURST", "RTE_DISTRIBUTOR",
-    "RTE_EFD", "RTE_FIB", "RTE_FIB6", "RTE_IPSEC_SAD", "RTE_KNI", "RTE_MEMBER", "RTE_RIB",
-    "RTE_RIB6",
+# what the libraries of all releases register: a secondary must find its own among them
+TAILQS = tuple(
+    "UIO_RESOURCE_LIST VFIO_RESOURCE_LIST VMBUS_RESOURCE_LIST VFIO_CDX_RESOURCE_LIST RTE_RING"
+    " RTE_MEMPOOL RTE_MBUF_DYNFIELD RTE_MBUF_DYNFLAG RTE_REORDER RTE_HASH RTE_FBK_HASH RTE_THASH"
+    " RTE_ACL RTE_LPM RTE_LPM6 RTE_SWX_PIPELINE RTE_SWX_CTL_PIPELINE RTE_SWX_IPSEC RTE_STACK"
+    " RTE_DIST_BURST RTE_DISTRIBUTOR RTE_EFD RTE_FIB RTE_FIB6 RTE_IPSEC_SAD RTE_KNI RTE_MEMBER"
+    " RTE_RIB RTE_RIB6".split()
 )
-# fmt: on
 MAX_HEAPS = 32
 MAX_MEMZONE = 2560
-MAX_HUGEPAGE_SIZES = 3
 FBARRAY_NAME_LEN = 64
 FREELISTS = 13
-CONFIG_SIZE = 25344
 EXTERNAL_HEAP_MIN_SOCKET_ID = 256
 
 FLAG_DO_NOT_FREE = 1
@@ -53,13 +50,34 @@ BAD_IOVA = 2**64 - 1
 Struct = ctypes.Structure
 
 
+class Abi:
+    """What a build decides of the structures: line is RTE_CACHE_LINE_SIZE, which aligns a heap and
+    its elements; hugepage_sizes is MAX_HUGEPAGE_SIZES, the records of hugepage_info; config_size is
+    the size of rte_mem_config. Pointers have 8 bytes, the lowest byte first.
+    """
+
+    __slots__ = ("config_size", "hugepage_sizes", "line")
+
+    def __init__(self, line: int, hugepage_sizes: int, config_size: int) -> None:
+        self.line, self.hugepage_sizes, self.config_size = line, hugepage_sizes, config_size
+
+
+ABIS = {
+    "x86_64": Abi(line=64, hugepage_sizes=3, config_size=25344),
+    "aarch64": Abi(line=128, hugepage_sizes=4, config_size=27520),
+}
+ABI = ABIS["x86_64"]  # of what this process makes
+LINE, MAX_HUGEPAGE_SIZES, CONFIG_SIZE = ABI.line, ABI.hugepage_sizes, ABI.config_size
+
+
 def sized(size: int) -> "Callable[[type[S]], type[S]]":
-    """Makes a class' annotations its fields, in order, and holds it to its size in bytes."""
+    """Return a decorator that makes annotations the fields, in order, and asserts the size."""
 
     def make(cls: "type[S]") -> "type[S]":
         cls._fields_ = list(cls.__annotations__.items())
         if ctypes.sizeof(cls) != size:
-            raise TypeError(f"{cls.__name__}: {ctypes.sizeof(cls)} bytes, wanted {size}")
+            found = ctypes.sizeof(cls)
+            raise TypeError(f"{cls.__name__}: expected {size} bytes, found {found}")
         return cls
 
     return make
@@ -127,9 +145,9 @@ class TailqHead(Struct):
     name: c_char * 32  # type: ignore[valid-type]
 
 
-@sized(192)
+@sized(176)
 class MallocHeap(Struct):
-    """lib/eal/common/malloc_heap.h: struct malloc_heap"""
+    """A heap without what fills its last cache line. lib/eal/common/malloc_heap.h: malloc_heap"""
 
     lock: i32
     free_head: u64 * FREELISTS  # type: ignore[valid-type]
@@ -139,7 +157,6 @@ class MallocHeap(Struct):
     socket_id: u32
     total_size: u64
     name: c_char * 32  # type: ignore[valid-type]
-    pad: u64 * 2  # type: ignore[valid-type]
 
 
 @sized(128)
@@ -173,69 +190,87 @@ class HugepageFile(Struct):
     filepath: c_char * 4096  # type: ignore[valid-type]
 
 
-_made: dict[object, "type[Struct]"] = {}  # one class for each family and node count
-
-
 def hugepage_info(nodes: int) -> "Any":
-    """A record of hugepage_info for RTE_MAX_NUMA_NODES `nodes`: 4240 bytes for 32, 4128 for 4.
+    """Return a record of hugepage_info for RTE_MAX_NUMA_NODES `nodes`: 4240 bytes for 32.
 
     lib/eal/common/eal_internal_cfg.h: struct hugepage_info
     """
-    if nodes in _made:
-        return _made[nodes]
-
-    @sized(4112 + 4 * nodes)
-    class HugepageInfo(Struct):
-        hugepage_sz: u64
-        hugedir: c_char * 4096  # type: ignore[valid-type]
-        num_pages: u32 * nodes  # type: ignore[valid-type]
-        lock_descriptor: i32
-
-    return _made.setdefault(nodes, HugepageInfo)
+    fields = [
+        ("hugepage_sz", u64),
+        ("hugedir", c_char * 4096),  # type: ignore[operator]
+        ("num_pages", u32 * nodes),  # type: ignore[operator]
+        ("lock_descriptor", i32),
+    ]
+    return _structure(f"HugepageInfo{nodes}", 4108 + 4 * nodes + 7 & -8, fields)
 
 
-def config(family: str) -> "Any":
-    """`rte_mem_config` of layout family A (20.11-22.11), B (23.11-25.11) or C (26.07).
+def malloc_heap(abi: Abi = ABI) -> "Any":
+    """Return struct malloc_heap as it lies in rte_mem_config: 192 bytes, 256 with lines of 128."""
+    size = _up(ctypes.sizeof(MallocHeap), abi.line)
+    pad = u64 * ((size - ctypes.sizeof(MallocHeap)) // 8)  # type: ignore[operator]
+    return _structure(f"MallocHeap{size}", size, [*MallocHeap._fields_, ("pad", pad)])
 
-    lib/eal/common/eal_memcfg.h: struct rte_mem_config. The heaps' 64-byte alignment swallows
-    what the families insert, so the size and everything from malloc_heaps on never move.
+
+_CONFIG = (  # families that have the field, its name, its type
+    ("ABC", "magic", u32),
+    ("ABC", "version", u32),
+    ("ABC", "nchannel", u32),
+    ("ABC", "nrank", u32),
+    ("ABC", "mlock", i32),
+    ("ABC", "qlock", i32),
+    ("ABC", "mplock", i32),
+    ("ABC", "tlock", i32),
+    ("BC", "ethdev_lock", i32),
+    ("ABC", "memory_hotplug_lock", i32),
+    ("ABC", "mp_status", u8),
+    ("ABC", "memzones", Fbarray),
+    ("ABC", "memsegs", MemsegList * MAX_MEMSEG_LISTS),
+    ("C", "mem_va_addr", u64),
+    ("C", "mem_va_len", u64),
+    ("C", "mem_va_page_sz", u64),
+    ("ABC", "tailq_head", TailqHead * MAX_TAILQ),
+)
+_CONFIG_REST = (  # behind malloc_heaps, which the build moves
+    ("next_socket_id", i32),
+    ("mem_cfg_addr", u64),
+    ("legacy_mem", u32),
+    ("single_file_segments", u32),
+    ("tsc_hz", u64),
+    ("dma_maskbits", u8),
+    ("max_memzone", u64),
+)
+
+
+def config(family: str, abi: Abi = ABI) -> "Any":
+    """Return `rte_mem_config` of layout family A (20.11-22.11), B (23.11-25.11) or C (26.07).
+
+    lib/eal/common/eal_memcfg.h: struct rte_mem_config. The alignment of the heaps absorbs the
+    fields that a family adds, so everything from malloc_heaps on has one offset for each build.
     """
-    if family in _made:
-        return _made[family]
-    b, c = family in "BC", family == "C"
-    head = 144 if b else 136
-    tailqs = head + MAX_MEMSEG_LISTS * 136 + (24 if c else 0)
+    name = f"MemConfig{family}{abi.line}"
+    if name in _made:
+        return _made[name]
+    fields: list[Any] = [(field, kind) for families, field, kind in _CONFIG if family in families]
+    end = ctypes.sizeof(type("Head", (Struct,), {"_fields_": fields}))
+    fields.append(("pad", u8 * (_up(end, abi.line) - end)))  # type: ignore[operator]
+    fields += [("malloc_heaps", malloc_heap(abi) * MAX_HEAPS), *_CONFIG_REST]
+    end = ctypes.sizeof(type("Body", (Struct,), {"_fields_": fields}))
+    fields.append(("tail", u64 * ((_up(end, abi.line) - end) // 8)))  # type: ignore[operator]
+    return _structure(name, abi.config_size, fields)
 
-    @sized(CONFIG_SIZE)
-    class MemConfig(Struct):
-        magic: u32
-        version: u32
-        nchannel: u32
-        nrank: u32
-        mlock: i32
-        qlock: i32
-        mplock: i32
-        tlock: i32
-        if b:
-            ethdev_lock: i32
-        memory_hotplug_lock: i32
-        mp_status: u8
-        memzones: Fbarray
-        memsegs: MemsegList * MAX_MEMSEG_LISTS  # type: ignore[valid-type]
-        if c:
-            mem_va_addr: u64
-            mem_va_len: u64
-            mem_va_page_sz: u64
-        tailq_head: TailqHead * MAX_TAILQ  # type: ignore[valid-type]
-        pad: u8 * (19136 - tailqs - MAX_TAILQ * 48)  # type: ignore[valid-type]
-        malloc_heaps: MallocHeap * MAX_HEAPS  # type: ignore[valid-type]
-        next_socket_id: i32
-        mem_cfg_addr: u64
-        legacy_mem: u32
-        single_file_segments: u32
-        tsc_hz: u64
-        dma_maskbits: u8
-        max_memzone: u64
-        tail: u64 * 2  # type: ignore[valid-type]
 
-    return _made.setdefault(family, MemConfig)
+_made: "dict[str, type[Struct]]" = {}  # one class for each name
+
+
+def _structure(name: str, size: int, fields: "list[Any]") -> "Any":
+    """Return the class of that name, whose size in bytes is asserted."""
+    if name not in _made:
+        cls = type(name, (Struct,), {"_fields_": fields})
+        if ctypes.sizeof(cls) != size:
+            raise TypeError(f"{name}: expected {size} bytes, found {ctypes.sizeof(cls)}")
+        _made[name] = cls
+    return _made[name]
+
+
+def _up(n: int, step: int) -> int:
+    return -(-n // step) * step

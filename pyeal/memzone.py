@@ -7,7 +7,7 @@ from errno import EEXIST, EINVAL, ENAMETOOLONG, ENOENT, ENOMEM, ENOSPC
 
 from .errors import EalError
 from .fbarray import Fbarray
-from .layout import Memzone
+from .layout import LINE, Memzone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .heap import Heaps
 
 NAME = 32
-LINE = 64
 
 
 class Memzones:

@@ -236,7 +236,7 @@ STRUCTS: dict[str, Callable[[str, int], Any]] = {  # by layout family and number
     "rte_memseg_list": lambda family, nodes: layout.MemsegList,
     "rte_memseg": lambda family, nodes: Memseg,
     "rte_memzone": lambda family, nodes: Memzone,
-    "malloc_heap": lambda family, nodes: layout.MallocHeap,
+    "malloc_heap": lambda family, nodes: layout.malloc_heap(),
     "malloc_elem": lambda family, nodes: layout.MallocElem,
     "hugepage_file": lambda family, nodes: HugepageFile,
 }

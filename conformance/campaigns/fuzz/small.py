@@ -27,7 +27,7 @@ CONFIG = align(layout.CONFIG_SIZE, libc.PAGE)
 ANONYMOUS = libc.MAP_FIXED | libc.MAP_PRIVATE | libc.MAP_ANONYMOUS
 PEER = "mp_socket_1_1"
 LAID = 12  # areas in the heap before anything is changed
-HEAD = ctypes.sizeof(layout.MallocHeap)
+HEAD = ctypes.sizeof(layout.malloc_heap())
 ELEM = ctypes.sizeof(layout.MallocElem)
 
 
@@ -152,7 +152,7 @@ class Words(OnSmall):
         n = (len(self.data(seed)) - HEAD) // ELEM
         words = [x for i in range(n) for x in attach.leaves(layout.MallocElem, HEAD + i * ELEM)]
         used = [w for w in words if (w[0] - HEAD) % ELEM < 80]
-        return attach.leaves(layout.MallocHeap)[:18] + used
+        return attach.leaves(layout.malloc_heap())[:18] + used
 
     def ways(self, seed: str) -> list[str]:
         return ["use", "use", "repair"]
