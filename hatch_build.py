@@ -1,4 +1,4 @@
-"""What a wheel has besides its packages, made of the commands' own parsers: manual, completions."""
+"""Add manual page and completions to the wheel, generated from the commands' parsers."""
 
 import sys
 import tempfile

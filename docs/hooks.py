@@ -1,4 +1,4 @@
-"""Links that leave docs/: they lead to a file in a checkout, and are its path on the site."""
+"""Replace links that leave docs/ by the path of the file: the site does not contain it."""
 
 import re
 from pathlib import Path
