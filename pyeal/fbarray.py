@@ -1,8 +1,10 @@
-"""File-backed arrays: fixed-size elements, then a bit mask of the used ones.
+"""File-backed arrays: elements of one size, then a bit mask of the used ones.
 
     file: elements (len * elt_sz) | u32 n_masks, pad | n_masks u64 words | up to a page
 
-The descriptor (layout.Fbarray, 96 bytes) lives elsewhere: in `config` for lists and memzones.
+The descriptor (layout.Fbarray, 96 bytes) is in `config`, for lists and memzones. Fbarray is a view
+of a mapped array, Arrays maps them, and ArrayContent reads bytes of an array that this process does
+not map. common/eal_common_fbarray.c
 """
 
 from __future__ import annotations
@@ -25,20 +27,23 @@ INT_MAX = 2**31 - 1
 
 
 def n_words(length: int) -> int:
+    """Return the words of the mask."""
     return (length + 63) // 64
 
 
 def file_size(length: int, elt_sz: int) -> int:
-    """Bytes of the file. common/eal_common_fbarray.c: calc_data_size"""
+    """Return the bytes of the file. calc_data_size"""
     return align(length * elt_sz + 8 + 8 * n_words(length), PAGE)
 
 
-def _invalid(text: str) -> EalError:
-    return EalError(EINVAL, "fbarray", text)
+def _invalid(what: str, expected: str = "", found: object = "") -> EalError:
+    return EalError(
+        EINVAL, "fbarray", what, expected=expected, found=str(found), reason="bad-argument"
+    )
 
 
 def runs(bits: int) -> list[tuple[int, int]]:
-    """The runs of set bits of a number as (start, n), ascending."""
+    """Return the runs of set bits of a number as (start, n), ascending."""
     skip = (bits & -bits).bit_length() - 1
     ones = bits >> max(skip, 0)
     if not ones & ones + 1:  # one run, or none
@@ -51,18 +56,64 @@ def runs(bits: int) -> list[tuple[int, int]]:
 
 
 def bits(indices: Collection[int]) -> int:
-    """The number with these bits set."""
+    """Return the number that has these bits set."""
     text = bytearray(b"0" * (max(indices, default=0) + 1))
     for i in indices:
         text[~i] = 0x31
     return int(text, 2)
 
 
-class Fbarray:
-    """One array through its descriptor: a view, it owns nothing.
+def shape(data: bytes, sizes: Collection[int]) -> tuple[int, int]:
+    """Return (bytes of an element, elements) of an array by its content alone; ValueError.
 
-    Searches answer an index, or -1 where there is no match (EAL's errno is then ENOENT for used,
-    ENOSPC for free entries); bad arguments raise EalError(EINVAL).
+    Of the given sizes it is the one with which the count of mask words is in its place.
+    """
+    for elt_sz in sizes:
+        # file = elements, 8, 8 a mask word, rounded up to a page: that leaves a few lengths
+        most = (len(data) - 16) // elt_sz
+        least = max((len(data) - PAGE - 16) * 64 // (64 * elt_sz + 8), 1)
+        for length in range(min(most, least + PAGE // elt_sz + 64), least - 1, -1):
+            at = length * elt_sz
+            words = n_words(length).to_bytes(8, "little")
+            if data[at : at + 8] == words and file_size(length, elt_sz) == len(data):
+                return elt_sz, length
+    raise ValueError(f"array: expected elements of {sizes} bytes, found a file of {len(data)}")
+
+
+class ArrayContent:
+    """The content of an array's file or mapping, written by any process.
+
+    length, elt_sz: as its descriptor has them, which may be wrong: the bytes decide what is there.
+    used: the mask as one number. ValueError if the bytes end before the mask does.
+    """
+
+    def __init__(self, data: bytes, length: int, elt_sz: int) -> None:
+        at = length * elt_sz + 8
+        end = at + 8 * n_words(length)
+        if length < 1 or elt_sz < 1 or len(data) < end:
+            raise ValueError(
+                f"{len(data)} bytes found, too short for {length} elements of {elt_sz} bytes"
+            )
+        self.data, self.length, self.elt_sz = data, length, elt_sz
+        self.mask_at = at
+        self.used = int.from_bytes(data[at:end], "little") & (1 << length) - 1
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Return the runs of used elements as (start, n), ascending."""
+        return runs(self.used)
+
+    def element(self, i: int) -> bytes:
+        """Return the bytes of an element, b"" for an index that the array does not have."""
+        if not 0 <= i < self.length:
+            return b""
+        return self.data[i * self.elt_sz : (i + 1) * self.elt_sz]
+
+
+class Fbarray:
+    """A view of one mapped array through its descriptor. It owns nothing.
+
+    Searches return an index, or -1 without a match (EAL's errno is then ENOENT for used, ENOSPC for
+    free entries); they raise EalError(EINVAL) for bad arguments.
     """
 
     __slots__ = ("desc", "words")
@@ -73,16 +124,16 @@ class Fbarray:
         self.words = libc.memory(end + 8, 8 * n_words(desc.len))
 
     def release(self) -> None:
-        """Lets go of the memory; to be called before it is unmapped."""
+        """Release the view; required before the memory is unmapped."""
         self.words.release()
 
     @property
     def ones(self) -> int:
-        """All entries' bits: what lies behind them in the last word is nobody's."""
+        """The bits of all entries; the last word may have more."""
         return (1 << self.desc.len) - 1
 
     def used(self) -> int:
-        """The mask as one number: bit i says whether entry i is used."""
+        """Return the mask as one number: bit i is set if entry i is used."""
         return int.from_bytes(self.words, "little") & self.ones
 
     def _bits(self, used: bool) -> int:
@@ -91,18 +142,18 @@ class Fbarray:
 
     def _check(self, i: int) -> None:
         if not 0 <= i < self.desc.len:
-            raise _invalid(f"index 0 to {self.desc.len - 1} wanted, {i} found")
+            raise _invalid("bad index", f"0 to {self.desc.len - 1}", i)
 
     def address(self, i: int) -> int:
-        """Address of element i. rte_fbarray_get"""
+        """Return the address of element i. rte_fbarray_get"""
         self._check(i)
         return self.desc.data + i * self.desc.elt_sz
 
     def index(self, va: int) -> int:
-        """Index of the element that the address lies in. rte_fbarray_find_idx"""
+        """Return the index of the element at an address. rte_fbarray_find_idx"""
         i = (va - self.desc.data) // self.desc.elt_sz
         if not va or not 0 <= i < self.desc.len:
-            raise _invalid(f"an address of the array's elements wanted, {va:#x} found")
+            raise _invalid("bad address", "an address of the array's elements", f"{va:#x}")
         return i
 
     def is_used(self, i: int) -> bool:
@@ -110,18 +161,18 @@ class Fbarray:
         return bool(self.words[i >> 3] >> (i & 7) & 1)
 
     def all_used(self, start: int, n: int) -> bool:
-        """Whether n entries from start on are used."""
+        """Return whether n entries from start on are used."""
         self._check(start)
-        if not 0 < n <= self.desc.len - start:  # of a damaged heap, perhaps any number
+        if not 0 < n <= self.desc.len - start:  # a damaged heap gives any number
             return False
         last = start + n - 1
         found = bytearray(self.words[start >> 3 : (last >> 3) + 1])
-        found[0] |= (1 << (start & 7)) - 1  # bits of the same bytes that were not asked for
+        found[0] |= (1 << (start & 7)) - 1  # other bits of the same bytes
         found[-1] |= 0xFF ^ (2 << (last & 7)) - 1
         return found == b"\xff" * len(found)
 
     def mark(self, start: int, n: int = 1, used: bool = True) -> None:
-        """Marks n entries from start. rte_fbarray_set_used, rte_fbarray_set_free"""
+        """Mark n entries from start as used, or as free. rte_fbarray_set_used, _set_free"""
         self._check(start)
         self._check(start + n - 1)
         first, last = start >> 3, (start + n + 7) >> 3
@@ -132,13 +183,13 @@ class Fbarray:
         self.desc.count += new.bit_count() - old.bit_count()
 
     def mark_all(self, mask: int) -> None:
-        """Marks all entries of a mask as used."""
+        """Mark all entries of a mask as used."""
         new = self.used() | mask
         self.words[:] = new.to_bytes(len(self.words), "little")
         self.desc.count = new.bit_count()
 
     def find(self, start: int, used: bool, back: bool = False) -> int:
-        """The next (or previous) entry at or after (before) start."""
+        """Return the next such entry from start on, or with back the previous one."""
         self._check(start)
         bits = self._bits(used)
         if back:
@@ -147,10 +198,13 @@ class Fbarray:
         return start + (bits & -bits).bit_length() - 1 if bits else -1
 
     def find_n(self, start: int, n: int, used: bool, back: bool = False) -> int:
-        """Lowest start of n such entries from start on; back: highest of those that end by it."""
+        """Return the lowest start of n such entries from start on.
+
+        back: the highest start of n entries that end at start or before.
+        """
         self._check(start)
         if not 0 < n <= self.desc.len:
-            raise _invalid(f"1 to {self.desc.len} entries wanted, {n} found")
+            raise _invalid("bad number of entries", f"1 to {self.desc.len}", n)
         if back and start < n - 1:
             return -1
         bits = self._bits(used)
@@ -165,7 +219,7 @@ class Fbarray:
         return (bits & -bits).bit_length() - 1
 
     def contig(self, start: int, used: bool, back: bool = False) -> int:
-        """How many such entries follow each other from start on (or back)."""
+        """Return how many such entries follow each other, from start on or with back down to it."""
         self._check(start)
         others = self._bits(not used)
         if back:
@@ -174,7 +228,10 @@ class Fbarray:
         return (others & -others).bit_length() - 1 if others else self.desc.len - start
 
     def biggest(self, start: int, used: bool, back: bool = False) -> int:
-        """Start of the longest run from start on (or back); the first met of equally long ones."""
+        """Return the start of the longest run from start on, or with back of those before.
+
+        Of equally long runs it is the first that the search meets.
+        """
         self._check(start)
         bits = self._bits(used)
         if back:
@@ -183,7 +240,7 @@ class Fbarray:
             bits >>= start
             end = bits.bit_length()
             last = end - (bits ^ (1 << end) - 1).bit_length()
-            if 2 * last > bits.bit_count():  # more than all others: no need to look at them
+            if 2 * last > bits.bit_count():  # longer than all others together
                 return start + end - last
             text = format(bits, "b")[::-1]  # text[k] is entry start + k
         best = max(map(len, text.split("0")))
@@ -193,17 +250,17 @@ class Fbarray:
         return start - k - best + 1 if back else start + k
 
     def runs(self, used: bool = True) -> list[tuple[int, int]]:
-        """All maximal runs as (start, n), ascending."""
-        if self.desc.count == self.desc.len:  # EAL's searches go by the count, too
+        """Return all maximal runs as (start, n), ascending."""
+        if self.desc.count == self.desc.len:  # as EAL's searches do
             return [(0, self.desc.len)] if used else []
         return runs(self._bits(used))
 
 
 class Arrays:
-    """The arrays that this process has mapped: makes, attaches, detaches and destroys them.
+    """The arrays that this process has mapped.
 
-    directory: where the files go, None to keep arrays in private memory (--no-shconf); look_only:
-    attach without a lock and without the right to write.
+    directory: of their files; None keeps arrays in private memory (--no-shconf).
+    look_only: attach without a lock, read-only.
     """
 
     def __init__(self, space: VaSpace, directory: str | None, look_only: bool = False) -> None:
@@ -214,9 +271,9 @@ class Arrays:
         return f"{self.directory}/fbarray_{name}"
 
     def create(self, desc: layout.Fbarray | None, name: str, length: int, elt_sz: int) -> Fbarray:
-        """Makes an empty array. common/eal_common_fbarray.c: rte_fbarray_init
+        """Make an empty array. rte_fbarray_init
 
-        EalError: EINVAL, ENAMETOOLONG; EBUSY when another process has the file open.
+        Raises EalError: EINVAL, ENAMETOOLONG, EBUSY if another process has the file locked.
         """
         desc = _given(desc)
         _validate(name, length, elt_sz)
@@ -242,31 +299,24 @@ class Arrays:
             if mine:
                 files.discard(self.path(name))
             _undo(va, size, fd)
-            raise _as_eal(e, f"array {name} could not be made") from None
+            raise _as_eal(e, f"Cannot create array {name}") from None
         self.areas[va] = size, fd
         memset(addressof(desc), 0, sizeof(desc))
         desc.name, desc.len, desc.elt_sz, desc.data = name.encode(), length, elt_sz, va
         return Fbarray(desc)
 
     def attach(self, desc: layout.Fbarray | None, elt_sz: int = 0) -> Fbarray:
-        """Maps an array that another process made, where it is there. rte_fbarray_attach
+        """Map an array of another process at the same address. rte_fbarray_attach
 
-        EalError: EEXIST when it overlaps a mapped array, ENOENT without file, EADDRNOTAVAIL, EINVAL
-        for a file of another size: EAL would cut it, or make it longer.
+        Raises EalError: EEXIST if it overlaps a mapped array, ENOENT without a file, EADDRNOTAVAIL,
+        EINVAL for a file of another size, which EAL would cut or extend.
         """
         desc = _given(desc)
-        name = _name(desc)
-        _validate(name, desc.len, desc.elt_sz)
-        if not desc.data or desc.data % PAGE or desc.count > desc.len:
-            raise _invalid(f"array {name} of {desc.count} in {desc.len} lies at {desc.data:#x}")
-        if desc.elt_sz != (elt_sz or desc.elt_sz):
-            raise _invalid(f"array {name}: elements of {elt_sz} bytes wanted, {desc.elt_sz} found")
-        size = file_size(desc.len, desc.elt_sz)
+        size, name = checked_size(desc, elt_sz), _name(desc)
         for va, (length, _) in self.areas.items():
             if desc.data < va + length and va < desc.data + size:
-                raise EalError(
-                    EEXIST, "fbarray", f"array {name} wants {desc.data:#x}, where one is mapped"
-                )
+                what = f"Cannot attach array {name}: another array is mapped at {va:#x}"
+                raise EalError(EEXIST, "fbarray", what, reason="address-taken")
         va, fd = self.space.reserve(size, addr=desc.data), -1
         try:
             if self.look_only:
@@ -275,11 +325,11 @@ class Arrays:
                 fd, prot = files.open_shared(self.path(name), os.O_RDWR), PROT_RW
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             if (found := os.fstat(fd).st_size) != size:
-                raise _invalid(f"{self.path(name)}: {size} bytes wanted, {found} found")
+                raise _invalid(f"Cannot use {self.path(name)}", f"{size} bytes", found)
             libc.mmap(va, size, prot, MAP_SHARED | MAP_FIXED, fd)
         except (OSError, EalError) as e:
             _undo(va, size, fd)
-            raise _as_eal(e, f"array {name} could not be attached") from None
+            raise _as_eal(e, f"Cannot attach array {name}") from None
         self.areas[va] = size, fd
         return Fbarray(desc)
 
@@ -287,11 +337,11 @@ class Arrays:
         desc = _given(desc)
         size, fd = self.areas.get(desc.data, (0, -1))
         if not size or size != file_size(desc.len, desc.elt_sz):
-            raise EalError(ENOENT, "fbarray", f"array {desc.name!r} is not mapped here")
+            raise EalError(ENOENT, "fbarray", f"array {desc.name!r} is not mapped")
         return desc.data, size, fd
 
     def write(self, desc: layout.Fbarray, offset: int, data: bytes | memoryview) -> None:
-        """Copies data into the elements; through the file, which saves a fault for each page."""
+        """Copy data into the elements, through the file: that saves a fault for each page."""
         va, _, fd = self._area(desc)
         if fd >= 0:
             os.pwrite(fd, data, offset)
@@ -299,7 +349,7 @@ class Arrays:
             libc.memory(va + offset, len(data))[:] = data
 
     def use_all(self, desc: layout.Fbarray) -> None:
-        """Marks every entry as used, through the file as well."""
+        """Mark every entry as used, through the file."""
         whole, rest = divmod(desc.len, 8)
         mask = b"\xff" * whole + bytes([(1 << rest) - 1]) * bool(rest)
         words = mask.ljust(8 * n_words(desc.len), b"\0")
@@ -307,15 +357,16 @@ class Arrays:
         desc.count = desc.len
 
     def detach(self, desc: layout.Fbarray | None) -> None:
-        """Unmaps it; file and descriptor stay. rte_fbarray_detach. EalError(ENOENT)."""
+        """Unmap an array; file and descriptor stay. EalError(ENOENT). rte_fbarray_detach"""
         va, size, fd = self._area(desc)
         del self.areas[va]
         _undo(va, size, fd)
 
     def destroy(self, desc: layout.Fbarray | None) -> None:
-        """Removes file, mapping and descriptor. rte_fbarray_destroy
+        """Remove file, mapping and descriptor. rte_fbarray_destroy
 
-        EalError: EBUSY while others have it attached (it stays), ENOENT when the file is gone.
+        Raises EalError: EBUSY while another process has it attached, ENOENT without its file; the
+        array stays then.
         """
         va, size, fd = self._area(desc)
         desc = _given(desc)
@@ -324,19 +375,20 @@ class Arrays:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the refusal took it away
-                raise EalError(EBUSY, "fbarray", f"another process uses array {name}") from None
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the refusal dropped this lock
+                what = f"Cannot remove array {name}: another process uses it"
+                raise EalError(EBUSY, "fbarray", what, reason="in-use") from None
             try:
                 os.unlink(self.path(name))
             except OSError as e:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                raise _as_eal(e, f"array {name} could not be removed") from None
+                raise _as_eal(e, f"Cannot remove array {name}") from None
         del self.areas[va]
         _undo(va, size, fd)
         memset(addressof(desc), 0, sizeof(desc))
 
     def close(self, remove: bool = False) -> None:
-        """Detaches all arrays; remove takes their files too, after a failed start."""
+        """Detach all arrays; remove: delete their files, too, after a failed start."""
         for va, (size, fd) in self.areas.items():
             if remove and fd >= 0:
                 name = os.readlink(f"/proc/self/fd/{fd}")
@@ -348,47 +400,64 @@ class Arrays:
 
 def _given(desc: layout.Fbarray | None) -> layout.Fbarray:
     if desc is None:
-        raise _invalid("an array's descriptor wanted, none found")
+        raise _invalid("no descriptor", "that of an array", "None")
     return desc
 
 
 def _name(desc: layout.Fbarray) -> str:
-    """An array's name, which is part of a file's: without the letters that lead elsewhere."""
+    """Return an array's name, which is part of a path. EalError(EINVAL) if it leads elsewhere."""
     name: str = desc.name.decode("latin-1")
     if not name.isascii() or not name.isprintable() or "/" in name:
-        raise _invalid(f"the name of an array wanted, {name!r} found")
+        raise _invalid("bad array name", "printable ASCII without /", repr(name))
     return name
 
 
 def _validate(name: str, length: int, elt_sz: int) -> None:
     if not name or not 0 < length <= INT_MAX or elt_sz <= 0:
-        raise _invalid(
-            f"a name, 1 to {INT_MAX} elements of at least 1 byte wanted; "
-            f"{name!r}, {length} of {elt_sz} found"
-        )
+        expected = f"a name, 1 to {INT_MAX} elements of at least 1 byte"
+        raise _invalid("bad array", expected, f"{name!r}, {length} of {elt_sz} bytes")
     if len(name) >= layout.FBARRAY_NAME_LEN:
-        raise EalError(
-            ENAMETOOLONG, "fbarray",
-            f"a name of at most {layout.FBARRAY_NAME_LEN - 1} characters wanted, {name!r} found",
-        )  # fmt: skip
+        expected = f"at most {layout.FBARRAY_NAME_LEN - 1} characters"
+        what = "array name too long"
+        raise EalError(ENAMETOOLONG, "fbarray", what, expected=expected, found=repr(name))
+
+
+def checked_size(desc: layout.Fbarray, elt_sz: int = 0) -> int:
+    """Return the bytes of the file of an array that another process describes.
+
+    elt_sz: of its elements, 0 for any. Raises EalError(EINVAL) if the numbers cannot be true.
+    """
+    name = _name(desc)
+    _validate(name, desc.len, desc.elt_sz)
+    if not desc.data or desc.data % PAGE or desc.count > desc.len:
+        found = f"{desc.count} of {desc.len} elements used, at {desc.data:#x}"
+        raise _invalid(f"bad descriptor of array {name}", "a count and a page's address", found)
+    if elt_sz and desc.elt_sz != elt_sz:
+        found = f"{desc.elt_sz} bytes"
+        raise _invalid(f"bad descriptor of array {name}", f"elements of {elt_sz} bytes", found)
+    return file_size(desc.len, desc.elt_sz)
 
 
 def _lock_new(fd: int, path: str) -> None:
-    """Exclusive for a moment, which proves that nobody has it; then shared for good."""
+    """Lock exclusively for a moment, to see that no process has it; then shared for good."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
         if e.errno != EWOULDBLOCK:
             raise
         raise EalError(
-            EBUSY, "fbarray",
-            f"couldn't lock {path}: another process has it; is a primary or secondary alive?",
-        ) from None  # fmt: skip
+            EBUSY,
+            "fbarray",
+            f"couldn't lock {path}",
+            found="a lock of another process",
+            fix="end the primary and secondaries of this --file-prefix",
+            reason="in-use",
+        ) from None
     fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _clear(fd: int, va: int, size: int) -> None:
-    """Zeroes the file, by a hole where the file system can."""
+    """Zero the file: by a hole if the file system supports that, else by stores."""
     try:
         libc.fallocate(fd, libc.FALLOC_PUNCH_HOLE | libc.FALLOC_KEEP_SIZE, 0, size)
     except OSError:
@@ -404,6 +473,5 @@ def _undo(va: int, size: int, fd: int) -> None:
 def _as_eal(e: OSError | EalError, what: str) -> EalError:
     if isinstance(e, EalError):
         return e
-    return EalError(
-        e.errno or 0, "fbarray", f"{what}: {e.strerror}" + f" ({e.filename})" * bool(e.filename)
-    )
+    found = f"{e.strerror} ({e.filename})" if e.filename else e.strerror or ""
+    return EalError(e.errno or 0, "fbarray", what, found=found)

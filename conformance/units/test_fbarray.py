@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pyeal import layout
+from pyeal import fbarray, layout
 from pyeal.errors import EalError
 from pyeal.fbarray import Arrays, Fbarray, file_size, n_words
 
@@ -183,3 +183,26 @@ def test_all_used_is_all_and_no_bit_more(length: int) -> None:
     assert array.fb.runs() == [(0, length)] and array.fb.runs(used=False) == []
     array.fb.mark(length - 1, used=False)
     assert array.fb.runs(used=False) == [(length - 1, 1)]
+
+
+@pytest.mark.parametrize(("length", "elt_sz"), [(1, 48), (64, 72), (8192, 48)])
+def test_content_is_read_by_the_mask_in_the_bytes(length: int, elt_sz: int) -> None:
+    """The last bits of the mask's last word are no elements, whatever another process wrote."""
+    mask = b"\xff" * 8 * fbarray.n_words(length)
+    data = b"e" * (length * elt_sz) + fbarray.n_words(length).to_bytes(8, "little") + mask
+    data = data.ljust(fbarray.file_size(length, elt_sz), b"\0")
+    content = fbarray.ArrayContent(data, length, elt_sz)
+
+    assert fbarray.shape(data, [48, 72]) == (elt_sz, length)
+    assert content.runs() == [(0, length)]
+    assert content.element(length - 1) == b"e" * elt_sz
+    assert content.element(length) == content.element(-1) == b""
+
+
+@pytest.mark.parametrize(
+    ("length", "elt_sz"), [(0, 48), (64, 0), (-5, -48), (1 << 31, 1 << 31), (85, 48)]
+)
+def test_content_that_cannot_be_is_refused(length: int, elt_sz: int) -> None:
+    """What a descriptor says is held against the bytes that are there: 4096 here."""
+    with pytest.raises(ValueError, match="4096 bytes found, too short for"):
+        fbarray.ArrayContent(bytes(4096), length, elt_sz)
