@@ -94,7 +94,7 @@ def test_python_takes_its_place_if_no_file_may_be_code(monkeypatch: pytest.Monke
 
 def test_it_works_where_writable_memory_may_not_become_code() -> None:
     """As with systemd's MemoryDenyWriteExecute=."""
-    done = run(HARDENED)
+    done = run(HARDENED, PYEAL_NATIVE="1")
     if done.returncode == SKIPPED:
         pytest.skip(f"expected PR_SET_MDWE (Linux 6.3), found Linux {platform.release()}")
 

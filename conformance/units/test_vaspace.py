@@ -114,7 +114,7 @@ def test_what_is_not_mapped_is_reserved(low: int, slots: Sequence[int], k: int |
 
 def test_gaps_that_cannot_be_reserved(low: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As at vm.max_map_count: no page is mapped, and all is a reservation again."""
-    monkeypatch.setattr(libc, "each", lambda *args, **more: [low, -errno.ENOMEM])
+    monkeypatch.setattr(libc, "syscall_batch", lambda *args, **more: [low, -errno.ENOMEM])
     vas, done = [low, low + 2 * PAGE, low + 5 * PAGE], [0]
     with pytest.raises(OSError, match="2 gaps between pages") as failed:
         map_into_hole([0, 0, 0], vas, PAGE, MAP_SHARED, done)
