@@ -14,14 +14,13 @@ from .dynmem import pages_per_socket
 from .errors import EalError
 from .fbarray import bits, runs
 from .hugepage_data import Page
-from .layout import BAD_IOVA, Memseg
+from .layout import BAD_IOVA, PGSIZE_4K, Memseg
 from .libc import (
     MADV_POPULATE_WRITE,
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_PRIVATE,
     MAP_SHARED,
-    PAGE,
     PROT_RW,
 )
 from .memseg import MemsegList, MemsegLists
@@ -58,7 +57,7 @@ def no_huge(lists: MemsegLists, segments: Segments, memory: int, log: Log) -> No
 
     EalError(ENOMEM).
     """
-    msl = lists.add("nohugemem", PAGE, memory // PAGE, 0)
+    msl = lists.add("nohugemem", PGSIZE_4K, memory // PGSIZE_4K, 0)
     fd, kind = -1, MAP_PRIVATE | MAP_ANONYMOUS
     try:
         fd = os.memfd_create("nohuge", 0)
@@ -93,11 +92,11 @@ def _describe(lists: MemsegLists, msl: MemsegList) -> None:
     # touched at once: page by page is a good part of the time that filling it takes
     block = libc.mmap(0, length, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | libc.MAP_POPULATE)
     try:
-        libc.store_sequence(block + LEN, length // size, PAGE, 0, size, again=8)
+        libc.store_sequence(block + LEN, length // size, PGSIZE_4K, 0, size, again=8)
         records = libc.memory(block, length)
         for at in range(0, n, BLOCK):
             some = min(BLOCK, n - at)
-            libc.store_sequence(block, some, msl.va(at), PAGE, every=size, again=8)
+            libc.store_sequence(block, some, msl.va(at), PGSIZE_4K, every=size, again=8)
             lists.arrays.write(msl.c.memseg_arr, at * size, records[: some * size])
     finally:
         libc.munmap(block, length)

@@ -14,7 +14,6 @@ from . import layout, libc
 from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits
 from .layout import MAX_MEMSEG_LISTS, Memseg
-from .libc import PAGE
 from .locks import NoLock, RwLock, SharedLock
 from .vaspace import VaSpace, align
 
@@ -244,7 +243,7 @@ class MemsegLists:
     def _must_fit(self, slot: int, m: layout.MemsegList) -> None:
         """EalError(EINVAL) for a list whose words contradict each other."""
         c, va, size, end = self.config, m.base_va, m.page_sz, m.base_va + m.len
-        fits = va and size >= PAGE and not size & size - 1 and not va % size
+        fits = va and size >= layout.PGSIZE_4K and not size & size - 1 and not va % size
         if self.release.lists == "per-type" and not c.legacy_mem:
             fits = fits and c.mem_va_addr <= va and end <= c.mem_va_addr + c.mem_va_len
         if not fits or m.len != m.memseg_arr.len * size:
