@@ -13,6 +13,7 @@ class FakeView(View):
 
     def __init__(self, host: fake_host.FakeHost, root: Path) -> None:
         host.expand(root)
+        (root / "proc/cpuinfo").write_text("bogomips\t: 4000.00\n")
         super().__init__(root=str(root))
         self.host = host
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyeal import options, releases
 from pyeal.errors import EalError
-from pyeal.tools.plan import Rehearsal
+from pyeal.tools.dryrun import DryRun
 from pyeal.tools.view import Config, View
 
 TYPE_CHECKING = False
@@ -70,13 +70,13 @@ class Case:
         alive = bool(self.config and self.config.alive)
         kind = self.opts.proc_type if self.opts else "primary"
         self.secondary = kind == "secondary" or (kind == "auto" and alive)
-        self.dry_run = None if self.secondary or self.refused else Rehearsal(args, release, view)
+        self.dry_run = None if self.secondary or self.refused else DryRun(args, release, view)
         self.error = self.dry_run.error if self.dry_run else None
 
     @property
     def limit(self) -> str | None:
         """The link whose limit ended the dry run."""
-        return self.dry_run.bit if self.dry_run else None
+        return self.dry_run.binding_link if self.dry_run else None
 
     @property
     def o(self) -> options.Options:

@@ -78,8 +78,8 @@ def check(c: Case) -> Iterator[Finding]:
         )
         return
     chosen = ", ".join(f"{d} for {size(sz)}" for sz, d in sorted(dirs.items())[::-1])
-    if c.failed_at("mount") and c.dry_run and c.dry_run.caps:
-        cap = c.dry_run.cap
+    if c.failed_at("mount") and c.dry_run and c.dry_run.page_limits:
+        cap = c.dry_run.binding_limit
         assert cap
         what = cap.what
         word = "size" if "size=" in what else "nr_inodes"
