@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 import threading
-from importlib.util import find_spec
 
 PR_SET_PDEATHSIG, CLONE_NEWNS = 1, 0x20000
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -37,10 +36,8 @@ def maker(kind, args):
         load_native()  # before there is more than one thread
 
         return lambda: serve(Target(*args))
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    sys.path += find_spec("pyeal").submodule_search_locations
-    from librte_eal import Eal
-    from serve import serve
+    from conformance.targets.librte_eal import Eal
+    from pyeal.serve import serve
 
     return lambda: serve(Eal(*args))
 

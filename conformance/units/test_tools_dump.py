@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from conformance.harness import decode
-from conformance.runner import record
+from conformance.harness import decode, recordings
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
 from pyeal import releases
 from pyeal.tools import diff, dump
@@ -26,7 +25,7 @@ def plain(name: str) -> str:
 @every
 @pytest.mark.parametrize("mode", ["dynmem", "legacy"])
 def test_config_as_abi_has_it(release: str, mode: str) -> None:
-    seen, files = record.load(release, mode)
+    seen, files = recordings.load(release, mode)
     abi = decode.release(seen["release"])
     said, fields = dump.decode("config", files["config"])
     shown = [f for f in fields if f[3]]
@@ -45,7 +44,7 @@ def test_config_as_abi_has_it(release: str, mode: str) -> None:
 @every
 def test_arrays_tell_their_own_length(release: str) -> None:
     """The config has the descriptor; the file alone gives the same."""
-    seen, files = record.load(release, "dynmem")
+    seen, files = recordings.load(release, "dynmem")
     c = decode.release(seen["release"]).config(files["config"])
     descs = [c.memzones, *(m.memseg_arr for m in c.memsegs if m.base_va)]
 
@@ -60,7 +59,7 @@ def test_arrays_tell_their_own_length(release: str) -> None:
 
 @every
 def test_hugepage_files(release: str) -> None:
-    seen, files = record.load(release, "legacy")
+    seen, files = recordings.load(release, "legacy")
     abi = decode.release(seen["release"])
     info = dump.decode("hugepage_info", files["hugepage_info"])
     data = dump.decode("hugepage_data", files["hugepage_data"])

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from conformance.harness import decode
+from conformance.harness import decode, recordings
 from conformance.harness.child import environment
-from conformance.runner import record
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
 from pyeal.tools import snapshot, telemetry
 
@@ -30,7 +29,7 @@ every = pytest.mark.parametrize("release", RELEASES)
 @modes
 def test_recordings_say_what_the_library_said(release: str, mode: str, tmp_path: Path) -> None:
     """Lists, pages and zones by the same words that telemetry uses."""
-    seen, files = record.load(release, mode)
+    seen, files = recordings.load(release, mode)
     s = snapshot.Snapshot(snapshot.Folder(str(unpack(release, mode, tmp_path))))
     ask = lambda *words: next(iter(telemetry.answer(s, ",".join(map(str, words))).values()))  # noqa: E731
     used = sorted({x["list"] for x in seen["segments"]})
@@ -69,7 +68,7 @@ def test_a_copy_in_any_form(how: str, tmp_path: Path) -> None:
     run = unpack("24.11", "dynmem", tmp_path)
     what = str(run)
     if how == "zip":
-        what = str(record.FOLDER / "24.11-dynmem.zip")
+        what = str(recordings.FOLDER / "24.11-dynmem.zip")
     elif how == "tar":
         what = str(tmp_path / "sos.tar.xz")
         with tarfile.open(what, "w:xz") as t:
@@ -115,7 +114,7 @@ def test_an_array_that_disagrees_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_requests_that_are_none(request_: str, words: str) -> None:
-    zip_ = record.FOLDER / "22.11-dynmem.zip"
+    zip_ = recordings.FOLDER / "22.11-dynmem.zip"
 
     assert words in pyeal("inspect", zip_, request_, code=1)
 

@@ -62,6 +62,8 @@ def say(rc):
 
 
 def main():
+    # The only edit of sys.path in the suite, also in works.py: the interpreter is isolated (-I -S)
+    # so that nothing but EAL is timed, and reads neither PYTHONPATH nor site-packages.
     sys.path.insert(0, sys.argv[1])
     from pyeal import TAILQS, init
 
