@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from . import libc
 from .errors import EalError
+from .host import parse_maps
 from .libc import (
     MADV_DONTDUMP,
     MAP_ANONYMOUS,
@@ -232,10 +233,5 @@ def what_lies_at(va: int, length: int, proc: str = "/proc") -> str:
 def mappings(proc: str = "/proc") -> Iterator[tuple[int, int, str]]:
     """(start, end, name) of this process's mappings, ascending."""
     with open(f"{proc}/self/maps", errors="replace") as f:
-        for line in f:
-            span, *rest = line.split(maxsplit=5) or [""]
-            start, _, end = span.partition("-")
-            try:
-                yield int(start, 16), int(end, 16), "".join(rest[4:]).strip()
-            except ValueError:  # no line of a kernel
-                continue
+        for start, end, _, name in parse_maps(f.read()):
+            yield start, end, name

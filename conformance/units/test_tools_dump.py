@@ -88,11 +88,11 @@ def test_in_an_archive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("config", b"", "25344 bytes wanted, 0 found"),
+        ("config", b"", "expected 25344 bytes, found 0"),
         ("config", bytes(25344), "no version word yet"),
-        ("config", b"\xee\x6f\x2e\x01" + b"\xff" * 25340, "255.255.255): 20.11 to "),
-        ("hugepage_info", b"x", "of no release's size"),
-        ("hugepage_data", b"x", "records of 4136 bytes wanted"),
+        ("config", b"\xee\x6f\x2e\x01" + b"\xff" * 25340, "255.255.255): expected 20.11 to "),
+        ("hugepage_info", b"x", "no release has a file of 1 bytes"),
+        ("hugepage_data", b"x", "expected records of 4136 bytes"),
         ("fbarray_x", b"x" * 4096, "no array"),
         ("notes", b"x", "--kind"),
     ],

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from conformance.harness import fake_host
 from conformance.units.fake_view import FakeView, view
 from pyeal import dynmem, options, releases
+from pyeal.look.process_view import ProcessView
 from pyeal.tools import plan
 from pyeal.tools.dryrun import DryRun
-from pyeal.tools.view import View
 
 CASES = [
     pytest.param(host, e, r, id=f"{name}-{i}-{r}")
@@ -129,7 +129,7 @@ def test_nothing_of_it_is_left(tmp_path: Path) -> None:
     v = view("four-nodes-2M-1G", tmp_path)
 
     def held() -> tuple[int, list[str]]:
-        low = [m for m in View().maps() if m[0] < 1 << 44 and m[1] > 1 << 32]
+        low = [m for m in ProcessView().maps() if m[0] < 1 << 44 and m[1] > 1 << 32]
         return len(os.listdir("/proc/self/fd")), [m[2] for m in low if m[0] >= 1 << 32]
 
     before, firsts = held(), []
@@ -145,7 +145,7 @@ def test_nothing_of_it_is_left(tmp_path: Path) -> None:
 def test_a_base_between_what_two_processes_have() -> None:
     """The lowest gap that is long enough in both."""
 
-    class Taken(View):
+    class Taken(ProcessView):
         def __init__(self, *spans: tuple[int, int]) -> None:
             self.spans = spans
 

@@ -19,10 +19,11 @@ from pyeal.errors import EalError
 from pyeal.fbarray import bits, file_size, runs
 from pyeal.hugepage_data import RECORD, Page
 from pyeal.libc import MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_RW
+from pyeal.look.process import NO_LIMIT
+from pyeal.look.process_view import ProcessView
 from pyeal.memseg import MemsegList
 from pyeal.populate import PopulateThreads, Population, PreferredNode
 from pyeal.tools import size
-from pyeal.tools.view import NO_LIMIT, View
 from pyeal.vaspace import VaSpace, align
 
 TYPE_CHECKING = False
@@ -50,7 +51,7 @@ class Survey(hugepages.Survey):
     """Discovery without a lock: what EAL would clear away is counted as free, and stays."""
 
     def __init__(
-        self, opts: options.Options, release: releases.Release, nodes: list[int], view: View,
+        self, opts: options.Options, release: releases.Release, nodes: list[int], view: ProcessView,
         log: Callable[[str, str], object],
     ) -> None:  # fmt: skip
         super().__init__(opts, release, nodes, view, log)
@@ -265,9 +266,9 @@ class DryRun(Eal):
     """
 
     def __init__(
-        self, args: list[str], release: str | None = None, view: View | None = None
+        self, args: list[str], release: str | None = None, view: ProcessView | None = None
     ) -> None:
-        self.view = view or View()
+        self.view = view or ProcessView()
         self.error: EalError | None = None
         self.said: list[tuple[str, str]] = []
         self.page_limits: list[PageLimit] = []

@@ -12,9 +12,10 @@ import time
 
 from pyeal import libc, releases
 from pyeal.libc import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_RW
+from pyeal.look.process import NO_LIMIT
+from pyeal.look.process_view import ProcessView
 from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Patience, count, document, ink, size
 from pyeal.tools.dryrun import DryRun
-from pyeal.tools.view import NO_LIMIT, View
 from pyeal.vaspace import BASE, align
 
 TYPE_CHECKING = False
@@ -76,7 +77,7 @@ def per_file() -> float:
     return (time.perf_counter() - began) / n
 
 
-def free_base(length: int, views: list[View], bits: int = 47) -> int:
+def free_base(length: int, views: list[ProcessView], bits: int = 47) -> int:
     """The lowest --base-virtaddr with length bytes free behind it in all processes; 0 if none."""
     taken = sorted((start, end) for v in views for start, end, _ in v.maps())
     at = align(BASE, GAP) + GAP  # config lies right before the base
@@ -154,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
         except ValueError as e:
             print(f"pyeal: --as: {e}", file=sys.stderr)
             return 2
-    view = View(args.pid)
+    view = ProcessView(args.pid)
     with Patience("starting on fake pages"), DryRun(args.eal_args, args.release, view) as r:
         found = facts(r)
         if args.for_peer and r.error is None:
@@ -171,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
 
 def free_base_for(r: DryRun, length: int, peers: list[int]) -> int:
     r.close()  # its own addresses are free, then
-    return free_base(length + GAP, [View(), *map(View, peers)])
+    return free_base(length + GAP, [ProcessView(), *map(ProcessView, peers)])
 
 
 def shown(f: dict[str, Any]) -> str:

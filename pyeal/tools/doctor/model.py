@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pyeal import options, releases
 from pyeal.errors import EalError
+from pyeal.look.config import HeldConfig
+from pyeal.look.process_view import ProcessView
 from pyeal.tools.dryrun import DryRun
-from pyeal.tools.view import Config, View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,14 +49,14 @@ class Finding:
 class Case:
     """One start to examine: a host as a process sees it, EAL's arguments, a dry run with them."""
 
-    def __init__(self, view: View, args: list[str], release: str | None) -> None:
+    def __init__(self, view: ProcessView, args: list[str], release: str | None) -> None:
         self.view, self.args = view, args
         self.release = releases.get(release or releases.DEFAULT)
         self.named = release is not None
         self.opts: options.Options | None = None
         self.refused: EalError | None = None  # the release does not accept the arguments
         self.pools: dict[int, dict[str, Any]] = {}  # filled by the check of the link `pool`
-        self.config: Config | None = None
+        self.config: HeldConfig | None = None
         self.config_error = ""  # why config could not be read
         try:
             self.opts = options.parse(args, self.release)
