@@ -11,11 +11,11 @@ import sys
 from _thread import get_ident
 from collections.abc import Callable
 
-from pyeal import libc, populate
+from pyeal import libc, segments
 from pyeal.agent import Target, serve
 
 
-class HelpersOnly(populate.PopulateThreads):
+class HelpersOnly(segments.Helpers):
     def together(self, work: Callable[[], object]) -> None:
         main = get_ident() if self.go else 0
         super().together(lambda: get_ident() == main or work())
@@ -29,9 +29,9 @@ class Probe(Target):
         return [mode, mask.hex()]
 
 
-populate.CHUNK = 8 << 20
+segments.CHUNK = 8 << 20
 if "helper" in sys.argv:
-    populate.PopulateThreads = HelpersOnly  # type: ignore[misc]
+    segments.Helpers = HelpersOnly  # type: ignore[misc]
 if "plain" in sys.argv:
     os.environ["PYEAL_NATIVE"] = "0"
 serve(Probe())

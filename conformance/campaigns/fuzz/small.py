@@ -13,14 +13,13 @@ from pathlib import Path
 
 from conformance.campaigns.fuzz import attach
 from conformance.campaigns.fuzz.engine import Case, Wrong
-from pyeal import EalError, backing, layout, libc, malloc_mp, mp, options, releases
+from pyeal import EalError, layout, libc, malloc_mp, mp, options, releases
 from pyeal.fbarray import Arrays
 from pyeal.heap import Heaps, elem
 from pyeal.hugepages import HugepageInfo
 from pyeal.memseg import MemsegLists
 from pyeal.peers import Alone
-from pyeal.populate import Failure, Pagemap, Population
-from pyeal.segments import Segments
+from pyeal.segments import Pagemap, Segments
 from pyeal.vaspace import VaSpace, align
 
 PAGE, N = 1 << 16, 64
@@ -50,9 +49,7 @@ class Small:
         def log(level: str, text: str) -> object:
             return None
 
-        population = Population(Pagemap(), False, Failure(log))
-        held = backing.for_primary(self.lists, self.opts, [info], population)
-        self.segments = Segments(self.lists, held)
+        self.segments = Segments(self.lists, self.opts, [info], False, Pagemap(), log)
         self.heaps = Heaps(self.lists, self.segments, self.opts, [0], 0, log, [], [])
         self.heaps.create()
 
@@ -192,7 +189,7 @@ class Words(OnSmall):
             attempt(lambda size=size: got.append(small.heaps.malloc(size)))  # type: ignore[misc]
         for va in (*got, *areas):
             attempt(lambda va=va: small.heaps.free(va))  # type: ignore[misc]
-        attempt(small.heaps.give_back)
+        attempt(small.heaps.free_unused)
         if refused:
             raise refused[0]
 
