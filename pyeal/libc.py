@@ -110,8 +110,10 @@ _move_pages = _bind(
 )
 
 
-_inotify_init = _bind(_short, "inotify_init1", c_int, c_int)
-_inotify_add = _bind(_short, "inotify_add_watch", c_int, c_int, ctypes.c_char_p, ctypes.c_uint32)
+_inotify_init1 = _bind(_short, "inotify_init1", c_int, c_int)
+_inotify_add_watch = _bind(
+    _short, "inotify_add_watch", c_int, c_int, ctypes.c_char_p, ctypes.c_uint32
+)
 IN_CREATE = 0x100
 
 
@@ -121,7 +123,7 @@ _view = ctypes.pythonapi["PyMemoryView_FromMemory"]
 _view.restype, _view.argtypes = ctypes.py_object, (c_void_p, ctypes.c_ssize_t, c_int)
 
 
-def fail(what: str) -> OSError:
+def _os_error(what: str) -> OSError:
     """Returns the OSError of the call that was just made, with `what` in its text."""
     no = ctypes.get_errno()
     return OSError(no, f"{what}: {os.strerror(no)}")
@@ -132,7 +134,7 @@ def mmap(addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: in
     call = _mmap_populate if flags & MAP_POPULATE else _mmap
     va = call(addr, length, prot, flags, fd, offset)
     if va == MAP_FAILED:
-        e = fail(f"mmap of {length:#x} bytes at {addr:#x} (fd {fd}, offset {offset:#x})")
+        e = _os_error(f"mmap of {length:#x} bytes at {addr:#x} (fd {fd}, offset {offset:#x})")
         if flags & MAP_FIXED:
             _reserve_again(addr, length)
         raise e
@@ -209,7 +211,7 @@ def _unnamed(data: bytes, folder: str) -> int:
         if fd < 0:
             fd = _memfd_create(b"pyeal-native", kind)  # before Linux 6.3
         if fd < 0:
-            raise fail("memfd_create of pyeal-native")
+            raise _os_error("memfd_create of pyeal-native")
     try:
         if os.write(fd, data) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
@@ -330,17 +332,17 @@ def mmap_batch(
 
 def munmap(addr: int, length: int) -> None:
     if _munmap(addr, length):
-        raise fail(f"munmap of {length:#x} bytes at {addr:#x}")
+        raise _os_error(f"munmap of {length:#x} bytes at {addr:#x}")
 
 
 def madvise(addr: int, length: int, advice: int) -> None:
     if _madvise(addr, length, advice):
-        raise fail(f"madvise({advice}) of {length:#x} bytes at {addr:#x}")
+        raise _os_error(f"madvise({advice}) of {length:#x} bytes at {addr:#x}")
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     if _fallocate(fd, mode, offset, length):
-        raise fail(f"fallocate({mode}) of {length:#x} bytes at {offset:#x} of fd {fd}")
+        raise _os_error(f"fallocate({mode}) of {length:#x} bytes at {offset:#x} of fd {fd}")
 
 
 def raise_open_files() -> int:
@@ -353,7 +355,7 @@ def raise_open_files() -> int:
         limits[0] = limits[1]
         if not _prlimit(0, RLIMIT_NOFILE, limits, None):
             return limits[1]
-    raise fail("prlimit(RLIMIT_NOFILE)")
+    raise _os_error("prlimit(RLIMIT_NOFILE)")
 
 
 def reserve(addr: int, length: int, flags: int = 0) -> int:
@@ -365,7 +367,7 @@ def statfs(path: str) -> tuple[int, int]:
     """Returns type and block size of the file system at path. statfs(2)"""
     buf = (c_long * 32)()
     if _statfs(os.fsencode(path), buf):
-        raise fail(f"statfs of {path}")
+        raise _os_error(f"statfs of {path}")
     return buf[0], buf[1]
 
 
@@ -379,7 +381,7 @@ def get_mempolicy() -> tuple[int, bytes]:
     mode, mask = c_int(), ctypes.create_string_buffer(MAX_NODES // 8)
     where = ctypes.addressof(mode), ctypes.addressof(mask)
     if _policy(_NR.get("get_mempolicy", -1), *where, MAX_NODES, 0, 0):
-        raise fail("get_mempolicy")
+        raise _os_error("get_mempolicy")
     return mode.value, mask.raw
 
 
@@ -388,7 +390,7 @@ def set_mempolicy(mode: int, mask: bytes = b"") -> None:
     buf = ctypes.create_string_buffer(mask, len(mask)) if mask else None
     bits = len(mask) * 8 + 1 if mask else 0  # the kernel ignores the highest of them
     if _set_policy(_NR.get("set_mempolicy", -1), mode, buf and ctypes.addressof(buf), bits):
-        raise fail(f"set_mempolicy({mode}, {mask.hex()})")
+        raise _os_error(f"set_mempolicy({mode}, {mask.hex()})")
 
 
 def page_nodes(va: int, page_sz: int, n: int) -> list[int]:
@@ -399,7 +401,7 @@ def page_nodes(va: int, page_sz: int, n: int) -> list[int]:
     addrs = packed("Q", range(va, va + n * page_sz, page_sz)).tobytes()
     status = ctypes.create_string_buffer(4 * n)
     if _move_pages(_NR.get("move_pages", -1), 0, n, addrs, None, status, 0) < 0:
-        raise fail(f"move_pages query of {n} pages at {va:#x}")
+        raise _os_error(f"move_pages query of {n} pages at {va:#x}")
     return memoryview(status).cast("B").cast("i").tolist()
 
 
@@ -485,21 +487,21 @@ def compare_exchange_private(va: int, old: int, new: int) -> bool:
     return True
 
 
-def watcher() -> int:
+def inotify_init() -> int:
     """Returns a descriptor that is readable after a file was created in a watched directory."""
-    fd = int(_inotify_init(os.O_NONBLOCK | os.O_CLOEXEC))
+    fd = int(_inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
     if fd < 0:
-        raise fail("inotify_init1")
+        raise _os_error("inotify_init1")
     return fd
 
 
-def watch(fd: int, path: str) -> None:
-    """Adds a directory to those that the watcher watches."""
-    if _inotify_add(fd, os.fsencode(path), IN_CREATE) < 0:
-        raise fail(f"inotify_add_watch of {path}")
+def inotify_watch(fd: int, path: str) -> None:
+    """Adds a directory to those that are watched."""
+    if _inotify_add_watch(fd, os.fsencode(path), IN_CREATE) < 0:
+        raise _os_error(f"inotify_add_watch of {path}")
 
 
-def made(fd: int) -> list[str]:
+def inotify_created(fd: int) -> list[str]:
     """Returns the names of the files that were created since the last call."""
     data, at, names = os.read(fd, 1 << 16), 0, []
     while at < len(data):  # int wd, uint32_t mask, cookie, len; char name[len]

@@ -154,7 +154,7 @@ class Channel:
     def watch(self, on_death: Callable[[], object]) -> None:
         """Once started, it calls that after the end of any secondary's process."""
         try:
-            self._born = libc.watcher()
+            self._born = libc.inotify_init()
         except OSError as e:  # EMFILE: fs.inotify.max_user_instances
             return self._blind(e)
         self._poll.register(self._born, select.POLLIN)
@@ -169,7 +169,7 @@ class Channel:
         try:
             if time.monotonic() < self._settles and not self._sockets():
                 return
-            libc.watch(self._born, self.directory)
+            libc.inotify_watch(self._born, self.directory)
             for peer in self.peers():  # also those that ended before
                 self._follow(peer)
         except OSError as e:  # ENOSPC: fs.inotify.max_user_watches
@@ -189,7 +189,7 @@ class Channel:
 
     def _look(self, fd: int) -> None:
         if fd == self._born:
-            for name in libc.made(fd):
+            for name in libc.inotify_created(fd):
                 self._follow(name)
         elif fd in self._lives:
             self._lives.remove(fd)

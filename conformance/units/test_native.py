@@ -119,6 +119,27 @@ def test_memory_without_hugepages_starts(native: str) -> None:
     assert (done.stdout, done.stderr) == (f"{wanted} 1\n", "")
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_only_shared_memory_needs_an_exchange(shared: bool, tmp_path: Path) -> None:
+    """Without native code and libatomic a private config works; a shared one is refused."""
+    script = (
+        "import pyeal; from pyeal import libc\n"
+        "libc._exchange_of_libatomic = lambda: None\n"
+        f"args = {[] if shared else ['--no-shconf']}\n"
+        "try:\n"
+        "    with pyeal.init(['--no-huge', '-m', '16', *args]) as eal:\n"
+        "        print(eal.malloc(100) > 0)\n"
+        "except pyeal.EalError as e:\n"
+        "    print(e.errno, e.text)"
+    )
+    done = run(script, PYEAL_NATIVE="0", RUNTIME_DIRECTORY=str(tmp_path))
+
+    if shared:
+        assert done.stdout.startswith(f"{errno.ENOTSUP} ") and "libatomic1" in done.stdout
+    else:
+        assert done.stdout == "True\n", done.stderr
+
+
 @pytest.mark.parametrize("arch", [*native_code.OBJECTS])
 @pytest.mark.parametrize("verb", ["compare", "run"])
 def test_object_files_are_those_of_the_source(verb: str, arch: str) -> None:
