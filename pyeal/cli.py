@@ -116,36 +116,22 @@ def _version() -> str:
 
 
 def suite() -> str | None:
-    """The folder that holds conformance/ and fixtures/: in the wheel, else of the checkout."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    for d in (os.path.join(here, "suite"), os.path.dirname(here)):
-        if os.path.exists(os.path.join(d, "conformance", "runner", "run.py")):
-            return d
-    return None
+    """Return `pyeal.suite.folder()`; the old name, until 0.3."""
+    from pyeal.suite import folder
+
+    return folder()
 
 
 def _conform(argv: list[str]) -> int:
-    d = suite()
-    if d is None:
-        return _say("the suite is not part of this installation", USAGE)
-    sys.path.insert(0, d)
-    from importlib import import_module
+    from pyeal.suite import become
 
-    try:
-        run = import_module("conformance.runner.run").main
-    except ModuleNotFoundError as e:
-        if (e.name or "").startswith("conformance"):
-            raise
-        return _say(f"no module {e.name}: pip install 'pyeal[conformance]'", USAGE)
-    return int(run(argv))
+    return become("run", *argv)
 
 
 def _agent(argv: list[str]) -> int:
-    import runpy
+    from pyeal.agent import main
 
-    sys.argv[1:] = argv
-    runpy.run_module("pyeal.agent", run_name="__main__", alter_sys=True)
-    return OK
+    return main(argv)
 
 
 FORWARDED = {"conform": _conform, "agent": _agent}

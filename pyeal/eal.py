@@ -32,7 +32,8 @@ from .host import LOCAL, Host
 from .layout import BAD_IOVA, FLAG_DO_NOT_FREE
 from .memseg import MemsegList, MemsegLists
 from .memzone import Memzones
-from .segments import Pagemap, Pages, Segments, frames, grow_descriptor_table, near
+from .populate import Failure, Pagemap, Population, frames
+from .segments import Pages, Segments
 from .vaspace import VaSpace
 
 TYPE_CHECKING = False
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from . import legacy
+    from .backing import Backing
     from .layout import Memseg
 
 MAX_DMA_BITS = 63
@@ -56,13 +57,12 @@ class Eal:
     wait: seconds that a secondary gives a primary which is still starting.
     role: "observer" attaches without socket, shadow array or lock, to look; else --proc-type says.
     tailqs: names of tail queues, which programs that link more than EAL must find (pyeal.TAILQS).
-    host: where the facts of the machine come from.
+    host: where the facts of the machine come from. backing: makes what holds a primary's pages,
+    of the arguments of backing.for_primary, in the place of it.
 
     Several may live in one process, with prefixes of their own. EalError carries EAL's errno and
     the stage; nothing is left behind then.
     """
-
-    _segments = Segments  # a rehearsal (tools/plan.py) has its own, and its own _legacy
 
     def __init__(
         self,
@@ -73,8 +73,9 @@ class Eal:
         role: str | None = None,
         tailqs: Sequence[str] = (),
         host: Host = LOCAL,
+        backing: Callable[..., Backing] | None = None,
     ) -> None:
-        self.host = host
+        self.host, self._make_backing = host, backing
         self.log = log or (lambda level, text: None)
         self._wanted = releases.get(release) if release else None
         self.release = self._wanted or releases.get(releases.DEFAULT)
@@ -136,6 +137,10 @@ class Eal:
 
     def _start(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
         """A primary's stages."""
+        from . import backing
+
+        backing.kind(opts)  # imported before the stages whose time counts
+        make_backing = self._make_backing or backing.for_primary
         self.space = VaSpace(opts.base_virtaddr, self.log, self.release.hint_warning)
         self.config_file = self._open_runtime(opts)
         self.config = self.config_file.c
@@ -163,7 +168,7 @@ class Eal:
         self.lists = MemsegLists(self.config, self.arrays, self.space, self.release, others)
         self.lists.lock.read()
         try:
-            self._memory([node for _, node in running])
+            self._memory([node for _, node in running], make_backing)
         except (EalError, OSError) as e:
             self.log("ERR", "Cannot init memory")
             raise _in_memory_stage(e) from None
@@ -192,7 +197,7 @@ class Eal:
 
     def _attach(self, opts: options.Options, running: list[tuple[int, int]]) -> None:
         """A secondary's stages."""
-        from . import secondary
+        from . import backing, secondary
 
         look_only = self.role == "observer"
         attach = config.ObservedConfig if look_only else config.AttachedConfig
@@ -202,12 +207,12 @@ class Eal:
         opts.legacy_mem = bool(self.config.legacy_mem)
         opts.single_file_segments = bool(self.config.single_file_segments)
         no_huge, opts.in_memory, opts.no_huge = opts.no_huge, False, False
-        suffix = None
+        suffix = ""
         if not look_only:
             self.config_file.join()
             if not opts.single_file_segments:
                 counts = (m.memseg_arr.count for m in self.config.memsegs)
-                grow_descriptor_table(sum(min(n, memseg.MAX_SEGS_PER_TYPE) for n in counts))
+                backing.grow_descriptor_table(sum(min(n, memseg.MAX_SEGS_PER_TYPE) for n in counts))
             tsc = time.monotonic_ns()
             suffix = self.release.shadow_suffix.format(pid=self.pid, tsc=tsc)
             self._open_channel(f"mp_socket_{self.pid}_{tsc:x}")
@@ -231,19 +236,12 @@ class Eal:
         try:
             self._undo.append(self.lists.unmap)
             self.lists.attach()
-            self.memalloc = Segments(
-                self.lists,
-                opts,
-                self.infos,
-                self.iova_mode == "PA",
-                self._pagemap,
-                self.log,
-                look_only=look_only,
-            )
+            population = Population(self._pagemap, self.iova_mode == "PA", Failure(self.log))
+            held = backing.for_secondary(self.lists, opts, self.infos, population, look_only)
+            self.memalloc = Segments(self.lists, held)
             self._undo.append(self.memalloc.close)
-            self.follower = secondary.Follower(
-                self.lists, self.arrays, self.memalloc, suffix, self.log
-            )
+            kind = secondary.ObserverSync if look_only else secondary.Sync
+            self.follower = kind(self.lists, self.arrays, held, self.log, suffix)
             self._undo.append(self.follower.close)
             if opts.legacy_mem:
                 self.follower.map_legacy(self._file("hugepage_data"))
@@ -336,7 +334,7 @@ class Eal:
         hugepages.write_info(path, infos, self.release.numa_nodes_max)
         self._undo.append(lambda: self._remove("hugepage_info"))
 
-    def _memory(self, nodes: list[int]) -> None:
+    def _memory(self, nodes: list[int], make_backing: Callable[..., Any]) -> None:
         """Lists, probe, pages. common/eal_common_memory.c: rte_eal_memory_init"""
         opts, log = self.options, self.log
         self._raise_nofile()
@@ -344,28 +342,22 @@ class Eal:
         self._undo.append(self.lists.unmap)
         if not opts.no_huge:
             self.lists.create(memseg.plan(sizes, self.sockets, self.release, opts.pagesz_mem))
-        memfds = True
-        if opts.in_memory:
-            from . import memfd
-
-            memfds = memfd.probe(sizes, opts, self.release, log)
         pa = self.iova_mode == "PA"
-        self.memalloc = self._segments(self.lists, opts, self.infos, pa, self._pagemap, log, memfds)
-        self._undo += [self.memalloc.close, self.memalloc.abandon]
-        self.memalloc.near = near(self._node_of, self.memalloc.cpus)
+        population = Population(self._pagemap, pa, Failure(log), self._node_of)
+        held = make_backing(self.lists, opts, self.infos, population)
+        self.memalloc = Segments(self.lists, held)
+        self._undo += [self.memalloc.close, held.abandon]
         by_node = {node: nodes.count(node) for node in nodes}
         if opts.no_huge:
-            from . import legacy
+            from . import no_huge
 
-            memory = opts.memory or legacy.DEFAULT_MEMORY
-            legacy.no_huge(self.lists, self.memalloc, memory, log)
+            no_huge.init(self.lists, held, opts.memory)
         elif opts.legacy_mem:
             from . import legacy
 
             data = self._file("hugepage_data") if self.shared else None
-            work = self._legacy(self.lists, self.memalloc, opts, log)
             self._undo.append(lambda: self._remove("hugepage_data"))
-            legacy.hugepage_init(work, self.infos, by_node, data)
+            legacy.init(self.lists, held, opts, self.infos, by_node, data)
         else:
             from . import dynmem
 
@@ -373,11 +365,6 @@ class Eal:
             dynmem.hugepage_init(self.memalloc, opts, counts, by_node, log)
         if self.shared:
             self.config.nchannel, self.config.nrank = opts.nchannel, opts.nrank
-
-    def _legacy(self, *args: Any) -> legacy.Legacy:
-        from . import legacy
-
-        return legacy.Legacy(*args)
 
     def _raise_nofile(self) -> None:
         try:
@@ -441,7 +428,7 @@ class Eal:
         for va in self._tables:
             self.heaps.free(va)
         if not self.heaps.fixed:
-            self.heaps.free_unused()
+            self.heaps.give_back()
             with self.lists.lock:
                 for pages in self._pages:
                     self._free(pages)
@@ -636,7 +623,7 @@ class Eal:
         if self.iova_mode == "VA":
             return va
         try:
-            page = frames(self.memalloc.pagemap.entries(va, libc.PAGE, 1))[0]
+            page = frames(self._pagemap.entries(va, libc.PAGE, 1))[0]
         except OSError:
             return BAD_IOVA
         return page if page == BAD_IOVA else page + va % libc.PAGE
@@ -690,7 +677,7 @@ class Eal:
         lines = []
         for msl, i, ms in self.segments():
             try:
-                fd = self.memalloc.kept_fd(msl, i)
+                fd = self.memalloc.backing.fd(msl, i)[0]
             except EalError as e:
                 fd = -e.errno
             lines.append(

@@ -1,7 +1,7 @@
 """Where the facts of a machine come from: /sys, /proc, mounts, limits, environment, user.
 
 Whatever asks about the machine takes a Host. LOCAL is the machine as this process sees it; a
-FakeHost is a folder; pyeal.tools.view has the machine as another process sees it.
+FakeHost is a folder; pyeal.look.process_view has the machine as another process sees it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from . import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from .releases import Release
 
@@ -78,3 +78,14 @@ class FakeHost(Host):
 
     def statfs(self, path: str) -> tuple[int, int]:
         return self._statfs(path)
+
+
+def parse_maps(text: str) -> Iterator[tuple[int, int, str, str]]:
+    """Yields (start, end, permissions, path or name) of each line of a /proc/PID/maps."""
+    for line in text.splitlines():
+        fields = line.split(None, 5)
+        try:
+            start, end = fields[0].split("-")
+            yield int(start, 16), int(end, 16), fields[1], "".join(fields[5:]).strip()
+        except (IndexError, ValueError):  # no line of a kernel
+            continue

@@ -25,17 +25,25 @@ _SHORT = 256  # bytes, which nearly all paths have
 class Page:
     """A page as legacy mode knows it: addresses and size in bytes, fd -1 when closed.
 
-    found: its file was there with a page before, kept by --huge-unlink=never.
+    preexisting: its file was there with a page before, left by --huge-unlink=never.
     """
 
     __slots__ = (
-        "fd", "file_id", "final_va", "found", "node", "orig_va", "path", "physaddr", "size",
+        "fd",
+        "file_id",
+        "final_va",
+        "node",
+        "orig_va",
+        "path",
+        "physaddr",
+        "preexisting",
+        "size",
     )  # fmt: skip
 
     def __init__(self, path: str, file_id: int, size: int, orig_va: int, fd: int) -> None:
         self.path, self.file_id, self.size, self.orig_va, self.fd = path, file_id, size, orig_va, fd
         self.final_va = self.physaddr = self.node = 0
-        self.found = False
+        self.preexisting = False
 
     def close(self) -> None:
         if self.fd >= 0:

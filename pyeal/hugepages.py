@@ -19,6 +19,7 @@ from .host import LOCAL, Host
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from .options import Options
     from .releases import Release
@@ -99,7 +100,7 @@ def sizes(host: Host = LOCAL) -> list[tuple[str, int]]:
     return [(n, sz) for n in names if (sz := size_of(n[10:]))]
 
 
-_ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
+ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
 def mounts(host: Host = LOCAL, decoded: bool = True) -> list[tuple[str, int | None]]:
@@ -116,7 +117,7 @@ def mounts(host: Host = LOCAL, decoded: bool = True) -> list[tuple[str, int | No
             break
         if fields[2].startswith("hugetlbfs"):
             point, (_, eq, size) = fields[1], fields[3].partition("pagesize=")
-            for code, char in _ESCAPES if decoded else ():
+            for code, char in ESCAPES if decoded else ():
                 point = point.replace(code, char)
             found.append((point, size_of(size) if eq else None))
     return found
@@ -361,19 +362,23 @@ def read_info(path: str, nodes: int) -> list[HugepageInfo]:
 
 def decode_info(data: bytes, nodes: int) -> list[HugepageInfo]:
     """Returns the records in the content of a hugepage_info file. Raises ValueError if damaged."""
-    kind = layout.hugepage_info(nodes)
-    if not data or len(data) % sizeof(kind) or len(data) > MAX_RECORDS * sizeof(kind):
-        records = f"1 to {MAX_RECORDS} records of {sizeof(kind)} bytes"
-        raise ValueError(f"expected {records}, found {len(data)} bytes")
     found = []
-    for at in range(0, len(data), sizeof(kind)):
-        record = kind.from_buffer_copy(data, at)
+    for record in info_records(data, nodes):
         sz, hugedir = record.hugepage_sz, os.fsdecode(record.hugedir)
         if hugedir and (sz < libc.PAGE or sz & sz - 1 or not hugedir.startswith("/")):
             raise ValueError(f"found pages of {sz} bytes in {hugedir!r}")
         found.append(HugepageInfo(sz, hugedir, nodes))
         found[-1].num_pages = list(record.num_pages)
     return found
+
+
+def info_records(data: bytes, nodes: int) -> list[Any]:
+    """Returns the structures of which a hugepage_info file consists. Raises ValueError."""
+    kind = layout.hugepage_info(nodes)
+    if not data or len(data) % sizeof(kind) or len(data) > MAX_RECORDS * sizeof(kind):
+        records = f"1 to {MAX_RECORDS} records of {sizeof(kind)} bytes"
+        raise ValueError(f"expected {records}, found {len(data)} bytes")
+    return [kind.from_buffer_copy(data, at) for at in range(0, len(data), sizeof(kind))]
 
 
 # --- locking and clearing -------------------------------------------------------------------------

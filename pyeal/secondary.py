@@ -9,7 +9,6 @@ linux/eal_memalloc.c: eal_memalloc_sync_with_primary
 
 from __future__ import annotations
 
-import os
 from ctypes import sizeof
 from errno import ENOMEM
 
@@ -19,43 +18,41 @@ from .fbarray import Arrays, Fbarray, bits, runs
 from .host import LOCAL, Host
 from .layout import Memseg
 from .memseg import MemsegList, MemsegLists
-from .segments import Locked, Segments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .backing.pagefiles import HugedirFiles
+
     Log = Callable[[str, str], object]
 
 
-class Follower:
+class Sync:
     """This process's mappings of a primary's lists, and what keeps them in line.
 
-    suffix: of the shadow arrays' names; None for an observer, who leaves no trace and takes no
-    lock, and for whom a page that went meanwhile is no error.
+    suffix: of the names of its shadow arrays.
     """
 
     def __init__(
-        self,
-        lists: MemsegLists,
-        arrays: Arrays,
-        segments: Segments,
-        suffix: str | None,
-        log: Log,
+        self, lists: MemsegLists, arrays: Arrays, backing: HugedirFiles, log: Log, suffix: str = ""
     ) -> None:
-        self.lists, self.arrays, self.segments, self.log = lists, arrays, segments, log
+        self.lists, self.arrays, self.backing, self.log = lists, arrays, backing, log
         self.on_event: list[Callable[[str, int, int], object]] = []
         self.mapped = {msl.index: 0 for msl in lists}  # bit i: segment i is mapped here
         self.versions = dict(self.mapped)
         self.shadows: dict[int, tuple[layout.Fbarray, Fbarray]] = {}
         try:
-            for msl in lists if suffix is not None else ():
-                desc, name = layout.Fbarray(), f"{msl.name}_{suffix}"
-                made = arrays.create(desc, name, msl.n_segs, sizeof(Memseg))
-                self.shadows[msl.index] = desc, made
+            self._make_shadows(suffix)
         except BaseException:
             self.close()
             raise
+
+    def _make_shadows(self, suffix: str) -> None:
+        for msl in self.lists:
+            desc, name = layout.Fbarray(), f"{msl.name}_{suffix}"
+            made = self.arrays.create(desc, name, msl.n_segs, sizeof(Memseg))
+            self.shadows[msl.index] = desc, made
 
     def close(self) -> None:
         """Removes the shadow arrays. secondary_msl_destroy_walk"""
@@ -67,27 +64,19 @@ class Follower:
     def follow(self) -> None:
         """Maps what the primary has and this process lacks, and unmaps the opposite. sync_walk
 
-        EalError(ENOMEM) when a page cannot be had; what is mapped by then stays.
+        EalError(ENOMEM) when a page cannot be mapped; what is mapped by then stays.
         """
         for msl in self.lists:
             version = msl.c.version
             if self.versions[msl.index] == version:
                 continue
-            info = self.segments.infos.get(msl.page_sz)
-            if info is None:
+            if msl.page_sz not in self.backing.infos:
                 size = msl.page_sz >> 10
                 raise EalError(
                     ENOMEM, "sync", f"no hugepage directory is known for {size} kB pages"
                 )
-            if self.segments.look_only:
-                dir_fd = os.open(info.hugedir, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    self._align(msl, dir_fd)
-                finally:
-                    os.close(dir_fd)
-            else:
-                with Locked(info, False) as dir_fd:
-                    self._align(msl, dir_fd)
+            with self.backing.directory(msl.page_sz) as dir_fd:
+                self._align(msl, dir_fd)
             self.versions[msl.index] = version
 
     def _align(self, msl: MemsegList, dir_fd: int) -> None:
@@ -96,19 +85,13 @@ class Follower:
             self._map(msl, start, n, dir_fd)
         for start, n in runs(mine & ~theirs):
             self._tell("free", msl, start, n)
-            self.segments.unmap(msl, start, n, -1 if self.segments.look_only else dir_fd)
+            self.backing.detach(msl, start, n, dir_fd)
             self._mark(msl, start, n, False)
-        if self.segments.single and not self.mapped[msl.index]:
-            self.segments.close_list(msl)
+        if not self.mapped[msl.index]:
+            self.backing.close_list(msl)
 
     def _map(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
-        try:
-            self.segments.map_existing(msl, start, n, dir_fd)
-        except EalError as e:
-            if self.segments.look_only and not msl.arr.is_used(start):
-                self.log("DEBUG", f"gone before it was mapped: {e.text}")
-                return
-            raise
+        self.backing.attach(msl, start, n, dir_fd)
         self._mark(msl, start, n, True)
         self._tell("alloc", msl, start, n)
 
@@ -146,7 +129,7 @@ class Follower:
                 if self.mapped[msl.index]:
                     raise ValueError(f"pages of {msl.name} lie in two directories")
                 self.mapped[msl.index] = bits(pages)
-                self.segments.map_files(msl, directory, pages)
+                self.backing.attach_files(msl, directory, pages)
         except (OSError, ValueError) as e:
             what = getattr(e, "filename", None) or path
             raise EalError(ENOMEM, "legacy", f"Could not open {what}: {e}") from None
@@ -155,7 +138,7 @@ class Follower:
         """The recorded pages, {(list, directory): {segment: file}}. ValueError if it cannot be."""
         from . import hugepage_data
 
-        dirs = {info.hugedir.rstrip("/") for info in self.segments.infos.values()}
+        dirs = {info.hugedir.rstrip("/") for info in self.backing.infos.values()}
         dirs |= {f"{d}/" for d in dirs}  # of a directory that was named with a slash
         found: dict[tuple[MemsegList, str], dict[int, str]] = {}
         vas, where, pages = range(0), "", dict[int, str]()  # of the pages before, mostly
@@ -176,6 +159,21 @@ class Follower:
                 raise ValueError(f"page {file_id} is not segment {seg} of {msl.name}, or again")
             pages[seg] = name
         return found
+
+
+class ObserverSync(Sync):
+    """An observer's: without shadow arrays, and a page that was freed meanwhile is no error."""
+
+    def _make_shadows(self, suffix: str) -> None:
+        pass
+
+    def _map(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
+        try:
+            super()._map(msl, start, n, dir_fd)
+        except EalError as e:
+            if msl.arr.is_used(start):
+                raise
+            self.log("DEBUG", f"gone before it was mapped: {e.text}")
 
 
 def aslr_enabled(host: Host = LOCAL) -> bool:

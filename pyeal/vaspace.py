@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from . import libc
 from .errors import EalError
+from .host import parse_maps
 from .libc import (
     MADV_DONTDUMP,
     MAP_ANONYMOUS,
@@ -122,19 +123,19 @@ class VaSpace:
             self.log("WARNING" if loud else "DEBUG", text)
 
 
-class Hole:
-    """Takes a reservation away while pages are mapped there one by one: over it each costs more.
+class Gap:
+    """Removes a reservation while pages are mapped there one by one: over it each costs more.
 
-    Entering answers the flag for those mappings; gaps, (address, bytes), where no page goes, stay
-    reserved. Nothing else comes there meanwhile: other EALs of this process wait, and the kernel,
-    left to choose, goes to higher addresses, be it from the top down or from the bottom up. Where
-    it does not, all stays reserved.
+    Entering returns the flag for those mappings. between: (address, bytes) of what no page is
+    mapped to, which stays reserved. Nothing else is mapped into the gap meanwhile: other EALs of
+    this process wait, and the kernel chooses higher addresses, whether it searches from the top
+    down or from the bottom up. If it does not, all of the range stays reserved.
     """
 
-    MUCH = 1 << 30  # bytes: more than anybody maps in that time
+    MUCH = 1 << 30  # bytes: more than any thread maps in that time
 
-    def __init__(self, va: int, length: int, gaps: Sequence[tuple[int, int]] = ()) -> None:
-        self.va, self.length, self.gaps = va, length, gaps
+    def __init__(self, va: int, length: int, between: Sequence[tuple[int, int]] = ()) -> None:
+        self.va, self.length, self.between = va, length, between
 
     def __enter__(self) -> int:
         _choosing.acquire()
@@ -146,15 +147,15 @@ class Hole:
             if self._chosen(PAGE) < much:
                 libc.reserve(self.va, self.length, MAP_FIXED_NOREPLACE)
                 return MAP_FIXED
-            if self.gaps:
-                self._reserve_gaps()
+            if self.between:
+                self._reserve_between()
             return MAP_FIXED_NOREPLACE
         except BaseException:
             _choosing.release()
             raise
 
     def _chosen(self, length: int) -> int:
-        """Where the kernel puts so much now; 0 if nowhere, as at a limit on address space."""
+        """Returns where the kernel maps that much now, 0 if nowhere: a limit on address space."""
         try:
             va = libc.reserve(0, length)
         except OSError:
@@ -162,8 +163,8 @@ class Hole:
         libc.munmap(va, length)
         return va
 
-    def _reserve_gaps(self) -> None:
-        vas, lengths = zip(*self.gaps, strict=True)
+    def _reserve_between(self) -> None:
+        vas, lengths = zip(*self.between, strict=True)
         kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
         got = libc.syscall_batch("mmap", len(vas), vas, lengths, PROT_NONE, kind, -1, 0)
         if got[-1] < 0:
@@ -178,22 +179,26 @@ class Hole:
         _choosing.release()
 
 
-def map_into_hole(
-    fds: list[int], vas: Sequence[int], page_sz: int, kind: int, done: list[int],
+def map_into_gap(
+    fds: list[int],
+    vas: Sequence[int],
+    page_sz: int,
+    kind: int,
+    done: list[int],
     prot: int = PROT_RW,
-) -> None:  # fmt: skip
-    """Maps the start of each file at its address, ascending, where nothing is but a reservation.
+) -> None:
+    """Maps the start of each file at its address, ascending, in place of a reservation.
 
     done[0] counts the pages mapped so far, so that a failing one is known. What lies between them,
     and from that one on, stays reserved. OSError.
     """
     if len(vas) < 2:
         return libc.mmap_batch(fds, vas, page_sz, kind | MAP_FIXED, done, prot)
-    va, end, gaps = vas[0], vas[-1] + page_sz, []
+    va, end, between = vas[0], vas[-1] + page_sz, []
     if end - va > len(vas) * page_sz:
         both = pairwise(vas)
-        gaps = [(a + page_sz, b - a - page_sz) for a, b in both if b - a > page_sz]
-    with Hole(va, end - va, gaps) as fixed:
+        between = [(a + page_sz, b - a - page_sz) for a, b in both if b - a > page_sz]
+    with Gap(va, end - va, between) as fixed:
         try:
             libc.mmap_batch(fds, vas, page_sz, kind | fixed, done, prot)
         except OSError:
@@ -228,10 +233,5 @@ def what_lies_at(va: int, length: int, proc: str = "/proc") -> str:
 def mappings(proc: str = "/proc") -> Iterator[tuple[int, int, str]]:
     """(start, end, name) of this process's mappings, ascending."""
     with open(f"{proc}/self/maps", errors="replace") as f:
-        for line in f:
-            span, *rest = line.split(maxsplit=5) or [""]
-            start, _, end = span.partition("-")
-            try:
-                yield int(start, 16), int(end, 16), "".join(rest[4:]).strip()
-            except ValueError:  # no line of a kernel
-                continue
+        for start, end, _, name in parse_maps(f.read()):
+            yield start, end, name

@@ -154,3 +154,9 @@ def faults(tested, whole, rows, untested):
         elif all(id in seen for id in ids):
             said.append(f"untested.toml: every requirement of {pattern} is tested")
     return said
+
+
+def why_untested():
+    """Return {id: why no test checks it, or ""}."""
+    patterns = untested()
+    return {i: next((why for p, why in patterns.items() if fnmatchcase(i, p)), "") for i in rows()}

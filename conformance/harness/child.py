@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -71,11 +72,16 @@ def command(target):
     )
 
 
+pyeal_folder: str | None = None  # where targets find pyeal, if not where this process does
+
+
 def environment():
-    """Where a target finds pyeal and the suite; no runtime directory from outside."""
+    """Return the environment of a target: pyeal and the suite are found, no runtime directory."""
     env = {k: v for k, v in os.environ.items() if k not in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR")}
     path = [str(SUITE.parent)]
-    if (spec := importlib.util.find_spec("pyeal")) and spec.submodule_search_locations:
+    if pyeal_folder:
+        path.insert(0, pyeal_folder)
+    elif (spec := importlib.util.find_spec("pyeal")) and spec.submodule_search_locations:
         path.insert(0, str(Path(next(iter(spec.submodule_search_locations))).parent))
     path += filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     return env | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
@@ -230,6 +236,14 @@ def installed(name):
         if name and NO_LIBRARY in str(e):
             pytest.skip(f"wanted {name}, found none: apt-get install librte-eal23")
         raise
+
+
+def greet(target, limit=20.0):
+    """Return a target that has said what it is and has ended: its name, release and verbs."""
+    with tempfile.NamedTemporaryFile("r", prefix="hello") as log:
+        child = Child(command(target), log.name, limit=limit)
+        child.close()
+        return child
 
 
 def ending(rc):

@@ -37,7 +37,7 @@ KEPT = "usr/bin/", "usr/sbin/", "usr/lib", "usr/share/openvswitch/"
 SWITCH = "usr/lib/openvswitch-switch-dpdk"
 ROOM = 1 << 30  # free bytes wanted before anything is fetched; the largest tree takes a fifth
 # what a target imports: compiled once, here
-LOADS = "import ctypes, glob, importlib.util, json, mmap, re"
+LOADS = "import ctypes, glob, json, mmap, pathlib, re"
 
 
 class Unobtainable(OSError):
@@ -375,12 +375,12 @@ def known():
             yield f"{name:14}  not fetched; of Debian's {suites}"
 
 
-def main():
+def main(argv):
     p = argparse.ArgumentParser(prog="ci/peers", description=__doc__.split("\n")[0])
     p.add_argument("releases", nargs="*", metavar="RELEASE", help=f"default: {releases()}")
     p.add_argument("--list", action="store_true", help="what is known and what is there")
     p.add_argument("--mirror", metavar="URI", help="of Debian; default: that of this machine's apt")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if args.list:
         print(*known(), sep="\n")
         return 0
@@ -393,7 +393,3 @@ def main():
             print(f"peers: {name}: {e}", file=sys.stderr)
             code = 1
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

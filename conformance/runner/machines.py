@@ -37,7 +37,7 @@ from pathlib import Path
 from conformance import FIXTURES, SUITE
 from conformance.harness import host, peers
 from conformance.harness.box import lifeline
-from conformance.runner.report import __main__ as reports
+from conformance.runner.report import command as reports
 from conformance.runner.run import working_folder
 
 DATA = FIXTURES / "machines"
@@ -56,8 +56,8 @@ QUIET = 30  # seconds after which a silent machine is said to run
 COMMANDS = {
     "ci/conform": ["pyeal", "conform"],
     "ci/mutations": [
-        *("env", f"PYTHONPATH={SUITE.parent}", sys.executable, "-P"),
-        *("-m", "conformance.campaigns.mutations.sweep", "-o", "conform-report"),
+        *(sys.executable, "-P", "-m", "pyeal.suite"),
+        *("mutations", "-o", "conform-report"),
     ],
 }
 
@@ -297,7 +297,7 @@ def run(machine, argv, report, limit, say):
     image = kernel(machine.suite, lambda text: say(f"{machine.suite}: {text}"))
     tmp = working_folder()
     try:
-        if "conform" in argv or "conformance.campaigns.mutations.sweep" in argv:
+        if "conform" in argv or "mutations" in argv:
             compiled()
         initrd = file_system(machine, argv, tty, tmp)
         for accel in accelerations():
@@ -406,7 +406,7 @@ def matrix(names, argv, to, limit, beside):
     return max(codes)
 
 
-def main(argv=None):
+def main(argv):
     p = argparse.ArgumentParser(prog="ci/machines", description=__doc__.split("\n")[0])
     sub = p.add_subparsers(dest="verb", required=True)
     sub.add_parser("list", help="what there is")
@@ -443,7 +443,3 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("machines: interrupted", file=sys.stderr)
         return INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

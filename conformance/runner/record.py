@@ -1,15 +1,9 @@
-"""Recordings of real runs: what DPDK's own processes leave in files, mappings and locks.
+"""Remake the recordings by Debian's librte_eal of each release.
 
     ci/record [RELEASE...]      as root, with 4 free 2M pages
 
-Remakes fixtures/recordings/RELEASE-MODE.zip by Debian's librte_eal of each release (ci/peers), so
-that decoders are tested without root and pages. A recording holds the runtime directory as `run/`
-and what its process said and the kernel showed while it was up as `seen.json`:
-
-init, info, lists, segments     the library's own answers
-files                           path -> size, of the runtime directory and of hugetlbfs
-maps                            from EAL's base address on: start, end, perms, offset, path
-locks                           of these files: path, kind, mode, first and last byte (null: EOF)
+Decoders are tested with the recordings, without root and pages; harness/recordings.py says what one
+holds.
 """
 
 from __future__ import annotations
@@ -23,14 +17,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from conformance import FIXTURES, MODES
+from conformance import MODES
 from conformance.harness import fake_host, host, peers, proc
 from conformance.harness.box import Box
 from conformance.harness.eal import Eal
+from conformance.harness.recordings import FOLDER, PAGES, PREFIX, RECORDED
 
-FOLDER = FIXTURES / "recordings"
-PAGES, PREFIX = 4, "recording"
-RECORDED = [mode for mode in MODES if mode != "in-memory"]  # which shares nothing
 BASE, END = 0x100000000, 0x500000000000  # EAL's base address; the loader's libraries lie above
 EPOCH = 1980, 1, 1, 0, 0, 0  # the same run gives the same archive, but for addresses and ticks
 
@@ -84,17 +76,10 @@ def write(to, seen, files):
             z.writestr(info, data)
 
 
-def load(release, mode):
-    """A recording: (seen, {name: content})"""
-    with zipfile.ZipFile(FOLDER / f"{release}-{mode}.zip") as z:
-        files = {n.removeprefix("run/"): z.read(n) for n in z.namelist() if n.startswith("run/")}
-        return json.loads(z.read("seen.json")), files
-
-
-def main():
+def main(argv):
     p = argparse.ArgumentParser(prog="ci/record", description=__doc__.split("\n")[0])
     p.add_argument("releases", nargs="*", metavar="RELEASE", help=f"default: {peers.releases()}")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if why := host.lacks(root=True, pages={"2M": PAGES}):
         sys.exit(f"record: {why}")
     FOLDER.mkdir(exist_ok=True)
@@ -109,7 +94,3 @@ def main():
             write(to := FOLDER / f"{release}-{mode}.zip", seen, files)
             print(f"{seen['release']:9} {mode:12} {len(seen['segments'])} pages, "
                   f"{len(files)} files, {to.stat().st_size} bytes")  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """The conformance run: targets found, pages leased, one pytest a target, one report.
 
-`ci/conform` in a checkout and `pyeal conform` anywhere else are this file's main().
+`ci/conform` in a checkout and `pyeal conform` anywhere else run this file's main().
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
 
-from conformance import SUITE, lease
+from conformance import SUITE
 from conformance.harness import catalogue, host, peers
-from conformance.runner import report
-from conformance.runner.report import pages
+from conformance.harness.child import TargetDied, TargetHung, greet
+from conformance.harness.console import ink, say
+from conformance.runner.report import merge, pages, results
+from pyeal import loans
 
 OK, VERDICTS, BROKEN, INTERRUPTED = 0, 1, 2, 130
 WIDE = 120  # columns of a terminal
@@ -43,15 +45,6 @@ class Broken(Exception):
 
 
 # --- looks
-
-
-def say(text="", end="\n"):
-    print(text, end=end, flush=True)
-
-
-def ink(text, *sgr):
-    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
-    return str(text) if plain else f"\x1b[{';'.join(map(str, sgr))}m{text}\x1b[0m"
 
 
 class Progress:
@@ -175,7 +168,7 @@ def evidence(runs):
     out = []
     for run in runs:
         for rid, tests in run.requirements().items():
-            word = report.verdict(tests)
+            word = results.verdict(tests)
             out.append(f"\n{ink(rid, 1)} on {run.target} {run.release}: {ink(word, COLOURS[word])}")
             out.append(f"  {tests[0].statement.strip() or tests[0].name}")
             for t in tests:
@@ -183,7 +176,7 @@ def evidence(runs):
                 out += [f"    {line}" for e in t.evidence for line in e.splitlines()]
                 if t.reason:
                     out.append(f"    {t.reason}")
-                trace = t.trace.strip().splitlines() if word == "failed" else report.said(t.trace)
+                trace = t.trace.strip().splitlines() if word == "failed" else results.said(t.trace)
                 out += [f"    | {line}" for line in trace]
     return "\n".join(out)
 
@@ -234,18 +227,13 @@ class Target:
     secondary = ""
 
     def __init__(self, spec, name=None):
-        from conformance.harness.child import Child, TargetDied, TargetHung, command, environment
-
         self.spec, self.name = spec, name or spec
-        with tempfile.NamedTemporaryFile("r", prefix="hello") as log:
-            try:
-                c = Child(command(spec), log.name, env=environment(), limit=20)
-                self.release = c.release
-                c.close()
-            except (OSError, TargetDied, TargetHung) as e:
-                lines = [x for x in str(e).splitlines() if x.strip()]
-                said = next((x.strip() for x in reversed(lines) if "Error" in x), lines[-1])
-                raise Broken(f"{spec} does not start: {said}") from None
+        try:
+            self.release = greet(spec).release
+        except (OSError, TargetDied, TargetHung) as e:
+            lines = [x for x in str(e).splitlines() if x.strip()]
+            said = next((x.strip() for x in reversed(lines) if "Error" in x), lines[-1])
+            raise Broken(f"{spec} does not start: {said}") from None
 
 
 def targets(args):
@@ -317,18 +305,11 @@ def chosen(ids):
             families = " ".join(sorted({r.family for r in rows.values()}))
             raise Broken(f"no requirement {i}; families are {families}")
         if not pages.tests().keys() & found:
-            raise Broken(f"no test of {i}: {why_untested()[found[0]] or rows[found[0]].statement}")
+            raise Broken(
+                f"no test of {i}: {catalogue.why_untested()[found[0]] or rows[found[0]].statement}"
+            )
         patterns.append(p)
     return patterns
-
-
-def why_untested():
-    """id -> why no test checks it"""
-    patterns = catalogue.untested()
-    return {
-        i: next((why for p, why in patterns.items() if fnmatchcase(i, p)), "")
-        for i in catalogue.rows()
-    }
 
 
 # --- one pytest
@@ -516,21 +497,12 @@ def report_folder(asked):
         return Path(tempfile.mkdtemp(prefix="conform-report-"))
 
 
-def main(argv=None):
-    match sys.argv[1:] if argv is None else argv:
-        case ["merge", *_]:
-            from conformance.runner.report.__main__ import main
-
-            return main(argv)
-        case ["smoke", *rest]:
-            from conformance.runner.smoke import main
-
-            return main(rest)
+def main(argv):
     args = arguments(argv)
     for s in (signal.SIGTERM, signal.SIGHUP):  # leases go back however we are ended
         signal.signal(s, signal.default_int_handler)
     try:
-        lease.recover(say)
+        loans.recover(say)
         if args.interop and args.target:
             raise Broken("--interop has targets of its own: take --peer to choose releases")
         if args.all and (args.target or args.peer or args.interop):
@@ -539,13 +511,13 @@ def main(argv=None):
         folder = report_folder(args.report)
         try:
             if args.reserve:
-                took = lease.lease(lease.parse(args.reserve), say=say)
-                say(f"hugepages taken: {lease.text(took)}")
+                took = loans.lease(loans.parse(args.reserve), say=say)
+                say(f"hugepages taken: {loans.text(took)}")
             return conform(args, folder)
         finally:
-            if gave := lease.give_back(say=say):
-                say(f"hugepages given back: {lease.text(gave)}")
-    except (Broken, lease.Refused, catalogue.Broken, report.BadMerge) as e:
+            if gave := loans.give_back(say=say):
+                say(f"hugepages given back: {loans.text(gave)}")
+    except (Broken, loans.Refused, catalogue.Broken, results.BadMerge) as e:
         print(f"conform: {e}", file=sys.stderr)
         return BROKEN
     except KeyboardInterrupt:
@@ -557,7 +529,7 @@ def working_folder(base=None):
     """Of this run, in `base`; those of runs that were killed go."""
     base = base or tempfile.gettempdir()
     for d in Path(base).glob("conform-[0-9]*-*"):
-        if d.stat().st_uid == os.geteuid() and not lease.started(d.name.split("-")[1]):
+        if d.stat().st_uid == os.geteuid() and not loans.started(d.name.split("-")[1]):
             shutil.rmtree(d, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"conform-{os.getpid()}-", dir=base))
 
@@ -597,14 +569,14 @@ def conform(args, folder):
             except KeyboardInterrupt:
                 interrupted = True
                 break
-        report.junit([(t.name, xml) for t, xml, _, _ in said], folder / "junit.xml")
+        results.junit([(t.name, xml) for t, xml, _, _ in said], folder / "junit.xml")
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-    runs = report.load(folder / "run.jsonl")
-    report.write(runs, folder, catalogue.rows(), why_untested())
+    runs = results.load(folder / "run.jsonl")
+    pages.write(merge.of(runs), folder, catalogue.rows(), catalogue.why_untested())
     if any(r.tests for r in runs):
         say()
-        say(report.interop(runs) if args.interop else matrix(runs))
+        say(results.interop(runs) if args.interop else matrix(runs))
     if args.ids and sum(len(r.requirements()) for r in runs) <= 8 * len(runs):
         say(evidence(runs))
     else:
@@ -645,7 +617,3 @@ def judge(said, runs):
         elif run.counts()["failed"] and code == OK:
             code = VERDICTS
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -192,7 +192,7 @@ CHECKS = {
 }
 
 
-def main(argv=None):
+def main(argv):
     p = argparse.ArgumentParser(
         prog="pyeal conform smoke", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -231,7 +231,3 @@ def main(argv=None):
     if len(found) == 1 and wrong:
         return NO_TARGET
     return WRONG if wrong else OK
-
-
-if __name__ == "__main__":
-    sys.exit(main())

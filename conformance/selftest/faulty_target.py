@@ -8,7 +8,7 @@ import time
 
 from fake_target import Fake
 
-from pyeal.agent import serve
+from pyeal.serve import serve
 
 
 class Faulty(Fake):

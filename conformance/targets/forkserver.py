@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 import threading
-from importlib.util import find_spec
 
 PR_SET_PDEATHSIG, CLONE_NEWNS = 1, 0x20000
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -28,18 +27,17 @@ def maker(kind, args):
     if kind == "pyeal":
         import resource  # noqa: F401
 
-        from pyeal import dynmem, legacy, malloc_mp, memfd, mp, secondary  # noqa: F401
+        from pyeal import dynmem, legacy, malloc_mp, mp, no_huge, secondary  # noqa: F401
         from pyeal.agent import Target
+        from pyeal.backing import legacy as _  # noqa: F401
         from pyeal.libc import load_native
         from pyeal.serve import serve
 
         load_native()  # before there is more than one thread
 
         return lambda: serve(Target(*args))
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    sys.path += find_spec("pyeal").submodule_search_locations
-    from librte_eal import Eal
-    from serve import serve
+    from conformance.targets.librte_eal import Eal
+    from pyeal.serve import serve
 
     return lambda: serve(Eal(*args))
 

@@ -14,11 +14,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 
-# without pyeal, which needs 3.11
-sys.path += find_spec("pyeal").submodule_search_locations  # type: ignore
-from serve import Process, serve
+from pyeal.serve import Process, serve  # one of the files that Python 3.9 reads
 
 u32, u64, i32, ptr, size = C.c_uint32, C.c_uint64, C.c_int32, C.c_void_p, C.c_size_t
 

@@ -13,7 +13,7 @@ import struct
 import sys
 
 from conformance.harness import decode
-from pyeal.agent import serve
+from pyeal.serve import serve
 
 KINDS = "MSG", "REQ", "REP", "IGN"
 

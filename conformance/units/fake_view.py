@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from conformance.harness import fake_host
-from pyeal.tools.view import View
+from pyeal.look.process_view import ProcessView
 
 
-class FakeView(View):
-    """pyeal.tools.view.View of a host of fixtures/hosts, expanded at root."""
+class FakeView(ProcessView):
+    """The ProcessView of a host of fixtures/hosts, expanded at root."""
 
     def __init__(self, host: fake_host.FakeHost, root: Path) -> None:
         host.expand(root)
+        (root / "proc/cpuinfo").write_text("bogomips\t: 4000.00\n")
         super().__init__(root=str(root))
         self.host = host
 

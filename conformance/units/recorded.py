@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from conformance.harness import recordings
 from conformance.harness.child import environment
-from conformance.runner import record
 from pyeal import cli
 
 RELEASES = "20.11", "22.11", "24.11", "25.11"
@@ -22,7 +22,7 @@ RELEASES = "20.11", "22.11", "24.11", "25.11"
 
 def unpack(release: str, mode: str, to: Path) -> Path:
     """A recording's runtime directory in a folder; its path."""
-    with zipfile.ZipFile(record.FOLDER / f"{release}-{mode}.zip") as z:
+    with zipfile.ZipFile(recordings.FOLDER / f"{release}-{mode}.zip") as z:
         for name in z.namelist():
             if name.startswith("run/"):
                 (to / name).parent.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,11 @@ import sys
 from _thread import get_ident
 from collections.abc import Callable
 
-from pyeal import libc, segments
+from pyeal import libc, populate
 from pyeal.agent import Target, serve
 
 
-class HelpersOnly(segments.Helpers):
+class HelpersOnly(populate.PopulateThreads):
     def together(self, work: Callable[[], object]) -> None:
         main = get_ident() if self.go else 0
         super().together(lambda: get_ident() == main or work())
@@ -29,9 +29,9 @@ class Probe(Target):
         return [mode, mask.hex()]
 
 
-segments.CHUNK = 8 << 20
+populate.CHUNK = 8 << 20
 if "helper" in sys.argv:
-    segments.Helpers = HelpersOnly  # type: ignore[misc]
+    populate.PopulateThreads = HelpersOnly  # type: ignore[misc]
 if "plain" in sys.argv:
     os.environ["PYEAL_NATIVE"] = "0"
 serve(Probe())

@@ -25,20 +25,22 @@ FAULTS = {  # what was done: file, text that stands there once, what it becomes,
         "system_calls_a_page[restart]",
     ),
     "a call more a page of one file": (
-        "segments.py", "fd = self.list_fd[msl.index]\n",
-        "fd = self.list_fd[msl.index]; [os.fstat(fd) for _ in range(n)]\n",
+        "backing/pagefiles.py", "        fd, va, size = self.list_fds[msl.index],",
+        "        [os.fstat(0) for _ in range(n)]\n        fd, va, size = self.list_fds[msl.index],",
         "system_calls_a_page[attach-single-file]",
     ),
     "Python that dawdles at each page": (
-        "segments.py", "    opened += got\n",
+        "backing/base.py", "    opened += got\n",
         "    opened += [fd for fd in got if sum(range(300))]\n",
         "user_instructions_a_page[attach-dynmem]",
     ),
     "one thread": (
-        "segments.py", "Helpers(min(len(cpus), WORKERS) - 1", "Helpers(0", "every_cpu_populates",
+        "populate.py", "PopulateThreads(min(len(cpus), WORKERS) - 1", "PopulateThreads(0",
+        "every_cpu_populates",
     ),
     "the table grows by steps": (
-        "segments.py", "        if n > FEW:\n            grow_descriptor_table(n)\n", "",
+        "backing/base.py", "        if n > FEW:\n            grow_descriptor_table(n)\n",
+        "        pass\n",
         "every_cpu_populates",
     ),
     "each CPU is asked for": (

@@ -18,7 +18,7 @@ FAMILIES = "config", "fbarray", "hugepage_info", "hugepage_data", "heap", "messa
 
 def fuzz(*args: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: it forks, and a worker of pytest-xdist has threads."""
-    command = [sys.executable, "-P", "-m", "conformance.campaigns.fuzz", *args]
+    command = [sys.executable, "-P", "-m", "conformance", "fuzz", *args]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=110)
 
 

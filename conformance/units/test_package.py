@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from importlib import metadata
 from pathlib import Path
@@ -46,3 +47,12 @@ def test_suite_and_pyeal_are_those_of_the_wheel() -> None:
 
     assert "site-packages" in package.parts
     assert conformance.SUITE.parent == package / "suite"
+
+
+def test_what_a_peer_runs_is_python_3_9() -> None:
+    """Targets run under the Python of the library's own system: Debian 11 has 3.9."""
+    package, suite = Path(pyeal.__file__).parent, conformance.SUITE
+    targets = [suite / "targets" / f for f in ("__init__.py", "librte_eal.py", "forkserver.py")]
+
+    for file in (package / "__init__.py", package / "serve.py", suite / "__init__.py", *targets):
+        ast.parse(file.read_text(), str(file), feature_version=(3, 9))

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from conformance.harness import decode
-from conformance.runner import record
+from conformance.harness import decode, recordings
 from pyeal import fbarray, layout, releases
 
 RELEASES = "20.11", "22.11", "24.11", "25.11"
@@ -30,14 +29,14 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=RELEASES)
 def rec(request: pytest.FixtureRequest, mode: str) -> Recording:
-    return Recording(mode, *record.load(request.param, mode))
+    return Recording(mode, *recordings.load(request.param, mode))
 
 
 def test_all_are_there() -> None:
     wanted = {f"{r}-{m}.zip" for r in RELEASES for m in MODES}
 
-    assert {f.name for f in record.FOLDER.glob("*.zip")} == wanted
-    assert tuple(record.RECORDED) == MODES
+    assert {f.name for f in recordings.FOLDER.glob("*.zip")} == wanted
+    assert tuple(recordings.RECORDED) == MODES
 
 
 def test_abi_reads_what_the_library_answered(rec: Recording) -> None:
@@ -98,7 +97,7 @@ def test_files_have_the_sizes_of_the_release(rec: Recording) -> None:
         info = layout.hugepage_info(release.numa_nodes_max)
         wanted["hugepage_info"] = layout.MAX_HUGEPAGE_SIZES * ctypes.sizeof(info)
     if rec.mode == "legacy":
-        wanted["hugepage_data"] = record.PAGES * ctypes.sizeof(layout.HugepageFile)
+        wanted["hugepage_data"] = recordings.PAGES * ctypes.sizeof(layout.HugepageFile)
 
     assert sizes == wanted
 
@@ -112,7 +111,7 @@ def test_hugepage_info_names_the_mount(rec: Recording) -> None:
 
     assert (ours.hugepage_sz, ours.hugedir) == (2 << 20, HUGE.encode())
     assert (theirs[0].hugepage_sz, theirs[0].hugedir) == (2 << 20, HUGE)
-    assert theirs[0].num_pages[0] == ours.num_pages[0] == record.PAGES
+    assert theirs[0].num_pages[0] == ours.num_pages[0] == recordings.PAGES
     assert {r.lock_descriptor for r in theirs} == {-1}
 
 

@@ -11,8 +11,8 @@ import xml.etree.ElementTree as ET
 import pytest
 
 import conformance
-from conformance.runner import report, run
-from conformance.runner.report import merge, pages
+from conformance.runner import run
+from conformance.runner.report import merge, pages, results
 
 ROOT = conformance.SUITE.parent
 CONFTEST = """
@@ -97,8 +97,8 @@ def matrix(runs):
 
 def test_verdicts_of_requirements(log):
     path, crashes = log
-    (r,) = report.load(path)
-    got = {i: report.verdict(t) for i, t in r.requirements().items() if "-" in i}
+    (r,) = results.load(path)
+    got = {i: results.verdict(t) for i, t in r.requirements().items() if "-" in i}
 
     assert got == {
         "AAA-001": "passed",
@@ -115,7 +115,7 @@ def test_verdicts_of_requirements(log):
 
 def test_summary_has_exactly_the_agreed_keys(log):
     path, crashes = log
-    got = pages.summary(matrix(report.load(path)))
+    got = pages.summary(matrix(results.load(path)))
 
     assert got == {
         "targets": {
@@ -138,7 +138,7 @@ def test_summary_has_exactly_the_agreed_keys(log):
 
 
 def test_reasons_of_tests(log):
-    (r,) = report.load(log[0])
+    (r,) = results.load(log[0])
     why = {i: t[0].reason for i, t in r.requirements().items()}
 
     assert why["AAA-002"] == "it counts from one"
@@ -150,7 +150,7 @@ def test_reasons_of_tests(log):
 
 
 def test_skips_are_summed_up_by_reason(log):
-    runs = report.load(log[0])
+    runs = results.load(log[0])
 
     assert runs[0].reasons() == [("wanted up to 16 free 2M pages, found 0", 2)]
     said = {what.split(",")[0].split(" (")[0]: n for what, n in run.wanted(runs)}
@@ -158,7 +158,7 @@ def test_skips_are_summed_up_by_reason(log):
 
 
 def test_matrix_and_page_hold_every_verdict(log):
-    runs = report.load(log[0])
+    runs = results.load(log[0])
     m = matrix(runs)
     text, html = run.matrix(runs), pages.page(pages.data(m, {}, {}, "so"))
 
@@ -176,7 +176,7 @@ def test_eight_targets_fit_a_terminal():
     for name in "20.11", "22.11", "24.11", "25.11":
         for kind in "pyeal", "librte_eal":
             header = {"target": f"{kind}:{name}", "release": f"{name}.10"}
-            runs.append(report.Run(header))
+            runs.append(results.Run(header))
             for i in range(200 + 3):
                 said = {"nodeid": f"{i}", "when": "call", "user_properties": [
                     ("requirement", f"CLEAN-{i:03}"), ("family", "CLEAN")]}  # fmt: skip
@@ -193,7 +193,7 @@ def test_eight_targets_fit_a_terminal():
 
 def test_junit_is_one_file_with_a_suite_a_target(log, tmp_path):
     part = log[0].with_name("part.xml")
-    report.junit([("a", part), ("b", part), ("c", tmp_path / "none")], tmp_path / "all.xml")
+    results.junit([("a", part), ("b", part), ("c", tmp_path / "none")], tmp_path / "all.xml")
 
     suites = ET.parse(tmp_path / "all.xml").getroot().findall("testsuite")
     assert [s.get("name") for s in suites] == ["a", "b"]
@@ -202,15 +202,15 @@ def test_junit_is_one_file_with_a_suite_a_target(log, tmp_path):
 def test_a_cut_log_is_broken_and_still_read(log, tmp_path):
     lines = log[0].read_text().splitlines()
     (tmp_path / "cut").write_text("\n".join(lines[:10]) + '\n{"$report_type": "Tes')
-    (r,) = report.load(tmp_path / "cut")
+    (r,) = results.load(tmp_path / "cut")
 
     assert r.broken == ["the run ended before its time: no last line in its log"]
     assert r.tests
 
 
 def test_two_runs_of_one_target_on_one_host_are_no_report(log):
-    with pytest.raises(report.BadMerge, match="two runs of fake 1 on h"):
-        report.load(log[0], log[0])
+    with pytest.raises(results.BadMerge, match="two runs of fake 1 on h"):
+        results.load(log[0], log[0])
 
 
 def test_pairs_are_counted_by_release_and_mode():
@@ -218,13 +218,13 @@ def test_pairs_are_counted_by_release_and_mode():
     runs = []
     for second in "librte_eal:22.11", "pyeal:22.11.11":
         header = {"target": second, "spec": "pyeal:22.11.11", "secondary": second}
-        runs.append(report.Run(header | {"release": "22.11.11"}))
+        runs.append(results.Run(header | {"release": "22.11.11"}))
     for nodeid, mode, outcome in ("a", "dynmem", "failed"), ("b", "legacy", "passed"):
         props = [("requirement", "SEC-031"), ("family", "SEC"), ("mode", mode)]
         seen = {"nodeid": nodeid, "when": "call", "outcome": outcome, "user_properties": props}
         runs[0].add({"$report_type": "TestReport", **seen})
 
-    assert report.interop(runs).splitlines() == [
+    assert results.interop(runs).splitlines() == [
         "| release | primary × secondary | dynmem | legacy |",
         "|---|---|---|---|",
         "| **22.11.11** | pyeal × librte_eal | 0 / 0 / 1 / 0 | 1 / 0 / 0 / 0 |",

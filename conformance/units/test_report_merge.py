@@ -5,16 +5,14 @@ import tracemalloc
 
 import pytest
 
-from conformance.runner import report
-from conformance.runner.report import __main__ as command
-from conformance.runner.report import merge, pages
+from conformance.runner.report import command, merge, pages, results
 from conformance.units import fleet
 
 IDS = [f"AAA-{i:03}" for i in range(1, 13)]
 
 
 def refused(*paths):
-    with pytest.raises(report.BadMerge) as e:
+    with pytest.raises(results.BadMerge) as e:
         merge.merge(paths)
     return str(e.value)
 
@@ -93,7 +91,7 @@ def test_runs_of_some_ids_are_merged_when_that_is_meant(tmp_path):
 
     assert "on b lacks AAA-004" in refused(whole, some)
     assert m.counts(0) == {"passed": 12} and len(m.facts) == 2 and not m.chosen
-    with pytest.raises(report.BadMerge, match="on c lacks AAA-003"):
+    with pytest.raises(results.BadMerge, match="on c lacks AAA-003"):
         merge.merge([whole, some, odd], partial=True)
 
 

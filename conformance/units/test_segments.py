@@ -24,7 +24,7 @@ from conformance.harness import fake_host
 from conformance.harness.child import TargetError
 from conformance.harness.eal import Eal
 from pyeal.files import DirectoryLock
-from pyeal.segments import Helpers, OnNode, near
+from pyeal.populate import PopulateThreads, PreferredNode, local_cpus
 
 PAGE = 2 << 20
 N = 10
@@ -396,17 +396,17 @@ def read(path: Path) -> bytes:
 def test_a_nodes_memory_is_filled_by_its_own_cpus(
     node_of: dict[int, int], usable: set[int], found: dict[int, set[int]]
 ) -> None:
-    assert near(node_of, usable) == found
+    assert local_cpus(node_of, usable) == found
 
 
 def test_threads_run_near_the_memory_and_the_caller_only_meanwhile() -> None:
     before, ran = os.sched_getaffinity(0), list[set[int]]()
     cpu = max(before)
-    with OnNode(0, print, {cpu}) as policy:
+    with PreferredNode(0, print, {cpu}) as policy:
         if not policy.works:
             pytest.skip("wanted memory policies, found none")
-        helpers = Helpers(2, policy.prefer)
-        helpers.together(lambda: ran.append(os.sched_getaffinity(0)))
+        threads = PopulateThreads(2, policy.prefer)
+        threads.together(lambda: ran.append(os.sched_getaffinity(0)))
 
     assert ran == [{cpu}] * 3
     assert os.sched_getaffinity(0) == before
@@ -414,7 +414,7 @@ def test_threads_run_near_the_memory_and_the_caller_only_meanwhile() -> None:
 
 def test_cpus_that_went_are_said_and_the_memory_is_had_all_the_same() -> None:
     said, before = list[str](), os.sched_getaffinity(0)
-    with OnNode(0, lambda level, text: said.append(text), {1023}) as policy:
+    with PreferredNode(0, lambda level, text: said.append(text), {1023}) as policy:
         if not policy.works:
             pytest.skip("wanted memory policies, found none")
         assert os.sched_getaffinity(0) == before

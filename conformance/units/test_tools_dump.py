@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from conformance.harness import decode
-from conformance.runner import record
+from conformance.harness import decode, recordings
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
 from pyeal import releases
 from pyeal.tools import diff, dump
@@ -26,7 +25,7 @@ def plain(name: str) -> str:
 @every
 @pytest.mark.parametrize("mode", ["dynmem", "legacy"])
 def test_config_as_abi_has_it(release: str, mode: str) -> None:
-    seen, files = record.load(release, mode)
+    seen, files = recordings.load(release, mode)
     abi = decode.release(seen["release"])
     said, fields = dump.decode("config", files["config"])
     shown = [f for f in fields if f[3]]
@@ -45,7 +44,7 @@ def test_config_as_abi_has_it(release: str, mode: str) -> None:
 @every
 def test_arrays_tell_their_own_length(release: str) -> None:
     """The config has the descriptor; the file alone gives the same."""
-    seen, files = record.load(release, "dynmem")
+    seen, files = recordings.load(release, "dynmem")
     c = decode.release(seen["release"]).config(files["config"])
     descs = [c.memzones, *(m.memseg_arr for m in c.memsegs if m.base_va)]
 
@@ -60,7 +59,7 @@ def test_arrays_tell_their_own_length(release: str) -> None:
 
 @every
 def test_hugepage_files(release: str) -> None:
-    seen, files = record.load(release, "legacy")
+    seen, files = recordings.load(release, "legacy")
     abi = decode.release(seen["release"])
     info = dump.decode("hugepage_info", files["hugepage_info"])
     data = dump.decode("hugepage_data", files["hugepage_data"])
@@ -89,11 +88,11 @@ def test_in_an_archive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("config", b"", "25344 bytes wanted, 0 found"),
+        ("config", b"", "expected 25344 bytes, found 0"),
         ("config", bytes(25344), "no version word yet"),
-        ("config", b"\xee\x6f\x2e\x01" + b"\xff" * 25340, "255.255.255): 20.11 to "),
-        ("hugepage_info", b"x", "of no release's size"),
-        ("hugepage_data", b"x", "records of 4136 bytes wanted"),
+        ("config", b"\xee\x6f\x2e\x01" + b"\xff" * 25340, "255.255.255): expected 20.11 to "),
+        ("hugepage_info", b"x", "no release has a file of 1 bytes"),
+        ("hugepage_data", b"x", "expected records of 4136 bytes"),
         ("fbarray_x", b"x" * 4096, "no array"),
         ("notes", b"x", "--kind"),
     ],

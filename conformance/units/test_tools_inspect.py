@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from conformance.harness import decode
+from conformance.harness import decode, recordings
 from conformance.harness.child import environment
-from conformance.runner import record
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
-from pyeal.tools import snapshot, telemetry
+from pyeal.look.snapshot import Snapshot
+from pyeal.look.sources import Folder
+from pyeal.tools import telemetry
 
 MODES = "dynmem", "single-file", "legacy", "no-huge"
 modes = pytest.mark.parametrize("mode", MODES)
@@ -30,8 +31,8 @@ every = pytest.mark.parametrize("release", RELEASES)
 @modes
 def test_recordings_say_what_the_library_said(release: str, mode: str, tmp_path: Path) -> None:
     """Lists, pages and zones by the same words that telemetry uses."""
-    seen, files = record.load(release, mode)
-    s = snapshot.Snapshot(snapshot.Folder(str(unpack(release, mode, tmp_path))))
+    seen, files = recordings.load(release, mode)
+    s = Snapshot(Folder(str(unpack(release, mode, tmp_path))))
     ask = lambda *words: next(iter(telemetry.answer(s, ",".join(map(str, words))).values()))  # noqa: E731
     used = sorted({x["list"] for x in seen["segments"]})
 
@@ -56,7 +57,7 @@ def test_recordings_say_what_the_library_said(release: str, mode: str, tmp_path:
 
 @every
 def test_iova_and_flag_runs_cover_every_page(release: str, tmp_path: Path) -> None:
-    s = snapshot.Snapshot(snapshot.Folder(str(unpack(release, "no-huge", tmp_path))))
+    s = Snapshot(Folder(str(unpack(release, "no-huge", tmp_path))))
     (run,) = s.lists[0]["runs"]
 
     assert run["n"] == 2048 == sum(i["n"] for i in run["iova_runs"])
@@ -69,7 +70,7 @@ def test_a_copy_in_any_form(how: str, tmp_path: Path) -> None:
     run = unpack("24.11", "dynmem", tmp_path)
     what = str(run)
     if how == "zip":
-        what = str(record.FOLDER / "24.11-dynmem.zip")
+        what = str(recordings.FOLDER / "24.11-dynmem.zip")
     elif how == "tar":
         what = str(tmp_path / "sos.tar.xz")
         with tarfile.open(what, "w:xz") as t:
@@ -91,7 +92,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     ]
     data = bytearray((run / "config").read_bytes())
     (run / "config").write_bytes(data[:100])
-    assert "25344 bytes wanted, 100 found" in pyeal("inspect", str(run), code=1)
+    assert "expected 25344 bytes, found 100" in pyeal("inspect", str(run), code=1)
 
 
 def test_an_array_that_disagrees_is_told(tmp_path: Path) -> None:
@@ -110,12 +111,12 @@ def test_an_array_that_disagrees_is_told(tmp_path: Path) -> None:
     ("request_", "words"),
     [
         ("/eal/nothing", "one of memseg_lists"),
-        ("/eal/heap_info", "1 number wanted"),
-        ("/eal/memseg_info,0,x", "2 numbers wanted"),
+        ("/eal/heap_info", "expected 1 number after"),
+        ("/eal/memseg_info,0,x", "expected 2 numbers after"),
     ],
 )
 def test_requests_that_are_none(request_: str, words: str) -> None:
-    zip_ = record.FOLDER / "22.11-dynmem.zip"
+    zip_ = recordings.FOLDER / "22.11-dynmem.zip"
 
     assert words in pyeal("inspect", zip_, request_, code=1)
 

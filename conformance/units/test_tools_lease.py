@@ -8,29 +8,29 @@ from pathlib import Path
 import pytest
 
 import pyeal
+from conformance.runner import run
 from pyeal.tools import lease
 
 
 @pytest.fixture
 def loans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A copy of the pools: 60 of 100 pages of 2 MB free, 10 of them reserved; 20 on node 1."""
-    m = lease.loans()
     trees = {tmp_path / "pools": (100, 60, 10), tmp_path / "nodes/node1/hugepages": (50, 20, 0)}
     for at, (nr, free, resv) in trees.items():
         d = at / "hugepages-2048kB"
         d.mkdir(parents=True)
         for word, n in (("nr", nr), ("free", free), ("resv", resv), ("surplus", 0)):
             (d / f"{word}_hugepages").write_text(f"{n}\n")
-    monkeypatch.setattr(m, "POOLS", tmp_path / "pools")
-    monkeypatch.setattr(m, "NODES", tmp_path / "nodes")
-    monkeypatch.setattr(m, "STATE", tmp_path / "state")
+    monkeypatch.setattr(lease.loans, "POOLS", tmp_path / "pools")
+    monkeypatch.setattr(lease.loans, "NODES", tmp_path / "nodes")
+    monkeypatch.setattr(lease.loans, "STATE", tmp_path / "state")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    return m
+    return lease.loans
 
 
 def test_the_loans_are_the_suites_own() -> None:
-    """One implementation: the file that ci/hugepages runs."""
-    assert Path(lease.loans().__file__).parts[-2:] == ("conformance", "lease.py")
+    """One implementation for `pyeal lease`, the suite and ci/hugepages."""
+    assert lease.loans is run.loans
     assert pyeal.lease is lease.Lease
 
 

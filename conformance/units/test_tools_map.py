@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from conformance.runner import record
+from conformance.harness import recordings
 from conformance.units.layouts import ALL, FULL, TWO_NODES
 from conformance.units.recorded import facts, pyeal
 from pyeal.tools import map as maps
 from pyeal.tools import picture
 
-RECORDING = record.FOLDER / "24.11-dynmem.zip"
+RECORDING = recordings.FOLDER / "24.11-dynmem.zip"
 shapes = pytest.mark.parametrize("layout", ALL.values(), ids=ALL)
 
 

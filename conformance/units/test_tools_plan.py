@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from conformance.harness import fake_host
 from conformance.units.fake_view import FakeView, view
 from pyeal import dynmem, options, releases
+from pyeal.look.process_view import ProcessView
 from pyeal.tools import plan
-from pyeal.tools.plan import Rehearsal
-from pyeal.tools.view import View
+from pyeal.tools.dryrun import DryRun
 
 CASES = [
     pytest.param(host, e, r, id=f"{name}-{i}-{r}")
@@ -35,7 +35,7 @@ def test_it_finds_the_pages_of_each_host(
 ) -> None:
     if e.max_sizes == 4 or not e.locks:
         pytest.skip("of Arm, or about a lock that cannot be had")
-    with Rehearsal([*e.args], release, FakeView(host, tmp_path)) as r:
+    with DryRun([*e.args], release, FakeView(host, tmp_path)) as r:
         if e.fails or e.hangs:
             assert r.error and (e.fails in r.error.text or "on top of each other" in r.error.text)
             return
@@ -58,9 +58,9 @@ def test_it_finds_the_pages_of_each_host(
 )
 def test_the_limit_that_bites(name: str, args: list[str], link: str | None, tmp_path: Path) -> None:
     """What EAL never looks at, and finds out when it takes the pages."""
-    with Rehearsal(args, None, view(name, tmp_path)) as r:
+    with DryRun(args, None, view(name, tmp_path)) as r:
         assert (r.error is None) == (link is None), r.error
-        assert r.bit == link
+        assert r.binding_link == link
 
 
 HOSTS = ["two-nodes-2M", "four-nodes-2M-1G", "one-node-2M-1G", "six-nodes", "cpuless-node-0"]
@@ -92,7 +92,7 @@ def test_pages_are_what_eal_counts(
     cover the request and nobody has reserved them; every page is on its node, within what is free
     there; the lists hold them."""
     v = view(name, tmp_path_factory.mktemp("host"))
-    with Rehearsal([*mem, *more], release, v) as r:
+    with DryRun([*mem, *more], release, v) as r:
         opts = options.parse([*mem, *more], releases.get(release))
         counted = [(i.page_sz, i.num_pages) for i in r.infos]
         nodes = [k for k in r.sockets for _ in range(1)]
@@ -129,12 +129,12 @@ def test_nothing_of_it_is_left(tmp_path: Path) -> None:
     v = view("four-nodes-2M-1G", tmp_path)
 
     def held() -> tuple[int, list[str]]:
-        low = [m for m in View().maps() if m[0] < 1 << 44 and m[1] > 1 << 32]
+        low = [m for m in ProcessView().maps() if m[0] < 1 << 44 and m[1] > 1 << 32]
         return len(os.listdir("/proc/self/fd")), [m[2] for m in low if m[0] >= 1 << 32]
 
     before, firsts = held(), []
     for args in (["-m", "64"], ["-m", "999999999"], ["--legacy-mem"], ["--no-huge"], ["--foo"]) * 2:
-        with Rehearsal(args, None, v) as r:
+        with DryRun(args, None, v) as r:
             if r.error is None:
                 firsts.append(r.addresses()[0][0])
 
@@ -145,7 +145,7 @@ def test_nothing_of_it_is_left(tmp_path: Path) -> None:
 def test_a_base_between_what_two_processes_have() -> None:
     """The lowest gap that is long enough in both."""
 
-    class Taken(View):
+    class Taken(ProcessView):
         def __init__(self, *spans: tuple[int, int]) -> None:
             self.spans = spans
 

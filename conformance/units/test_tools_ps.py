@@ -78,7 +78,7 @@ def test_half_written_files_are_no_reason_to_fail(run: Path) -> None:
     got = eals(run, "-a")
 
     assert {got[n]["health"] for n in ("empty", "short", "zeros")} == {"unknown"}
-    assert "25344 bytes wanted, 100 found" in got["short"]["why"]
+    assert "expected 25344 bytes, found 100" in got["short"]["why"]
     assert "run" in got
 
 

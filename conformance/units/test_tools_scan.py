@@ -12,7 +12,12 @@ import pytest
 
 from conformance.units.recorded import facts, pyeal
 from pyeal import releases
-from pyeal.tools import scan, snapshot
+from pyeal.look import locks, process
+from pyeal.look.config import release_of
+from pyeal.look.foreign import ForeignEal
+from pyeal.look.process import Process
+from pyeal.look.runtime_dir import RuntimeDir
+from pyeal.look.sources import Unreadable
 
 G = 1 << 30
 NEWEST = list(releases.RELEASES.values())[-1]
@@ -45,15 +50,15 @@ def test_a_lock_is_seen_and_not_taken(tmp_path: Path) -> None:
         assert p.stdout and p.stdin
         pid = int(p.stdout.readline())
         with open(file, "rb") as f:
-            held = scan.lock_holder(f.fileno())
-            lines = [x for x in scan.locks() if x.pid == pid]
+            held = locks.lock_holder(f.fileno())
+            lines = [x for x in locks.locks() if x.pid == pid]
             p.stdin.close()
             p.wait()
-            free = scan.lock_holder(f.fileno())
+            free = locks.lock_holder(f.fileno())
 
     assert held == (True, pid)
     assert [(x.kind, x.mode, x.start, x.end) for x in lines] == [("POSIX", "WRITE", 136, 17543)]
-    assert scan.LOCKED[136, 17543] == "A" and scan.LOCKED[144, 17551] == "B"
+    assert locks.LOCKED[136, 17543] == "A" and locks.LOCKED[144, 17551] == "B"
     assert free == (False, 0)
 
 
@@ -66,8 +71,8 @@ def test_locks_of_every_kind_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 3: OFDLCK ADVISORY  READ  -1 fe:01:77 0 3
 4: FLOCK  ADVISORY  READ  713 00:2f:41 0 EOF
 """
-    monkeypatch.setattr(scan, "_read_all", lambda path: text)
-    found = [(x.kind, x.mode, x.pid, x.file, x.start, x.end, x.waits) for x in scan.locks()]
+    monkeypatch.setattr(locks, "read_text", lambda path: text)
+    found = [(x.kind, x.mode, x.pid, x.file, x.start, x.end, x.waits) for x in locks.locks()]
 
     assert found == [
         ("POSIX", "WRITE", 712, "00:1b:9", 136, 17543, False),
@@ -75,7 +80,7 @@ def test_locks_of_every_kind_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("FLOCK", "WRITE", 714, "00:2f:41", 0, -1, True),
         ("OFDLCK", "READ", -1, "fe:01:77", 0, 3, False),
     ]
-    assert [x.pid for x in scan.locks("FLOCK")] == [713, 714]
+    assert [x.pid for x in locks.locks("FLOCK")] == [713, 714]
 
 
 def test_links_of_another_root_do_not_lead_out(tmp_path: Path) -> None:
@@ -86,9 +91,9 @@ def test_links_of_another_root_do_not_lead_out(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     root = str(tmp_path)
 
-    assert scan.inside(root, "/var/run/dpdk/x") == f"{root}/run/dpdk/x"
-    assert scan.inside("", "/var/run/dpdk") == "/var/run/dpdk"
-    assert scan.inside(root, "/loop").startswith(root)
+    assert process.inside(root, "/var/run/dpdk/x") == f"{root}/run/dpdk/x"
+    assert process.inside("", "/var/run/dpdk") == "/var/run/dpdk"
+    assert process.inside(root, "/loop").startswith(root)
 
 
 @pytest.mark.parametrize(
@@ -104,15 +109,15 @@ def test_links_of_another_root_do_not_lead_out(tmp_path: Path) -> None:
 def test_release_between_two_known_ones_is_like_the_older(
     word: int, name: str, family: str
 ) -> None:
-    r = snapshot.release_of(word)
+    r = release_of(word)
 
     assert (r.name, r.word, r.family) == (name, word, family)
 
 
 @pytest.mark.parametrize("word", [0x130B0063, NEWEST.word + (1 << 16), 0x160D0063, 0xFFFFFFFF])
 def test_other_version_words_are_refused(word: int) -> None:
-    with pytest.raises(snapshot.Unreadable, match=rf"20\.11 to {NEWEST.line} wanted"):
-        snapshot.release_of(word)
+    with pytest.raises(Unreadable, match=rf"expected 20\.11 to {NEWEST.line}"):
+        release_of(word)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,7 @@ def test_other_version_words_are_refused(word: int) -> None:
 def test_a_process_is_of_the_release_that_its_library_is_of(so: str, line: str) -> None:
     maps = f"7f0000000000-7f0000200000 r-xp 0 00:1b 7 /usr/lib/librte_eal.so.{so}\n"
 
-    assert scan.Process(os.getpid(), maps.encode()).library() == line
+    assert Process(os.getpid(), maps.encode()).library() == line
 
 
 MAPS = b"""\
@@ -137,7 +142,7 @@ MAPS = b"""\
 
 
 def test_what_a_process_has_where_lists_lie() -> None:
-    p = scan.Process(os.getpid(), MAPS)
+    p = Process(os.getpid(), MAPS)
     lists: list[Any] = [{"base_va": 0x100200000, "len": 16 * G}]
     stranger = p.overlay(lists, "demo", member=False)
 
@@ -182,7 +187,7 @@ def test_health(word: str, facts: dict[str, Any], monkeypatch: pytest.MonkeyPatc
         def pages(self, found: Any = facts.pop("pages", [])) -> Any:  # noqa: B008
             return found
 
-    e = scan.Eal(scan.Place("/x/dpdk/demo", "/x/dpdk/demo"))
+    e = ForeignEal(RuntimeDir("/x/dpdk/demo", "/x/dpdk/demo"))
     e.snapshot = Seen()  # type: ignore[assignment]
     for name, value in facts.items():
         setattr(e, name, value)
@@ -194,7 +199,7 @@ def test_health(word: str, facts: dict[str, Any], monkeypatch: pytest.MonkeyPatc
 def test_a_choice_is_named(tmp_path: Path) -> None:
     said = pyeal("inspect", "no-such-prefix-here", code=1)
 
-    assert said.startswith("pyeal: scan: no-such-prefix-here: one EAL wanted, 0 found")
+    assert said.startswith("pyeal: scan: no-such-prefix-here: expected one EAL, found 0")
     assert said.count("\n") == 1
     assert '"stage": "scan"' in pyeal("inspect", "no-such-prefix-here", "--json", code=1)
 

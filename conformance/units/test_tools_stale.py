@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from conformance.units.recorded import facts, pyeal, unpack
-from pyeal.tools import scan, stale
+from pyeal.look import locks
+from pyeal.look.leftovers import Leftovers
+from pyeal.look.machine import Machine
+from pyeal.tools import stale
 
 
 @pytest.fixture
@@ -27,9 +30,9 @@ def name(base: Path) -> str:
 
 def least() -> int:
     """Its exit code where nothing is left: 1 where this user may not look into root's directory."""
-    machine = scan.Machine()
-    machine.places()
-    return int(bool(machine.closed))
+    machine = Machine()
+    machine.directories()
+    return int(bool(machine.unreadable_directories))
 
 
 def run(base: Path, *args: str, code: int, **more: Any) -> Any:
@@ -38,7 +41,7 @@ def run(base: Path, *args: str, code: int, **more: Any) -> Any:
 
 
 sees_all = pytest.mark.skipif(
-    not scan.in_initial_pid_ns(), reason="wanted the first PID namespace, found another"
+    not locks.in_initial_pid_ns(), reason="wanted the first PID namespace, found another"
 )
 
 
@@ -131,8 +134,8 @@ def test_a_link_of_another_user_is_not_followed(tmp_path: Path) -> None:
 
 def test_in_a_pid_namespace_nothing_is_stale(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(base))
-    monkeypatch.setattr(scan, "in_initial_pid_ns", lambda: False)
-    mine = [f for f in stale.Look().items if f["file_prefix"] == name(base)]
+    monkeypatch.setattr(locks, "in_initial_pid_ns", lambda: False)
+    mine = [f for f in Leftovers().items if f["file_prefix"] == name(base)]
 
     assert [(f["kind"], f["verdict"]) for f in mine] == [("directory", "unknown")]
     assert "PID namespace" in mine[0]["why"]

@@ -13,7 +13,7 @@ import pytest
 
 from pyeal import libc
 from pyeal.libc import MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_SHARED, PAGE
-from pyeal.vaspace import Hole, VaSpace, map_into_hole, what_lies_at
+from pyeal.vaspace import Gap, VaSpace, map_into_gap, what_lies_at
 
 LOW, N = 0x500000000, 8
 SIZE = N * PAGE
@@ -34,7 +34,7 @@ def _clean() -> object:
 
 
 def test_a_low_reservation_makes_room(low: int) -> None:
-    with Hole(low, SIZE) as flag:
+    with Gap(low, SIZE) as flag:
         inside = what_lies_at(low, SIZE)
 
     assert (flag, inside) == (MAP_FIXED_NOREPLACE, FREE)
@@ -49,14 +49,14 @@ def test_at_a_limit_on_address_space_the_reservation_stays(
 
     def limited(va: int, length: int, flags: int = 0) -> int:
         if not va and length != after:
-            return Hole.MUCH + low if after else reserve(va, length + (1 << 60), flags)
+            return Gap.MUCH + low if after else reserve(va, length + (1 << 60), flags)
         if not va:
             raise OSError(errno.ENOMEM, "over the limit")
         return reserve(va, length, flags)
 
     monkeypatch.setattr(libc, "reserve", limited)
     monkeypatch.setattr(libc, "munmap", lambda va, n: va > LOW + SIZE or munmap(va, n))
-    with Hole(low, SIZE) as flag:
+    with Gap(low, SIZE) as flag:
         assert what_lies_at(low, SIZE) != FREE
 
     assert flag == MAP_FIXED
@@ -65,7 +65,7 @@ def test_at_a_limit_on_address_space_the_reservation_stays(
 def test_one_that_the_kernel_would_choose_stays() -> None:
     """The place of the kernel's own choice: what is mapped next would lie in the hole."""
     va = libc.reserve(0, 64 << 20)
-    with Hole(va, 64 << 20) as flag:
+    with Gap(va, 64 << 20) as flag:
         inside = what_lies_at(va, 64 << 20)
     libc.munmap(va, 64 << 20)
 
@@ -76,7 +76,7 @@ def test_other_eals_wait_until_it_is_full(low: int) -> None:
     """Their cursors begin at the same address: the hint would be granted."""
     space, got = VaSpace(LOW), []
     other = threading.Thread(target=lambda: got.append(space.reserve(PAGE)))
-    with Hole(low, SIZE):
+    with Gap(low, SIZE):
         other.start()
         other.join(0.2)
         waiting = other.is_alive()
@@ -99,7 +99,7 @@ def test_what_is_not_mapped_is_reserved(low: int, slots: Sequence[int], k: int |
         os.close(files[k])
     done, vas = [0], [low + i * PAGE for i in slots]
     with pytest.raises(OSError) if k is not None else nullcontext() as failed:
-        map_into_hole(files, vas, PAGE, MAP_SHARED, done)
+        map_into_gap(files, vas, PAGE, MAP_SHARED, done)
     lies = [what_lies_at(low + i * PAGE, PAGE) for i in range(N)]
     dumped = [not d for d in dont_dump(low, SIZE)]
     for fd in files if k is None else files[:k] + files[k + 1 :]:
@@ -117,7 +117,7 @@ def test_gaps_that_cannot_be_reserved(low: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(libc, "syscall_batch", lambda *args, **more: [low, -errno.ENOMEM])
     vas, done = [low, low + 2 * PAGE, low + 5 * PAGE], [0]
     with pytest.raises(OSError, match="2 gaps between pages") as failed:
-        map_into_hole([0, 0, 0], vas, PAGE, MAP_SHARED, done)
+        map_into_gap([0, 0, 0], vas, PAGE, MAP_SHARED, done)
     lies = [what_lies_at(low + i * PAGE, PAGE) for i in range(6)]
 
     assert (failed.value.errno, done) == (errno.ENOMEM, [0])

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+from pyeal import suite
 from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, YELLOW, columns, document, ink
 from pyeal.tools.bench_runs import Broken, costs, find, kept, load, number
 
@@ -99,23 +100,21 @@ def run(args: argparse.Namespace) -> int:
 FACTS = "target", "reference", "host", "kernel", "cpus", "numa_nodes", "hugepages"
 
 
-def _suite() -> str:
-    from pyeal.cli import suite
+def _complete() -> None:
+    """Raise Broken if the suite or a package that it needs for benchmarks is not installed."""
+    from importlib.util import find_spec
 
-    if (d := suite()) is None:
+    if suite.folder() is None:
         raise Broken("the suite is not part of this installation")
     for name in ("pytest", "pytest_benchmark"):
-        from importlib.util import find_spec
-
         if find_spec(name) is None:
             raise Broken(f"no module {name}: pip install 'pyeal[conformance,bench]'")
-    return d
 
 
 def _measure(args: argparse.Namespace, tmp: str) -> Dict:
-    suite, out = _suite(), f"{tmp}/run.json"
-    timing = f"{suite}/conformance/campaigns/timing"
-    gates = [] if args.no_gates or args.only else _gates(suite, args, tmp)
+    _complete()
+    out = f"{tmp}/run.json"
+    gates = [] if args.no_gates or args.only else _gates(args, tmp)
     with open(f"{tmp}/gates.json", "w", encoding="utf-8") as f:
         json.dump(gates, f)
     more = [f"--target={args.target}", f"--reference={args.reference}", f"--pages={args.pages}",
@@ -130,7 +129,7 @@ def _measure(args: argparse.Namespace, tmp: str) -> Dict:
     storage = os.path.abspath(args.storage)
     more += [f"--benchmark-json={out}", f"--benchmark-storage=file://{storage}",
              "--benchmark-autosave", "--benchmark-save-data"]  # fmt: skip
-    code, said = _pytest(suite, timing, more, f"{timing}/pytest.toml")
+    code, said = _pytest("campaigns/timing", more)
     skipped = re.findall(r"^SKIPPED \[\d+\] [^:]+:\d+: (.*)$", said, re.M)
     if skipped and code == 0 and not (os.path.exists(out) and load(out)["benchmarks"]):
         raise Broken(f"nothing can be measured here: {'; '.join(dict.fromkeys(skipped))}")
@@ -141,13 +140,11 @@ def _measure(args: argparse.Namespace, tmp: str) -> Dict:
     return load(out)
 
 
-def _gates(suite: str, args: argparse.Namespace, tmp: str) -> list[Dict]:
+def _gates(args: argparse.Namespace, tmp: str) -> list[Dict]:
     """The gates' tests, and what each noted: value and bound."""
-    log, conformance = f"{tmp}/gates.jsonl", f"{suite}/conformance"
+    log = f"{tmp}/gates.jsonl"
     more = [f"--target={args.target}", f"--report-log={log}", f"--basetemp={tmp}/gates"]
-    code, said = _pytest(
-        suite, f"{conformance}/units/test_counts.py", more, f"{conformance}/pytest.toml"
-    )
+    code, said = _pytest("units/test_counts.py", more)
     if code not in (0, 1):
         raise Broken(f"pytest ends with {code}:\n{said}")
     found = []
@@ -172,17 +169,15 @@ def _gate(r: Dict, test: str, work: str) -> Dict:
     } | {"verdict": words[r["outcome"]], "note": why.removeprefix("Skipped: ")}  # fmt: skip
 
 
-def _pytest(suite: str, what: str, more: list[str], ini: str) -> tuple[int, str]:
+def _pytest(part: str, more: list[str]) -> tuple[int, str]:
     """(exit code, the end of what it said); on a terminal one line tells how far it is."""
-    argv = [sys.executable, "-P", "-m", "pytest", "-c", ini, what, "-v", "-p", "no:cacheprovider"]
-    own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    # a pytest around this one, with workers perhaps, is none of its business
-    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys((own, suite)))
+    argv = suite.command("pytest", part, "-v", *more)
+    # without the settings of a pytest around this one
+    env = {k: v for k, v in suite.environment().items() if not k.startswith("PYTEST_")}
     lines: list[str] = []
     tty = sys.stderr.isatty()
     with subprocess.Popen(
-        [*argv, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
+        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
         errors="replace", stdin=subprocess.DEVNULL,
     ) as p:  # fmt: skip
         assert p.stdout

@@ -9,8 +9,8 @@ from errno import EINVAL
 
 from pyeal import releases
 from pyeal.errors import EalError
+from pyeal.look.sources import Unreadable
 from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, Patience, count, document, dump, ink, table
-from pyeal.tools.snapshot import Unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def of_files(a: str, b: str) -> Dict:
     for path in (a, b):
         found = dump.load(path)
         if isinstance(found, list):
-            raise Unreadable(f"{path}: one file wanted, a directory or archive found")
+            raise Unreadable(path, "one file", "a directory or archive")
         name, data = found
         facts, fields = dump.decode(dump.kind_of(name), data, name)
         values.append((facts, {n: v for _, _, n, v in fields}, {n: o for o, _, n, _ in fields}))

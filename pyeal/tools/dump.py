@@ -11,8 +11,10 @@ from pyeal.errors import EalError
 from pyeal.fbarray import n_words, runs
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import Fbarray, HugepageFile, Memseg, Memzone
-from pyeal.tools import BOLD, DIM, Patience, count, document, ink, snapshot
-from pyeal.tools.snapshot import Unreadable
+from pyeal.look import snapshot
+from pyeal.look.config import config_of
+from pyeal.look.sources import Archive, Unreadable, read_file
+from pyeal.tools import BOLD, DIM, Patience, count, document, ink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,15 +89,13 @@ def load(path: str) -> tuple[str, bytes] | list[str]:
     """(name, content) of a file or ARCHIVE:PATH; of an archive alone, what is in it."""
     if os.path.isfile(path):
         if path.endswith((".zip", ".tar", ".tgz", ".txz")) or ".tar." in path:
-            archive = snapshot.Archive(path, "")
+            archive = Archive(path, "")
             return [f"{path}:{n}" for n in archive.files if _known(n)]
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with open(fd, "rb", buffering=0) as f:
-            return os.path.basename(path), f.read()
+        return os.path.basename(path), read_file(path)
     file, _, inner = path.partition(":")
     if inner and os.path.isfile(file):
         folder, _, name = inner.rpartition("/")
-        return name, snapshot.Archive(file, folder).read(name)
+        return name, Archive(file, folder).read(name)
     if os.path.isdir(path):
         return [f"{path}/{n}" for n in sorted(os.listdir(path)) if _known(n)]
     raise FileNotFoundError(2, os.strerror(2), path)
@@ -120,7 +120,7 @@ Field = tuple[int, int, str, object]
 def decode(kind: str, data: bytes, name: str = "") -> tuple[Dict, list[Field]]:
     """(facts, (offset, size, name, value) of each member) of a file's content. Unreadable."""
     if kind == "config":
-        c, release = snapshot.config_of(data)
+        c, release = config_of(data)
         facts = {"kind": kind, "release": release.name, "layout": release.family}
         return facts, list(fields(c))
     if kind == "hugepage_info":

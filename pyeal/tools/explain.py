@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
+from pyeal.look.process_view import ProcessView
 from pyeal.tools import (
     BOLD,
     DIM,
@@ -21,7 +22,6 @@ from pyeal.tools import (
 from pyeal.tools.doctor.chain import LINKS, examine
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Finding
 from pyeal.tools.problems import CERTAIN, GAVE_UP, HINT, WRAPPER, Problem, of_line
-from pyeal.tools.view import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     lines = args.lines or sys.stdin.read().splitlines()
     told = read(lines)
     with Patience("looking at this machine"):
-        found = examine(View(args.pid), args.eal_args, args.release) if told else {}
+        found = examine(ProcessView(args.pid), args.eal_args, args.release) if told else {}
     rows = [_row(p, line, certain, found) for p, line, certain in told]
     rows.sort(
         key=lambda r: (not any(h["state"] == FAIL for h in r["here"]), r["problem"] == HARMLESS)

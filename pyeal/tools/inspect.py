@@ -7,6 +7,9 @@ import sys
 import time
 
 from pyeal import layout
+from pyeal.look.find import find
+from pyeal.look.snapshot import Snapshot, text
+from pyeal.look.sources import Unreadable
 from pyeal.tools import (
     BOLD,
     CYAN,
@@ -14,25 +17,27 @@ from pyeal.tools import (
     GREEN,
     RED,
     YELLOW,
+    Patience,
     age,
     columns,
     count,
     document,
     ink,
     picture,
-    scan,
     size,
     table,
     telemetry,
 )
 from pyeal.tools.ps import LOOKS, facts
-from pyeal.tools.snapshot import Snapshot, Unreadable, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
     from typing import Any
+
+    from pyeal.look.foreign import ForeignEal
+    from pyeal.look.process import Process
 
     Dict = dict[str, Any]
     Sample = Callable[[Dict], list[tuple[Dict, Any]]]
@@ -74,7 +79,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
 # --- all of it
 
 
-def describe(e: scan.Eal, elements: bool = False) -> Dict:
+def describe(e: ForeignEal, elements: bool = False) -> Dict:
     """Everything that is known of an EAL, as plain data: the schema pyeal.inspect/1."""
     s = e.snapshot
     assert s
@@ -108,7 +113,7 @@ def _elements(s: Snapshot, heap: Dict) -> list[Dict]:
         return []
 
 
-def _holder(e: scan.Eal, p: scan.Process, lists: list[Dict]) -> Dict:
+def _holder(e: ForeignEal, p: Process, lists: list[Dict]) -> Dict:
     role = "primary" if p is e.primary else "observer" if p in e.observers else "secondary"
     over = p.overlay(lists, e.prefix)
     return {
@@ -130,7 +135,8 @@ def run(args: argparse.Namespace) -> int:
         args.what = None
     first = True
     while True:
-        e = scan.find(args.what)
+        with Patience("looking at processes"):
+            e = find(args.what)
         if args.commands:
             _answer(e, args)
         elif args.html:
@@ -150,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         time.sleep(args.watch)
 
 
-def _answer(e: scan.Eal, args: argparse.Namespace) -> None:
+def _answer(e: ForeignEal, args: argparse.Namespace) -> None:
     import json
 
     assert e.snapshot
@@ -158,7 +164,7 @@ def _answer(e: scan.Eal, args: argparse.Namespace) -> None:
         print(json.dumps(telemetry.answer(e.snapshot, c), indent=None if args.json else 2))
 
 
-def _page(e: scan.Eal, path: str) -> None:
+def _page(e: ForeignEal, path: str) -> None:
     from pyeal.tools import map as maps
 
     maps.write(path, maps.html(maps.layout_of(e)))
@@ -167,7 +173,7 @@ def _page(e: scan.Eal, path: str) -> None:
 # --- for people
 
 
-def _lines(e: scan.Eal, elements: bool) -> list[str]:
+def _lines(e: ForeignEal, elements: bool) -> list[str]:
     d = describe(e, elements)
     health = d["health"] + (f": {d['why']}" if d["why"] else "")
     title = [
@@ -321,7 +327,7 @@ METRICS: tuple[tuple[str, str, Sample], ...] = (  # name, help, [(labels, value)
 )
 
 
-def prometheus(e: scan.Eal) -> str:
+def prometheus(e: ForeignEal) -> str:
     """Prometheus' text format; what is not known has no sample."""
     d = describe(e)
     common = {"file_prefix": d["file_prefix"] or "", "release": d["release"], "mode": d["mode"]}

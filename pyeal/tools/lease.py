@@ -3,9 +3,8 @@
 with pyeal.lease("2M:256", node=0) as pages:
     pyeal.init(["--huge-dir", pages.hugedir("2M"), "-m", "64"])
 
-Loans are the suite's (conformance/lease.py, which ci/hugepages runs before anything is installed):
-a file for each, written before a pool is touched, so that after kill -9 the next one gives back.
-What a mount holds back by min_size= nobody else can take.
+pyeal/loans.py changes the pools. The mounts here hold the pages back by min_size=, so that no other
+process can take them.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import os
 import sys
 import time
 
+from pyeal import loans
 from pyeal.tools import BOLD, DIM, GREEN, RED, count, document, ink, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from types import ModuleType
 
 TEXT = "Hugepages for a command, and back: reserved, privately mounted, checked for leaks."
 EXAMPLES = """\
@@ -38,25 +37,6 @@ _numbers = itertools.count(1)
 
 class Leak(Exception):
     """Pages were still in use, or their files still there, when the lease ended."""
-
-
-def loans() -> ModuleType:
-    """conformance/lease.py of the suite that belongs to this pyeal, by its path alone."""
-    import importlib.util
-
-    from pyeal.cli import suite
-
-    if "pyeal.tools._loans" not in sys.modules:
-        at = suite()
-        if at is None:
-            raise FileNotFoundError("the suite, which lends the pages, is not installed: reinstall")
-        spec = importlib.util.spec_from_file_location(
-            "pyeal.tools._loans", f"{at}/conformance/lease.py"
-        )
-        assert spec and spec.loader
-        module = sys.modules["pyeal.tools._loans"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules["pyeal.tools._loans"]
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -82,8 +62,7 @@ class Lease:
     """
 
     def __init__(self, pages: str, node: int | None = None, say: object = None) -> None:
-        self.m = loans()
-        self.pages: dict[str, int] = self.m.parse(pages)
+        self.pages: dict[str, int] = loans.parse(pages)
         self.node = node
         self.name = f"{os.getpid()}-{next(_numbers)}"
         self.at = f"{PLACE}-{self.name}"
@@ -101,27 +80,27 @@ class Lease:
         for page, n in self.pages.items():
             self._possible(page, n)
         try:
-            self.took = self.m.lease(want, say=self.say, name=self.name)
+            self.took = loans.lease(want, say=self.say, name=self.name)
             for page, n in self.pages.items():
                 self._mount(page, n)
-            self.m.mounted(self.name, self.mounts)
+            loans.mounted(self.name, self.mounts)
         except BaseException:
             self._end()
             raise
         return self
 
     def _bytes(self, page: str) -> int:
-        return int(page[:-1]) * int(self.m.UNITS[page[-1]])
+        return int(page[:-1]) * int(loans.UNITS[page[-1]])
 
     def _possible(self, page: str, n: int) -> None:
         """Refuses what memory cannot give, before a pool is touched."""
-        if not self.m.pool(page).is_dir():
+        if not loans.pool(page).is_dir():
             return  # the loan says so
         with open("/proc/meminfo") as f:
             kb = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable:"))
-        free = self.m.available(page)
+        free = loans.available(page)
         if (n - free) * self._bytes(page) > kb << 10:
-            raise self.m.Refused(
+            raise loans.Refused(
                 f"{n} free {page} pages wanted, {free} found, and {size(kb << 10)} of memory to "
                 "make more of: ask for fewer"
             )
@@ -134,8 +113,8 @@ class Lease:
         try:
             _call("mount", b"pyeal", at.encode(), b"hugetlbfs", 0, opts.encode())
         except OSError as e:
-            free = self.m.available(page)
-            raise self.m.Refused(
+            free = loans.available(page)
+            raise loans.Refused(
                 f"{n} free {page} pages wanted, {free} found ({os.strerror(e.errno or 0)}): "
                 f"dpdk-hugepages.py -p {page} -r SIZE, or reserve them at boot"
             ) from None
@@ -171,7 +150,7 @@ class Lease:
                 os.rmdir(at)
             except OSError:
                 pass
-        self.m.give_back(self.name, say=self.say)
+        loans.give_back(self.name, say=self.say)
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -206,12 +185,12 @@ def _lend(args: argparse.Namespace) -> int:
     lent = Lease(args.pages, args.node)
     if os.geteuid():
         raise PermissionError(f"taking hugepages wants root, found uid {os.geteuid()}")
-    lent.m.recover(lent.say)  # mounts of the dead are in the namespace that is left now
+    loans.recover(lent.say)  # mounts of the dead are in the namespace that is left now
     own_mounts()
     _hide_others()
     with lent:
         if not args.quiet:
-            took = lent.m.text(lent.took)
+            took = loans.text(lent.took)
             print(f"{_named(lent)} at {', '.join(lent.mounts)}; taken from the kernel: {took}",
                   file=sys.stderr)  # fmt: skip
         code, left = _command(args.eal_args)
@@ -279,16 +258,15 @@ def _inside() -> list[str]:
 def _show(as_json: bool) -> int:
     import json
 
-    m = loans()
     found = []
-    for path in sorted(m.STATE.glob("*.json")):
+    for path in sorted(loans.STATE.glob("*.json")):
         loan = json.loads(path.read_text())
-        alive = m.started(loan["pid"]) == loan["started"] is not None
+        alive = loans.started(loan["pid"]) == loan["started"] is not None
         found.append({"pid": loan["pid"], "alive": alive, "took": loan["took"],
                       "keeps": loan.get("keeps", {}),
                       "mounts": loan.get("mounts", [])})  # fmt: skip
     pools = {d.name: {w: int((d / f"{w}_hugepages").read_text()) for w in ("nr", "free", "resv")}
-             for d in sorted(m.POOLS.glob("hugepages-*kB"))}  # fmt: skip
+             for d in sorted(loans.POOLS.glob("hugepages-*kB"))}  # fmt: skip
     if as_json:
         print(document("lease", {"pools": pools, "loans": found}))
         return 0
@@ -298,7 +276,7 @@ def _show(as_json: bool) -> int:
     for x in found:
         who = f"process {x['pid']}" + ("" if x["alive"] else ink(" (dead)", DIM))
         mounts = f", mounted at {', '.join(x['mounts'])}" if x["mounts"] else ""
-        print(f"lent to {who}: {m.text(x['took'])} taken{mounts}")
+        print(f"lent to {who}: {loans.text(x['took'])} taken{mounts}")
     if not found:
         print(ink("nothing is lent", DIM))
     return 0

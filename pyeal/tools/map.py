@@ -8,12 +8,16 @@ from errno import ENOENT
 
 from pyeal.errors import EalError
 from pyeal.layout import BAD_IOVA
-from pyeal.tools import coloured, columns, picture, scan, size, telemetry
+from pyeal.look.find import find
+from pyeal.look.process import Process
+from pyeal.tools import Patience, coloured, columns, picture, size, telemetry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any
+
+    from pyeal.look.foreign import ForeignEal
 
     Dict = dict[str, Any]
 
@@ -37,7 +41,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    e = scan.find(args.what)
+    with Patience("looking at processes"):
+        e = find(args.what)
     layout = layout_of(e, args.beside)
     if args.json:
         from pyeal.tools import document
@@ -60,7 +65,7 @@ def write(path: str, text: str) -> None:
         f.write(text)
 
 
-def layout_of(e: scan.Eal, beside: list[int] | None = None) -> Dict:
+def layout_of(e: ForeignEal, beside: list[int] | None = None) -> Dict:
     """What picture.py draws: `Eal.layout()` and what lies over it."""
     s = e.snapshot
     assert s
@@ -70,7 +75,7 @@ def layout_of(e: scan.Eal, beside: list[int] | None = None) -> Dict:
     return {
         **s.layout(),
         "file_prefix": e.prefix or "(no files)",
-        "runtime_dir": e.place.shown if e.place else None,
+        "runtime_dir": e.directory.shown if e.directory else None,
         "pid": e.primary_pid or None,
         "health": e.health[0],
         "ignored": [],
@@ -87,10 +92,10 @@ def layout_of(e: scan.Eal, beside: list[int] | None = None) -> Dict:
     }
 
 
-def _process(pid: int) -> scan.Process:
+def _process(pid: int) -> Process:
     try:
         with open(f"/proc/{pid}/maps", "rb") as f:
-            return scan.Process(pid, f.read())
+            return Process(pid, f.read())
     except FileNotFoundError:
         raise EalError(ENOENT, "map", f"process {pid}: there is none") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pyeal.look.machine import Machine
 from pyeal.tools import (
     BOLD,
     DIM,
@@ -15,7 +16,6 @@ from pyeal.tools import (
     count,
     document,
     ink,
-    scan,
     size,
     table,
 )
@@ -24,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any
+
+    from pyeal.look.foreign import ForeignEal
 
     Dict = dict[str, Any]
 
@@ -51,14 +53,14 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="as JSON, schema pyeal.ps/1")
 
 
-def facts(e: scan.Eal) -> Dict:
-    """What `ps` knows of one EAL, as plain data."""
+def facts(e: ForeignEal) -> Dict:
+    """Return what `ps` shows of one EAL, as plain data."""
     health, why = e.health
     p = e.primary
     return {
         "file_prefix": e.prefix or None,
-        "runtime_dir": e.place.shown if e.place and e.place.path else None,
-        "path": e.place.path or None if e.place else None,
+        "runtime_dir": e.directory.shown if e.directory and e.directory.path else None,
+        "path": e.directory.path or None if e.directory else None,
         "pid": e.primary_pid or None,
         "command": p.comm if p else None,
         "age_s": round(p.age if p else e.age, 1),
@@ -70,7 +72,7 @@ def facts(e: scan.Eal) -> Dict:
         "observers": [p.pid for p in e.observers],
         "health": health,
         "why": why or None,
-        "other_namespace": bool((e.place and e.place.root) or (p and p.root)),
+        "other_namespace": bool((e.directory and e.directory.root) or (p and p.root)),
     }
 
 
@@ -95,7 +97,7 @@ def _row(f: Dict) -> tuple[str, ...]:
 
 def run(args: argparse.Namespace) -> int:
     with Patience("looking at processes"):
-        machine = scan.Machine()
+        machine = Machine()
         found = [facts(e) for e in machine.eals()]
     shown = [f for f in found if args.all or f["health"] != "ended"]
     if args.json:
@@ -122,24 +124,24 @@ def _show(shown: list[Dict]) -> None:
         print(f"{line:{width}}{ink(word, LOOKS[f['health']])}")
 
 
-def seen(machine: scan.Machine) -> Dict:
-    """How far this user's sight goes, for JSON."""
+def seen(machine: Machine) -> Dict:
+    """Return what this user may not see, as plain data."""
     return {
-        "all_processes_in_sight": machine.whole,
-        "unreadable_processes": len(machine.unreadable),
-        "unreadable_directories": sorted(machine.closed),
+        "all_processes_in_sight": machine.sees_all,
+        "unreadable_processes": len(machine.unreadable_processes),
+        "unreadable_directories": sorted(machine.unreadable_directories),
     }
 
 
-def not_seen(machine: scan.Machine) -> list[str]:
-    """The same in words; nothing where all is in sight."""
+def not_seen(machine: Machine) -> list[str]:
+    """Return the same as lines of text, none if everything can be seen."""
     lines = []
-    if n := len(machine.dark()):
+    if n := len(machine.unreadable()):
         lines.append(
             f"{count(n, 'process', 'processes')} with hugepages could not be looked into"
             + (": run as root" if os.getuid() else "")
         )
-    lines += [f"{d} could not be listed" for d in sorted(machine.closed)]
-    if not machine.whole:
+    lines += [f"{d} could not be listed" for d in sorted(machine.unreadable_directories)]
+    if not machine.sees_all:
         lines.append("this is a PID namespace of its own: processes outside are not seen")
     return lines

@@ -10,8 +10,9 @@ from errno import EINVAL
 from pyeal import layout
 from pyeal.errors import EalError
 from pyeal.layout import BAD_IOVA
+from pyeal.look.snapshot import Snapshot, text
+from pyeal.look.sources import Unreadable
 from pyeal.tools import count
-from pyeal.tools.snapshot import Snapshot, Unreadable, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,9 +129,10 @@ def answer(s: Snapshot, request: str) -> Dict:
     name, *params = request.split(",")
     n, function = REQUESTS.get(name.removeprefix("/eal/"), (-1, None))
     if function is None:
-        raise EalError(EINVAL, "telemetry", f"{name}: one of {', '.join(REQUESTS)} wanted")
+        raise EalError(EINVAL, "telemetry", name, expected=f"one of {', '.join(REQUESTS)}")
     if len(params) != n or not all(p.isdecimal() for p in params):
-        raise EalError(EINVAL, "telemetry", f"{request}: {count(n, 'number')} wanted after {name}")
+        expected = f"{count(n, 'number')} after {name}"
+        raise EalError(EINVAL, "telemetry", request, expected=expected)
     try:
         return {name: function(s, *map(int, params))}  # type: ignore[operator]
     except (OSError, Unreadable) as e:

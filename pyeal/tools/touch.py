@@ -7,7 +7,7 @@ from errno import ENOSYS
 
 from pyeal import libc
 from pyeal.tools import size
-from pyeal.tools.plan import Rehearsal
+from pyeal.tools.dryrun import DryRun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _one_page(args: list[str], release: str | None) -> Iterator[tuple[str, str]]
     """eal_memalloc.c: alloc_seg, get_seg_fd"""
     import fcntl
 
-    with Rehearsal(args, release) as r:
+    with DryRun(args, release) as r:
         infos, opts = r.infos, getattr(r, "options", None)
     if opts is None or (r.error and r.error.stage == "options"):
         yield "read the arguments", r.error.text if r.error else ""

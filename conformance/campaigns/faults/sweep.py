@@ -31,9 +31,9 @@ from conformance.campaigns.faults import compare
 from conformance.harness import fake_host, host, proc
 from conformance.harness.box import Box, BoxError, lifeline
 from conformance.harness.child import Child, TargetDied, TargetError, TargetHung, environment
+from conformance.harness.console import ink
 from conformance.harness.forkserver import ForkServer
 from conformance.harness.trace import Trace
-from conformance.runner.run import ink
 
 HERE = Path(__file__).parent
 PREFIX = "faults"
@@ -545,7 +545,7 @@ def progress():
     return tick
 
 
-def main(argv=None):
+def main(argv):
     p = argparse.ArgumentParser(
         prog="ci/faults", description=__doc__.partition("\n")[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -609,7 +609,3 @@ def show_steps(target, modes):
             for (_, label, why), n in sorted(counts.items(), key=str):
                 print(f"  {n:4} x {label:70} {ink('not: ' + why, 2) if why else ''}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,8 +12,7 @@ from typing import Any
 
 import pyeal
 from conformance.campaigns.fuzz.engine import Case, Wrong
-from conformance.harness import decode
-from conformance.runner import record
+from conformance.harness import decode, recordings
 from pyeal import layout, lcores, locks, releases
 from pyeal.vaspace import VaSpace
 
@@ -53,7 +52,7 @@ class World:
 
     def __init__(self, name: str, base: Path) -> None:
         release, _, mode = name.partition("-")
-        seen, self.files = record.load(release, mode)
+        seen, self.files = recordings.load(release, mode)
         self.release = releases.get(seen["release"])
         self.base, self.run, self.huge = base, base / "dpdk" / PREFIX, base / "huge"
         self.run.mkdir(0o700, parents=True)
@@ -81,7 +80,7 @@ class World:
         self.names, self.pid = self._names(), os.getpid()
 
     def _page(self, path: str) -> Path:
-        return self.huge / Path(path).name.replace(record.PREFIX, PREFIX)
+        return self.huge / Path(path).name.replace(recordings.PREFIX, PREFIX)
 
     def _names(self) -> dict[str, int]:
         with os.scandir(self.run) as run, os.scandir(self.huge) as huge:

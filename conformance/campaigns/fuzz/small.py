@@ -13,13 +13,14 @@ from pathlib import Path
 
 from conformance.campaigns.fuzz import attach
 from conformance.campaigns.fuzz.engine import Case, Wrong
-from pyeal import EalError, layout, libc, malloc_mp, mp, options, releases
+from pyeal import EalError, backing, layout, libc, malloc_mp, mp, options, releases
 from pyeal.fbarray import Arrays
 from pyeal.heap import Heaps, elem
 from pyeal.hugepages import HugepageInfo
 from pyeal.memseg import MemsegLists
 from pyeal.peers import Alone
-from pyeal.segments import Pagemap, Segments
+from pyeal.populate import Failure, Pagemap, Population
+from pyeal.segments import Segments
 from pyeal.vaspace import VaSpace, align
 
 PAGE, N = 1 << 16, 64
@@ -49,7 +50,9 @@ class Small:
         def log(level: str, text: str) -> object:
             return None
 
-        self.segments = Segments(self.lists, self.opts, [info], False, Pagemap(), log)
+        population = Population(Pagemap(), False, Failure(log))
+        held = backing.for_primary(self.lists, self.opts, [info], population)
+        self.segments = Segments(self.lists, held)
         self.heaps = Heaps(self.lists, self.segments, self.opts, [0], 0, log, [], [])
         self.heaps.create()
 
@@ -189,7 +192,7 @@ class Words(OnSmall):
             attempt(lambda size=size: got.append(small.heaps.malloc(size)))  # type: ignore[misc]
         for va in (*got, *areas):
             attempt(lambda va=va: small.heaps.free(va))  # type: ignore[misc]
-        attempt(small.heaps.free_unused)
+        attempt(small.heaps.give_back)
         if refused:
             raise refused[0]
 

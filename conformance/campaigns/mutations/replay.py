@@ -26,6 +26,7 @@ import pytest
 
 from conformance.campaigns.mutations import sweep
 from conformance.campaigns.mutations.sweep import CAUGHT, COULD_NOT, ELSEWHERE, SURVIVED, Mutation
+from conformance.harness import child
 from conformance.harness.child import command
 
 DOES_NOT_START = "TargetDied: hello: "
@@ -187,9 +188,8 @@ def mutated(m, honest, folder):
 
 
 def found_in(folder):
-    """pyeal is there from now on: targets get the path on which this process would find it."""
-    sys.path.insert(0, str(folder))
-    sys.modules.pop("pyeal", None)
+    """Targets find pyeal in this folder from now on."""
+    child.pyeal_folder = str(folder)
 
 
 def liar(m):

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyeal
-from conformance import SUITE, lease
-from conformance.runner.report import pages
+from conformance import SUITE
+from conformance.campaigns.mutations import page
+from pyeal import loans
 
 SELFTEST = SUITE / "selftest"
 PACKAGE = Path(pyeal.__file__).parent
@@ -49,7 +50,7 @@ class Mutation(NamedTuple):
 
     def __str__(self):
         where = self.file.removeprefix("pyeal/") or self.target
-        return f"{self.id:9} {where:15} {pages.change(self, 40)}"
+        return f"{self.id:9} {where:15} {page.change(self, 40)}"
 
     def fault(self):
         """Why the entry is stale, or None."""
@@ -160,14 +161,14 @@ class Table:
         (self.folder / "mutations.md").write_text(self.page())
 
     def page(self):
-        return pages.mutations_markdown([self.rows[m] for m in load() if m in self.rows], unshown())
+        return page.markdown([self.rows[m] for m in load() if m in self.rows], unshown())
 
 
 def shown(m):
     return {k: v for k, v in m._asdict().items() if v}
 
 
-def main(argv=None):
+def main(argv):
     p = argparse.ArgumentParser(
         prog="ci/mutations",
         description=__doc__,
@@ -187,15 +188,15 @@ def main(argv=None):
         signal.signal(s, signal.default_int_handler)
     try:
         if args.reserve:
-            print(f"hugepages taken: {lease.text(lease.lease(lease.parse(args.reserve)))}")
+            print(f"hugepages taken: {loans.text(loans.lease(loans.parse(args.reserve)))}")
         return replay(args)
-    except (lease.Refused, OSError) as e:
+    except (loans.Refused, OSError) as e:
         print(f"mutations: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     finally:
-        lease.give_back()
+        loans.give_back()
 
 
 def replay(args):
@@ -229,7 +230,3 @@ def replay(args):
 def cpu():
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-if __name__ == "__main__":
-    sys.exit(main())

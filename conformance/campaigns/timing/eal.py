@@ -13,17 +13,17 @@ from time import clock_gettime as now
 WALL, CPU = 1, 2  # CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID
 marks: list[tuple[str, float, float, int]] = []
 # what only such a start imports, and so only when it comes to it
-LATER = {"--legacy-mem": "legacy", "--no-huge": "legacy", "--proc-type=secondary": "secondary"}
+LATER = {"--legacy-mem": "legacy", "--no-huge": "no_huge", "--proc-type=secondary": "secondary"}
 # what begins where: module, attribute, mark before it, mark after it
 STAGES = (
     ("eal", "Eal._discover", "discovery", ""),
     ("secondary", "read_hugepage_info", "discovery", ""),
     ("fbarray", "Arrays.create", "lists", ""),
     ("segments", "Segments._alloc_run", "pages", ""),
-    ("secondary", "Follower.follow", "pages", ""),
-    ("secondary", "Follower.map_legacy", "pages", ""),
-    ("legacy", "hugepage_init", "pages", ""),
-    ("legacy", "no_huge", "pages", ""),
+    ("secondary", "Sync.follow", "pages", ""),
+    ("secondary", "Sync.map_legacy", "pages", ""),
+    ("legacy", "init", "pages", ""),
+    ("no_huge", "init", "pages", ""),
     ("hugepage_data", "write", "data", "pages"),
     ("hugepages", "unlock", "heaps", ""),
     ("memzone", "Memzones.__init__", "rest", ""),
@@ -62,6 +62,8 @@ def say(rc):
 
 
 def main():
+    # The only edit of sys.path in the suite, also in works.py: the interpreter is isolated (-I -S)
+    # so that nothing but EAL is timed, and reads neither PYTHONPATH nor site-packages.
     sys.path.insert(0, sys.argv[1])
     from pyeal import TAILQS, init
 

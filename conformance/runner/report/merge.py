@@ -11,7 +11,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
-from conformance.runner.report import WORST, BadMerge, read, verdict
+from conformance.runner.report.results import WORST, BadMerge, read, verdict
 
 KEEP = 5  # outcomes of a cell that are told apart; further ones are one a verdict
 SAME = "kernel", "machine", "cpu"  # a host that differs in these is another host
@@ -193,3 +193,11 @@ def kept(run):
         (plain(run.target), run.release),
         {i: verdict(t) for i, t in run.requirements().items()},
     )
+
+
+def of(runs):
+    """Return the matrix of these runs, not judged."""
+    m = Matrix()
+    for run in runs:
+        m.add(run)
+    return m

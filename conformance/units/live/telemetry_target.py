@@ -1,11 +1,8 @@
 """librte_eal as a target that has its telemetry: as targets/librte_eal.py, without one option."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "targets"))
-
-import librte_eal
+from conformance.targets import librte_eal
 
 if __name__ == "__main__":
     librte_eal.ARGS.remove("--no-telemetry")

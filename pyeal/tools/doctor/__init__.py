@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyeal import releases
+from pyeal.look.process_view import ProcessView
 from pyeal.tools import (
     BOLD,
     DIM,
@@ -19,7 +20,6 @@ from pyeal.tools import (
 )
 from pyeal.tools.doctor.chain import LINKS, examine
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Finding, state_of
-from pyeal.tools.view import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"no process {args.pid}")
     if args.pid and args.touch:
         raise UsageError("--touch is of this process: nsenter -t PID -a pyeal doctor")
-    view = View(args.pid)
+    view = ProcessView(args.pid)
     with Patience("looking at this machine"):
         found = examine(view, args.eal_args, args.release)
     states = {link: state_of(fs) for link, fs in found.items()}

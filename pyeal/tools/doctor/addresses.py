@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pyeal import layout
+from pyeal.look.process import NO_LIMIT
+from pyeal.look.process_view import ProcessView
 from pyeal.tools import size
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
-from pyeal.tools.view import NO_LIMIT, View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _reserve(c: Case) -> int:
     return sum(p.page_sz * p.n_segs for p in plans)
 
 
-def _collision(v: View, spans: list[tuple[int, int, str]]) -> str:
+def _collision(v: ProcessView, spans: list[tuple[int, int, str]]) -> str:
     try:
         maps = v.maps()
     except OSError:
@@ -127,7 +128,7 @@ def _collision(v: View, spans: list[tuple[int, int, str]]) -> str:
     return ""
 
 
-def _sanitized(v: View) -> bool:
+def _sanitized(v: ProcessView) -> bool:
     return any(w in name for _, _, name in v.maps() for w in ("libasan", "libtsan", "clang_rt"))
 
 

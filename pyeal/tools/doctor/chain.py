@@ -25,7 +25,7 @@ from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, Case, Finding
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyeal.errors import EalError
-    from pyeal.tools.view import View
+    from pyeal.look.process_view import ProcessView
 
 CHECKS = {
     "arguments": arguments.check,
@@ -56,7 +56,7 @@ ROOT_ONLY = ("mkdir", "mount", "umount", "echo", "sysctl", "dpdk-hugepages.py")
 SLOW = 2.0  # seconds of zeroing at a start that are worth a finding
 
 
-def examine(view: View, args: list[str], release: str | None) -> dict[str, list[Finding]]:
+def examine(view: ProcessView, args: list[str], release: str | None) -> dict[str, list[Finding]]:
     """Return every link with its findings."""
     c = Case(view, args, release)
     found: dict[str, list[Finding]] = {}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pyeal import layout
+from pyeal.look.process import NO_LIMIT
 from pyeal.tools import size
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding
-from pyeal.tools.plan import FIXED
-from pyeal.tools.view import NO_LIMIT
+from pyeal.tools.dryrun import FIXED
 
 REGIONS = 8  # of vhost-user
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from pyeal.tools import scan, size
+from pyeal.look import locks
+from pyeal.tools import size
 from pyeal.tools.doctor import primary
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding, process_name
 
@@ -54,7 +55,7 @@ def _prefix_taken(c: Case) -> Iterator[Finding]:
         names = []
     for name in names:
         st = os.stat(f"{real}/{name}")
-        if by := held.get(scan.file_id(st)):
+        if by := held.get(locks.file_id(st)):
             pid = by[0][1]
             yield Finding(
                 FAIL,
@@ -77,7 +78,7 @@ def _directory_lock(c: Case) -> Iterator[Finding]:
             st = os.stat(path)
         except OSError:
             continue
-        for mode, pid in held.get(scan.file_id(st), []):
+        for mode, pid in held.get(locks.file_id(st), []):
             if mode == "WRITE":
                 shown = path.removeprefix(c.view.at)
                 yield Finding(

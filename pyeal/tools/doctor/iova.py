@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
+from pyeal.look.process_view import ProcessView
 from pyeal.tools import size
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
-from pyeal.tools.view import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def check(c: Case) -> Iterator[Finding]:
         )
 
 
-def iommu_bits(v: View) -> int:
+def iommu_bits(v: ProcessView) -> int:
     """Return the address width of the narrowest Intel IOMMU (MGAW + 1), 0 without one."""
     base = v.path("/sys/class/iommu")
     widths = []
@@ -86,7 +86,7 @@ def iommu_bits(v: View) -> int:
     return min(widths, default=0)
 
 
-def _vfio(v: View) -> list[str]:
+def _vfio(v: ProcessView) -> list[str]:
     try:
         return [n for n in os.listdir(v.path("/dev/vfio")) if n.isdecimal()]
     except OSError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pyeal import options, releases
 from pyeal.errors import EalError
-from pyeal.tools.plan import Rehearsal
-from pyeal.tools.view import Config, View
+from pyeal.look.config import HeldConfig
+from pyeal.look.process_view import ProcessView
+from pyeal.tools.dryrun import DryRun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,14 +49,14 @@ class Finding:
 class Case:
     """One start to examine: a host as a process sees it, EAL's arguments, a dry run with them."""
 
-    def __init__(self, view: View, args: list[str], release: str | None) -> None:
+    def __init__(self, view: ProcessView, args: list[str], release: str | None) -> None:
         self.view, self.args = view, args
         self.release = releases.get(release or releases.DEFAULT)
         self.named = release is not None
         self.opts: options.Options | None = None
         self.refused: EalError | None = None  # the release does not accept the arguments
         self.pools: dict[int, dict[str, Any]] = {}  # filled by the check of the link `pool`
-        self.config: Config | None = None
+        self.config: HeldConfig | None = None
         self.config_error = ""  # why config could not be read
         try:
             self.opts = options.parse(args, self.release)
@@ -70,13 +71,13 @@ class Case:
         alive = bool(self.config and self.config.alive)
         kind = self.opts.proc_type if self.opts else "primary"
         self.secondary = kind == "secondary" or (kind == "auto" and alive)
-        self.dry_run = None if self.secondary or self.refused else Rehearsal(args, release, view)
+        self.dry_run = None if self.secondary or self.refused else DryRun(args, release, view)
         self.error = self.dry_run.error if self.dry_run else None
 
     @property
     def limit(self) -> str | None:
         """The link whose limit ended the dry run."""
-        return self.dry_run.bit if self.dry_run else None
+        return self.dry_run.binding_link if self.dry_run else None
 
     @property
     def o(self) -> options.Options:

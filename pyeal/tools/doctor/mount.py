@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pyeal import hugepages
 from pyeal.errors import EalError
+from pyeal.look.process_view import ProcessView
 from pyeal.tools import size
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
-from pyeal.tools.view import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def check(c: Case) -> Iterator[Finding]:
         )
         return
     chosen = ", ".join(f"{d} for {size(sz)}" for sz, d in sorted(dirs.items())[::-1])
-    if c.failed_at("mount") and c.dry_run and c.dry_run.caps:
-        cap = c.dry_run.cap
+    if c.failed_at("mount") and c.dry_run and c.dry_run.page_limits:
+        cap = c.dry_run.binding_limit
         assert cap
         what = cap.what
         word = "size" if "size=" in what else "nr_inodes"
@@ -144,6 +144,6 @@ def _mount_line(word: str) -> str:
 def _elsewhere(c: Case) -> str:
     """Return the hugetlbfs mounts of process 1, for a process that has none itself."""
     try:
-        return ", ".join(at for at, _ in hugepages.mounts(View(1))) if not c.view.root else ""
+        return "" if c.view.root else ", ".join(at for at, _ in hugepages.mounts(ProcessView(1)))
     except OSError:
         return ""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
+from pyeal.look.process_view import ProcessView
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
 from pyeal.tools.doctor.primary import hugedirs_of_primary
-from pyeal.tools.view import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def check(c: Case) -> Iterator[Finding]:
     else:
         yield Finding(OK, "the host's processes are in sight" if pid else "unknown to this kernel")
     if c.config and c.secondary and c.config.owner:
-        primary = View(c.config.owner)
+        primary = ProcessView(c.config.owner)
         if primary.namespace("mnt") and primary.namespace("mnt") != c.view.namespace("mnt"):
             text = f"the primary ({c.config.owner}) has mounts of its own"
             state = OK if _same_hugedirs(c, primary) else FAIL
@@ -43,7 +43,7 @@ def check(c: Case) -> Iterator[Finding]:
             )
 
 
-def _same_hugedirs(c: Case, primary: View) -> bool:
+def _same_hugedirs(c: Case, primary: ProcessView) -> bool:
     for d in hugedirs_of_primary(c):
         try:
             if os.stat(primary.path(d)).st_dev != os.stat(c.view.path(d)).st_dev:

@@ -1,217 +1,36 @@
-"""One EAL's shared memory as it was when it was read: config, lists, zones, heaps.
-
-From a runtime directory (of a living process or not), a copy of one, an archive, or the memory of
-a process that shares nothing. Nothing is opened for writing, locked, mapped or attached to.
-"""
+"""The shared memory of one EAL as it was when it was read: lists, zones, heaps."""
 
 from __future__ import annotations
 
 import os
-from errno import EINVAL
 from struct import Struct, iter_unpack
 
-from pyeal import layout, releases
-from pyeal.errors import EalError
-from pyeal.fbarray import file_size, n_words, runs
+from pyeal import hugepages, layout, releases
+from pyeal.fbarray import n_words, runs
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import BAD_IOVA, FREELISTS, MallocElem
+from pyeal.look.config import config_of
+from pyeal.look.sources import Archive, Folder, ProcessMemory, Unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from pyeal.releases import Release
-
     Dict = dict[str, Any]
 
 MEMSEG = Struct("<QQQQiIII")  # layout.Memseg: iova, addr, len, hugepage_sz, socket, _, _, flags
 STATES = {0: "Free", 1: "Busy", 2: "Pad"}
-MOST_ELEMENTS = 1_000_000  # a heap that has more is taken for a loop
-MOST_BYTES = 1 << 30  # of one array
+MOST_ELEMENTS = 1_000_000  # more in one heap are a loop
 TRIES = 3  # of a memory that changes while it is read
-
-
-class Unreadable(EalError):
-    """What was found is not what EAL writes; the text says what was wanted instead."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(EINVAL, "read", text)
-
-    def __str__(self) -> str:
-        return self.text
-
-
-class NotYet(Unreadable):
-    """A config as it is at the very start, before it says of which release it is."""
-
-
-# --- where the bytes come from
-
-
-class Folder:
-    """A runtime directory, or a copy of one."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def names(self) -> list[str]:
-        return sorted(os.listdir(self.path))
-
-    def read(self, name: str) -> bytes:
-        fd = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(fd, "rb", buffering=0) as f:
-            return f.read()
-
-    def array(self, desc: layout.Fbarray) -> bytes:
-        return self.read(f"fbarray_{desc.name.decode(errors='replace')}")
-
-
-class Archive:
-    """A runtime directory in a tar (also compressed) or zip file; inner: its path in there."""
-
-    def __init__(self, path: str, inner: str | None = None) -> None:
-        self.path = path
-        self.files = _members(path)
-        at = [n.rpartition("/")[0] for n in self.files if n.rpartition("/")[2] == "config"]
-        if inner is None:
-            inner = next(iter(at), "")
-        self.inner = inner.strip("/")
-        self.prefixes = at
-
-    def names(self) -> list[str]:
-        d = self.inner + "/" if self.inner else ""
-        rest = (n[len(d) :] for n in self.files if n.startswith(d))
-        return sorted(n for n in rest if n and "/" not in n)
-
-    def read(self, name: str) -> bytes:
-        name = f"{self.inner}/{name}".lstrip("/")
-        if name not in self.files:
-            raise FileNotFoundError(2, os.strerror(2), f"{self.path}:{name}")
-        return self.files[name]()
-
-    def array(self, desc: layout.Fbarray) -> bytes:
-        return self.read(f"fbarray_{desc.name.decode(errors='replace')}")
-
-
-def _members(path: str) -> dict[str, Callable[[], bytes]]:
-    """{name without ./: a function that reads it} of a tar or zip file. Unreadable."""
-    import tarfile
-    import zipfile
-
-    if zipfile.is_zipfile(path):
-        z = zipfile.ZipFile(path)
-        return {n: lambda n=n: z.read(n) for n in z.namelist() if not n.endswith("/")}  # type: ignore[misc]
-    try:
-        t = tarfile.open(path)
-        members = [m for m in t.getmembers() if m.isreg()]
-    except (tarfile.TarError, EOFError) as e:
-        raise Unreadable(f"{path}: a directory, a tar or a zip file wanted: {e}") from None
-
-    def take(m: tarfile.TarInfo) -> bytes:
-        f = t.extractfile(m)
-        return f.read() if f else b""
-
-    return {m.name.removeprefix("./"): lambda m=m: take(m) for m in members}  # type: ignore[misc]
-
-
-class ProcessMemory:
-    """The memory of a process: of what it does not share, config and arrays too.
-
-    /proc/PID/mem is read like a file; the process is not stopped.
-    """
-
-    def __init__(self, pid: int, config: int = 0) -> None:
-        self.pid, self.config = pid, config
-        self.fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-    def at(self, va: int, n: int) -> bytes:
-        if n > MOST_BYTES or va >> 63:
-            raise OSError(14, f"{n} bytes at {va:#x} wanted: that is nonsense", "mem")
-        data = os.pread(self.fd, n, va)
-        if len(data) != n:
-            raise OSError(14, f"{n} bytes at {va:#x} of process {self.pid} wanted", "mem")
-        return data
-
-    def names(self) -> list[str]:
-        return ["config"]
-
-    def read(self, name: str) -> bytes:
-        if name != "config":
-            raise FileNotFoundError(2, os.strerror(2), name)
-        return self.at(self.config, layout.CONFIG_SIZE)
-
-    def array(self, desc: layout.Fbarray) -> bytes:
-        return self.at(desc.data, file_size(desc.len, desc.elt_sz))
-
-
-def find_config(memory: ProcessMemory, areas: list[tuple[int, int]]) -> int:
-    """Address of `rte_mem_config` in a process that keeps it to itself; 0 if there is none."""
-    word, step = layout.MAGIC.to_bytes(4, "little"), 4 << 20
-    for start, end in areas:
-        for at in range(start, end, step):
-            try:
-                data = os.pread(memory.fd, min(step, end - at) + layout.CONFIG_SIZE, at)
-            except OSError:
-                break
-            i = data.find(word)
-            while i >= 0:
-                if i % 8 == 0 and _looks_like_config(data[i : i + layout.CONFIG_SIZE]):
-                    return at + i
-                i = data.find(word, i + 1)
-    return 0
-
-
-def _looks_like_config(data: bytes) -> bool:
-    if len(data) < layout.CONFIG_SIZE or data[4] > 99:  # a release; candidates have less
-        return False
-    try:
-        c = config_of(data)[0]
-    except Unreadable:
-        return False
-    return bool(c.memzones.name == b"memzone" and c.memzones.elt_sz == 72)
-
-
-def config_of(data: bytes) -> tuple[Any, Release]:
-    """(rte_mem_config as a copy, its release) by the version word at offset 4. Unreadable."""
-    if len(data) < layout.CONFIG_SIZE:
-        raise NotYet(f"config: {layout.CONFIG_SIZE} bytes wanted, {len(data)} found")
-    word = int.from_bytes(data[4:8], "little")
-    if not word:
-        raise NotYet("config: no version word yet: its primary is at the very start, or died there")
-    release = release_of(word)
-    return layout.config(release.family).from_buffer_copy(data), release
-
-
-def release_of(word: int) -> Release:
-    """The release of a version word; one between two known ones is like the older. Unreadable."""
-    try:
-        return releases.by_word(word)
-    except ValueError:
-        year, month, minor = word >> 24, word >> 16 & 0xFF, word >> 8 & 0xFF
-        name = f"{year:02}.{month:02}" + (f".{minor}" if minor else "")
-        known = list(releases.RELEASES.values())
-        older = [r for r in known if r.word <= word]
-        if not older or not 1 <= month <= 12 or word >> 16 > known[-1].word >> 16:
-            raise Unreadable(
-                f"config: version word {word:#x} ({name}): "
-                f"{known[0].line} to {known[-1].line} wanted"
-            ) from None
-        return releases.Release(name, {**older[-1].__dict__})
 
 
 def text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
-# --- what they say
-
-
 class Array:
-    """A file-backed array as bytes: which elements are used, and what they hold."""
+    """A copy of a file-backed array: which elements are used, and what they contain."""
 
     def __init__(self, desc: layout.Fbarray, data: bytes | None, why: str = "") -> None:
         self.name, self.len, self.elt_sz = text(desc.name), desc.len, desc.elt_sz
@@ -221,7 +40,7 @@ class Array:
         if data is not None and len(data) >= end + 8 + 8 * n_words(desc.len):
             self.used = int.from_bytes(data[end + 8 : end + 8 + 8 * n_words(desc.len)], "little")
         elif data is not None:
-            self.data, self.why = None, f"{len(data)} bytes found, too short for {desc.len} entries"
+            self.data, self.why = None, f"{len(data)} bytes are too short for {desc.len} entries"
 
     def runs(self) -> list[tuple[int, int]]:
         return runs(self.used)
@@ -231,12 +50,17 @@ class Array:
 
 
 class Snapshot:
-    """All of one EAL's shared memory; numbers as telemetry would give them.
+    """The shared memory of one EAL; numbers are those that telemetry reports.
 
-    memory: reads the process's own pages, for heap elements; None where there is none to read.
+    source: where config and arrays come from.
+    memory: reads the pages, in which the heap elements are; None if there are none to read.
     """
 
-    def __init__(self, source: Any, memory: Callable[[int, int], bytes] | None = None) -> None:
+    def __init__(
+        self,
+        source: Folder | Archive | ProcessMemory,
+        memory: Callable[[int, int], bytes] | None = None,
+    ) -> None:
         self.source, self.memory = source, memory
         self.problems: list[str] = []
         self.c, self.release = config_of(source.read("config"))
@@ -245,7 +69,7 @@ class Snapshot:
         self._heaps: list[Dict] | None = None
 
     def _look(self) -> tuple[dict[int, Array], list[Dict]]:
-        """The arrays that belong to the lists, read when they are asked for: they may be large."""
+        """Return the arrays of the lists, and the lists. They may be large."""
         if self._seen:
             return self._seen
         for _ in range(TRIES):
@@ -264,7 +88,7 @@ class Snapshot:
         return self._seen
 
     def _config(self) -> Any:
-        """The config as it is now; as it was, if it has gone with its process meanwhile."""
+        """Return the config as it is now, or as it was if it has gone with its process."""
         try:
             return config_of(self.source.read("config"))[0]
         except (OSError, Unreadable):
@@ -272,7 +96,7 @@ class Snapshot:
 
     @property
     def arrays(self) -> dict[int, Array]:
-        """Index of a list -> which of its pages are used, and their records."""
+        """The array of each list, by the list's index."""
         return self._look()[0]
 
     @property
@@ -314,7 +138,7 @@ class Snapshot:
 
     @property
     def iova_mode(self) -> str:
-        """VA or PA as the pages say; "" where none does."""
+        """VA or PA, as the addresses of the pages show; "" if no page has one."""
         for ml in self.lists:
             for r in ml["runs"]:
                 for i, va in zip(r["iova_runs"], _starts(r, ml["page_sz"]), strict=True):
@@ -338,7 +162,7 @@ class Snapshot:
         return ml
 
     def find(self, va: int) -> tuple[Dict, int] | None:
-        """(list, segment) that an address lies in."""
+        """Return (list, segment) of an address, None if it is in no list."""
         for ml in self.lists:
             if ml["base_va"] <= va < ml["base_va"] + ml["len"]:
                 return ml, (va - ml["base_va"]) // ml["page_sz"]
@@ -370,7 +194,7 @@ class Snapshot:
     # heaps
 
     def heaps(self) -> list[Dict]:
-        """Each heap with the numbers of /eal/heap_info; they are None without its memory."""
+        """Return each heap with the numbers of /eal/heap_info, None without its memory."""
         if self._heaps is None:
             self._heaps = [self._heap(i) for i, h in enumerate(self.c.malloc_heaps) if h.name]
         return self._heaps
@@ -425,7 +249,7 @@ class Snapshot:
             yield from self._chain(heap, head, "free_next", seen)
 
     def elements(self, heap: int) -> Iterator[Dict]:
-        """Every element in order of address. OSError, Unreadable."""
+        """Yield every element in order of address. Raises OSError, Unreadable."""
         if self.memory is None:
             return
         for va, e in self._chain(heap, self.c.malloc_heaps[heap].first, "next", [0]):
@@ -457,7 +281,7 @@ class Snapshot:
             return b""
 
     def page_file(self, prefix: str, ml: Dict, seg: int) -> tuple[str, int] | None:
-        """(path, offset) of a page's file; None where it has none that can be named."""
+        """Return (path, offset) of a page's file, None if it has none with a name."""
         dirs = {info["hugepage_sz"]: info["hugedir"] for info in self.hugepage_info()}
         d = dirs.get(ml["page_sz"])
         if d is None or self.mode in ("no-huge", "in-memory") or ml["external"]:
@@ -475,7 +299,7 @@ class Snapshot:
     # what a tool shows
 
     def layout(self) -> Dict:
-        """As `Eal.layout()` gives it: what picture.py draws."""
+        """Return the same as `Eal.layout()`, which picture.py draws."""
         return {
             "release": self.release.name,
             "mode": self.mode,
@@ -494,7 +318,7 @@ class Snapshot:
         }
 
     def pages(self) -> list[Dict]:
-        """Used pages by size and node, external memory aside."""
+        """Return the used pages by size and node, without external memory."""
         found: dict[tuple[int, int], int] = {}
         for m in self.c.memsegs:
             if sound(m) and m.memseg_arr.count and not m.external:
@@ -507,14 +331,14 @@ class Snapshot:
 
 
 def sound(m: layout.MemsegList) -> bool:
-    """Whether a list is there, and its sizes fit each other."""
+    """Return whether a list exists and its sizes fit each other."""
     sz, n = m.page_sz, m.memseg_arr.len
     fits = sz >= 4096 and not sz & sz - 1 and n * sz == m.len and m.base_va + m.len < 1 << 63
     return bool(m.base_va and fits and m.memseg_arr.elt_sz == MEMSEG.size)
 
 
 def _starts(run: Dict, page_sz: int) -> Iterator[int]:
-    """The address at which each IOVA run of a run begins."""
+    """Yield the address at which each IOVA run of a run begins."""
     va = run["va"]
     for i in run["iova_runs"]:
         yield va
@@ -522,7 +346,7 @@ def _starts(run: Dict, page_sz: int) -> Iterator[int]:
 
 
 def run_layout(m: layout.MemsegList, a: Array, start: int, n: int) -> Dict:
-    """A run of used pages; within it, pieces that are contiguous in IO addresses or flags."""
+    """Return a run of used pages, with the pieces of it that share IO addresses or flags."""
     iovas: list[list[int]] = []
     flags: list[list[int]] = []
     following = last = -1
@@ -551,33 +375,34 @@ def run_layout(m: layout.MemsegList, a: Array, start: int, n: int) -> Dict:
 
 
 def hugepage_info(data: bytes) -> list[Dict]:
-    """The records in use; the file's size says for how many nodes they are. Unreadable."""
-    if not data:
-        return []
-    kind = layout.hugepage_info(nodes_of(len(data)))
-    found = []
-    for at in range(0, len(data), len(data) // layout.MAX_HUGEPAGE_SIZES):
-        r = kind.from_buffer_copy(data, at)
-        if r.hugedir:
-            found.append({
-                "hugepage_sz": r.hugepage_sz, "hugedir": os.fsdecode(r.hugedir),
-                "num_pages": list(r.num_pages), "lock_descriptor": r.lock_descriptor,
-            })  # fmt: skip
-    return found
+    """Return the records in use; the size of the file tells for how many nodes they are.
+
+    Raises Unreadable if it is no size of a known release.
+    """
+    return [
+        {
+            "hugepage_sz": r.hugepage_sz,
+            "hugedir": os.fsdecode(r.hugedir),
+            "num_pages": list(r.num_pages),
+            "lock_descriptor": r.lock_descriptor,
+        }
+        for r in (hugepages.info_records(data, nodes_of(len(data))) if data else ())
+        if r.hugedir
+    ]
 
 
 def nodes_of(size: int) -> int:
-    """How many nodes the records of a hugepage_info file of that size have."""
+    """Return the number of nodes in the records of a hugepage_info file of that size."""
     for nodes in sorted({r.numa_nodes_max for r in releases.RELEASES.values()}):
         if size == layout.MAX_HUGEPAGE_SIZES * (4112 + 4 * nodes):
             return nodes
-    raise Unreadable(f"hugepage_info: {size} bytes are of no release's size")
+    raise Unreadable(f"hugepage_info: no release has a file of {size} bytes")
 
 
 def hugepage_data(data: bytes) -> list[Dict]:
-    """The records up to the first of size 0. Unreadable."""
+    """Return the records up to the first of size 0. Raises Unreadable."""
     if len(data) % RECORD:
-        raise Unreadable(f"hugepage_data: records of {RECORD} bytes wanted, {len(data)} found")
+        raise Unreadable("hugepage_data", f"records of {RECORD} bytes", f"{len(data)} bytes")
     found = []
     for at in range(0, len(data), RECORD):
         r = layout.HugepageFile.from_buffer_copy(data, at)

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conformance import lease
+from pyeal import loans
 
 
 @pytest.fixture
@@ -19,10 +19,10 @@ def pools(tmp_path, monkeypatch):
         d.mkdir(parents=True)
         for word, n in (("nr", nr), ("free", free), ("resv", resv), ("surplus", 0)):
             (d / f"{word}_hugepages").write_text(f"{n}\n")
-    monkeypatch.setattr(lease, "POOLS", tmp_path / "pools")
-    monkeypatch.setattr(lease, "STATE", tmp_path / "state")
+    monkeypatch.setattr(loans, "POOLS", tmp_path / "pools")
+    monkeypatch.setattr(loans, "STATE", tmp_path / "state")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    return lambda size: lease.read(size, "nr")
+    return lambda size: loans.read(size, "nr")
 
 
 @pytest.fixture
@@ -34,39 +34,39 @@ def dead():
 
 
 def test_takes_what_is_missing_and_gives_back_exactly_that(pools):
-    took = lease.lease({"2M": 80})
+    took = loans.lease({"2M": 80})
 
     assert took == {"2M": 30}  # 50 were free already
     assert pools("2M") == 130
-    (lease.pool("2M") / "nr_hugepages").write_text("150")  # another process takes 20 more
-    assert lease.give_back() == {"2M": 30}
+    (loans.pool("2M") / "nr_hugepages").write_text("150")  # another process takes 20 more
+    assert loans.give_back() == {"2M": 30}
     assert pools("2M") == 120
-    assert not lease.STATE.exists()
-    assert lease.give_back() == {}
+    assert not loans.STATE.exists()
+    assert loans.give_back() == {}
 
 
 def test_takes_nothing_where_enough_is_free(pools):
-    assert lease.lease({"2M": 50}) == {}
+    assert loans.lease({"2M": 50}) == {}
     assert pools("2M") == 100
 
 
 def test_gives_back_for_the_dead_and_not_for_the_living(pools, dead, capsys):
-    lease.lease({"2M": 60}, owner=1)
-    state = json.loads((lease.STATE / "1.json").read_text())
-    (lease.STATE / f"{dead}.json").write_text(json.dumps(state | {"pid": dead, "took": {"2M": 7}}))
-    lease.recover()
+    loans.lease({"2M": 60}, owner=1)
+    state = json.loads((loans.STATE / "1.json").read_text())
+    (loans.STATE / f"{dead}.json").write_text(json.dumps(state | {"pid": dead, "took": {"2M": 7}}))
+    loans.recover()
 
     assert pools("2M") == 103
-    assert (lease.STATE / "1.json").exists()
-    assert not (lease.STATE / f"{dead}.json").exists()
+    assert (loans.STATE / "1.json").exists()
+    assert not (loans.STATE / f"{dead}.json").exists()
     assert f"process {dead}, which died: 7 x 2M" in capsys.readouterr().out
 
 
 def test_a_pid_used_again_is_not_the_owner(pools):
-    lease.lease({"2M": 60}, owner=os.getpid())
-    path = lease.STATE / f"{os.getpid()}.json"
+    loans.lease({"2M": 60}, owner=os.getpid())
+    path = loans.STATE / f"{os.getpid()}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"started": 1}))
-    lease.recover(lambda text: None)
+    loans.recover(lambda text: None)
 
     assert pools("2M") == 100
 
@@ -75,10 +75,10 @@ def test_a_pid_used_again_is_not_the_owner(pools):
 def test_killed_while_the_kernel_collects_pages(pools, dead, reached, back):
     loan = {"pid": dead, "started": 1, "took": {}}
     loan["raising"] = {"size": "2M", "by": 30, "from": 100}
-    lease.STATE.mkdir(parents=True)
-    (lease.STATE / f"{dead}.json").write_text(json.dumps(loan))
-    (lease.pool("2M") / "nr_hugepages").write_text(str(reached))
-    lease.recover(lambda text: None)
+    loans.STATE.mkdir(parents=True)
+    (loans.STATE / f"{dead}.json").write_text(json.dumps(loan))
+    (loans.pool("2M") / "nr_hugepages").write_text(str(reached))
+    loans.recover(lambda text: None)
 
     assert pools("2M") == back
 
@@ -86,13 +86,13 @@ def test_killed_while_the_kernel_collects_pages(pools, dead, reached, back):
 @pytest.fixture
 def kernel(monkeypatch):
     """A kernel that has memory for so many pages more; compact_memory is not to be written."""
-    real = lease.add
+    real = loans.add
 
     def limit(most):
-        monkeypatch.setattr(lease, "add", lambda size, n: real(size, min(n, most)))
-        monkeypatch.setattr(lease.Path, "write_text", write)
+        monkeypatch.setattr(loans, "add", lambda size, n: real(size, min(n, most)))
+        monkeypatch.setattr(loans.Path, "write_text", write)
 
-    write_text = lease.Path.write_text
+    write_text = loans.Path.write_text
 
     def write(path, words):
         return None if path.name == "compact_memory" else write_text(path, words)
@@ -102,11 +102,11 @@ def kernel(monkeypatch):
 
 def test_all_or_nothing(pools, kernel):
     kernel(10)
-    with pytest.raises(lease.Refused, match="80 x 2M wanted, 50 could be had, after 0 s"):
-        lease.lease_all({"2M": 80}, 0)
+    with pytest.raises(loans.Refused, match="80 x 2M wanted, 50 could be had, after 0 s"):
+        loans.lease_all({"2M": 80}, 0)
 
     assert pools("2M") == 100
-    assert not lease.STATE.exists()
+    assert not loans.STATE.exists()
 
 
 def test_waits_until_others_give_back(pools, kernel, monkeypatch):
@@ -116,10 +116,10 @@ def test_waits_until_others_give_back(pools, kernel, monkeypatch):
     def sleep(seconds):
         pauses.append(seconds)
         if len(pauses) == 3:
-            (lease.pool("2M") / "free_hugepages").write_text("95")
+            (loans.pool("2M") / "free_hugepages").write_text("95")
 
-    monkeypatch.setattr(lease.time, "sleep", sleep)
-    took = lease.lease_all({"2M": 80}, 60, say=said.append)
+    monkeypatch.setattr(loans.time, "sleep", sleep)
+    took = loans.lease_all({"2M": 80}, 60, say=said.append)
 
     assert took == {}
     assert pauses == [0.5, 1, 2]
@@ -129,14 +129,14 @@ def test_waits_until_others_give_back(pools, kernel, monkeypatch):
 def test_without_root_nothing_is_taken(pools, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
 
-    with pytest.raises(lease.Refused, match="wants root, found uid 65534"):
-        lease.lease({"2M": 80})
+    with pytest.raises(loans.Refused, match="wants root, found uid 65534"):
+        loans.lease({"2M": 80})
     assert pools("2M") == 100
 
 
 def test_unknown_size_is_refused_with_those_there_are(pools):
-    with pytest.raises(lease.Refused, match="no pool of 4M pages; it has hugepages-1048576kB"):
-        lease.lease({"2M": 80, "4M": 1})
+    with pytest.raises(loans.Refused, match="no pool of 4M pages; it has hugepages-1048576kB"):
+        loans.lease({"2M": 80, "4M": 1})
     assert pools("2M") == 100
 
 
@@ -145,10 +145,10 @@ def test_unknown_size_is_refused_with_those_there_are(pools):
     [("2M:512", {"2M": 512}), ("2m:1, 1GB:2", {"2M": 1, "1G": 2}), ("2M:1,2M:2", {"2M": 3})],
 )
 def test_sizes_and_numbers(text, want):
-    assert lease.parse(text) == want
+    assert loans.parse(text) == want
 
 
 @pytest.mark.parametrize("text", ["", "2M", "2M:", "2M:-1", "2X:1", "512"])
 def test_what_is_no_size_and_number_is_refused(text):
-    with pytest.raises(lease.Refused, match="is not SIZE:NUMBER"):
-        lease.parse(text)
+    with pytest.raises(loans.Refused, match="is not SIZE:NUMBER"):
+        loans.parse(text)

@@ -1,26 +1,34 @@
-"""Hugepages on loan: raise the pools by what is missing, and give back exactly that.
+"""Add hugepages to the kernel's pools for a while, and remove exactly that many again.
 
-    hugepages lease 2M:512,1G:1 [--owner PID]    until `return`, or until PID (the caller) is dead
-    hugepages lease 2M:512 --wait 600            all of them, as soon as others have given back
-    hugepages return [--owner PID]
-    hugepages show
+    python -m pyeal.loans lease 2M:512,1G:1 [--owner PID]   until `return`, or until PID is dead
+    python -m pyeal.loans lease 2M:512 --wait 600           all of them, once others have returned
+    python -m pyeal.loans with 2M:512,1G:1 -- COMMAND       while the command runs
+    python -m pyeal.loans return [--owner PID]
+    python -m pyeal.loans show
 
-Every loan is a file in /run/pyeal/leases, written before the pool is touched. Whoever comes next
-finds the files of dead owners and gives back in their name, so kill -9 loses nothing. A size is
-"2M", or "2M@1" for pages of node 1. `pyeal lease` is made of this, too.
+Used by `pyeal lease`, by the suite's runner and by ci/hugepages, which runs it before anything is
+installed. Each loan is a file in /run/pyeal/leases that is written before the pool is changed, so
+`kill -9` loses nothing: the next call finds the loans of dead owners and returns their pages. A
+size is "2M", or "2M@1" for pages of node 1.
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import json
 import os
-import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Say = Callable[[str], object]
+    Loan = dict[str, Any]
 
 POOLS = Path("/sys/kernel/mm/hugepages")
 NODES = Path("/sys/devices/system/node")
@@ -29,12 +37,12 @@ UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class Refused(Exception):
-    """Nothing was taken; says why."""
+    """No page was added; the text is the reason."""
 
 
-def parse(text):
-    """ "2M:512,1G:1" -> {"2M": 512, "1G": 1}"""
-    want = {}
+def parse(text: str) -> dict[str, int]:
+    """Return the pages of "2M:512,1G:1" as {"2M": 512, "1G": 1}."""
+    want: dict[str, int] = {}
     for part in text.split(","):
         size, _, n = part.strip().partition(":")
         size = size.upper().removesuffix("B")
@@ -44,32 +52,34 @@ def parse(text):
     return want
 
 
-def pool(size):
+def pool(size: str) -> Path:
+    """Return the kernel's directory for pages of this size."""
     size, _, node = size.partition("@")
     at = NODES / f"node{node}/hugepages" if node else POOLS
     return at / f"hugepages-{int(size[:-1]) * UNITS[size[-1]] >> 10}kB"
 
 
-def read(size, word):
-    if word == "resv":  # which node will serve it, nobody knows
+def read(size: str, word: str) -> int:
+    """Return one counter of a pool."""
+    if word == "resv":  # the kernel reserves pages of no node in particular
         size = size.partition("@")[0]
     return int((pool(size) / f"{word}_hugepages").read_text())
 
 
-def available(size):
-    """Free pages that nobody has reserved."""
+def available(size: str) -> int:
+    """Return the number of free pages that are not reserved."""
     return read(size, "free") - read(size, "resv")
 
 
-def add(size, n):
-    """Change a pool by n pages; answers by how many it did change."""
+def add(size: str, n: int) -> int:
+    """Change a pool by n pages; return by how many it did change."""
     before = read(size, "nr") - read(size, "surplus")
     (pool(size) / "nr_hugepages").write_text(str(max(before + n, 0)))
     return read(size, "nr") - read(size, "surplus") - before
 
 
-def started(pid):
-    """When a process began: with the pid a name that is never used twice. None for none."""
+def started(pid: int | str) -> int | None:
+    """Return when a process began, None if it is dead. Pid and start are never reused together."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -79,8 +89,8 @@ def started(pid):
 
 
 @contextmanager
-def _locked():
-    """One at a time; the folder is there meanwhile, and afterwards only with loans in it."""
+def _locked() -> Iterator[None]:
+    """Hold the lock of all loans; the folder exists meanwhile, and afterwards if it has loans."""
     fd = os.open(STATE.parents[1], os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -95,17 +105,22 @@ def _locked():
         os.close(fd)
 
 
-def _write(path, loan):
+def _load(path: Path) -> Loan:
+    loan: Loan = json.loads(path.read_text())
+    return loan
+
+
+def _write(path: Path, loan: Loan) -> None:
     new = path.with_suffix(".new")
     new.write_text(json.dumps(loan))
     new.replace(path)
 
 
-def _promised(but):
-    """Pages that other living owners were promised and that the kernel does not keep for them."""
-    held = {}
+def _promised(but: Path) -> dict[str, int]:
+    """Return the pages that other living owners were promised and the kernel does not hold back."""
+    held: dict[str, int] = {}
     for path in STATE.glob("*.json"):
-        loan = json.loads(path.read_text())
+        loan = _load(path)
         if path != but and started(loan["pid"]) == loan["started"]:
             for size, n in loan.get("keeps", {}).items():
                 size = size.partition("@")[0]
@@ -113,19 +128,21 @@ def _promised(but):
     return held
 
 
-def mounted(name, mounts):
-    """From now on mounts with min_size= keep the pages of that loan; umounted if its owner dies."""
+def mounted(name: str, mounts: list[str]) -> None:
+    """Record mounts whose min_size= holds a loan's pages; they are unmounted if its owner dies."""
     with _locked():
         path = STATE / f"{name}.json"
-        loan = json.loads(path.read_text())
+        loan = _load(path)
         loan["keeps"], loan["mounts"] = {}, mounts
         _write(path, loan)
 
 
-def lease(want, owner=None, say=print, name=None):
-    """Make `want` pages of each size available; answers what was taken for it, {"2M": 412}.
+def lease(
+    want: dict[str, int], owner: int | None = None, say: Say = print, name: str | None = None
+) -> dict[str, int]:
+    """Make `want` pages of each size available; return what was added, {"2M": 412}.
 
-    name: of a loan beside others of this owner; its pages are promised, so that the next one does
+    A `name` makes it a loan beside others of this owner. Its pages are promised: the next loan does
     not count them as available.
     """
     if os.geteuid():
@@ -138,9 +155,9 @@ def lease(want, owner=None, say=print, name=None):
     recover(say)
     with _locked():
         path = STATE / f"{name or owner}.json"
-        loan = {"pid": owner, "started": started(owner), "took": {}}
+        loan: Loan = {"pid": owner, "started": started(owner), "took": {}}
         if path.exists():  # a second loan of the same owner adds to the first
-            loan = json.loads(path.read_text())
+            loan = _load(path)
         if name:
             loan["keeps"] = want
             _write(path, loan)
@@ -149,7 +166,7 @@ def lease(want, owner=None, say=print, name=None):
             missing = n + promised.get(size.partition("@")[0], 0) - available(size)
             if missing <= 0:
                 continue
-            # the intent first: who is killed while the kernel collects pages is found out by it
+            # the intent first: if this process is killed while the kernel collects pages, it tells
             loan["raising"] = {"size": size, "by": missing, "from": read(size, "nr")}
             _write(path, loan)
             got = add(size, missing)
@@ -167,8 +184,10 @@ def lease(want, owner=None, say=print, name=None):
         return dict(loan["took"])
 
 
-def lease_all(want, seconds, owner=None, say=print):
-    """As `lease`, but all or nothing: tries again for so many seconds, as others give back."""
+def lease_all(
+    want: dict[str, int], seconds: float, owner: int | None = None, say: Say = print
+) -> dict[str, int]:
+    """Lease all of `want` or nothing; try again for so many seconds, as others return pages."""
     end, pause = time.monotonic() + seconds, 0.5
     while True:
         took = lease(want, owner, say=lambda text: None)
@@ -187,9 +206,22 @@ def lease_all(want, seconds, owner=None, say=print):
         pause = min(2 * pause, 15)
 
 
-def _give(path, say):
-    loan = json.loads(path.read_text())
-    took = loan["took"]
+def lease_some(want: dict[str, int], owner: int | None = None, say: Say = print) -> dict[str, int]:
+    """Lease what this machine can: a size that it cannot supply is reported and left out."""
+    took: dict[str, int] = {}
+    for size, n in want.items():
+        try:
+            took |= lease({size: n}, owner, say)
+        except (Refused, OSError) as e:
+            say(f"hugepages: {e}")
+    return took
+
+
+def _give(path: Path, say: Say) -> dict[str, int]:
+    import subprocess
+
+    loan = _load(path)
+    took: dict[str, int] = loan["took"]
     for at in loan.get("mounts", ()):
         subprocess.run(["umount", "-l", at], capture_output=True)
         try:
@@ -206,8 +238,8 @@ def _give(path, say):
     return took
 
 
-def give_back(owner=None, say=print):
-    """Give back what `owner` (or the loan of that name) has taken; {} if nothing."""
+def give_back(owner: int | str | None = None, say: Say = print) -> dict[str, int]:
+    """Remove the pages that `owner` (or the loan of that name) added; return them, {} if none."""
     path = STATE / f"{owner or os.getpid()}.json"
     if not path.exists():
         return {}
@@ -215,48 +247,87 @@ def give_back(owner=None, say=print):
         return _give(path, say)
 
 
-def recover(say=print):
-    """Give back for owners that have died."""
+def recover(say: Say = print) -> None:
+    """Return the pages of owners that have died."""
     if os.geteuid() or not STATE.is_dir():
         return
     with _locked():
         for path in sorted(STATE.glob("*.json")):
-            loan = json.loads(path.read_text())
+            loan = _load(path)
             if started(loan["pid"]) != loan["started"] or loan["started"] is None:
                 took = _give(path, say)
                 say(f"given back for process {loan['pid']}, which died: {text(took)}")
 
 
-def text(pages):
+def text(pages: dict[str, int]) -> str:
+    """Return pages in words: 412 x 2M, 1 x 1G."""
     return ", ".join(f"{n} x {size}" for size, n in pages.items() if n) or "nothing"
 
 
-def show():
+# --- the command
+
+
+def show() -> None:
+    """Print pools and loans."""
     for d in sorted(POOLS.glob("hugepages-*kB"), key=lambda d: int(d.name[10:-2])):
         kb = int(d.name[10:-2])
         name = f"{kb >> 20}G" if kb >> 20 else f"{kb >> 10}M" if kb >> 10 else f"{kb}K"
         words = {w: int((d / f"{w}_hugepages").read_text()) for w in ("nr", "free", "resv")}
         print(f"{name:>5}  {words['nr']:>6} pages, {words['free']} free, {words['resv']} reserved")
     for path in sorted(STATE.glob("*.json")):
-        loan = json.loads(path.read_text())
+        loan = _load(path)
         alive = started(loan["pid"]) == loan["started"]
         print(f"on loan to {loan['pid']}{'' if alive else ' (dead)'}: {text(loan['took'])}")
 
 
-def main(argv=None):
+def run_with(want: dict[str, int], argv: list[str]) -> int:
+    """Run a command with as many of these pages as this machine can supply; return its exit code.
+
+    Without root the command runs with the pages that there are. SIGTERM and SIGHUP are passed on to
+    the command; SIGINT reaches it from the terminal. The pages are returned in any case.
+    """
+    import signal
+    import subprocess
+
+    if os.geteuid():
+        os.execvp(argv[0], argv)
+    print(f"hugepages taken: {text(lease_some(want, say=_to_stderr))}", file=sys.stderr)
+    try:
+        child = subprocess.Popen(argv)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for s in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(s, lambda s, _: child.send_signal(s))
+        code = child.wait()
+    finally:
+        print(f"hugepages given back: {text(give_back(say=_to_stderr))}", file=sys.stderr)
+    return 128 - code if code < 0 else code
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `hugepages VERB` and return the exit code."""
+    import argparse
+
+    argv = sys.argv[1:] if argv is None else argv
     p = argparse.ArgumentParser(prog="hugepages", description=(__doc__ or "").partition("\n")[0])
-    sub = p.add_subparsers(dest="verb", required=True, metavar="lease|return|show")
+    sub = p.add_subparsers(dest="verb", required=True, metavar="lease|with|return|show")
     takes = sub.add_parser("lease", help="make pages available")
-    takes.add_argument("pages", metavar="2M:512,1G:1")
+    during = sub.add_parser("with", help="make pages available while a command runs")
+    gives = sub.add_parser("return", help="remove the pages that this owner has added")
+    sub.add_parser("show", help="pools and loans")
+    for s in (takes, during):
+        s.add_argument("pages", metavar="2M:512,1G:1")
     takes.add_argument(
         "--wait", type=float, metavar="S", help="for all of them, so many seconds; 0: all or none"
     )
-    gives = sub.add_parser("return", help="give back what this owner has taken")
+    during.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     for s in (takes, gives):
         s.add_argument(
             "--owner", type=int, default=os.getppid(), help="pid; the caller if left out"
         )
-    sub.add_parser("show", help="pools and loans")
     args = p.parse_args(argv)
     try:
         if args.verb == "lease":
@@ -267,6 +338,8 @@ def main(argv=None):
                 else lease_all(want, args.wait, args.owner)
             )
             print(f"taken: {text(took)}")
+        elif args.verb == "with":
+            return run_with(parse(args.pages), args.argv[args.argv[:1] == ["--"] :])
         elif args.verb == "return":
             print(f"given back: {text(give_back(args.owner))}")
         else:

@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from conformance import SUITE
 from conformance.campaigns.fuzz import engine
 from conformance.campaigns.fuzz.engine import Found
+from conformance.harness import tests
 
 
 def families() -> dict[str, engine.Family]:
@@ -47,7 +49,17 @@ def free_number(folder: Path, family: str) -> int:
     return max(used, default=0) + 1
 
 
-def main(argv: list[str] | None = None) -> int:
+def models(args: list[str]) -> int:
+    """Run the tests that compare pyeal with models and with librte_eal, for hours."""
+    files = "units/test_model_fbarray.py", str(SUITE / "units/test_model_segments.py")
+    env = {"HYPOTHESIS_PROFILE": "nightly"}
+    code: int = tests.run(*files, "-v", "-o", "timeout=3600", *args, **env)
+    return code
+
+
+def main(argv: list[str]) -> int:
+    if argv[:1] == ["--model"]:
+        return models(argv[1:])
     p = argparse.ArgumentParser(prog="ci/fuzz", description=__doc__)
     known = families()
     p.add_argument("families", nargs="*", metavar="FAMILY", help=f"default: {' '.join(known)}")
@@ -80,7 +92,3 @@ def main(argv: list[str] | None = None) -> int:
                 print(save(small, args.keep, free_number(args.keep, family.name)))
             sys.stdout.flush()
     return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 
 from conformance.harness import catalogue
-from conformance.runner import run
-from conformance.runner.report import LABELS, WORDS, BadMerge, merge, pages
+from conformance.runner.report import merge, pages
+from conformance.runner.report.results import LABELS, WORDS, BadMerge
 
 
 def merged(args):
     m = merge.merge(args.files, args.earlier, args.partial)
     folder, hosts = args.o or Path("conform-report"), len(m.facts)
-    pages.write(m, folder, catalogue.rows(), run.why_untested())
+    pages.write(m, folder, catalogue.rows(), catalogue.why_untested())
     counts = {pages.column(m, c)["name"]: m.counts(c) for c in range(len(m.columns))}
     width = max(map(len, counts), default=0)
     for name, n in counts.items():
@@ -30,7 +30,7 @@ def merged(args):
 def listed(args):
     m = merge.merge(args.files)
     folder = args.o or Path("docs" if not args.files else "conform-report")
-    pages.write_catalogue(m, folder, catalogue.rows(), run.why_untested())
+    pages.write_catalogue(m, folder, catalogue.rows(), catalogue.why_untested())
     print(f"catalogue: {folder / 'catalogue.html'}, {folder / 'catalogue.md'}")
 
 
@@ -51,9 +51,9 @@ def caught(args):
     print(f"mutations: {table.folder / 'mutations.md'}")
 
 
-def main(argv=None):
+def main(argv):
     p = argparse.ArgumentParser(
-        prog="conformance.runner.report",
+        prog="ci/report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -80,7 +80,3 @@ def main(argv=None):
     except (BadMerge, catalogue.Broken, OSError) as e:
         print(f"report: {e}", file=sys.stderr)
         return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Run a command of the suite: python -m conformance COMMAND ..., the only way in from outside."""
+
+from __future__ import annotations
+
+import sys
+
+
+def run(argv):
+    """check EALs against the requirements, on this machine"""
+    from conformance.runner import run
+
+    if argv[:1] == ["merge"]:  # pyeal conform merge
+        return report(argv)
+    if argv[:1] == ["smoke"]:
+        return smoke(argv[1:])
+
+    return run.main(argv)
+
+
+def smoke(argv):
+    """check a new target's protocol before the suite does"""
+    from conformance.runner import smoke
+
+    return smoke.main(argv)
+
+
+def report(argv):
+    """make one report of many runs, the catalogue, the findings"""
+    from conformance.runner.report import command
+
+    return command.main(argv)
+
+
+def machines(argv):
+    """run a command in virtual machines of fixtures/machines"""
+    from conformance.runner import machines
+
+    return machines.main(argv)
+
+
+def peers(argv):
+    """fetch Debian's librte_eal of a release"""
+    from conformance.harness import peers
+
+    return peers.main(argv)
+
+
+def hugepages(argv):
+    """add hugepages to the pools for a while"""
+    from pyeal import loans
+
+    return loans.main(argv)
+
+
+def record(argv):
+    """remake fixtures/recordings by Debian's librte_eal"""
+    from conformance.runner import record
+
+    return record.main(argv)
+
+
+def faults(argv):
+    """make each system call of a start fail, or kill it there"""
+    from conformance.campaigns.faults import sweep
+
+    return sweep.main(argv)
+
+
+def fuzz(argv):
+    """give bad files to pyeal's readers"""
+    from conformance.campaigns.fuzz import sweep
+
+    return sweep.main(argv)
+
+
+def mutations(argv):
+    """put faults into a copy of pyeal, which the tests must find"""
+    from conformance.campaigns.mutations import sweep
+
+    return sweep.main(argv)
+
+
+def programs(argv):
+    """run DPDK's own programs beside pyeal"""
+    from conformance.campaigns.programs import sweep
+
+    return sweep.main(argv)
+
+
+def stress(argv):
+    """let processes grow, shrink, come, go and die at random"""
+    from conformance.campaigns.stress import sweep
+
+    return sweep.main(argv)
+
+
+def summary(argv):
+    """sum up a run of ci/test"""
+    from conformance.runner import summary
+
+    return summary.main(argv)
+
+
+def pytest(argv):
+    """run pytest on a folder or file of the suite: units, selftest, units/live, ..."""
+    from conformance.harness import tests
+
+    return tests.main(argv)
+
+
+COMMANDS = {f.__name__: f for f in (
+    run, smoke, report, summary, machines, peers, hugepages, record,
+    faults, fuzz, mutations, programs, stress, pytest,
+)}  # fmt: skip
+
+
+def main(argv):
+    if not argv or argv[0] not in COMMANDS:
+        lines = [f"  {name:10} {f.__doc__}" for name, f in COMMANDS.items()]
+        text = "\n".join(["usage: python -m conformance COMMAND ...", "", *lines])
+        wrong = not argv or argv[0] not in ("-h", "--help")
+        print(text, file=sys.stderr if wrong else sys.stdout)
+        return 2 if wrong else 0
+    try:
+        return COMMANDS[argv[0]](argv[1:])
+    except ModuleNotFoundError as e:
+        if (e.name or "").startswith(("conformance", "pyeal")):
+            raise
+        print(f"pyeal: no module {e.name}: pip install 'pyeal[conformance]'", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

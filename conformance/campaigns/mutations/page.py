@@ -1,0 +1,56 @@
+"""The table of mutations as Markdown: docs/mutations.md."""
+
+from collections import Counter
+
+from conformance.harness import catalogue
+
+
+def change(m, width=200):
+    """What a mutation does, in one line."""
+    if m.lie:
+        return f"{m.target} lies: {m.lie}"
+    old, new = (" ".join(text.split())[:width] for text in (m.old, m.new))
+    return f"{old} → {new}"
+
+
+def markdown(seen, unshown):
+    """The faults that were put into pyeal, and what each test made of them. `seen`: rows of
+    mutations.json; `unshown`: {id: why none shows that its test can fail}."""
+    counts = Counter(r["verdict"] for r in seen)
+    must = [i for i, row in catalogue.rows().items() if row.level == "must"]
+    caught = {r["mutation"].id for r in seen if r["verdict"] == "caught"}
+    words = [f"{counts.pop('caught', 0)} caught", f"{counts.pop('survived', 0)} survived"]
+    words += [f"{n} {word}" for word, n in counts.items()]
+    out = [
+        "# Mutations",
+        "",
+        "<!-- made by ci/mutations from conformance/selftest/mutations.toml -->",
+    ]
+    out += [
+        "",
+        f"Faults put into a copy of pyeal, one at a time: **{', '.join(words)}**. Each test",
+    ]
+    out += [
+        "stands for the requirement that the fault breaks, fails with it and passes right after"
+    ]
+    out += [f"without it. {len(caught.intersection(must))} of {len(must)} rows of must were caught"]
+    out += ["lying; those that no fault shows:"]
+    out += ["", *(f"- {id}: {why}" for id, why in unshown.items())]
+    family = None
+    for r in sorted(seen, key=lambda r: r["mutation"].id):
+        m, verdict = r["mutation"], r["verdict"]
+        if (at := m.id.partition("-")[0]) != family:
+            family = at
+            out += ["", f"## {family}", "", "| id | file | change | test | it said |"]
+            out += ["|---|---|---|---|---|"]
+        said = r["said"] if verdict == "caught" else f"**{verdict}** {r['said']}"
+        test = r["test"].replace("::", " ")
+        where = m.file.removeprefix("pyeal/") or "(lie)"
+        out += [f"| {m.id} | {where} | {code(change(m, 90))} | {code(test)} | {code(said)} |"]
+    return "\n".join(out) + "\n"
+
+
+def code(text):
+    """Literally, in a cell of a table."""
+    text = text.replace("|", "\\|").replace("`", "'")
+    return f"`{text}`" if text else ""

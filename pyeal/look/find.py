@@ -1,0 +1,77 @@
+"""Find the one EAL that a user names: a prefix, a pid, a directory or an archive."""
+
+from __future__ import annotations
+
+import os
+from errno import EACCES, EINVAL, ENOENT
+
+from pyeal.errors import EalError
+from pyeal.look.foreign import ForeignEal
+from pyeal.look.machine import Machine, same_file
+from pyeal.look.runtime_dir import RuntimeDir
+from pyeal.look.snapshot import Snapshot
+from pyeal.look.sources import Archive, Folder, Unreadable
+
+
+def copied(path: str) -> ForeignEal:
+    """Return the EAL of a copied directory or of an archive (ARCHIVE or ARCHIVE:DIRECTORY).
+
+    Raises EalError(EINVAL) if it is neither.
+    """
+    try:
+        return _copied(path)
+    except Unreadable as e:
+        raise EalError(EINVAL, "scan", str(e)) from None
+
+
+def _copied(path: str) -> ForeignEal:
+    file, _, inner = path.partition(":")
+    if os.path.isdir(path):
+        source: Folder | Archive = Folder(path)
+        name = os.path.realpath(path)
+    elif os.path.isfile(file):
+        source = archive = Archive(file, inner or None)
+        if not inner and len(archive.prefixes) > 1:
+            names = ", ".join(f"{file}:{d}" for d in archive.prefixes)
+            raise Unreadable(f"it has several directories with a config: {names}")
+        name = f"{file}:{archive.inner}"
+    else:
+        raise Unreadable(f"{path}: no such directory or archive")
+    e = ForeignEal(RuntimeDir(path, name))
+    e.copy = True
+    e.snapshot = Snapshot(source)
+    return e
+
+
+def find(what: str | None) -> ForeignEal:
+    """Return the EAL that a prefix, a pid, a runtime directory, a copy of one or an archive names.
+
+    None means the only EAL of the machine. Raises EalError(ENOENT) that lists the choice.
+    """
+    if what and "/" in what and not os.path.isdir(what):
+        return copied(what)
+    eals = Machine().eals()
+    if what is None:
+        named = [e for e in eals if e.health[0] != "ended"] or eals
+    elif os.path.isdir(what) and ("/" in what or os.path.exists(f"{what}/config")):
+        named = [e for e in eals if e.directory and same_file(e.directory.path, what)]
+        if not named:
+            return copied(what)
+    else:
+        pid = int(what) if what.isdecimal() else -1
+        named = [e for e in eals if pid in {e.primary_pid, *(p.pid for p in e.holders)}]
+        named = named or [e for e in eals if e.prefix == what]
+        if not named and os.path.exists(what.partition(":")[0]):
+            return copied(what)
+    if len(named) == 1 and named[0].snapshot:
+        return named[0]
+    if len(named) == 1:
+        raise EalError(EACCES, "scan", f"{what or named[0].prefix}: {named[0].why}")
+    choice = [f"{e.prefix or '?'} (pid {e.primary_pid or '-'})" for e in named or eals]
+    raise EalError(
+        ENOENT,
+        "scan",
+        what or "the EAL to look at",
+        expected="one EAL",
+        found=f"{len(named)}; there are: {', '.join(choice) or 'none'}",
+    )
