@@ -8,14 +8,14 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from conformance.units.layouts import ALL, EMPTY, FOUR, FULL, HOLES, LEGACY, NO_HUGE, TWO_NODES
-from pyeal.tools import picture
+from pyeal.tools import picture, picture_svg
 
 shapes = pytest.mark.parametrize("layout", ALL.values(), ids=ALL)
 
 
 @shapes
 def test_svg_is_one_well_formed_self_contained_picture(layout):
-    s = picture.svg(layout)
+    s = picture_svg.svg(layout)
     root = ET.fromstring(s)
 
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -35,7 +35,7 @@ def test_terminal_keeps_the_width(layout, width):
 
 @shapes
 def test_every_list_is_named_in_table_and_svg(layout):
-    table, svg = picture.table(layout), picture.svg(layout)
+    table, svg = picture.table(layout), picture_svg.svg(layout)
 
     for ml in layout["lists"]:
         assert ml["name"] in table
@@ -71,8 +71,8 @@ def test_iova_runs_of_a_cell():
 
 def test_missing_iova_is_said():
     assert "no IOVA" in picture.table(HOLES)
-    assert "no IOVA" in picture.svg(HOLES)
-    assert "no IOVA" not in picture.svg(FOUR)
+    assert "no IOVA" in picture_svg.svg(HOLES)
+    assert "no IOVA" not in picture_svg.svg(FOUR)
 
 
 def test_layout_without_lists():

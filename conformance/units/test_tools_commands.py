@@ -18,7 +18,7 @@ import pytest
 
 from conformance.harness.child import environment
 from conformance.units.recorded import pyeal, unpack
-from pyeal.tools import Patience, commands, completion, man
+from pyeal.tools import Progress, commands, completion, man
 
 ALL = list(commands.COMMANDS)
 EAL = {"init", "attach", "demo"}  # these are an EAL, the others are tools
@@ -139,8 +139,8 @@ def test_colour_is_for_terminals(name: str, run: Path) -> None:
 def test_what_takes_long_is_said_on_a_terminal() -> None:
     code = """if True:
         import time
-        from pyeal.tools import Patience
-        with Patience("looking", after=0.05):
+        from pyeal.tools import Progress
+        with Progress("looking", after=0.05):
             time.sleep(0.3)
         print("done")"""
     argv = [sys.executable, "-P", "-c", code]
@@ -148,7 +148,7 @@ def test_what_takes_long_is_said_on_a_terminal() -> None:
 
     assert re.search(r"\rlooking: 0 s \r\x1b\[Kdone", seen(argv))
     assert (piped.stdout, piped.stderr) == ("done\n", "")
-    assert Patience("").after == 2
+    assert Progress("").after == 2
 
 
 # --- manual, completion

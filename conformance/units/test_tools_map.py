@@ -17,7 +17,7 @@ from conformance.harness import recordings
 from conformance.units.layouts import ALL, FULL, TWO_NODES
 from conformance.units.recorded import facts, pyeal
 from pyeal.tools import map as maps
-from pyeal.tools import picture
+from pyeal.tools import picture, picture_svg
 
 RECORDING = recordings.FOLDER / "24.11-dynmem.zip"
 shapes = pytest.mark.parametrize("layout", ALL.values(), ids=ALL)
@@ -67,12 +67,12 @@ def test_names_cannot_become_markup() -> None:
 
     assert page.count("</script>") == 1 and "<script>alert" not in page
     assert data(page)["title"] == evil["file_prefix"]
-    ET.fromstring(picture.svg(evil))
+    ET.fromstring(picture_svg.svg(evil))
 
 
 def test_others_lie_over_it() -> None:
     layout = overlaid()
-    svg, plain = picture.svg(layout), picture.terminal(layout, 80, colour=False)
+    svg, plain = picture_svg.svg(layout), picture.terminal(layout, 80, colour=False)
     texts = "".join(ET.fromstring(svg).itertext())
 
     assert "secondary 7 app" in texts and "mapped here, too" in texts

@@ -129,9 +129,12 @@ class ProcessView(Host):
         """Yield (file, whether it limits reservations, limit, in use) of each limit, in bytes."""
         mb = page_sz >> 20
         unit = f"{mb >> 10}GB" if mb >> 10 else f"{mb}MB" if mb else f"{page_sz >> 10}KB"
-        words = (("max", "current"), ("rsvd.max", "rsvd.current"),
-                 ("limit_in_bytes", "usage_in_bytes"),
-                 ("rsvd.limit_in_bytes", "rsvd.usage_in_bytes"))  # fmt: skip
+        words = (
+            ("max", "current"),
+            ("rsvd.max", "rsvd.current"),
+            ("limit_in_bytes", "usage_in_bytes"),
+            ("rsvd.limit_in_bytes", "rsvd.usage_in_bytes"),
+        )
         for d in self.cgroups():
             for most, used in words:
                 path = f"{d}/hugetlb.{unit}.{most}"[len(self.root) :]

@@ -202,10 +202,17 @@ class Snapshot:
     def _heap(self, i: int) -> Dict:
         h = self.c.malloc_heaps[i]
         facts: Dict = {
-            "Heap_id": i, "Name": text(h.name), "Heap_size": h.total_size, "Free_size": None,
-            "Alloc_size": None, "Greatest_free_size": None, "Alloc_count": h.alloc_count,
-            "Free_count": None, "Socket_id": h.socket_id, "locked": bool(h.lock),
-        }  # fmt: skip
+            "Heap_id": i,
+            "Name": text(h.name),
+            "Heap_size": h.total_size,
+            "Free_size": None,
+            "Alloc_size": None,
+            "Greatest_free_size": None,
+            "Alloc_count": h.alloc_count,
+            "Free_count": None,
+            "Socket_id": h.socket_id,
+            "locked": bool(h.lock),
+        }
         if self.memory is None:
             return facts | {"unread": "the pages are not there: only config and arrays"}
         why = "it changes all the time"
@@ -218,9 +225,11 @@ class Snapshot:
             before, h = bytes(h), self._config().malloc_heaps[i]
             if before == bytes(h) and free is not None:
                 return facts | {
-                    "Free_size": sum(free), "Alloc_size": h.total_size - sum(free),
-                    "Greatest_free_size": max(free, default=0), "Free_count": len(free),
-                }  # fmt: skip
+                    "Free_size": sum(free),
+                    "Alloc_size": h.total_size - sum(free),
+                    "Greatest_free_size": max(free, default=0),
+                    "Free_count": len(free),
+                }
             self.c.malloc_heaps[i] = h
             facts |= {"Heap_size": h.total_size, "Alloc_count": h.alloc_count}
         return facts | {"unread": why}
@@ -254,9 +263,12 @@ class Snapshot:
             return
         for va, e in self._chain(heap, self.c.malloc_heaps[heap].first, "next", [0]):
             yield {
-                "addr": va, "size": e.size, "state": STATES[e.state & 7],
-                "dirty": bool(e.state & 8), "pad": e.pad,
-            }  # fmt: skip
+                "addr": va,
+                "size": e.size,
+                "state": STATES[e.state & 7],
+                "dirty": bool(e.state & 8),
+                "pad": e.pad,
+            }
 
     # files
 
@@ -408,8 +420,15 @@ def hugepage_data(data: bytes) -> list[Dict]:
         r = layout.HugepageFile.from_buffer_copy(data, at)
         if not r.size:
             break
-        found.append({
-            "orig_va": r.orig_va, "final_va": r.final_va, "physaddr": r.physaddr, "size": r.size,
-            "socket_id": r.socket_id, "file_id": r.file_id, "filepath": os.fsdecode(r.filepath),
-        })  # fmt: skip
+        found.append(
+            {
+                "orig_va": r.orig_va,
+                "final_va": r.final_va,
+                "physaddr": r.physaddr,
+                "size": r.size,
+                "socket_id": r.socket_id,
+                "file_id": r.file_id,
+                "filepath": os.fsdecode(r.filepath),
+            }
+        )
     return found

@@ -31,21 +31,21 @@ def check_release(name: str | None) -> None:
 
 
 def coloured() -> bool:
-    """Colour only on a terminal, and not where NO_COLOR is set (no-color.org)."""
+    """Return whether to print colours: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def ink(text: str, *sgr: object, colour: bool | None = None) -> str:
-    """The text in that look; sgr: BOLD, RED, ... or "38;5;69"."""
+    """Return the text in a colour or weight; sgr: BOLD, RED, ... or "38;5;69"."""
     if not text or not (coloured() if colour is None else colour):
         return text
     return f"\x1b[{';'.join(map(str, sgr))}m{text}\x1b[0m"
 
 
 def columns(most: int = 160, none: int = 100) -> int:
-    """Width of the terminal, $COLUMNS before it; `none` where there is none.
+    """Return $COLUMNS or the width of the terminal, `none` without either.
 
-    As shutil's, which costs more to import than most of what looks.
+    shutil has the same, but costs more to import than most commands take.
     """
     word = os.environ.get("COLUMNS", "")
     try:
@@ -55,42 +55,42 @@ def columns(most: int = 160, none: int = 100) -> int:
     return min(n or none, most)
 
 
-class Patience:
-    """Tells a terminal what it waits for, once that has taken over two seconds."""
+class Progress:
+    """Show on a terminal what the command is doing, once that has taken over two seconds."""
 
     def __init__(self, doing: str, after: float = 2.0) -> None:
-        self.doing, self.after, self.told = doing, after, False
+        self.doing, self.after, self.shown = doing, after, False
 
     def __enter__(self) -> None:
         import time
 
-        self.begun = time.monotonic()
-        self.loud = sys.stderr.isatty()
-        if self.loud:
+        self.began = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+        if self.terminal:
             import signal
 
-            self.before = signal.signal(signal.SIGALRM, self._tell)
+            self.before = signal.signal(signal.SIGALRM, self._show)
             signal.setitimer(signal.ITIMER_REAL, self.after, 1)
 
-    def _tell(self, *_: object) -> None:
+    def _show(self, *_: object) -> None:
         import time
 
-        self.told = True
-        sys.stderr.write(f"\r{self.doing}: {time.monotonic() - self.begun:.0f} s ")
+        self.shown = True
+        sys.stderr.write(f"\r{self.doing}: {time.monotonic() - self.began:.0f} s ")
         sys.stderr.flush()
 
     def __exit__(self, *_: object) -> None:
-        if self.loud:
+        if self.terminal:
             import signal
 
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self.before)
-        if self.told:
+        if self.shown:
             sys.stderr.write("\r\x1b[K")
 
 
 def size(n: int) -> str:
-    """64M, 1.5G, 790528 -> 772K: the largest unit, at most one decimal."""
+    """Return 64M, 1.5G, 772K: the largest unit, at most one decimal."""
     for shift, unit in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):
         if n >> shift:
             return f"{n / (1 << shift):.1f}".removesuffix(".0") + unit
@@ -98,12 +98,12 @@ def size(n: int) -> str:
 
 
 def count(n: int, noun: str, nouns: str = "") -> str:
-    """1 page, 8,192 pages; nouns: the plural that is more than an s."""
+    """Return "1 page" or "8,192 pages"; nouns: a plural other than noun + s."""
     return f"{n:,} {noun if n == 1 else nouns or noun + 's'}"
 
 
 def age(seconds: float) -> str:
-    """12s, 5m, 3h, 4d: the largest unit."""
+    """Return 12s, 5m, 3h, 4d: the largest unit."""
     for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= unit:
             return f"{seconds / unit:.0f}{name}"
@@ -111,20 +111,21 @@ def age(seconds: float) -> str:
 
 
 def table(rows: Iterable[Sequence[str]], right: str = "") -> str:
-    """Columns as wide as their widest cell; right: names in the first row that stand right."""
+    """Return rows as text; right: the columns to align right, by their names in the first row."""
     rows = [list(r) for r in rows]
     head = rows[0]
     w = [max(len(r[i]) for r in rows) for i in range(len(head))]
     far = [name in right.split() for name in head]
     return "\n".join(
-        "  ".join(c.rjust(n) if r else c.ljust(n) for c, n, r in zip(row, w, far, strict=True))
-        .rstrip()
+        "  ".join(
+            c.rjust(n) if r else c.ljust(n) for c, n, r in zip(row, w, far, strict=True)
+        ).rstrip()
         for row in rows
-    )  # fmt: skip
+    )
 
 
 def document(name: str, facts: dict[str, object], version: int = 1, indent: int | None = 2) -> str:
-    """A tool's JSON: the facts, and first of all the schema that they follow."""
+    """Return a command's JSON: the schema, then the facts."""
     import json
 
     return json.dumps({"schema": f"pyeal.{name}/{version}", **facts}, indent=indent)

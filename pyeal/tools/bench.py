@@ -32,7 +32,7 @@ EXAMPLES = """  pyeal bench                              the table; the run is k
   pyeal bench --target librte_eal:build/lib/librte_eal.so.23   an EAL of your own
   pyeal bench --show                       the last run again; --page FILE draws all of them"""
 
-LOOKS = {"holds": GREEN, "misses": RED, "not shown": DIM}
+COLOURS = {"holds": GREEN, "misses": RED, "not shown": DIM}
 FAILED, BROKEN = 1, 2
 GAUGE = 24
 
@@ -85,8 +85,10 @@ def run(args: argparse.Namespace) -> int:
         return BROKEN
     facts = {
         "machine": {k: data["machine_info"].get(k) for k in FACTS},
-        "rows": data["rows"], "gates": data.get("gates", []), "compared": compared,
-    }  # fmt: skip
+        "rows": data["rows"],
+        "gates": data.get("gates", []),
+        "compared": compared,
+    }
     if args.json:
         print(document("bench", facts))
     else:
@@ -117,9 +119,14 @@ def _measure(args: argparse.Namespace, tmp: str) -> Dict:
     gates = [] if args.no_gates or args.only else _gates(args, tmp)
     with open(f"{tmp}/gates.json", "w", encoding="utf-8") as f:
         json.dump(gates, f)
-    more = [f"--target={args.target}", f"--reference={args.reference}", f"--pages={args.pages}",
-            f"--rounds={args.rounds}", f"--gates={tmp}/gates.json",
-            f"--basetemp={tmp}/timing"]  # fmt: skip
+    more = [
+        f"--target={args.target}",
+        f"--reference={args.reference}",
+        f"--pages={args.pages}",
+        f"--rounds={args.rounds}",
+        f"--gates={tmp}/gates.json",
+        f"--basetemp={tmp}/timing",
+    ]
     if args.only:
         more.append(f"--only={args.only}")
     if args.host:
@@ -127,8 +134,12 @@ def _measure(args: argparse.Namespace, tmp: str) -> Dict:
     if args.against and not (os.path.exists(args.against) or args.against.isdigit()):
         more.append(f"--base={_revision(args.against, tmp)}")
     storage = os.path.abspath(args.storage)
-    more += [f"--benchmark-json={out}", f"--benchmark-storage=file://{storage}",
-             "--benchmark-autosave", "--benchmark-save-data"]  # fmt: skip
+    more += [
+        f"--benchmark-json={out}",
+        f"--benchmark-storage=file://{storage}",
+        "--benchmark-autosave",
+        "--benchmark-save-data",
+    ]
     code, said = _pytest("campaigns/timing", more)
     skipped = re.findall(r"^SKIPPED \[\d+\] [^:]+:\d+: (.*)$", said, re.M)
     if skipped and code == 0 and not (os.path.exists(out) and load(out)["benchmarks"]):
@@ -164,9 +175,11 @@ def _gate(r: Dict, test: str, work: str) -> Dict:
     why = r["longrepr"][2] if r["outcome"] == "skipped" else ""
     name = test.removeprefix("test_").replace("_", " ")
     note = dict(r["user_properties"]).get("gate", {})
-    return {"gate": name, "work": work, "value": None, "bound": None} | {
-        k: v for k, v in note.items() if k in ("value", "bound")
-    } | {"verdict": words[r["outcome"]], "note": why.removeprefix("Skipped: ")}  # fmt: skip
+    return (
+        {"gate": name, "work": work, "value": None, "bound": None}
+        | {k: v for k, v in note.items() if k in ("value", "bound")}
+        | {"verdict": words[r["outcome"]], "note": why.removeprefix("Skipped: ")}
+    )
 
 
 def _pytest(part: str, more: list[str]) -> tuple[int, str]:
@@ -177,9 +190,14 @@ def _pytest(part: str, more: list[str]) -> tuple[int, str]:
     lines: list[str] = []
     tty = sys.stderr.isatty()
     with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
-        errors="replace", stdin=subprocess.DEVNULL,
-    ) as p:  # fmt: skip
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+    ) as p:
         assert p.stdout
         try:
             for line in p.stdout:
@@ -233,8 +251,16 @@ def _compare(data: Dict, args: argparse.Namespace) -> list[Dict]:
             continue
         work, pages, measure = key
         word = "holds" if value <= limit else "misses" if measure.endswith("cpu") else "not shown"
-        out.append({"work": work, "pages": pages, "measure": measure, "value": value,
-                    "bound": limit, "verdict": word})  # fmt: skip
+        out.append(
+            {
+                "work": work,
+                "pages": pages,
+                "measure": measure,
+                "value": value,
+                "bound": limit,
+                "verdict": word,
+            }
+        )
     return out
 
 
@@ -248,7 +274,7 @@ def _gauge(row: Dict) -> str:
     mark = GAUGE * 2 // 3
     full = max(0, min(GAUGE, round(row["value"] / row["target"] * mark)))
     cells = ["━" if i < full else "─" for i in range(GAUGE)]
-    look = LOOKS[row["verdict"]]
+    look = COLOURS[row["verdict"]]
     if row["verdict"] == "not shown":
         look = YELLOW
     left = ink("".join(cells[: min(full, mark)]), look) + ink("".join(cells[full:mark]), DIM)
@@ -268,8 +294,9 @@ def _lines(facts: Dict, width: int) -> Iterator[str]:
     yield ink(
         f"kernel {m['kernel']}, {m['cpus']} CPUs, {m['numa_nodes']} node(s), {pools}; "
         "ratio of medians, spread of the middle half of rounds; "
-        "floor: the kernel's limit, on a quiet machine and here", DIM,
-    )  # fmt: skip
+        "floor: the kernel's limit, on a quiet machine and here",
+        DIM,
+    )
     yield ""
     w = max([len(r["work"]) for r in facts["rows"]] + [4])
     wide = width >= w + 69 + GAUGE
@@ -280,13 +307,14 @@ def _lines(facts: Dict, width: int) -> Iterator[str]:
         spread = f"{number(r['low'], '×')} – {number(r['high'], '×')}" if "low" in r else ""
         floor, here = (f"{r[k]:.2f}" if r.get(k) else "" for k in ("floor", "here"))
         value = ink(f"{number(r.get('value'), unit):>9}", BOLD)
-        verdict = ink(r["verdict"], LOOKS[r["verdict"]])
+        verdict = ink(r["verdict"], COLOURS[r["verdict"]])
         yield (
             f"{r['work']:{w}}  {r['pages'] or '':>5}  {value}  {spread:^15}  "
             f"{'≤ ' + number(r['target'], unit):>8}  {floor:>5}  {here:>5}  "
             + (f"{_gauge(r)}  " if wide else "")
-            + verdict + (ink(f"  {r['note']}", DIM) if r["note"] else "")
-        ).rstrip()  # fmt: skip
+            + verdict
+            + (ink(f"  {r['note']}", DIM) if r["note"] else "")
+        ).rstrip()
     if facts["gates"]:
         yield from ("", ink(f"{'gate':{w}}  {'':5}  {'measured':>9}  {'':15}  {'at most':>8}", DIM))
     for g in facts["gates"]:
@@ -296,7 +324,7 @@ def _lines(facts: Dict, width: int) -> Iterator[str]:
             value, bound = f"{g['value']:,.0f}", f"{g['bound']:,.0f}"
         yield (
             f"{name:{w}}  {'':5}  {ink(f'{value:>9}', BOLD)}  {'':15}  {bound:>8}                "
-            + ink(g["verdict"], LOOKS[g["verdict"]])
+            + ink(g["verdict"], COLOURS[g["verdict"]])
             + (ink(f"  {g['note']}", DIM) if g["note"] else "")
         ).rstrip()
     if facts["compared"]:

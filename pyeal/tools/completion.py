@@ -19,9 +19,16 @@ EXAMPLES = """\
 
 exit code: 0; 2 for wrong arguments"""
 KINDS = {  # the name of a value: what may stand there
-    "FILE": "file", "ARCHIVE": "file", "A": "file", "B": "file", "DIR": "dir", "DIRECTORY": "dir",
-    "PID": "pid", "PREFIX": "prefix", "RELEASE": "release",
-}  # fmt: skip
+    "FILE": "file",
+    "ARCHIVE": "file",
+    "A": "file",
+    "B": "file",
+    "DIR": "dir",
+    "DIRECTORY": "dir",
+    "PID": "pid",
+    "PREFIX": "prefix",
+    "RELEASE": "release",
+}
 COMMANDS_FOLLOW = "lease", "ci"  # after --; to others EAL's arguments
 
 
@@ -168,8 +175,15 @@ def zsh() -> str:
         return "        '" + said.replace("'", r"'\''") + "'"
 
     def more(values: list[str], kinds: list[str]) -> str:
-        return "; ".join([*([f"compadd -- {' '.join(values)}"] if values else []),
-                          *(f"_pyeal_{k}" for k in kinds)]) or ":"  # fmt: skip
+        return (
+            "; ".join(
+                [
+                    *([f"compadd -- {' '.join(values)}"] if values else []),
+                    *(f"_pyeal_{k}" for k in kinds),
+                ]
+            )
+            or ":"
+        )
 
     cases = []
     for name, _, found in all_words():
@@ -182,8 +196,10 @@ def zsh() -> str:
     cases.append(f"""    *" -- EAL") compadd -- {" ".join(eal_options())} ;;""")
     for name, _, found in all_words():
         options = "\n".join(quoted(n, w.help) for w in found for n in w.names)
-        cases.append(f'    "{name} "*) found=(\n{options}\n        )\n'
-                     f"        _describe -o option found; {more(*between(found))} ;;")  # fmt: skip
+        cases.append(
+            f'    "{name} "*) found=(\n{options}\n        )\n'
+            f"        _describe -o option found; {more(*between(found))} ;;"
+        )
     names = "\n".join(quoted(name, text) for name, text, _ in all_words())
     return ZSH.replace("%names%", names).replace("%cases%", "\n".join(cases))
 

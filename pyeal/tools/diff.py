@@ -10,7 +10,7 @@ from errno import EINVAL
 from pyeal import releases
 from pyeal.errors import EalError
 from pyeal.look.sources import Unreadable
-from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, Patience, count, document, dump, ink, table
+from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, Progress, count, document, dump, ink, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             raise EalError(EINVAL, "diff", str(e)) from None
     else:
         try:
-            with Patience(f"reading {args.a} and {args.b}"):
+            with Progress(f"reading {args.a} and {args.b}"):
                 found = of_files(*both)
         except Unreadable as e:
             raise EalError(EINVAL, "diff", str(e)) from None
@@ -124,9 +124,11 @@ def of_releases(a: releases.Release, b: releases.Release) -> Dict:
             d["a"], d["b"] = hex(d["a"]), hex(d["b"])
         found.append(d)
     same = a.word == b.word
-    verdict = "a secondary of one can join a primary of the other" if same else (
-        "a secondary of one cannot join a primary of the other: the version words differ"
-    )  # fmt: skip
+    verdict = (
+        "a secondary of one can join a primary of the other"
+        if same
+        else ("a secondary of one cannot join a primary of the other: the version words differ")
+    )
     return {"differences": found, "attach": verdict}
 
 

@@ -14,7 +14,7 @@ from pyeal.layout import Fbarray, HugepageFile, Memseg, Memzone
 from pyeal.look import snapshot
 from pyeal.look.config import config_of
 from pyeal.look.sources import Archive, Unreadable, read_file
-from pyeal.tools import BOLD, DIM, Patience, count, document, ink
+from pyeal.tools import BOLD, DIM, Progress, count, document, ink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,9 +32,23 @@ EXAMPLES = """  pyeal dump /var/run/dpdk/rte/config                 what is not 
   pyeal dump --json sos.tar.xz:var/run/dpdk/rte/fbarray_memzone"""
 
 HEX = (
-    "addr", "base_va", "data", "iova", "magic", "version", "mem_cfg_addr", "mem_va_addr", "first",
-    "last", "tqh_first", "tqh_last", "free_head", "orig_va", "final_va", "physaddr",
-)  # fmt: skip
+    "addr",
+    "base_va",
+    "data",
+    "iova",
+    "magic",
+    "version",
+    "mem_cfg_addr",
+    "mem_va_addr",
+    "first",
+    "last",
+    "tqh_first",
+    "tqh_last",
+    "free_head",
+    "orig_va",
+    "final_va",
+    "physaddr",
+)
 PADS = ("pad", "rest", "tail")  # of layout.py: what the compiler leaves between members
 KINDS = ("config", "hugepage_info", "hugepage_data", "fbarray")
 ELEMENTS: dict[int, tuple[str, type]] = {48: ("memseg", Memseg), 72: ("memzone", Memzone)}
@@ -51,7 +65,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        with Patience(f"reading {args.file}"):
+        with Progress(f"reading {args.file}"):
             found = load(args.file)
         if isinstance(found, list):
             print(document("dump", {"files": found}) if args.json else "\n".join(found))
@@ -147,9 +161,14 @@ def _array(data: bytes) -> tuple[Dict, list[Field]]:
     name, kind = ELEMENTS.get(elt_sz, ("element", None))
     used = runs(mask)
     facts: Dict = {
-        "kind": "fbarray", "elements": name, "elt_sz": elt_sz, "len": length,
-        "count": mask.bit_count(), "mask_offset": end + 8, "runs": [list(r) for r in used],
-    }  # fmt: skip
+        "kind": "fbarray",
+        "elements": name,
+        "elt_sz": elt_sz,
+        "len": length,
+        "count": mask.bit_count(),
+        "mask_offset": end + 8,
+        "runs": [list(r) for r in used],
+    }
     found: list[Field] = [(end, 4, "mask.n_masks", int.from_bytes(data[end : end + 4], "little"))]
     for start, n in used:
         for i in range(start, start + n):

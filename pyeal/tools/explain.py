@@ -12,7 +12,7 @@ from pyeal.tools import (
     GREEN,
     RED,
     YELLOW,
-    Patience,
+    Progress,
     UsageError,
     check_release,
     columns,
@@ -54,8 +54,11 @@ def read(lines: list[str]) -> list[tuple[Problem, str, bool]]:
         for p, level in hits[:1] if hits and hits[0][1] == CERTAIN else hits:
             if p.id not in told or level < told[p.id][2]:
                 told[p.id] = p, line, level
-    sure = [(p, line, True) for p, line, level in told.values()
-            if level == CERTAIN or (level == HINT and p.id in wrapped)]  # fmt: skip
+    sure = [
+        (p, line, True)
+        for p, line, level in told.values()
+        if level == CERTAIN or (level == HINT and p.id in wrapped)
+    ]
     if any(p.id != HARMLESS for p, _, _ in sure):
         return sorted(sure, key=lambda t: t[0].id == HARMLESS)
     found = [*((p, line, False) for p, line, level in told.values() if level != CERTAIN), *sure]
@@ -69,8 +72,12 @@ def confirm(p: Problem, found: dict[str, list[Finding]]) -> list[tuple[str, Find
     """Doctor's findings that are this problem; (link, finding). All that is wrong for none."""
     if p.id is None:
         return [(link, f) for link, fs in found.items() for f in fs if f.state in (FAIL, WARN)]
-    return [(link, f) for link, fs in found.items() for f in fs
-            if p.id in f.problems and (f.state != OK or f.harmless)]  # fmt: skip
+    return [
+        (link, f)
+        for link, fs in found.items()
+        for f in fs
+        if p.id in f.problems and (f.state != OK or f.harmless)
+    ]
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -89,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("a log line as an argument, or a log on stdin")
     lines = args.lines or sys.stdin.read().splitlines()
     told = read(lines)
-    with Patience("looking at this machine"):
+    with Progress("looking at this machine"):
         found = examine(ProcessView(args.pid), args.eal_args, args.release) if told else {}
     rows = [_row(p, line, certain, found) for p, line, certain in told]
     rows.sort(

@@ -65,11 +65,11 @@ def run(
 
 def _show(eal: Eal, args: argparse.Namespace) -> None:
     layout: dict[str, Any] = eal.layout()
-    from pyeal.tools import picture
+    from pyeal.tools import picture, picture_svg
 
     if args.svg:
         with open(args.svg, "w", encoding="utf-8") as f:
-            f.write(picture.svg(layout))
+            f.write(picture_svg.svg(layout))
     if args.json:
         import json
 

@@ -17,7 +17,7 @@ from pyeal.tools import (
     GREEN,
     RED,
     YELLOW,
-    Patience,
+    Progress,
     age,
     columns,
     count,
@@ -28,7 +28,7 @@ from pyeal.tools import (
     table,
     telemetry,
 )
-from pyeal.tools.ps import LOOKS, facts
+from pyeal.tools.ps import COLOURS, facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,21 +55,47 @@ EXAMPLES = """  pyeal inspect demo                        the EAL with --file-pr
 ELEMENT = ctypes.sizeof(layout.MallocElem)  # what lies before an element's data
 LOCKS = ("mlock", "qlock", "mplock", "tlock", "ethdev_lock", "memory_hotplug_lock")
 WORDS = (
-    "magic", "version", "nchannel", "nrank", "mp_status", "next_socket_id", "mem_cfg_addr",
-    "legacy_mem", "single_file_segments", "tsc_hz", "dma_maskbits", "max_memzone",
-    "mem_va_addr", "mem_va_len", "mem_va_page_sz",
-)  # fmt: skip
+    "magic",
+    "version",
+    "nchannel",
+    "nrank",
+    "mp_status",
+    "next_socket_id",
+    "mem_cfg_addr",
+    "legacy_mem",
+    "single_file_segments",
+    "tsc_hz",
+    "dma_maskbits",
+    "max_memzone",
+    "mem_va_addr",
+    "mem_va_len",
+    "mem_va_page_sz",
+)
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
     p.usage = "pyeal inspect [options] [PREFIX|PID|DIRECTORY|ARCHIVE] [/eal/COMMAND[,N...] ...]"
-    p.add_argument("what", nargs="?", metavar="PREFIX|PID|DIRECTORY|ARCHIVE",
-                   help="which EAL; may be left out where there is one")  # fmt: skip
-    p.add_argument("commands", nargs="*", metavar="/eal/COMMAND",
-                   help="a request of telemetry: " + ", ".join(telemetry.REQUESTS))  # fmt: skip
+    p.add_argument(
+        "what",
+        nargs="?",
+        metavar="PREFIX|PID|DIRECTORY|ARCHIVE",
+        help="which EAL; may be left out where there is one",
+    )
+    p.add_argument(
+        "commands",
+        nargs="*",
+        metavar="/eal/COMMAND",
+        help="a request of telemetry: " + ", ".join(telemetry.REQUESTS),
+    )
     p.add_argument("--elements", action="store_true", help="every element of the heaps, too")
-    p.add_argument("--watch", nargs="?", type=float, const=1.0, metavar="S",
-                   help="again every S seconds (1), until Ctrl-C")  # fmt: skip
+    p.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=1.0,
+        metavar="S",
+        help="again every S seconds (1), until Ctrl-C",
+    )
     form = p.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON, schema pyeal.inspect/1")
     form.add_argument("--prometheus", action="store_true", help="as Prometheus text")
@@ -100,9 +126,11 @@ def describe(e: ForeignEal, elements: bool = False) -> Dict:
         "tailqs": s.tailqs(),
         "hugepage_info": s.hugepage_info(),
         "holders": [_holder(e, p, s.lists) for p in e.holders],
-        "problems": [*s.problems, *(f"heap {h['Name']}: {h['unread']}" for h in heaps
-                                    if "unread" in h and not e.copy)],
-    }  # fmt: skip
+        "problems": [
+            *s.problems,
+            *(f"heap {h['Name']}: {h['unread']}" for h in heaps if "unread" in h and not e.copy),
+        ],
+    }
 
 
 def _elements(s: Snapshot, heap: Dict) -> list[Dict]:
@@ -135,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
         args.what = None
     first = True
     while True:
-        with Patience("looking at processes"):
+        with Progress("looking at processes"):
             e = find(args.what)
         if args.commands:
             _answer(e, args)
@@ -182,7 +210,7 @@ def _lines(e: ForeignEal, elements: bool) -> list[str]:
         d["mode"],
         f"IOVA as {d['iova_mode']}" if d["iova_mode"] else "no IOVA",
         f"pid {d['pid']}" if d["pid"] else "no process",
-        ink(health, LOOKS.get(d["health"], DIM)),
+        ink(health, COLOURS.get(d["health"], DIM)),
     ]
     used, kept = d["bytes"], sum(ml["len"] for ml in d["lists"])
     out = [
@@ -233,12 +261,19 @@ def _heaps(d: Dict) -> list[str]:
         if h["Free_size"] == 0:
             share = 1
         bar = "" if h["Free_size"] is None or not h["Heap_size"] else _bar(share)
-        rows.append((
-            h["Name"], str(h["Socket_id"]), size(h["Heap_size"]), text_of(h["Alloc_size"]),
-            text_of(h["Free_size"]), text_of(h["Greatest_free_size"]), f"{h['Alloc_count']:,}",
-            "?" if h["Free_count"] is None else f"{h['Free_count']:,}",
-            bar or h.get("unread", ""),
-        ))  # fmt: skip
+        rows.append(
+            (
+                h["Name"],
+                str(h["Socket_id"]),
+                size(h["Heap_size"]),
+                text_of(h["Alloc_size"]),
+                text_of(h["Free_size"]),
+                text_of(h["Greatest_free_size"]),
+                f"{h['Alloc_count']:,}",
+                "?" if h["Free_count"] is None else f"{h['Free_count']:,}",
+                bar or h.get("unread", ""),
+            )
+        )
     out = table(rows, right=" ".join(rows[0][1:8])).splitlines()
     for h in d["heaps"]:
         for x in h.get("elements", ()):
@@ -258,10 +293,16 @@ def _bar(share: float, width: int = 20) -> str:
 def _zones(d: Dict) -> list[str]:
     rows = [("NAME", "NODE", "ADDRESS", "LENGTH", "PAGE", "PAGES")]
     rows += [
-        (z["Name"], str(z["Socket"]), z["Address"], size(z["Length"]),
-         size(z.get("Hugepage_size", 0)), str(z.get("Hugepage_used", "-")))
+        (
+            z["Name"],
+            str(z["Socket"]),
+            z["Address"],
+            size(z["Length"]),
+            size(z.get("Hugepage_size", 0)),
+            str(z.get("Hugepage_used", "-")),
+        )
         for z in d["memzones"]
-    ]  # fmt: skip
+    ]
     return table(rows, right="NODE LENGTH PAGE PAGES").splitlines()
 
 

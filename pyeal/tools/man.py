@@ -72,8 +72,11 @@ def synopsis(p: argparse.ArgumentParser) -> str:
 def _option(a: argparse.Action) -> str:
     value = ""
     if a.nargs != 0:
-        said = str(a.metavar or "{" + ",".join(map(str, a.choices)) + "}" if a.choices else
-                   a.metavar or a.dest.upper())  # fmt: skip
+        said = str(
+            a.metavar or "{" + ",".join(map(str, a.choices)) + "}"
+            if a.choices
+            else a.metavar or a.dest.upper()
+        )
         value = f" \\fI{escaped(said)}\\fR"
         value = f" [{value.strip()}]" if a.nargs == "?" else value
     return ", ".join(f"\\fB{escaped(n)}\\fR" for n in a.option_strings) + value

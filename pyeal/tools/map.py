@@ -10,7 +10,7 @@ from pyeal.errors import EalError
 from pyeal.layout import BAD_IOVA
 from pyeal.look.find import find
 from pyeal.look.process import Process
-from pyeal.tools import Patience, coloured, columns, picture, size, telemetry
+from pyeal.tools import Progress, coloured, columns, picture, picture_svg, size, telemetry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,17 +31,27 @@ EXAMPLES = """  pyeal map demo                        in the terminal
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("what", nargs="?", metavar="PREFIX|PID|DIRECTORY|ARCHIVE",
-                   help="which EAL; may be left out where there is one")  # fmt: skip
+    p.add_argument(
+        "what",
+        nargs="?",
+        metavar="PREFIX|PID|DIRECTORY|ARCHIVE",
+        help="which EAL; may be left out where there is one",
+    )
     p.add_argument("--svg", metavar="FILE", help="into FILE, as SVG (- is standard output)")
     p.add_argument("--html", metavar="FILE", help="into FILE, as one page with zoom and tooltips")
     p.add_argument("--json", action="store_true", help="what is drawn, schema pyeal.map/1")
-    p.add_argument("--beside", metavar="PID", type=int, action="append", default=[],
-                   help="lay this process over it, too")  # fmt: skip
+    p.add_argument(
+        "--beside",
+        metavar="PID",
+        type=int,
+        action="append",
+        default=[],
+        help="lay this process over it, too",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    with Patience("looking at processes"):
+    with Progress("looking at processes"):
         e = find(args.what)
     layout = layout_of(e, args.beside)
     if args.json:
@@ -49,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
         print(document("map", layout))
     if args.svg:
-        write(args.svg, picture.svg(layout))
+        write(args.svg, picture_svg.svg(layout))
     if args.html:
         write(args.html, html(layout))
     if not (args.json or args.svg or args.html):
@@ -111,7 +121,9 @@ def html(layout: Dict) -> str:
         "title": layout["file_prefix"],
         "sub": [t for t in picture.title(layout) if not t.startswith("prefix ")],
         "tiles": [
-            ("in use", size(used)), ("reserved", size(reserved)), ("pages", f"{pages:,}"),
+            ("in use", size(used)),
+            ("reserved", size(reserved)),
+            ("pages", f"{pages:,}"),
             ("IOVA runs", f"{runs:,}"),
         ],
         "nodes": len({ml["socket_id"] for ml in layout["lists"]}),
@@ -122,34 +134,49 @@ def html(layout: Dict) -> str:
         "zones": [
             (z["Name"], z["Address"], z["Length"], z["Socket"]) for z in layout.get("memzones", ())
         ],
-    }  # fmt: skip
+    }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     page = os.path.join(os.path.dirname(os.path.abspath(__file__)), "map.html")
     with open(page, encoding="utf-8") as f:
         template = f.read()
-    title = picture.esc(f"Memory map of {layout['file_prefix']}")
-    for key, value in (("TITLE", title), ("SVG", picture.svg(layout)), ("DATA", text)):
+    title = picture_svg.esc(f"Memory map of {layout['file_prefix']}")
+    for key, value in (("TITLE", title), ("SVG", picture_svg.svg(layout)), ("DATA", text)):
         template = template.replace(f"%{key}%", value, 1)
     return template
 
 
 def _list(ml: Dict) -> Dict:
     return {
-        "index": ml["index"], "name": ml["name"], "node": ml["socket_id"], "page": ml["page_sz"],
-        "base": ml["base_va"], "len": ml["len"], "n": ml["n_segs"], "count": ml["count"],
-        "external": ml["external"], "colours": picture.NODES[picture.node(ml)],
+        "index": ml["index"],
+        "name": ml["name"],
+        "node": ml["socket_id"],
+        "page": ml["page_sz"],
+        "base": ml["base_va"],
+        "len": ml["len"],
+        "n": ml["n_segs"],
+        "count": ml["count"],
+        "external": ml["external"],
+        "colours": picture.NODES[picture.node(ml)],
         "runs": [
-            (r["seg"], r["n"],
-             [(None if i["iova"] == BAD_IOVA else i["iova"], i["n"]) for i in r["iova_runs"]],
-             [(f["flags"], f["n"]) for f in picture.flag_runs(r)])
+            (
+                r["seg"],
+                r["n"],
+                [(None if i["iova"] == BAD_IOVA else i["iova"], i["n"]) for i in r["iova_runs"]],
+                [(f["flags"], f["n"]) for f in picture.flag_runs(r)],
+            )
             for r in ml["runs"]
         ],
-    }  # fmt: skip
+    }
 
 
 def _heap(h: Dict, info: Dict) -> Dict:
     return {
-        "name": h["name"], "node": h["socket_id"], "size": h["total_size"],
-        "count": h["alloc_count"], "alloc": info.get("Alloc_size"), "free": info.get("Free_size"),
-        "most": info.get("Greatest_free_size"), "why": info.get("unread"),
-    }  # fmt: skip
+        "name": h["name"],
+        "node": h["socket_id"],
+        "size": h["total_size"],
+        "count": h["alloc_count"],
+        "alloc": info.get("Alloc_size"),
+        "free": info.get("Free_size"),
+        "most": info.get("Greatest_free_size"),
+        "why": info.get("unread"),
+    }

@@ -14,7 +14,7 @@ from pyeal import libc, releases
 from pyeal.libc import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_RW
 from pyeal.look.process import NO_LIMIT
 from pyeal.look.process_view import ProcessView
-from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Patience, count, document, ink, size
+from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Progress, count, document, ink, size
 from pyeal.tools.dryrun import DryRun
 from pyeal.vaspace import BASE, align
 
@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"pyeal: --as: {e}", file=sys.stderr)
             return 2
     view = ProcessView(args.pid)
-    with Patience("starting on fake pages"), DryRun(args.eal_args, args.release, view) as r:
+    with Progress("starting on fake pages"), DryRun(args.eal_args, args.release, view) as r:
         found = facts(r)
         if args.for_peer and r.error is None:
             length = found["addresses"]["end"] - found["addresses"]["start"]

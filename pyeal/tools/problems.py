@@ -1,10 +1,9 @@
-"""What goes wrong when EAL's memory starts: 46 problems, by what is logged, meant and looked at.
+"""The 46 problems that stop EAL's memory: how the log shows them, what they mean, what to do.
 
-The order is by how often and how badly they hurt. `says` are patterns for the log lines of all
-releases, 20.11 to 26.07; one that begins with ~ is a wrapper: it only says that something before it
-went wrong; with ? a hint, which counts when a wrapper of the same problem follows. `links` are
-doctor's, in which the problem shows before a start; `reach` is why it does not, for what nobody can
-see beforehand.
+The order is by frequency and damage. `says` are patterns for the log lines of all releases, 20.11
+to 26.07. One that begins with ~ is a wrapper: it only reports that something before it failed. One
+that begins with ? is a hint, which counts if a wrapper of the same problem follows. `links` are
+those of doctor's chain in which the problem shows before a start; `reach` is why it cannot show.
 """
 
 from __future__ import annotations
@@ -16,26 +15,25 @@ CERTAIN, HINT, WRAPPER = 0, 1, 2
 
 
 class Problem:
-    """One row; without an id it is none of them."""
+    """One problem; id is None for a line that gives no reason."""
 
     def __init__(
         self, id: int | None, title: str, links: str, says: tuple[str, ...], means: str, fix: str,
         reach: str = "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.id, self.title, self.means, self.fix, self.reach = id, title, means, fix, reach
         self.links = tuple(filter(None, links.split(", ")))
         self.says = says
 
     @cached_property
     def patterns(self) -> list[tuple[int, re.Pattern[str]]]:
-        """(CERTAIN, HINT or WRAPPER, compiled)."""
+        """Each pattern as (CERTAIN, HINT or WRAPPER, compiled)."""
         levels = {"?": HINT, "~": WRAPPER}
         return [(levels.get(s[0], CERTAIN), re.compile(s[s[0] in levels :], re.I))
-                for s in self.says]  # fmt: skip
+                for s in self.says]
 
 
 P = Problem
-# fmt: off
 PROBLEMS = (
     P(0, "arguments that EAL does not take", "arguments",
       (r"unrecognized option|invalid option --|requires an argument|unknown argument",
@@ -284,7 +282,6 @@ GAVE_UP = P(
     "The reason is in a line before it, or in one of the debug level, which is not shown.",
     "pyeal doctor -- ARGS looks at all that a start needs; --log-level=lib.eal:debug has EAL tell",
 )
-# fmt: on
 BY_ID = {p.id: p for p in PROBLEMS}
 
 

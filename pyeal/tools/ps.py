@@ -11,7 +11,7 @@ from pyeal.tools import (
     GREEN,
     RED,
     YELLOW,
-    Patience,
+    Progress,
     age,
     count,
     document,
@@ -35,7 +35,7 @@ Exit code: 0, also when there is none; 2 for wrong arguments."""
 EXAMPLES = """  pyeal ps                 what runs, and what died and left pages behind
   pyeal ps -a --json       also directories that a clean exit left, as JSON (docs/json.md)"""
 
-LOOKS = {
+COLOURS = {
     "running": GREEN,
     "initialising": YELLOW,
     "stopped": YELLOW,
@@ -96,7 +96,7 @@ def _row(f: Dict) -> tuple[str, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    with Patience("looking at processes"):
+    with Progress("looking at processes"):
         machine = Machine()
         found = [facts(e) for e in machine.eals()]
     shown = [f for f in found if args.all or f["health"] != "ended"]
@@ -121,7 +121,7 @@ def _show(shown: list[Dict]) -> None:
     print(ink(f"{lines[0]:{width}}HEALTH", BOLD))
     for line, f in zip(lines[1:], shown, strict=True):
         word = f["health"] + (f": {f['why']}" if f["why"] else "")
-        print(f"{line:{width}}{ink(word, LOOKS[f['health']])}")
+        print(f"{line:{width}}{ink(word, COLOURS[f['health']])}")
 
 
 def seen(machine: Machine) -> Dict:

@@ -15,7 +15,7 @@ from pyeal.tools import (
     GREEN,
     RED,
     YELLOW,
-    Patience,
+    Progress,
     age,
     count,
     document,
@@ -40,17 +40,22 @@ EXAMPLES = """  pyeal stale                  what is left, and who left it
   pyeal stale demo --delete    remove what is proven stale of --file-prefix=demo"""
 
 # held: a process has it. ended: what a clean exit leaves, and the next start overwrites
-LOOKS = {"stale": RED, "kept?": YELLOW, "unknown": YELLOW, "held": GREEN, "ended": DIM}
+COLOURS = {"stale": RED, "kept?": YELLOW, "unknown": YELLOW, "held": GREEN, "ended": DIM}
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("prefixes", nargs="*", metavar="PREFIX", help="only of these --file-prefixes")
-    p.add_argument("-a", "--all", action="store_true",
-                   help="also what is held, and directories that clean exits left")  # fmt: skip
+    p.add_argument(
+        "-a",
+        "--all",
+        action="store_true",
+        help="also what is held, and directories that clean exits left",
+    )
     p.add_argument("-v", "--verbose", action="store_true", help="a line for each file")
     p.add_argument("--delete", action="store_true", help="remove what is stale, after a question")
-    p.add_argument("--kept", action="store_true",
-                   help='with --delete: also what may have been kept on purpose')  # fmt: skip
+    p.add_argument(
+        "--kept", action="store_true", help="with --delete: also what may have been kept on purpose"
+    )
     p.add_argument("-y", "--yes", action="store_true", help="with --delete: no question")
     p.add_argument("--json", action="store_true", help="as JSON, schema pyeal.stale/1")
 
@@ -59,14 +64,15 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with Patience("looking at files and processes"):
+    with Progress("looking at files and processes"):
         found = Leftovers(args.all)
     if args.prefixes:
         found.items = [f for f in found.items if f["file_prefix"] in args.prefixes]
     wanted = ("stale", "kept?") if args.kept else ("stale",)
     shown = [f for f in found.items if args.all or f["verdict"] not in ("held", "ended")]
-    targets = [f for f in found.items
-               if f["verdict"] in wanted or (args.all and f["verdict"] == "ended")]  # fmt: skip
+    targets = [
+        f for f in found.items if f["verdict"] in wanted or (args.all and f["verdict"] == "ended")
+    ]
     hidden = bool(found.machine.unreadable_directories)
     if args.delete:
         if not args.json:
@@ -85,8 +91,11 @@ def run(args: argparse.Namespace) -> int:
             print(ink(line, DIM))
         if any(f["verdict"] == "stale" for f in shown):
             print(ink("pyeal stale --delete removes what is stale", DIM))
-    left = [f for f in found.items
-            if f["verdict"] in ("stale", "kept?", "unknown") and not f.get("deleted")]  # fmt: skip
+    left = [
+        f
+        for f in found.items
+        if f["verdict"] in ("stale", "kept?", "unknown") and not f.get("deleted")
+    ]
     return 1 if left or hidden else 0
 
 
@@ -115,7 +124,7 @@ def _show(shown: list[Dict], verbose: bool, hidden: bool) -> None:
         lines[1:], groups, groups.values(), strict=True
     ):
         word = "kept on purpose?" if verdict == "kept?" else verdict
-        print(f"{line:{width}}{ink(word, LOOKS[verdict])}: {why}")
+        print(f"{line:{width}}{ink(word, COLOURS[verdict])}: {why}")
         for f in files if verbose and kind == "page" else ():
             proof = "" if f["holders"] else "  no lock, no mapping, no descriptor"
             print(ink(f"  {f['shown']}  {size(f['bytes'])}  {age(f['age_s'])}{proof}", DIM))
@@ -144,8 +153,13 @@ def _tell(targets: list[Dict]) -> None:
     if not done:
         print("nothing was deleted")
     else:
-        print(ink(f"deleted {count(len(done), 'item')}, {size(sum(f['bytes'] for f in pages))} "
-                  "of hugepages are free again", CYAN))  # fmt: skip
+        print(
+            ink(
+                f"deleted {count(len(done), 'item')}, {size(sum(f['bytes'] for f in pages))} "
+                "of hugepages are free again",
+                CYAN,
+            )
+        )
 
 
 def delete(f: Dict) -> tuple[bool, str]:

@@ -52,9 +52,13 @@ def memzone_info(s: Snapshot, i: int) -> Dict | None:
     if z is None:
         return None
     info: Dict = {
-        "Zone": i, "Name": text(z.name), "Length": z.len, "Address": hex(z.addr),
-        "Socket": z.socket_id, "Flags": z.flags,
-    }  # fmt: skip
+        "Zone": i,
+        "Name": text(z.name),
+        "Length": z.len,
+        "Address": hex(z.addr),
+        "Socket": z.socket_id,
+        "Flags": z.flags,
+    }
     found = s.find(z.addr)
     if found:
         page, base = z.hugepage_sz, z.addr & -z.hugepage_sz
@@ -63,8 +67,16 @@ def memzone_info(s: Snapshot, i: int) -> Dict | None:
     return info
 
 
-HEAP = ("Heap_id", "Name", "Heap_size", "Free_size", "Alloc_size", "Greatest_free_size",
-        "Alloc_count", "Free_count")  # fmt: skip
+HEAP = (
+    "Heap_id",
+    "Name",
+    "Heap_size",
+    "Free_size",
+    "Alloc_size",
+    "Greatest_free_size",
+    "Alloc_count",
+    "Free_count",
+)
 
 
 def _heap_info(s: Snapshot, i: int) -> Dict | None:

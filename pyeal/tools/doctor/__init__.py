@@ -12,7 +12,7 @@ from pyeal.tools import (
     GREEN,
     RED,
     YELLOW,
-    Patience,
+    Progress,
     UsageError,
     check_release,
     document,
@@ -32,7 +32,7 @@ EXAMPLES = """\
 
 exit code: 0 nothing stands in the way, 1 something does, 2 the arguments make no sense"""
 TAKES_EAL_ARGS = True
-LOOKS = {OK: (GREEN,), WARN: (YELLOW,), FAIL: (RED, BOLD), UNKNOWN: (DIM,)}
+COLOURS = {OK: (GREEN,), WARN: (YELLOW,), FAIL: (RED, BOLD), UNKNOWN: (DIM,)}
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -40,9 +40,10 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--pid", type=int, help="as that process: its mounts, user, groups and limits")
     p.add_argument("--as", dest="release", metavar="RELEASE", help=f"{releases.SPAN} (22.11)")
     p.add_argument(
-        "--touch", action="store_true",
+        "--touch",
+        action="store_true",
         help="take one page for a moment by EAL's own calls, and name the one that fails",
-    )  # fmt: skip
+    )
     p.add_argument("-v", "--verbose", action="store_true", help="the harmless, too")
     p.add_argument("--json", action="store_true", help="everything, as pyeal.doctor/1")
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.pid and args.touch:
         raise UsageError("--touch is of this process: nsenter -t PID -a pyeal doctor")
     view = ProcessView(args.pid)
-    with Patience("looking at this machine"):
+    with Progress("looking at this machine"):
         found = examine(view, args.eal_args, args.release)
     states = {link: state_of(fs) for link, fs in found.items()}
     first = next((link for link in LINKS if states[link] == FAIL), None)
@@ -65,13 +66,19 @@ def run(args: argparse.Namespace) -> int:
         steps = touch(args.eal_args, args.release)
     broken = any(error for _, error in steps)
     if args.json:
-        links = [{"link": k, "state": states[k], "findings": [f.facts() for f in fs]}
-                 for k, fs in found.items()]  # fmt: skip
+        links = [
+            {"link": k, "state": states[k], "findings": [f.facts() for f in fs]}
+            for k, fs in found.items()
+        ]
         facts: dict[str, object] = {
-            "release": args.release or releases.DEFAULT, "args": args.eal_args, "pid": view.pid,
-            "verdict": FAIL if first or broken else OK, "first": first, "links": links,
+            "release": args.release or releases.DEFAULT,
+            "args": args.eal_args,
+            "pid": view.pid,
+            "verdict": FAIL if first or broken else OK,
+            "first": first,
+            "links": links,
             "touch": [{"step": s, "error": e} for s, e in steps],
-        }  # fmt: skip
+        }
         print(document("doctor", facts))
     else:
         print(shown(found, states, first, args.verbose))
@@ -99,7 +106,7 @@ def shown(
         look = (BOLD,) if link == first else ()
         head = ink(f"{link:<16}", *look) if look else f"{link:<16}"
         text = ink(main.text, *look) if look else main.text
-        lines.append(f"  {ink(f'{state:<8}', *LOOKS[state])}{head}{text}")
+        lines.append(f"  {ink(f'{state:<8}', *COLOURS[state])}{head}{text}")
         if state == FAIL:
             for name in ("wanted", "found", "do"):
                 if value := getattr(main, name):
