@@ -428,7 +428,7 @@ class Eal:
         for va in self._tables:
             self.heaps.free(va)
         if not self.heaps.fixed:
-            self.heaps.give_back()
+            self.heaps.free_unused()
             with self.lists.lock:
                 for pages in self._pages:
                     self._free(pages)

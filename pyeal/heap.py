@@ -2,8 +2,8 @@
 
     run of pages: [header | data .......][header | data]...   header: layout.MallocElem, 128 bytes
 
-Element for element what the C library would make of the same requests, so that the words in
-`config` agree. common/malloc_heap.c, common/malloc_elem.c
+The same requests leave the same elements as in the C library, so that processes of both share a
+heap. common/malloc_heap.c, common/malloc_elem.c
 """
 
 from __future__ import annotations
@@ -13,42 +13,38 @@ from errno import EINVAL, ENOMEM
 
 from . import layout, libc
 from .errors import EalError
-from .fbarray import runs
-from .layout import FLAG_DIRTY, FLAG_DO_NOT_FREE, FREELISTS, LINE, MallocElem
+from .layout import BUSY, FLAG_DIRTY, FLAG_DO_NOT_FREE, FREE, FREELISTS, LINE, PAD, MallocElem
 from .memseg import MemsegList, MemsegLists
 from .segments import Pages, Segments
 from .vaspace import align as up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .options import Options
 
 HEADER = sizeof(MallocElem)
-MIN_SPLIT = HEADER + LINE  # a part smaller than that is not worth an element
-FREE, BUSY, PAD = 0, 1, 2
+MIN_SPLIT = HEADER + LINE  # a smaller part does not become an element
 FREE_HEAD: int = layout.MallocHeap.free_head.offset
 FREE_NEXT: int = MallocElem.free_next.offset  # type: ignore[attr-defined]
-DIRTY = 8  # beside the state
-MAX_REQUEST = 1 << 40  # bytes that a secondary may ask for at once
+DIRTY = 8  # a bit of the state word
+MAX_REQUEST = 1 << 40  # bytes that a secondary may request at once
 
 
 class Heap:
-    """One node's heap, in its slot of `config`; as a context it is locked for all processes."""
+    """One node's heap, in its slot of `config`; as a context it is locked against all processes.
+
+    repair: called with the heap if its lock was taken from a dead process.
+    """
 
     __slots__ = ("c", "lists", "lock", "rule", "socket", "va")
 
     def __init__(
-        self,
-        c: layout.MallocHeap,
-        socket: int,
-        lists: MemsegLists,
-        repair: Callable[[Heap], object],
+        self, c: layout.MallocHeap, socket: int, lists: MemsegLists, repair: Callable[[Heap], None]
     ) -> None:
         self.c, self.socket, self.va, self.lists = c, socket, addressof(c), lists
         self.rule = lists.release.free_list_rule
-        # a process that died with the lock may have changed the heap by half
         self.lock = lists.peers.lock(self.va, lambda: repair(self))
 
     def __enter__(self) -> None:
@@ -58,9 +54,9 @@ class Heap:
         self.lock.release(1)
 
     def at(self, va: int) -> MallocElem:
-        """The element there. EalError(EINVAL) when that or its size leads out of the heap's pages.
+        """Return the element at va; EalError(EINVAL) if it is not within the heap's pages.
 
-        Any process of the prefix writes to what points here.
+        Any process of the prefix can have written the pointer and the element.
         """
         found = None if va % LINE else self.lists.of(va)
         if found and found[0].arr.is_used(found[1]):
@@ -73,13 +69,12 @@ class Heap:
         raise self.damaged(va)
 
     def damaged(self, va: int) -> EalError:
-        return EalError(
-            EINVAL, "malloc", f"the heap of node {self.socket} is damaged at {va:#x}: another "
-            "process wrote to it; end them all, and start the primary anew",
-        )  # fmt: skip
+        what = f"the heap of node {self.socket} is damaged at {va:#x}: another process wrote to it"
+        fix = "end all processes of the prefix and start the primary again"
+        return error(what, fix=fix, reason="heap-damaged")
 
     def free_list(self, size: int) -> int:
-        """Index of the free list for data of that size. malloc_elem_free_list_index"""
+        """Return the index of the free list for data of that size. malloc_elem_free_list_index"""
         small, bits = (size <= 256, size - 1) if self.rule == "closed" else (size < 256, size)
         return 0 if small else min(FREELISTS - 1, (bits.bit_length() - 7) // 2)
 
@@ -107,15 +102,15 @@ class Heap:
         link.value = e.free_next
 
     def _link(self, at: int) -> int:
-        """The address of a pointer to a free element: in a list's head, or in an element."""
+        """Check the address of a pointer to a free element: in a list's head, or in an element."""
         if at not in range(self._head(0), self._head(FREELISTS), 8):
             self.at(at - FREE_NEXT)
         return at
 
     def fill(self, runs: list[tuple[int, int, int, int]]) -> None:
-        """Makes an element of each run of pages, of a heap that has none: they do not touch.
+        """Make an element of each run of pages; the heap has none, and the runs do not touch.
 
-        (address, bytes, list, DIRTY or 0), in the order in which malloc_heap_add_memory has them.
+        (address, bytes, list, DIRTY or 0), in the order of malloc_heap_add_memory.
         """
         heads: dict[int, MallocElem] = {}
         made = {}
@@ -141,7 +136,7 @@ class Heap:
         self.c.total_size += sum(length for _, length, _, _ in runs)
 
     def insert(self, va: int) -> None:
-        """Links an element into the address order. malloc_elem_insert"""
+        """Link an element into the address order. malloc_elem_insert"""
         before, after = 0, self.c.first
         if after and 0 < (last := self.c.last) < va:  # growth is mostly upwards
             if self.at(last).next:
@@ -154,11 +149,11 @@ class Heap:
             before, after = after, e.next
         e = elem(va)
         e.prev, e.next = before, after
-        self._join(before, va)
-        self._join(va, after)
+        self.join(before, va)
+        self.join(va, after)
 
-    def _join(self, a: int, b: int) -> None:
-        """Makes a and b neighbours; 0 stands for the end of the heap."""
+    def join(self, a: int, b: int) -> None:
+        """Make a and b neighbours; 0 stands for the end of the heap."""
         if a:
             self.at(a).next = b
         else:
@@ -169,23 +164,23 @@ class Heap:
             self.c.last = a
 
     def split(self, va: int, at: int) -> None:
-        """Makes an element of its own from `at` on. split_elem"""
+        """Make an element of what an element has from `at` on. split_elem"""
         e = elem(va)
         new = write_elem(
             at, self.va, e.msl, va + e.size - at, e.orig_elem, e.orig_size, e.state & DIRTY
         )
         after = e.next
-        self._join(va, at)
-        self._join(at, after)
+        self.join(va, at)
+        self.join(at, after)
         e.size -= new.size
 
     def find(self, size: int, align: int) -> tuple[int, int]:
-        """A free element for that much, and where in it the new one starts; (0, 0) if none."""
+        """Return a free element for size bytes, and where in it to begin; (0, 0) without one."""
         for i in range(self.free_list(size), FREELISTS):
             va, link = self.c.free_head[i], self._head(i)
             while va:
                 e = self.at(va)
-                if e.free_prev != link or e.state & 7 != FREE:  # else a ring would have no end
+                if e.free_prev != link or e.state & 7 != FREE:  # a ring would be endless
                     raise self.damaged(va)
                 start = (va + e.size - size & -align) - HEADER
                 if e.size >= size and start >= va:
@@ -193,8 +188,8 @@ class Heap:
                 va, link = e.free_next, va + FREE_NEXT
         return 0, 0
 
-    def take(self, va: int, start: int, size: int) -> int:
-        """Cuts the data area out of a free element; its address. malloc_elem_alloc"""
+    def carve(self, va: int, start: int, size: int) -> int:
+        """Allocate size bytes of a free element; return the data's address. malloc_elem_alloc"""
         e = elem(va)
         before = start - va
         self.unlink_free(va)
@@ -217,71 +212,35 @@ class Heap:
         return start + HEADER
 
     def merge(self, va: int, matched: bool) -> int:
-        """Joins an element with its free neighbours; where it starts then.
+        """Join an element with its free neighbours; return where it starts then.
 
-        malloc_elem_join_adjacent_free; matched: only with those of the same growth.
+        matched: only with those of the same growth. malloc_elem_join_adjacent_free
         """
         e = elem(va)
         after, before = e.next, e.prev
-        if va + e.size == after and joins(e, self.at(after), matched):
+        if va + e.size == after and self.joins(e, self.at(after), matched):
             self._absorb(va, after)
-        if before and before + (x := self.at(before)).size == va and joins(e, x, matched):
+        if before and before + (x := self.at(before)).size == va and self.joins(e, x, matched):
             self._absorb(before, va, back=True)
             return before
         return va
+
+    @staticmethod
+    def joins(e: MallocElem, other: MallocElem, matched: bool) -> bool:
+        """Return whether a free element can be joined with a neighbour that it touches."""
+        same = e.msl == other.msl and (not matched or e.orig_elem == other.orig_elem)
+        return other.state & 7 == FREE and same
 
     def _absorb(self, a: int, b: int, back: bool = False) -> None:
         x, y = elem(a), elem(b)
         self.unlink_free(a if back else b)
         x.size += y.size
         x.state |= y.state & DIRTY
-        self._join(a, y.next)
+        self.join(a, y.next)
         libc.zero(b, HEADER + y.pad)
 
-    def rebuild(self, spans: list[tuple[int, int]], matched: bool) -> None:
-        """Links all elements anew, which lie one behind the other in spans of (address, bytes).
-
-        Only sizes and states are believed: they change last when an element is split, and first
-        when two are joined. EalError(EINVAL), and nothing is changed, when they do not fit a span.
-        """
-        found = [va for span in spans for va in self._tiles(*span)]
-        self.c.free_head[:] = [0] * FREELISTS
-        self.c.first = self.c.last = before = 0
-        self.c.alloc_count = sum(elem(va).state & 7 == BUSY for va in found)
-        self.c.total_size = sum(length for _, length in spans)
-        for va in found:
-            e = elem(va)
-            if e.state & 7 == FREE:
-                e.state = FREE
-                libc.zero(va + HEADER, e.size - HEADER)
-                x = elem(before) if before else None
-                if x and before + x.size == va and joins(e, x, matched):
-                    x.size += e.size
-                    libc.zero(va, HEADER)
-                    continue
-            self._join(before, va)
-            before = va
-        self._join(before, 0)
-        for va in found:
-            if elem(va).heap and elem(va).state == FREE:
-                self.link_free(va)
-
-    def _tiles(self, va: int, length: int) -> Iterator[int]:
-        """Addresses of the elements that fill a span."""
-        end = va + length
-        while va < end:
-            e = elem(va)
-            fits = MIN_SPLIT <= e.size <= end - va and not e.size % LINE
-            if e.heap != self.va or e.state & 7 not in (FREE, BUSY) or not fits:
-                raise EalError(
-                    EINVAL, "malloc", f"the heap of node {self.socket} cannot be mended at {va:#x}:"
-                    " who died left it half-changed; start the primary anew",
-                )  # fmt: skip
-            yield va
-            va += e.size
-
     def hide(self, va: int, start: int, length: int, matched: bool) -> None:
-        """Takes a range out of a free, unlinked element; the parts around stay.
+        """Remove a range from a free, unlinked element; what is around it stays in the heap.
 
         malloc_elem_hide_region
         """
@@ -294,21 +253,17 @@ class Heap:
             self.split(va, start)
             self.link_free(va)
         e = self.at(start)
-        self._join(e.prev, e.next)
+        self.join(e.prev, e.next)
         e.prev = e.next = 0
 
 
+def error(what: str, errno: int = EINVAL, fix: str = "", reason: str = "") -> EalError:
+    return EalError(errno, "malloc", what, fix=fix, reason=reason)
+
+
 def elem(va: int) -> MallocElem:
+    """Return the element at va, unchecked."""
     return MallocElem.from_address(va)
-
-
-def joins(e: MallocElem, other: MallocElem, matched: bool) -> bool:
-    """Whether a free element becomes one with a neighbour that it touches."""
-    return (
-        other.state & 7 == FREE
-        and e.msl == other.msl
-        and (not matched or e.orig_elem == other.orig_elem)
-    )
 
 
 def write_elem(
@@ -351,7 +306,7 @@ class Heaps:
         ]
 
     def create(self) -> None:
-        """Names the heaps and gives them all pages. rte_eal_malloc_heap_init"""
+        """Name the heaps and add all pages to them. rte_eal_malloc_heap_init"""
         self.lists.config.next_socket_id = layout.EXTERNAL_HEAP_MIN_SOCKET_ID
         for heap in self.heaps:
             heap.c.name, heap.c.socket_id = f"socket_{heap.socket}".encode(), heap.socket
@@ -379,17 +334,11 @@ class Heaps:
 
     def repair(self, heap: Heap) -> None:
         """Rebuild the links of a heap whose lock a dead process held. EalError(EINVAL)."""
-        spans = []
-        for msl in self.lists:
-            if (msl.socket, msl.external) != (heap.socket, False):
-                continue
-            bits = msl.arr.used()
-            for p in self.outside:
-                if p.msl is msl:
-                    bits &= ~((1 << p.n) - 1 << p.start)
-            spans += [(msl.va(start), n * msl.page_sz) for start, n in runs(bits)]
-        heap.rebuild(sorted(spans), self.opts.match_allocations)
-        self.log("WARNING", f"a dead process had the heap of node {heap.socket}: its links are new")
+        from . import heap_repair
+
+        heap_repair.repair(heap, self.outside, self.opts.match_allocations)
+        node = heap.socket
+        self.log("WARNING", f"a dead process held the heap of node {node}: its links are rebuilt")
 
     def _add(self, heap: Heap, msl: MemsegList, va: int, length: int, dirty: bool) -> int:
         """malloc_heap_add_memory"""
@@ -403,7 +352,7 @@ class Heaps:
     # allocation
 
     def malloc(self, size: int, align: int = 0, socket: int = -1) -> int:
-        """Address of size bytes, 0 when they cannot be had. rte_malloc_socket
+        """Allocate size bytes and return their address, 0 on failure. rte_malloc_socket
 
         align: a power of two, 0 for a cache line; socket -1: the main lcore's, then any other.
         """
@@ -425,24 +374,24 @@ class Heaps:
             va, start = heap.find(size, align)
             if not va and not self.fixed and self._grow(heap, size, align):
                 va, start = heap.find(size, align)
-            return heap.take(va, start, size) if va else 0
+            return heap.carve(va, start, size) if va else 0
 
     def list_of(self, va: int) -> MemsegList:
-        """The list that an address of a heap lies in. EalError(EINVAL)."""
+        """Return the list of an address of a heap. EalError(EINVAL)."""
         found = self.lists.of(va)
         if found is None:
-            raise EalError(EINVAL, "malloc", f"{va:#x} is not heap memory")
+            raise error(f"{va:#x} is not heap memory")
         return found[0]
 
     def zmalloc(self, size: int) -> int:
-        """The same, zeroed: pages come zeroed, and what is freed is zeroed then, unless dirty."""
+        """Allocate zeroed bytes; return their address, 0 on failure."""
         va = self.malloc(size)
         if va:
             libc.zero(va, size)
         return va
 
     def _grow(self, heap: Heap, size: int, align: int) -> bool:
-        """More pages, the smallest size that has them. alloc_more_mem_on_socket"""
+        """Add pages of the smallest size that has them. alloc_more_mem_on_socket"""
         sizes = {m.page_sz for m in self.lists if m.socket == heap.socket}
         return any(self._grow_by(heap, page_sz, size, align) for page_sz in sorted(sizes))
 
@@ -450,15 +399,9 @@ class Heaps:
         """try_expand_heap"""
         with self.lists.lock:
             try:
-                return self.lists.peers.grow(
-                    lambda: self.expand(heap, page_sz, size, align),
-                    self.heaps.index(heap),
-                    heap.socket,
-                    page_sz,
-                    size,
-                    align,
-                    heap.va,
-                )
+                request = self.heaps.index(heap), heap.socket, page_sz, size, align, heap.va
+                expand = self.expand
+                return self.lists.peers.grow(lambda: expand(heap, page_sz, size, align), *request)
             except EalError as e:
                 self.log("DEBUG", str(e))
                 return False
@@ -466,19 +409,19 @@ class Heaps:
     def expand(
         self, heap: Heap, page_sz: int, size: int, align: int, contig: bool = False, id: int = 0
     ) -> None:
-        """Adds pages for size bytes to a heap and has every process map them: all, or none.
+        """Add pages for size bytes to a heap and have every process map them: all, or none.
 
-        The heap's lock and the hotplug lock are held, by the process that wants the memory.
-        try_expand_heap_primary. EalError(ENOMEM).
+        The process that requests the memory holds the heap's lock and the hotplug lock. Raises
+        EalError(ENOMEM). try_expand_heap_primary
         """
         length = up(up(size, align) + HEADER, page_sz)
         limit = self.limits.get(heap.socket, 0)
         if limit and heap.c.total_size + length >= limit:
-            raise EalError(ENOMEM, "malloc", f"User has disallowed allocation: limit {limit}")
+            raise error(f"User has disallowed allocation: limit {limit}", ENOMEM)
         pages = self.segments.alloc(page_sz, heap.socket, length // page_sz)
         if contig and not self.segments.contiguous(pages):
             self.segments.free(pages)
-            raise EalError(ENOMEM, "malloc", "couldn't allocate physically contiguous space")
+            raise error("couldn't allocate physically contiguous space", ENOMEM)
         va = self._enter(heap, pages, size, align)
         everywhere = False
         try:
@@ -489,52 +432,49 @@ class Heaps:
                 self._leave(heap, va, pages)
                 self.lists.peers.announce(True, id)
         if not everywhere:
-            raise EalError(ENOMEM, "malloc", "not every secondary could map the new pages")
+            raise error("not every secondary could map the new pages", ENOMEM)
         heap.c.total_size += pages.len
         self.log("DEBUG", f"Heap on socket {heap.socket} was expanded by {length >> 20}MB")
 
     def serve_growth(
         self, socket: int, page_sz: int, size: int, align: int, contig: bool, id: int
     ) -> None:
-        """What a secondary asks for; it holds the locks. handle_alloc_request"""
+        """Grow a heap on request of a secondary, which holds the locks. handle_alloc_request"""
         heap = self._of(socket)
         if heap is None or not 0 < size <= MAX_REQUEST:
-            raise EalError(EINVAL, "malloc", f"{size} bytes on node {socket} cannot be had")
+            raise error(f"Cannot allocate {size} bytes on node {socket}")
         self.expand(heap, page_sz, size, align, contig, id)
 
     def serve_release(self, va: int, length: int, id: int) -> None:
-        """Frees pages that a secondary took out of the heap. handle_free_request"""
+        """Free pages that a secondary removed from a heap. handle_free_request"""
         found = self.lists.of(va)
         if found is None or found[0].external:
-            raise EalError(EINVAL, "malloc", f"Requested to free unknown memory: {va:#x}")
+            raise error(f"Requested to free unknown memory: {va:#x}")
         msl, start = found
         n = length // msl.page_sz
         if va != msl.va(start) or n * msl.page_sz != length or not 0 < n <= msl.n_segs - start:
-            raise EalError(EINVAL, "malloc", f"{length:#x} bytes at {va:#x} are not whole pages")
+            raise error(f"{length:#x} bytes at {va:#x} are not whole pages")
         self._free_pages(Pages(msl, start, n), id)
 
     def _free_pages(self, pages: Pages, id: int = 0) -> None:
-        """Give pages that are in no heap any more to the system, and have every process follow."""
+        """Free pages that no heap contains any more, and have every process unmap them."""
         self._tell("free", pages.va, pages.len)
         self.segments.free(pages)
         self.lists.peers.announce(False, id)
 
     def _leave(self, heap: Heap, va: int, pages: Pages) -> None:
-        """Takes pages out of a heap again; va: the free element that they lie in."""
+        """Remove pages from a heap; va: the free element that contains them."""
         heap.unlink_free(va)
         heap.hide(va, pages.va, pages.len, self.opts.match_allocations)
         self.segments.free(pages)
 
     def _enter(self, heap: Heap, pages: Pages, size: int, align: int) -> int:
-        """Makes new pages a free element, or gives them back. alloc_pages_on_heap"""
+        """Make new pages a free element, or free them again. alloc_pages_on_heap"""
         bits = self.lists.config.dma_maskbits
         if bits and self.beyond(bits):
             self.segments.free(pages)
-            raise EalError(
-                ENOMEM, "malloc",
-                "couldn't allocate memory due to IOVA exceeding limits of current DMA mask: "
-                f"{bits} bits",
-            )  # fmt: skip
+            what = "couldn't allocate memory due to IOVA exceeding limits of current DMA mask"
+            raise error(f"{what}: {bits} bits", ENOMEM, reason="dma-mask")
         dirty = any(pages.msl.seg(pages.start + i).flags & FLAG_DIRTY for i in range(pages.n))
         try:
             va = self._add(heap, pages.msl, pages.va, pages.len, dirty)
@@ -543,14 +483,12 @@ class Heaps:
             raise
         if not heap.find(size, align)[0]:
             self._leave(heap, va, pages)
-            raise EalError(
-                ENOMEM, "malloc", f"{size} bytes aligned to {align} do not fit new pages"
-            )
+            raise error(f"{size} bytes aligned to {align} do not fit new pages", ENOMEM)
         self._tell("alloc", pages.va, pages.len)
         return va
 
     def beyond(self, bits: int) -> bool:
-        """Whether a used segment reaches beyond that many address bits."""
+        """Return whether a used segment needs more than that many address bits."""
 
         def check(msl: MemsegList, ms: layout.Memseg) -> int:
             return (ms.iova + ms.len - 1 & 2**64 - 1) >> bits
@@ -564,9 +502,9 @@ class Heaps:
     # release
 
     def free(self, va: int) -> None:
-        """Gives an area back, and pages that nothing is in to the system. rte_free
+        """Free an area, and the pages that contain nothing else. rte_free
 
-        EalError(EINVAL) for an address that malloc did not give.
+        Raises EalError(EINVAL) for an address that malloc did not return.
         """
         if not va:
             return
@@ -577,23 +515,23 @@ class Heaps:
             found = self._must_hold(at)
         heap = next((h for h in self.heaps if h.va == elem(at).heap), None)
         if heap is None:
-            raise EalError(EINVAL, "malloc", f"{va:#x} is not an area of a heap")
+            raise error(f"{va:#x} is not an area of a heap")
         with heap:
             self._free(heap, at, found[0])
 
     def _must_hold(self, va: int) -> tuple[MemsegList, int]:
         found = None if va % LINE else self.lists.of(va)
         if found is None or not found[0].arr.is_used(found[1]):
-            raise EalError(EINVAL, "malloc", f"{va + HEADER:#x} is not heap memory")
+            raise error(f"{va + HEADER:#x} is not heap memory")
         return found
 
     def _free(self, heap: Heap, at: int, msl: MemsegList) -> None:
-        """Frees the element at `at`. malloc_heap_free"""
+        """Free the element at `at`. malloc_heap_free"""
         e = heap.at(at)
         if e.state & 7 != BUSY:
-            raise EalError(EINVAL, "malloc", f"{at + HEADER:#x} is not the start of an area in use")
+            raise error(f"{at + HEADER:#x} is not the start of an area in use")
         data = e.size - HEADER
-        e.state = FREE  # clean, for joining: only a dirty neighbour leaves the whole dirty
+        e.state = FREE  # clean for joining: the whole is dirty only if a neighbour is
         whole = heap.merge(at, self.opts.match_allocations)
         heap.link_free(whole)
         e = elem(whole)
@@ -605,7 +543,7 @@ class Heaps:
             self._shrink(heap, whole, msl)
 
     def _shrink(self, heap: Heap, va: int, msl: MemsegList) -> None:
-        """Frees the pages that a free element covers whole. malloc_heap_free"""
+        """Free the pages that a free element covers completely. malloc_heap_free"""
         e, size = elem(va), msl.page_sz
         matched = self.opts.match_allocations
         if e.size < size or (matched and e.size != e.orig_size):
@@ -616,7 +554,7 @@ class Heaps:
         end = first
         while end < last and not msl.seg(end).flags & FLAG_DO_NOT_FREE:
             end += 1
-        # what stays before and behind must have room for an element
+        # the rests before and behind must be large enough for an element
         if 0 < msl.va(first) - va < MIN_SPLIT:
             first += 1
         if 0 < va + e.size - msl.va(end) < MIN_SPLIT:
@@ -632,23 +570,19 @@ class Heaps:
         self.log("DEBUG", f"Heap on socket {msl.socket} was shrunk by {pages.len >> 20}MB")
 
     def service_tables(self) -> list[int]:
-        """What rte_service_init takes; EalError(ENOMEM) when it is not to be had."""
-        taken: list[int] = []
-        for size in self.lists.release.service_tables:
-            va = self.zmalloc(size)
-            if not va:
-                for other in taken:
-                    self.free(other)
-                raise EalError(
-                    ENOMEM, "service",
-                    f"rte_service_init() failed: {size} bytes of heap wanted, none found: "
-                    f"{self.segments.why or 'memory is full'}",
-                )  # fmt: skip
-            taken.append(va)
+        """Allocate what rte_service_init does; return the addresses. EalError(ENOMEM)."""
+        sizes = self.lists.release.service_tables
+        taken = [self.zmalloc(size) for size in sizes]
+        if not all(taken):
+            for va in taken:
+                self.free(va)
+            wanted, found = f"{sum(sizes)} bytes of heap", self.segments.why or "full memory"
+            what = "rte_service_init() failed"
+            raise EalError(ENOMEM, "service", what, expected=wanted, found=found)
         return taken
 
-    def give_back(self) -> None:
-        """Frees the pages of every free element, for the end; those in use stay."""
+    def free_unused(self) -> None:
+        """Free the pages of every free element, at the end; those in use stay."""
         for heap in self.heaps:
             with heap:
                 va = heap.c.first

@@ -40,6 +40,7 @@ MAX_HEAPS = 32
 MAX_MEMZONE = 2560
 FBARRAY_NAME_LEN = 64
 FREELISTS = 13
+FREE, BUSY, PAD = range(3)  # enum elem_state, in the low three bits of a state word
 PGSIZE_4K = 4096  # RTE_PGSIZE_4K: pages of --no-huge, whatever page size the kernel has
 EXTERNAL_HEAP_MIN_SOCKET_ID = 256
 

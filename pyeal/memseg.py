@@ -1,6 +1,6 @@
-"""Memseg lists: which there will be, making them, and walking over them.
+"""Memseg lists: plan them, create or attach them, walk over them.
 
-A memory type is a (page size, node) pair; a list holds the pages of one type, segment i of it at
+A memory type is a (page size, node) pair. A list holds the pages of one type, its segment i at
 base_va + i * page_sz. The 128 slots of `config` hold the lists in order.
 """
 
@@ -34,7 +34,7 @@ MAX_MEM_PER_LIST = 32 * GB
 
 
 class ListPlan:
-    """One list to be: page size, node, segments, its number in the name, and (26.07) its place."""
+    """A list to create. number: the last one of its name; offset: in the reserved space (26.07)."""
 
     __slots__ = ("n_segs", "number", "offset", "page_sz", "socket")
 
@@ -53,19 +53,21 @@ def plan(
     release: Release,
     limits: dict[int, int] | None = None,
 ) -> list[ListPlan]:
-    """The lists for page sizes (descending) on nodes (ascending), in slot order.
+    """Return the lists for page sizes (descending) on nodes (ascending), in slot order.
 
-    limits: bytes by page size (--pagesz-mem). EalError(ENOMEM) when there are more types than
+    limits: bytes by page size (--pagesz-mem). Raises EalError(ENOMEM) if there are more types than
     slots. common/eal_common_dynmem.c: eal_dynmem_memseg_lists_init
     """
     types = [(size, socket) for size in page_sizes for socket in sockets]
     if len(types) > MAX_MEMSEG_LISTS:
         raise EalError(
-            ENOMEM, "memseg",
+            ENOMEM,
+            "memseg",
             "Cannot accommodate all memory types, please increase RTE_MAX_MEMSEG_LISTS",
-            expected=f"at most {MAX_MEMSEG_LISTS} types", found=f"{len(types)}",
+            expected=f"at most {MAX_MEMSEG_LISTS} types",
+            found=f"{len(types)}",
             reason="lists-full",
-        )  # fmt: skip
+        )
     per_type = _one_list if release.lists == "per-type" else _many_lists
     lists: list[ListPlan] = []
     for size, socket in types:
@@ -128,13 +130,13 @@ class MemsegList:
         return self.base_va + seg * self.page_sz
 
     def seg(self, i: int) -> Memseg:
-        """The record of segment i, in place."""
+        """Return the record of segment i, in place."""
         return Memseg.from_address(self.arr.address(i))
 
     def fill(
         self, start: int, iovas: list[int], nchannel: int, nrank: int, flags: list[int]
     ) -> None:
-        """Writes the records of consecutive pages and marks them used."""
+        """Write the records of consecutive pages, then mark them used."""
         n, at, size = len(iovas), self.arr.address(start), self.page_sz
         one = pack("=QQQQiIII", 0, 0, size, size, self.socket, nchannel, nrank, 0)
         records = libc.memory(at, n * sizeof(Memseg))
@@ -145,9 +147,9 @@ class MemsegList:
         self.arr.mark(start, n)
 
     def fill_some(self, iovas: dict[int, int], nchannel: int, nrank: int) -> None:
-        """Writes the records of pages here and there, {segment: IOVA}, ascending, likewise.
+        """Write the records of scattered pages, {segment: IOVA} ascending, then mark them used.
 
-        Nothing between them is used.
+        The segments between them are unused.
         """
         first, last = next(iter(iovas)), next(reversed(iovas))
         rest, gap = (self.page_sz, self.page_sz, self.socket, nchannel, nrank, 0), bytes(48)
@@ -160,7 +162,7 @@ class MemsegList:
         self.arr.mark_all(bits(iovas))
 
     def clear(self, start: int, n: int) -> None:
-        """Empties the records of n pages and marks them free."""
+        """Mark n pages free, then clear their records."""
         self.arr.mark(start, n, used=False)
         memset(self.arr.address(start), 0, n * sizeof(Memseg))
 
@@ -168,8 +170,9 @@ class MemsegList:
 class MemsegLists:
     """The lists of one EAL, in the slots of its config.
 
-    config: the `rte_mem_config` structure. Walks hold memory_hotplug_lock for reading unless
-    unlocked; a callback's value other than 0 or None ends the walk and is returned.
+    config: the `rte_mem_config` structure. peers: the other processes that map the memory.
+    Walks hold memory_hotplug_lock for reading unless unlocked; they end with the first value of
+    the callback that is neither 0 nor None, and return it.
     """
 
     def __init__(
@@ -199,7 +202,7 @@ class MemsegLists:
         return iter([self.slots[i] for i in sorted(self.slots)])
 
     def create(self, plans: list[ListPlan]) -> None:
-        """Makes the planned lists: array, then address space, from one rising cursor."""
+        """Create the planned lists: array, then address space, from one rising cursor."""
         whole = length = 0
         if self.release.lists == "per-type" and plans:
             last, biggest = plans[-1], max(p.page_sz for p in plans)
@@ -220,9 +223,10 @@ class MemsegLists:
                 raise
 
     def attach(self) -> None:
-        """Maps the arrays of a primary's lists, and reserves the space that its pages have.
+        """Map the arrays of a primary's lists, and reserve the address space of its pages.
 
-        linux/eal_memory.c: memseg_secondary_init. EalError(ENOMEM) names what lies there instead.
+        Raises EalError(ENOMEM) that names what this process has at such an address.
+        linux/eal_memory.c: memseg_secondary_init
         """
         c = self.config
         try:
@@ -241,21 +245,26 @@ class MemsegLists:
             raise e.within(text, ENOMEM, "memseg") from None
 
     def _must_fit(self, slot: int, m: layout.MemsegList) -> None:
-        """EalError(EINVAL) for a list whose words contradict each other."""
+        """Raise EalError(EINVAL) if the words of a list contradict each other."""
         c, va, size, end = self.config, m.base_va, m.page_sz, m.base_va + m.len
         fits = va and size >= layout.PGSIZE_4K and not size & size - 1 and not va % size
         if self.release.lists == "per-type" and not c.legacy_mem:
             fits = fits and c.mem_va_addr <= va and end <= c.mem_va_addr + c.mem_va_len
         if not fits or m.len != m.memseg_arr.len * size:
             raise EalError(
-                EINVAL, "memseg",
-                f"list {slot} of the primary's config cannot be: {m.memseg_arr.len} pages of "
-                f"{size} bytes, {m.len:#x} bytes at {va:#x}; the file is damaged",
-            )  # fmt: skip
+                EINVAL,
+                "memseg",
+                f"list {slot} of the primary's config is damaged",
+                expected="pages of a power of two that fill its bytes, aligned",
+                found=f"{m.memseg_arr.len} pages of {size} bytes, {m.len:#x} bytes at {va:#x}",
+                fix="start the primary again",
+                reason="damaged",
+            )
 
     def _reserve_at(self, va: int, size: int, page_sz: int) -> None:
         if not (va and size and page_sz):
-            raise EalError(ENOMEM, "memseg", "the primary's config names no space for its lists")
+            what = "the primary's config names no address space for its lists"
+            raise EalError(ENOMEM, "memseg", what, reason="damaged")
         try:
             self.space.reserve(size, page_sz, va)
         except EalError as e:
@@ -266,7 +275,7 @@ class MemsegLists:
     def add(
         self, name: str, page_sz: int, n_segs: int, socket: int, va: int = 0, slot: int = 0
     ) -> MemsegList:
-        """Makes one list; its space is reserved unless it has a va already.
+        """Create one list; va 0 reserves address space for it.
 
         common/eal_common_memory.c: eal_memseg_list_init_named, eal_memseg_list_alloc
         """
@@ -283,7 +292,7 @@ class MemsegLists:
         return msl
 
     def release_unused(self) -> None:
-        """Gives back the lists without a page. linux/eal_memory.c: eal_legacy_hugepage_init"""
+        """Remove the lists without a page. linux/eal_memory.c: eal_legacy_hugepage_init"""
         for msl in self:
             if not msl.count:
                 libc.munmap(msl.base_va, msl.len)
@@ -296,7 +305,7 @@ class MemsegLists:
                 del self.slots[msl.index]
 
     def unmap(self) -> None:
-        """Gives the lists' address space back; their arrays are left to whoever made them.
+        """Unmap the lists' address space; Arrays unmaps their arrays.
 
         rte_eal_memory_detach
         """
@@ -311,13 +320,13 @@ class MemsegLists:
     def walk_lists(
         self, fn: Callable[[MemsegList], int | None], unlocked: bool = False, heap: bool = False
     ) -> int:
-        """fn(list) for each list, also empty and external ones; heap: those of a heap only."""
+        """Call fn(list) for each list, also empty and external ones; heap: only those of a heap."""
         return self._walk(((m,) for m in self if m.c.heap or not heap), fn, unlocked)
 
     def walk_segments(
         self, fn: Callable[[MemsegList, Memseg], int | None], unlocked: bool = False
     ) -> int:
-        """fn(list, segment) for each used segment."""
+        """Call fn(list, record) for each used segment."""
         runs = ((m, start, n) for m in self for start, n in m.arr.runs())
         segs = ((m, m.seg(i)) for m, start, n in runs for i in range(start, start + n))
         return self._walk(segs, fn, unlocked)
@@ -325,7 +334,7 @@ class MemsegLists:
     def walk_contig(
         self, fn: Callable[[MemsegList, Memseg, int], int | None], unlocked: bool = False
     ) -> int:
-        """fn(list, first segment, bytes) for each run of used segments that is one in VA."""
+        """Call fn(list, first record, bytes) for each run of used segments."""
         return self._walk(
             ((m, m.seg(start), n * m.page_sz) for m in self for start, n in m.arr.runs()),
             fn,
@@ -345,7 +354,7 @@ class MemsegLists:
                 self.lock.read_done()
 
     def of(self, va: int) -> tuple[MemsegList, int] | None:
-        """The list that an address belongs to, and the segment; also of unused ones."""
+        """Return the list that an address belongs to, and the segment, used or not; or None."""
         for msl in self.slots.values():
             if msl.base_va <= va < msl.base_va + msl.len:
                 return msl, (va - msl.base_va) // msl.page_sz

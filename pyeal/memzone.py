@@ -1,4 +1,4 @@
-"""Memory with a name, which every process of the prefix finds. common/eal_common_memzone.c"""
+"""Named memory that every process of the prefix finds. common/eal_common_memzone.c"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Memzones:
         return next((z for z in self if z.addr and z.name == wanted), None)
 
     def lookup(self, name: str) -> Memzone | None:
-        """The zone of that name, in place. rte_memzone_lookup"""
+        """Return the zone of that name, in place, or None. rte_memzone_lookup"""
         self.lock.read()
         try:
             return self._find(name)
@@ -44,24 +44,25 @@ class Memzones:
             self.lock.read_done()
 
     def reserve(self, name: str, size: int, socket: int = -1, align: int = LINE) -> Memzone:
-        """Takes size bytes (rounded up to a cache line) of a heap and names them.
+        """Allocate size bytes, rounded up to a cache line, from a heap and name them.
 
-        rte_memzone_reserve_aligned. EalError: EEXIST, ENAMETOOLONG, EINVAL, ENOSPC, ENOMEM.
+        Raises EalError: EEXIST, ENAMETOOLONG, EINVAL, ENOSPC, ENOMEM. rte_memzone_reserve_aligned
         """
         if len(name) >= NAME:
-            raise _no(ENAMETOOLONG, name, f"at most {NAME - 1} characters wanted")
+            raise _no(ENAMETOOLONG, name, f"a name of at most {NAME - 1} characters", len(name))
         if not name or size <= 0 or align & (align - 1):
-            raise _no(EINVAL, name, f"a name, a size, a power of two wanted; {size}, {align} found")
+            found = f"{size} bytes aligned to {align}"
+            raise _no(EINVAL, name, "a name, a size, an alignment of a power of two", found)
         size = -(-size // LINE) * LINE
         with self.lock:
             if self._find(name):
-                raise _no(EEXIST, name, "it exists already")
+                raise _no(EEXIST, name, found="a zone of that name")
             slot = self.arr.find(0, used=False)
             if slot < 0:
-                raise _no(ENOSPC, name, f"all {self.arr.desc.len} zones are in use")
+                raise _no(ENOSPC, name, "a free zone", f"all {self.arr.desc.len} in use")
             va = self.heaps.malloc(size, max(align, LINE), socket)
             if not va:
-                raise _no(ENOMEM, name, f"no {size} bytes to be had on node {socket}")
+                raise _no(ENOMEM, name, f"{size} bytes on node {socket}", "no heap that has them")
             zone = Memzone.from_address(self.arr.address(slot))
             msl = self.heaps.list_of(va)
             zone.name, zone.iova, zone.addr, zone.len = name.encode(), self.iova(va), va, size
@@ -70,11 +71,11 @@ class Memzones:
         return zone
 
     def free(self, name: str) -> None:
-        """Gives a zone and its memory back. rte_memzone_free. EalError(ENOENT)."""
+        """Free a zone and its memory. EalError(ENOENT). rte_memzone_free"""
         with self.lock:
             zone = self._find(name)
             if zone is None:
-                raise _no(ENOENT, name, "there is none")
+                raise _no(ENOENT, name, "a zone of that name", "none")
             va = zone.addr
             zone.name, zone.addr, zone.iova, zone.len = b"", 0, 0, 0
             zone.hugepage_sz, zone.socket_id = 0, 0
@@ -82,5 +83,6 @@ class Memzones:
         self.heaps.free(va)
 
 
-def _no(errno: int, name: str, why: str) -> EalError:
-    return EalError(errno, "memzone", f"memzone {name!r}: {why}")
+def _no(errno: int, name: str, expected: str = "", found: object = "") -> EalError:
+    what, found = f"memzone {name!r}", str(found)
+    return EalError(errno, "memzone", what, expected=expected, found=found, reason="memzone")

@@ -192,7 +192,7 @@ class Words(OnSmall):
             attempt(lambda size=size: got.append(small.heaps.malloc(size)))  # type: ignore[misc]
         for va in (*got, *areas):
             attempt(lambda va=va: small.heaps.free(va))  # type: ignore[misc]
-        attempt(small.heaps.give_back)
+        attempt(small.heaps.free_unused)
         if refused:
             raise refused[0]
 
