@@ -4,6 +4,7 @@ What a test author imports; the fixtures are those of conftest.py. pytest is imp
 is made: `python -m conformance peers` and `hugepages` run before anything is installed.
 """
 
+import time
 from pathlib import Path
 
 SUITE = Path(__file__).parent
@@ -16,6 +17,22 @@ MODES = {  # what each mode is called in reports: the arguments that choose it
     "legacy": ["--legacy-mem"],
     "no-huge": ["--no-huge"],
 }
+ALL = tuple(MODES)
+DYNAMIC = "dynmem", "single-file", "in-memory"  # pages come and go while it runs
+HUGE = *DYNAMIC, "legacy"  # hugepages
+HUGE_FILES = "dynmem", "single-file", "legacy"  # hugepages in files of hugetlbfs
+SHARED = *HUGE_FILES, "no-huge"  # a runtime directory that other processes can use
+
+MB, GB = 1 << 20, 1 << 30
+
+
+def until(condition, limit=10.0):
+    """Return the first true value of condition(), or its last value after `limit` seconds."""
+    end, pause = time.monotonic() + limit, 0.001
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    return found
 
 
 def requirement(id):

@@ -36,7 +36,7 @@ from conformance.harness.child import (
     installed,
 )
 from conformance.harness.eal import Eal
-from conformance.harness.fake_host import GLOBAL, NODES, FakeHost
+from conformance.harness.fake_host import GLOBAL, NODES, build
 from conformance.harness.forkserver import ForkServer, forks
 
 REFUSALS = AssertionError, TargetError, TargetDied, TargetHung, pytest.fail.Exception
@@ -363,16 +363,12 @@ def fake_host(make_box, tmp_path):
     count leaves out what other tests' boxes hold."""
 
     def make(pages, free=None, nodes=(), **more):
-        cpus = sorted(os.sched_getaffinity(0))
-        shares = {n: ",".join(map(str, cpus[i :: len(nodes)])) for i, n in enumerate(nodes)}
         pools = {
             sz: {"free": n, "nodes": dict.fromkeys(nodes or [0], n)}
             for sz, n in (free or pages).items()
         }
-        facts = {"about": "", "cpus": shares, "pools": pools, "detected": [], "expect": []}
-        root = FakeHost("fake", facts).expand(tmp_path / "fake")
-        trees = [GLOBAL, *([NODES] if nodes else [])]
-        return make_box(pages, binds={f"/{t}": root / t for t in trees}, **more)
+        show = [GLOBAL, *([NODES] if nodes else [])]
+        return make_box(pages, binds=build(tmp_path / "fake", pools, show=show), **more)
 
     return make
 

@@ -3,12 +3,14 @@
 host = load("two-nodes-2M")
 root = host.expand(tmp_path)    # root/sys, root/proc
 host.binds(root)                # {"/proc": ..., "/sys/...": ...} for the Box
+build(tmp_path, {"2M": [4, 4]}) # a host that has no file: {"/sys/...": ...} for the Box
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +64,7 @@ class Detected(NamedTuple):
     enabled: list[tuple[int, int]] | None
 
 
-class FakeHost:
+class HostTree:
     def __init__(self, name: str, facts: dict[str, Any]) -> None:
         self.name, self.facts = name, facts
         self.about: str = facts["about"]
@@ -157,20 +159,40 @@ class FakeHost:
         return found
 
 
-def load(name: str) -> FakeHost:
-    return FakeHost(name, tomllib.loads((DIR / f"{name}.toml").read_text()))
+def load(name: str) -> HostTree:
+    return HostTree(name, tomllib.loads((DIR / f"{name}.toml").read_text()))
 
 
-def nodes(root: Path, cpus: dict[int, str], pools: dict[str, list[int]]) -> dict[str, Path]:
-    """Nodes that this machine lacks, for a box whose EAL shall run: {path: tree}, to bind.
+def build(
+    root: Path,
+    pools: dict[str, Any] | None = None,
+    cpus: dict[int, str] | None = None,
+    files: dict[str, Any] | None = None,
+    show: Iterable[str] = (NODES, GLOBAL),
+) -> dict[str, Path]:
+    """Write a host to root; return {path: tree}, what a box binds to show it to an EAL.
 
-    cpus: {0: "0", 1: "1"}; pools: {"2M": [free pages of node 0, of node 1]}. Real pages keep their
-    node: an allocation on any other ends on the wrong one.
+    pools: {"2M": 8} free pages, {"2M": [4, 4]} of nodes 0 and 1, or tables as in fixtures/hosts.
+    cpus: {0: "0", 1: "1"} by node; if left out, the pools' nodes share this process's CPUs.
+    files: contents by path, False removes one. Real pages keep their node: an allocation on a node
+    that only root shows ends on the wrong one.
     """
-    counts = {size: {"free": sum(n), "nodes": dict(enumerate(n))} for size, n in pools.items()}
-    facts = {"about": "", "cpus": cpus, "pools": counts, "detected": [], "expect": []}
-    FakeHost("nodes", facts).expand(root)
-    return {f"/{path}": root / path for path in (NODES, GLOBAL)}
+    tables = {size: _pool(n) for size, n in (pools or {}).items()}
+    if cpus is None:
+        nodes = sorted({n for t in tables.values() for n in t.get("nodes", {0: 0})})
+        own = sorted(os.sched_getaffinity(0))
+        cpus = {n: ",".join(map(str, own[i :: len(nodes)])) for i, n in enumerate(nodes)}
+    facts = {"about": "", "cpus": cpus, "pools": tables, "files": files or {}}
+    HostTree(root.name, facts | {"detected": [], "expect": []}).expand(root)
+    return {f"/{path}": root / path for path in show}
+
+
+def _pool(pages: Any) -> dict[str, Any]:
+    if isinstance(pages, int):
+        return {"free": pages}
+    if isinstance(pages, dict):
+        return pages
+    return {"free": sum(pages), "nodes": dict(enumerate(pages))}
 
 
 def expand(name: str, dest: Path) -> Path:

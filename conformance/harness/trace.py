@@ -6,9 +6,10 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import NamedTuple
+
+from conformance import until
 
 
 class Call(NamedTuple):
@@ -127,13 +128,10 @@ class Trace:
             self.popen = subprocess.Popen(
                 list(map(str, argv)), stdin=subprocess.DEVNULL, stdout=err, stderr=err
             )
-        end, wait = time.monotonic() + limit, 0.001
-        while not self._attached(pid):
-            if self.popen.poll() is not None or time.monotonic() > end:
-                self._end()
-                raise RuntimeError("strace did not attach: " + self.err.read_text())
-            time.sleep(wait)
-            wait = min(2 * wait, 0.05)
+        until(lambda: self._attached(pid) or self.popen.poll() is not None, limit)
+        if not self._attached(pid):
+            self._end()
+            raise RuntimeError("strace did not attach: " + self.err.read_text())
 
     def _attached(self, pid):
         """Said after PTRACE_INTERRUPT: from here on no call of the child goes unseen."""

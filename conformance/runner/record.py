@@ -29,11 +29,7 @@ EPOCH = 1980, 1, 1, 0, 0, 0  # the same run gives the same archive, but for addr
 
 def record(release, mode, tmp):
     """One run: (seen, {name: content of a file in the runtime directory})"""
-    facts = {"about": "", "cpus": {0: "0"}, "pools": {"2M": {"free": PAGES}},
-             "detected": [], "expect": []}  # fmt: skip
-    tree = fake_host.FakeHost("record", facts).expand(tmp)
-    binds = {f"/{d}": tree / d for d in (fake_host.GLOBAL, fake_host.NODES)}
-    box = Box({"2M": PAGES}, binds=binds)
+    box = Box({"2M": PAGES}, binds=fake_host.build(tmp, {"2M": PAGES}, {0: "0"}))
     try:
         args = [*MODES[mode], "-m", "8", "--file-prefix", PREFIX]
         eal = Eal(f"librte_eal:{release}", args, box, tmp, PREFIX)

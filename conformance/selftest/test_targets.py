@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
+from conformance import until
 from conformance.harness import host
 
 SELFTEST = Path(__file__).parent
@@ -136,20 +136,12 @@ def test_hangs(start):
         cwd=suite.path,
         stdout=subprocess.DEVNULL,
     )
-    wait_for(lambda: (suite.path / "pids").exists() and (suite.path / "pids").read_text())
+    assert until(lambda: (suite.path / "pids").exists() and (suite.path / "pids").read_text())
     pids = [int(p) for p in (suite.path / "pids").read_text().split()]
     run.send_signal(signal.SIGKILL)
     run.wait(10)
 
-    wait_for(lambda: not any(map(host.started, pids)))
-
-
-def wait_for(condition, limit=10):
-    end, wait = time.monotonic() + limit, 0.01
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(wait)
-        wait = min(2 * wait, 0.2)
+    assert until(lambda: not any(map(host.started, pids)))
 
 
 def test_a_folder_that_is_closed_to_other_users_is_named():

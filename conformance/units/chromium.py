@@ -12,6 +12,8 @@ import signal
 import subprocess
 import time
 
+from conformance import until
+
 FOUND = shutil.which("chromium") or shutil.which("google-chrome")
 ARGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
@@ -88,11 +90,8 @@ class Chromium:
         return got["result"].get("value")
 
     def wait(self, condition):
-        end = time.monotonic() + self.limit
-        while not self.js(condition):
-            if time.monotonic() > end:
-                raise TimeoutError(f"{condition} in {self.limit} s; the page said {self.faults}")
-            time.sleep(0.02)
+        if not until(lambda: self.js(condition), self.limit):
+            raise TimeoutError(f"{condition} in {self.limit} s; the page said {self.faults}")
 
     def key(self, key):
         code = {"/": 191, "Enter": 13, "ArrowDown": 40, "Escape": 27, "Tab": 9}[key]

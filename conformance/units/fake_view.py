@@ -11,7 +11,7 @@ from pyeal.look.process_view import ProcessView
 class FakeView(ProcessView):
     """The ProcessView of a host of fixtures/hosts, expanded at root."""
 
-    def __init__(self, host: fake_host.FakeHost, root: Path) -> None:
+    def __init__(self, host: fake_host.HostTree, root: Path) -> None:
         host.expand(root)
         (root / "proc/cpuinfo").write_text("bogomips\t: 4000.00\n")
         super().__init__(root=str(root))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conformance import until
 from pyeal import mp, releases
 
 BIND = """
@@ -66,10 +67,7 @@ def watches():
 
 def settled(channel):
     """Return whether it watches, within ten seconds: until then no process counts as dead."""
-    deadline = time.monotonic() + 10
-    while not channel.alone() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return channel.alone()
+    return until(channel.alone)
 
 
 def test_one_that_ends_soon_did_not_watch(open_channel):

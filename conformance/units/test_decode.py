@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 
-from conformance import MODES
+from conformance import MODES, SHARED
 from conformance.harness import decode, host
 from conformance.harness.eal import Eal
-from conformance.harness.fake_host import GLOBAL, NODES, FakeHost
+from conformance.harness.fake_host import build
 
 RELEASES = list(decode.layouts())
 PAGES = 3
-POOL = {"2M": {"free": PAGES}}
-HOST = {"about": "", "cpus": {0: "0-63"}, "pools": POOL, "detected": [], "expect": []}
-SHARED = [mode for mode in MODES if mode != "in-memory"]
 Start = Callable[[str, str], Eal]
 
 
@@ -33,8 +30,8 @@ def start(make_box: Any, tmp_path: Path, prefix: str) -> Iterator[Start]:
         elif why := host.lacks(root=True, pages={"2M": PAGES}):
             pytest.skip(why)
         else:
-            tree = FakeHost("decode", HOST).expand(tmp_path)
-            box = make_box({"2M": PAGES}, binds={f"/{d}": tree / d for d in (GLOBAL, NODES)})
+            binds = build(tmp_path, {"2M": PAGES}, {0: "0-63"})
+            box = make_box({"2M": PAGES}, binds=binds)
         args = [*MODES[mode], "-m", "4", "-n", "4", "-r", "2", "--file-prefix", f"{prefix}_d"]
         started.append(Eal(f"pyeal:{release}", args, box, tmp_path, f"{prefix}_d"))
         return started[-1].init()

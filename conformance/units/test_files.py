@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from conformance import MB
 from pyeal import files
 
-MB = 1 << 20
 BAD: dict[str, tuple[Callable[[Path], object], int]] = {
     "link": (lambda p: p.symlink_to("/etc/passwd"), errno.ELOOP),
     "dangling-link": (lambda p: p.symlink_to("/nowhere"), errno.ELOOP),

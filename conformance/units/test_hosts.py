@@ -44,7 +44,7 @@ def release() -> str:
 
 
 @pytest.fixture
-def box(host: fake_host.FakeHost, tmp_path: Path, release: str) -> Iterator[Box]:
+def box(host: fake_host.HostTree, tmp_path: Path, release: str) -> Iterator[Box]:
     root = host.expand(tmp_path)
     box = Box(binds=host.binds(root), mounts=[("tmpfs", "/mnt", "")])
     for path in host.dirs():
@@ -55,7 +55,7 @@ def box(host: fake_host.FakeHost, tmp_path: Path, release: str) -> Iterator[Box]
 
 @pytest.mark.parametrize(("host", "e"), CASES)
 def test_a_real_eal_counts_what_the_host_file_says(
-    host: fake_host.FakeHost, e: fake_host.Expect, box: Box, release: str
+    host: fake_host.HostTree, e: fake_host.Expect, box: Box, release: str
 ) -> None:
     if not fake_host.holds(e.releases, release) or e.max_sizes == 4:
         pytest.skip(f"for releases {e.releases or 'of Arm'}, this is {release}")

@@ -35,7 +35,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize(("host", "e", "release"), CASES)
 def test_discovery_counts_what_the_host_file_says(
-    host: fake_host.FakeHost, e: fake_host.Expect, release: str, trees: dict[str, Path],
+    host: fake_host.HostTree, e: fake_host.Expect, release: str, trees: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(hugepages, "MAX_SIZES", e.max_sizes or 3)

@@ -24,7 +24,7 @@ DETECTED = [
 
 @pytest.mark.parametrize(("host", "d", "release"), DETECTED)
 def test_lcores_and_nodes_are_what_the_host_file_says(
-    host: fake_host.FakeHost, d: fake_host.Detected, release: str, tmp_path: Path
+    host: fake_host.HostTree, d: fake_host.Detected, release: str, tmp_path: Path
 ) -> None:
     r = releases.get(release)
     said: list[str] = []

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from conformance import until
 from conformance.harness import host
 from conformance.runner import machines
 from conformance.units import fleet
@@ -246,11 +246,11 @@ m.kernel = m.file_system = lambda *args: Path("/dev/null")
 raise SystemExit(m.main(["run", "numa2", "--", "true"]))
 """
     runner = subprocess.Popen([sys.executable, "-c", patched], stderr=subprocess.DEVNULL)
-    pid = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    pid = int(until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 20))
     runner.send_signal(signal.Signals[f"SIG{by}"])
 
     assert runner.wait(10) == (-signal.SIGKILL if by == "KILL" else 130)
-    wait_for(lambda: not alive(pid))
+    assert until(lambda: not alive(pid), 20)
 
 
 def alive(pid: int) -> bool:
@@ -259,12 +259,3 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_for(what: Callable[[], object]) -> str:
-    end, wait = time.monotonic() + 20, 0.01
-    while not (found := what()):
-        assert time.monotonic() < end
-        time.sleep(wait)
-        wait = min(2 * wait, 0.2)
-    return str(found)

@@ -20,12 +20,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from conformance import needs
+from conformance import MB, needs
 from conformance.harness.child import TargetError
 from conformance.units import models
 from conformance.units.test_fbarray import biggest, contig, find_n
 
-MB = 1 << 20
 PAGE = 2 * MB
 POOL = 12  # pages of a box
 SEGS = 40  # more than can be used: what the model knows of a list

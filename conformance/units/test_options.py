@@ -12,36 +12,36 @@ from pathlib import Path
 
 import pytest
 
+from conformance import MB
 from pyeal import cparse, lcores, options, releases
 from pyeal.errors import EalError
 
 ORACLE = Path(__file__).with_name("oracle.py")
-M = 1 << 20
-M2, G1 = 2 * M, 1 << 30
+M2, G1 = 2 * MB, 1 << 30
 
 # Arguments and what becomes of them in 22.11; a real librte_eal must accept them too.
 ACCEPTED: list[tuple[list[str], dict[str, object]]] = [
     ([], {"memory": 0, "file_prefix": "rte", "huge_unlink": "existing", "proc_type": "primary",
           "iova_mode": None, "socket_mem": None, "lcores": None, "ignored": []}),
-    (["-m", "64"], {"memory": 64 * M}),
-    (["-m64"], {"memory": 64 * M}),
+    (["-m", "64"], {"memory": 64 * MB}),
+    (["-m64"], {"memory": 64 * MB}),
     (["-m", "0"], {"memory": 0}),
     (["-m", "junk"], {"memory": 0}),
-    (["-m", " +7x"], {"memory": 7 * M}),
-    (["-m", "4294967297"], {"memory": M}),
-    (["-m", "-1"], {"memory": (1 << 64) - M}),
-    (["-m", "1", "-m", "2"], {"memory": 2 * M}),
-    (["words", "-m", "64", "more"], {"memory": 64 * M}),
-    (["-m", "64", "--", "-m", "32", "--nonsense"], {"memory": 64 * M}),
+    (["-m", " +7x"], {"memory": 7 * MB}),
+    (["-m", "4294967297"], {"memory": MB}),
+    (["-m", "-1"], {"memory": (1 << 64) - MB}),
+    (["-m", "1", "-m", "2"], {"memory": 2 * MB}),
+    (["words", "-m", "64", "more"], {"memory": 64 * MB}),
+    (["-m", "64", "--", "-m", "32", "--nonsense"], {"memory": 64 * MB}),
     (["-n", "4", "-r", "2"], {"nchannel": 4, "nrank": 2}),
     (["-r16"], {"nrank": 16}),
-    (["-vm64"], {"memory": 64 * M, "ignored": ["-v"]}),
-    (["--socket-mem", "1,2,0"], {"socket_mem": {0: M, 1: 2 * M, 2: 0}, "memory": 0}),
-    (["--socket-mem=" + ",".join("1" * 32)], {"socket_mem": dict.fromkeys(range(32), M)}),
-    (["--socket-mem=1,2", "--socket-mem=3"], {"socket_mem": {0: 3 * M, 1: 2 * M}}),
-    (["--socket-mem= 5"], {"socket_mem": {0: 5 * M}}),
-    (["--socket-limit", "8,0"], {"socket_limit": {0: 8 * M, 1: 0}}),
-    (["--legacy-mem", "--socket-limit=8"], {"legacy_mem": True, "socket_limit": {0: 8 * M}}),
+    (["-vm64"], {"memory": 64 * MB, "ignored": ["-v"]}),
+    (["--socket-mem", "1,2,0"], {"socket_mem": {0: MB, 1: 2 * MB, 2: 0}, "memory": 0}),
+    (["--socket-mem=" + ",".join("1" * 32)], {"socket_mem": dict.fromkeys(range(32), MB)}),
+    (["--socket-mem=1,2", "--socket-mem=3"], {"socket_mem": {0: 3 * MB, 1: 2 * MB}}),
+    (["--socket-mem= 5"], {"socket_mem": {0: 5 * MB}}),
+    (["--socket-limit", "8,0"], {"socket_limit": {0: 8 * MB, 1: 0}}),
+    (["--legacy-mem", "--socket-limit=8"], {"legacy_mem": True, "socket_limit": {0: 8 * MB}}),
     (["--no-huge"], {"no_huge": True, "legacy_mem": True, "memory": 0}),
     (["--no-hu", "--legacy", "--single"], {"no_huge": True, "single_file_segments": True}),
     (["--in-memory"], {"in_memory": True, "no_shconf": True, "huge_unlink": "always"}),
@@ -287,8 +287,11 @@ def test_releases_part_where_the_table_says(
 
 def test_aliases_of_argparse_replace_each_other() -> None:
     """--numa-mem and --socket-mem write to one place; getopt's releases merge node by node."""
-    assert parsed(["--socket-mem=3,4", "--numa-mem=5"], "25.11").socket_mem == {0: 5 * M}
-    assert parsed(["--numa-mem=5", "--socket-mem=3,4"], "25.11").socket_mem == {0: 3 * M, 1: 4 * M}
+    assert parsed(["--socket-mem=3,4", "--numa-mem=5"], "25.11").socket_mem == {0: 5 * MB}
+    assert parsed(["--numa-mem=5", "--socket-mem=3,4"], "25.11").socket_mem == {
+        0: 3 * MB,
+        1: 4 * MB,
+    }
 
 
 @pytest.mark.parametrize(
@@ -318,7 +321,7 @@ def test_lists_of_cores_since_argparse(args: list[str], ids: list[int], cpus: li
         (["2M:3M"], None),
         (["3M:3M"], None),
         (["2M:4M,1G:1G"], None),
-        (["2M:4M:1G"], {M2: 4 * M}),
+        (["2M:4M:1G"], {M2: 4 * MB}),
         (["1G:"], None),
         (["64k:1M", "2M:2M", "32M:32M", "1G:1G"], None),
     ],
@@ -377,7 +380,7 @@ def test_numbers_are_read_as_strtol_does(text: str, base: int, want: tuple[int, 
 @pytest.mark.parametrize(
     ("text", "want"),
     [("2048kB", M2), ("2M,mode=0700", M2), ("1 G", G1), ("16", 16), ("0", 0), ("x", None),
-     ("-2M", None), ("", None), ("0x10M", 16 * M)],
+     ("-2M", None), ("", None), ("0x10M", 16 * MB)],
 )  # fmt: skip
 def test_sizes_are_read_as_rte_str_to_size_does(text: str, want: int | None) -> None:
     assert cparse.size_of(text) == want

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from conformance import SHARED
 from conformance.harness import decode, recordings
 from pyeal import fbarray, layout, releases
 
 RELEASES = "20.11", "22.11", "24.11", "25.11"
-MODES = "dynmem", "single-file", "legacy", "no-huge"
 LIST = "base_va", "page_sz", "socket_id", "version", "len", "external", "heap"
 RUN, HUGE = "/run/dpdk/recording", "/run/hugepages/2M"
 
@@ -22,7 +22,7 @@ class Recording(NamedTuple):
     files: dict[str, bytes]
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=SHARED)
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -33,10 +33,10 @@ def rec(request: pytest.FixtureRequest, mode: str) -> Recording:
 
 
 def test_all_are_there() -> None:
-    wanted = {f"{r}-{m}.zip" for r in RELEASES for m in MODES}
+    wanted = {f"{r}-{m}.zip" for r in RELEASES for m in SHARED}
 
     assert {f.name for f in recordings.FOLDER.glob("*.zip")} == wanted
-    assert tuple(recordings.RECORDED) == MODES
+    assert tuple(recordings.RECORDED) == SHARED
 
 
 def test_abi_reads_what_the_library_answered(rec: Recording) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from conformance import MODES, needs
+from conformance import MODES, needs, until
 from conformance.harness import fake_host
 from conformance.harness.child import TargetError
 from conformance.harness.eal import Eal
@@ -58,9 +58,9 @@ def eal_of(make_box: Start, cgroup: Start, tmp_path: Path, prefix: str) -> Itera
 
 def state(eal: Any) -> dict[str, object]:
     """All that an allocation changes. Threads end a moment after their work."""
-    tasks, end = Path(f"/proc/{eal.pid}/task"), time.monotonic() + 2
-    while (threads := len(list(tasks.iterdir()))) > eal.threads and time.monotonic() < end:
-        time.sleep(0.005)
+    tasks = Path(f"/proc/{eal.pid}/task")
+    until(lambda: len(list(tasks.iterdir())) <= eal.threads, 2)
+    threads = len(list(tasks.iterdir()))
     lists = eal.lists()
     found = {
         "pages": [s.addr for s in eal.segments()],
@@ -210,7 +210,7 @@ def test_a_limit_on_reservations(eal_of: Start, cgroup: Start) -> None:
 def test_pages_on_the_wrong_node(eal_of: Start, make_box: Start, mode: str, tmp_path: Path) -> None:
     """All ten are mapped and populated before it shows."""
     pages = {"2M": N + 1}
-    binds = fake_host.nodes(tmp_path / "tree", {0: "0", 1: "1"}, {"2M": [N + 1, N + 1]})
+    binds = fake_host.build(tmp_path / "tree", {"2M": [N + 1, N + 1]}, {0: "0", 1: "1"})
     box = make_box(binds=binds, **{"lease" if mode == "in-memory" else "pages": pages})
     eal = eal_of(mode, "-l", "0", box=box)
     got = both(eal, range(1), lambda: lambda: None, socket=1)

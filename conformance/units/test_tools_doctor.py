@@ -33,7 +33,7 @@ NOT_EVEN_ONE_PAGE = {"cgroup-limit": False, "reserved-beyond-free": True, "cpuse
 
 @pytest.mark.parametrize(("host", "e", "release"), CASES)
 def test_each_host_has_the_verdict_that_eal_comes_to(
-    host: fake_host.FakeHost, e: fake_host.Expect, release: str, tmp_path: Path
+    host: fake_host.HostTree, e: fake_host.Expect, release: str, tmp_path: Path
 ) -> None:
     """FAIL where discovery fails, in a link of pages; none where it does not."""
     if e.max_sizes == 4 or not e.locks:

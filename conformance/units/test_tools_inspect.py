@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from conformance import SHARED
 from conformance.harness import decode, recordings
 from conformance.harness.child import environment
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
@@ -22,8 +23,7 @@ from pyeal.look.snapshot import Snapshot
 from pyeal.look.sources import Folder
 from pyeal.tools import telemetry
 
-MODES = "dynmem", "single-file", "legacy", "no-huge"
-modes = pytest.mark.parametrize("mode", MODES)
+modes = pytest.mark.parametrize("mode", SHARED)
 every = pytest.mark.parametrize("release", RELEASES)
 
 

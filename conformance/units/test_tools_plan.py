@@ -31,7 +31,7 @@ CASES = [
 
 @pytest.mark.parametrize(("host", "e", "release"), CASES)
 def test_it_finds_the_pages_of_each_host(
-    host: fake_host.FakeHost, e: fake_host.Expect, release: str, tmp_path: Path
+    host: fake_host.HostTree, e: fake_host.Expect, release: str, tmp_path: Path
 ) -> None:
     if e.max_sizes == 4 or not e.locks:
         pytest.skip("of Arm, or about a lock that cannot be had")

@@ -26,7 +26,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from conformance import MODES
+from conformance import MODES, until
 from conformance.campaigns.faults import compare
 from conformance.harness import fake_host, host, proc
 from conformance.harness.box import Box, BoxError, lifeline
@@ -185,12 +185,7 @@ class Scene:
         self.target, self.mode, self.tmp = target, mode, Path(tempfile.mkdtemp(dir=tmp))
         self.first = ATTACH.get(mode)
         self.stack = contextlib.ExitStack()
-        facts = {"about": "", "pools": {"2M": {"free": PAGES, "nodes": {0: PAGES}}},
-                 "cpus": {0: ",".join(map(str, sorted(os.sched_getaffinity(0))))},
-                 "detected": [], "expect": []}  # fmt: skip
-        root = fake_host.FakeHost("faults", facts).expand(self.tmp / "host")
-        binds = {f"/{t}": root / t for t in (fake_host.GLOBAL, fake_host.NODES)}
-        self.box = Box({"2M": PAGES}, binds=binds)
+        self.box = Box({"2M": PAGES}, binds=fake_host.build(self.tmp / "host", {"2M": PAGES}))
         self.stack.callback(self.box.close)
         env = environment() | self.box.environment() | {"PYTHONHASHSEED": "0"}
         self.forkserver, self.logs = ForkServer(target, self.box.enter, env), itertools.count()
@@ -358,10 +353,8 @@ class Scene:
             return wrong
         if step.call in ("close", "munmap"):  # it stays open: strace kept the call from the kernel
             return ""
-        end = time.monotonic() + 0.5
-        while (kept := self.inside(child.pid) - before) and time.monotonic() < end:
-            time.sleep(0.002)  # a thread that is told to end does so
-        if kept:
+        until(lambda: not self.inside(child.pid) - before, 0.5)  # a thread that is told to end ends
+        if kept := self.inside(child.pid) - before:
             return f"after the error it still holds {', '.join(sorted(kept))}"
         outcome, text, _ = self.start(child)
         return "" if outcome == "goes on" else f"it cannot start again: {text}"

@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from conformance import modes, needs
+from conformance import HUGE_FILES, modes, needs
 
-MODES = "dynmem", "single-file", "legacy"
 # what takes memory; some want more than there is, or what only a primary may do
 OTHERS = (
     "external_mem", "mempool", "ring", "stack", "hash", "thash", "efd", "lpm", "lpm6", "rib", "fib",
@@ -18,7 +17,7 @@ OTHERS = (
 
 
 @needs(pages={"2M": 32})
-@modes(*MODES)
+@modes(*HUGE_FILES)
 @pytest.mark.parametrize("autotest", ["memory", "memzone", "malloc", "fbarray"])
 def test_dpdk_test(host, program, autotest, mode, evidence):
     """An autotest passes in pyeal's memory, and gives back what it took."""
@@ -37,7 +36,7 @@ def test_dpdk_test(host, program, autotest, mode, evidence):
 
 
 @needs(pages={"2M": 32})
-@modes(*MODES)
+@modes(*HUGE_FILES)
 def test_proc_info_shows_memory(host, memory, mode, evidence):
     """dpdk-proc-info -m lists the segments and zones that pyeal made, where pyeal has them."""
     eal = host()
@@ -69,7 +68,7 @@ def test_other_autotests_end_alike(host, program, dpdk_test, evidence):
 
 
 @needs(pages={"2M": 32})
-@modes(*MODES)
+@modes(*HUGE_FILES)
 def test_twenty_attach_in_a_row(host, program, mode, evidence):
     """Each finds its addresses free, wherever the kernel put its libraries; nothing is left."""
     eal, took = host(), []

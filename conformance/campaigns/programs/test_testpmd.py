@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from conformance import modes, needs
+from conformance import HUGE_FILES, MB, modes, needs
 
-MB = 1 << 20
 PAGE = 2 * MB
 ROLES = "secondary", "observer"
 REFUSED, DONE = "Failed to attach device on secondary process", "Now total ports is 2"
@@ -17,7 +16,7 @@ def seen(eal):
     return [(s.addr, s.len, s.iova) for s in eal.segments()]
 
 
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 @pytest.mark.parametrize("role", ROLES)
 def test_pyeal_sees_testpmds_memory(testpmd, beside, memory, role, mode, evidence):
     """Segments and zones are where DPDK finds them, and the pool's own name is read there."""

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from conformance import modes, needs
+from conformance import HUGE_FILES, modes, needs
 from conformance.harness import proc
 from conformance.harness.child import environment
 from conformance.harness.passive import calls
@@ -26,7 +26,7 @@ def pyeal(*args):
     return json.loads(done.stdout)
 
 
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 def test_tools_see_testpmd(testpmd, memory, release, mode, evidence):
     """Mode, pages, the pool's zone and queue, its own name in memory; after kill -9 its files."""
     pmd = testpmd()

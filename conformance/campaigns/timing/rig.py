@@ -185,13 +185,11 @@ class Room:
         self.rig, self.held, self.size, self.count = rig, [], size, itertools.count()
         self.folder = Path(tempfile.mkdtemp(dir=rig.folder))
         self.run_dir = None  # where runtime files lie, if not on a tmpfs of the box
-        facts = {"about": "", "cpus": {}, "pools": {size: {"free": pages}}, "detected": [],
-                 "expect": []}  # fmt: skip
-        tree = fake_host.FakeHost("timing", facts).expand(self.folder) / fake_host.GLOBAL
+        binds = fake_host.build(self.folder, {size: pages}, show=[fake_host.GLOBAL])
         mine = {size: pages} if pages else {}
         self.box = boxes.Box(
             {} if in_memory else mine, lease=mine if in_memory else {},
-            binds={f"/{fake_host.GLOBAL}": tree},
+            binds=binds,
         )  # fmt: skip
         if os.stat(host.RUN).st_dev == os.stat(self.folder).st_dev:  # as on this machine
             self.run_dir = self.folder / "run"

@@ -4,11 +4,9 @@ import errno
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import ALL, MB, SHARED, modes, needs, requirement
 
-MB = 1 << 20
 BIG = 5 * MB
-ALL = "dynmem", "single-file", "in-memory", "legacy", "no-huge"
 MEMORY = dict.fromkeys(ALL, "4") | {"no-huge": "16"}
 
 
@@ -81,7 +79,7 @@ def test_some_modes_leave_their_page_files(start, args, stays, evidence):
 
 @requirement("CLEAN-005")
 @needs(pages={"2M": 3})
-@modes("dynmem", "single-file", "legacy", "no-huge")
+@modes(*SHARED)
 def test_run_keeps_its_files(start, mode, evidence):
     """config, hugepage_info, hugepage_data and the arrays."""
     eal = start("-m", MEMORY[mode])
@@ -97,7 +95,7 @@ def test_run_keeps_its_files(start, mode, evidence):
 
 @requirement("CLEAN-006")
 @needs(pages={"2M": 3})
-@modes("dynmem", "single-file", "legacy", "no-huge")
+@modes(*SHARED)
 def test_sockets_are_removed(start, mode, evidence):
     """mp_socket is there while the process is."""
     eal = start("-m", MEMORY[mode])
@@ -127,7 +125,7 @@ def test_what_is_left_can_be_joined(start, join, evidence):
 
 @requirement("CLEAN-008")
 @needs(pages={"2M": 8})
-@modes("dynmem", "single-file", "legacy", "no-huge")
+@modes(*SHARED)
 def test_the_next_start_clears_what_a_killed_one_left(start, join, mode, prefix, evidence):
     """All files stay, all locks go; another prefix removes the pages, the same one old arrays."""
     eal = start("-m", MEMORY[mode])

@@ -6,14 +6,13 @@ import random
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import SHARED, modes, needs, requirement
 from conformance.harness import host
 from conformance.harness.catalogue import holds
 from conformance.harness.child import TargetDied
 
 SIZE, MAGIC = 25344, 19820526
 NO_VA = "--iova-mode=va"  # frames differ between runs
-SHARED = "dynmem", "single-file", "legacy", "no-huge"
 
 
 def word(raw, at, n=4):

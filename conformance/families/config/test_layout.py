@@ -6,17 +6,15 @@ import time
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import SHARED, modes, needs, requirement
 from conformance.harness.catalogue import holds
-from conformance.harness.fake_host import CPUS, NODES, FakeHost
+from conformance.harness.fake_host import CPUS, NODES, build
 
 MAGIC = 19820526
-SHARED = "dynmem", "single-file", "legacy", "no-huge"
 LISTS, LIST = 128, 136
 TAILQS, TAILQ = 32, 48
 HEAPS, HEAP, HEAPS_AT = 32, 192, 19136
 FREELISTS = 13
-TWO_NODES = {"about": "", "cpus": {0: "0", 2: "1-7"}, "detected": [], "expect": []}
 
 
 def raw(eal):
@@ -184,8 +182,7 @@ def test_heap_slots_describe_the_detected_nodes_in_order(start, make_box, tmp_pa
 
     0 lock | 8 free lists | 112 first | 120 last | 128 areas | 132 node | 136 bytes | 144 name
     """
-    tree = FakeHost("nodes", TWO_NODES).expand(tmp_path)
-    box = make_box(binds={f"/{d}": tree / d for d in (CPUS, NODES)})
+    box = make_box(binds=build(tmp_path, cpus={0: "0", 2: "1-7"}, show=(CPUS, NODES)))
     eal = start("-m", "8", mode="no-huge", box=box)
     before, area = raw(eal), eal.malloc(1 << 20).va
     data, (msl,) = raw(eal), eal.lists()

@@ -7,16 +7,9 @@ import pytest
 from conformance import needs, requirement
 from conformance.harness.child import TargetDied
 from conformance.harness.eal import Eal
-from conformance.harness.fake_host import GLOBAL, NODES, FakeHost
+from conformance.harness.fake_host import build
 
 POOL = 6
-HOST = {
-    "about": "",
-    "cpus": {0: "0-7"},
-    "pools": {"2M": {"free": POOL}},
-    "detected": [],
-    "expect": [],
-}
 LONG = 3 << 20  # more than a 2M page: the heap must grow
 ARGS = {
     "dynmem": ["-m", "4"],
@@ -94,8 +87,7 @@ def life(eal):
 def lives(request, make_box, tmp_path, prefix):
     """lives(args): what the target leaves, and what librte_eal leaves, in equal boxes."""
 
-    host = FakeHost("words", HOST).expand(tmp_path)
-    counters = {f"/{d}": host / d for d in (GLOBAL, NODES)}  # others use the pool meanwhile
+    counters = build(tmp_path, {"2M": POOL}, {0: "0-7"})  # others use the pool meanwhile
 
     def run(target, args, release=None):
         box = make_box({} if "--no-huge" in args else {"2M": POOL}, binds=counters)

@@ -3,10 +3,9 @@
 import errno
 import os
 
-from conformance import modes, needs, requirement, sizes
+from conformance import ALL, HUGE, MB, modes, needs, requirement, sizes
 from conformance.harness import host, proc
 
-MB = 1 << 20
 MEMSEG, ADDR = 48, 8  # bytes of struct rte_memseg, and where its address stands
 
 
@@ -33,7 +32,7 @@ def page_fds(eal):
 
 @requirement("FD-001")
 @needs(pages={"2M": 3})
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 def test_a_page_has_one_descriptor_or_its_list_has(start, mode, evidence):
     """Three pages are three open descriptors; with --single-file-segments they are one."""
     eal = start("-m", "6")
@@ -99,7 +98,7 @@ def test_no_huge_pages_share_the_memfd(start, evidence):
 
 @requirement("FD-006")
 @needs(pages={"2M": 3})
-@modes("dynmem", "single-file", "in-memory", "legacy", "no-huge")
+@modes(*ALL)
 def test_what_has_no_descriptor_is_refused(start, mode, evidence):
     """NULL and foreign: EINVAL; unused: ENOENT; external: ENOTSUP; legacy single-file: ENODEV.
 
@@ -176,7 +175,7 @@ def test_legacy_single_file_has_no_place_for_page_descriptors(start, evidence):
 
 @requirement("FD-010")
 @needs(pages={"2M": 2})
-@modes("dynmem", "single-file", "in-memory", "legacy", "no-huge")
+@modes(*ALL)
 def test_open_files_are_raised_to_the_hard_limit(start, mode, evidence):
     """Soft 64, hard 3000: 3000 and 3000 after init, which says so; a secondary does the same."""
     limits = {"nofile": "64:3000"}

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import time
 
 import pytest
 
@@ -24,12 +23,7 @@ def machine(request, make_box, tmp_path):
         lease = lease or (pages if params.get("mode") == "in-memory" else None)
         binds, root = {}, tmp_path / f"machine-{next(numbers)}"
         if pools is not None:
-            nodes = sorted({n for p in pools.values() for n in p.get("nodes", {0: 0})})
-            cpus = sorted(os.sched_getaffinity(0))
-            shares = {n: ",".join(map(str, cpus[i :: len(nodes)])) for i, n in enumerate(nodes)}
-            facts = {"about": "", "cpus": shares, "pools": pools, "files": files or {}}
-            fake_host.FakeHost("machine", facts | {"detected": [], "expect": []}).expand(root)
-            binds = {f"/{t}": root / t for t in (fake_host.GLOBAL, fake_host.NODES)}
+            binds = fake_host.build(root, pools, files=files)
         box = make_box(pages, lease=lease, binds=binds, **more)
         box.tree = root
         return box
@@ -56,17 +50,3 @@ def ordered():
         assert os.listdir(box.path(at)) == want
 
     return order
-
-
-@pytest.fixture
-def until():
-    """until(fn): waits until it answers something, and answers that."""
-
-    def poll(fn, limit=10.0):
-        end, wait = time.monotonic() + limit, 0.001
-        while not (found := fn()) and time.monotonic() < end:
-            time.sleep(wait)
-            wait = min(2 * wait, 0.05)
-        return found
-
-    return poll

@@ -4,11 +4,10 @@ import errno
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import DYNAMIC, modes, needs, requirement
 from conformance.harness import fake_host
 from conformance.harness.catalogue import holds
 
-D_S_M = "dynmem", "single-file", "in-memory"
 M2 = 2 << 20
 KERNEL = f"{fake_host.GLOBAL}/hugepages-2048kB"
 
@@ -22,7 +21,7 @@ def pages(eal, nodes=2):
 
 @requirement("HPI-011")
 @needs(pages={"2M": 3})
-@modes(*D_S_M)
+@modes(*DYNAMIC)
 def test_pages_of_a_node_are_its_free_ones(start, mode, machine, evidence):
     """Two free pages are two, though the kernel says two are reserved, and a third is there."""
     box = machine({"2M": {"free": 2, "resv": 2, "nodes": {0: 2}}}, {"2M": 3})
@@ -41,7 +40,7 @@ def test_pages_of_a_node_are_its_free_ones(start, mode, machine, evidence):
 
 @requirement("HPI-012")
 @needs(pages={"2M": 1})
-@modes(*D_S_M)
+@modes(*DYNAMIC)
 def test_a_node_without_a_free_page_is_told(start, machine, evidence):
     """WARNING for node 1, none for node 0; 20.11 does not say which node it is."""
     eal = start(box=machine({"2M": {"free": 1, "nodes": {0: 1, 1: 0}}}, {"2M": 1}))
@@ -55,7 +54,7 @@ def test_a_node_without_a_free_page_is_told(start, machine, evidence):
 
 @requirement("HPI-013")
 @needs(pages={"2M": 3})
-@modes(*D_S_M)
+@modes(*DYNAMIC)
 def test_pages_that_no_node_has_are_booked_on_node_0(start, mode, machine, evidence):
     """Nodes 0 and 1 say 0, the pool says 4 of which one is reserved: three on node 0."""
     box = machine({"2M": {"free": 4, "resv": 1, "nodes": {0: 0, 1: 0}}}, {"2M": 3})

@@ -5,11 +5,9 @@ import struct
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import HUGE, HUGE_FILES, modes, needs, requirement
 from conformance.harness.catalogue import holds
 
-ALL = "dynmem", "single-file", "legacy", "in-memory"
-SHARED = ALL[:3]
 M2, G1 = 2 << 20, 1 << 30
 NO_PAGE_1G = ("1G", "/run/hugepages/1G", "size=0")
 
@@ -23,7 +21,7 @@ def raw(eal):
 
 @requirement("HPI-021")
 @needs(pages={"2M": 2})
-@modes(*SHARED)
+@modes(*HUGE_FILES)
 def test_file_is_three_records_of_fixed_layout(start, mode, machine, evidence):
     """12720 bytes: three times 4240, for 32 nodes.
 
@@ -43,7 +41,7 @@ def test_file_is_three_records_of_fixed_layout(start, mode, machine, evidence):
 
 @requirement("HPI-022")
 @needs(pages={"2M": 1})
-@modes(*SHARED)
+@modes(*HUGE_FILES)
 def test_lock_descriptors_are_minus_one(start, machine, evidence):
     """In all three records, though only one is of a page size."""
     records, nodes = raw(start("-m", "2", box=machine({"2M": {"free": 1}}, {"2M": 1})))
@@ -55,7 +53,7 @@ def test_lock_descriptors_are_minus_one(start, machine, evidence):
 
 @requirement("HPI-023")
 @needs(pages={"2M": 3}, strace=True)
-@modes(*SHARED)
+@modes(*HUGE_FILES)
 def test_counts_are_those_of_discovery(start, machine, evidence):
     """The file is written before the first page is taken, and not again: 3 free, 2 of them taken.
 
@@ -78,7 +76,7 @@ def test_counts_are_those_of_discovery(start, machine, evidence):
 
 @requirement("HPI-024")
 @needs(pages={"2M": 1})
-@modes(*SHARED)
+@modes(*HUGE_FILES)
 @pytest.mark.parametrize("last", ["1G", "2M"])
 def test_record_behind_the_counted_ones_may_name_a_dropped_size(
     start, machine, ordered, last, evidence
@@ -101,7 +99,7 @@ def test_record_behind_the_counted_ones_may_name_a_dropped_size(
 
 @requirement("HPI-025")
 @needs(pages={"2M": 1})
-@modes(*SHARED)
+@modes(*HUGE_FILES)
 def test_file_is_private_and_replaces_a_longer_one(start, machine, evidence):
     """Mode 0600; 20000 bytes of noise from before leave no trace."""
     box = machine({"2M": {"free": 1}}, {"2M": 1})
@@ -120,7 +118,7 @@ def test_file_is_private_and_replaces_a_longer_one(start, machine, evidence):
 
 @requirement("HPI-026")
 @needs(pages={"2M": 1})
-@modes(*ALL)
+@modes(*HUGE)
 def test_without_a_page_init_is_refused(start, mode, machine, evidence):
     """EACCES, and no hugepage_info: a mounted size has no page; nothing is mounted (not in M)."""
     empty = machine({"2M": {"free": 0}}, {"2M": 1})

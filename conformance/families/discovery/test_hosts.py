@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from conformance import needs, requirement
+from conformance import needs, requirement, until
 from conformance.harness import fake_host, host
 from conformance.harness.child import TargetDied, TargetError
 
@@ -126,7 +126,7 @@ def test_on_every_described_host_the_same_is_found(start, described, name, evide
 @requirement("HPI-030")
 @needs(pages={"2M": 4, "1G": 1}, root=True)
 @pytest.mark.parametrize("name", HANGS)
-def test_two_sizes_on_one_directory_wait_for_each_other(start, described, until, name, evidence):
+def test_two_sizes_on_one_directory_wait_for_each_other(start, described, name, evidence):
     """The second size's lock waits indefinitely for the first's, which the same process holds."""
     h, box = described(name)
     probe = start(init=False, box=box)

@@ -6,10 +6,9 @@ import threading
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import HUGE, HUGE_FILES, modes, needs, requirement, until
 from conformance.harness.catalogue import holds
 
-ALL = "dynmem", "single-file", "legacy", "in-memory"
 M2 = 2 << 20
 
 
@@ -28,8 +27,8 @@ def kept(start, mode):
 
 @requirement("HPI-017")
 @needs(pages={"2M": 2}, strace=True)
-@modes(*ALL)
-def test_directory_is_locked_from_counting_to_the_last_page(start, mode, machine, until, evidence):
+@modes(*HUGE)
+def test_directory_is_locked_from_counting_to_the_last_page(start, mode, machine, evidence):
     """A start waits for the lock, then holds it: count, pages, and only then it is given back."""
     box = machine({"2M": {"free": 2}}, {"2M": 2})
     at = box.path(box.hugedir("2M"))
@@ -70,7 +69,7 @@ def test_directory_is_locked_from_counting_to_the_last_page(start, mode, machine
 
 @requirement("HPI-018")
 @needs(pages={"2M": 1})
-@modes(*ALL)
+@modes(*HUGE)
 def test_stale_files_of_any_prefix_are_removed(start, machine, evidence):
     """What has `map_` in its name and no lock goes before pages are counted; the others stay."""
     box = machine({"2M": {"free": 1}}, {"2M": 1})
@@ -87,7 +86,7 @@ def test_stale_files_of_any_prefix_are_removed(start, machine, evidence):
 
 @requirement("HPI-019")
 @needs(pages={"2M": 1})
-@modes(*ALL)
+@modes(*HUGE)
 def test_locked_files_are_left_alone(start, machine, evidence):
     """A shared lock protects a file as an exclusive one does."""
     box = machine({"2M": {"free": 1}}, {"2M": 1})
@@ -107,7 +106,7 @@ def test_locked_files_are_left_alone(start, machine, evidence):
 
 @requirement("HPI-020")
 @needs(pages={"2M": 2})
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 def test_kept_files_count_as_pages_of_node_0(kept, machine, evidence):
     """--huge-unlink=never: 5 free - 1 reserved + 3 pages in files that no process locks.
 
@@ -171,7 +170,7 @@ def test_huge_unlink_says_which_files_stay(start, mode, machine, word, meant, ev
 
 @requirement("HPI-028")
 @needs(pages={"2M": 1})
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 def test_never_warns_of_leaks(start, kept, machine, evidence):
     """A WARNING with --huge-unlink=never, none without it."""
     box = machine({"2M": {"free": 1}}, {"2M": 1})

@@ -4,10 +4,8 @@ import errno
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import HUGE, HUGE_FILES, modes, needs, requirement
 
-ALL = "dynmem", "single-file", "legacy", "in-memory"
-SHARED = ALL[:3]
 M2, G1 = 2 << 20, 1 << 30
 NO_PAGE_1G = ("1G", "/run/hugepages/1G", "size=0")
 TWO_PAGES = f"size={2 * M2},min_size={2 * M2}"
@@ -19,7 +17,7 @@ def found(eal):
 
 @requirement("HPI-005")
 @needs(pages={"2M": 4})
-@modes(*ALL)
+@modes(*HUGE)
 def test_first_mount_of_a_size_serves_it(start, mode, machine, evidence):
     """Of two mounts of 2 MB pages the first line of /proc/mounts counts: only that one is cleared.
 
@@ -44,7 +42,7 @@ def test_first_mount_of_a_size_serves_it(start, mode, machine, evidence):
 
 @requirement("HPI-006")
 @needs(pages={"2M": 4})
-@modes(*SHARED)
+@modes(*HUGE_FILES)
 @pytest.mark.parametrize("into", ["equal", "below", "nested", "missing", "beside"])
 def test_huge_dir_is_a_mount_point_or_below_one(start, machine, into, evidence):
     """Files go into that very directory; a missing one, and one beside the mount, are refused.
@@ -73,7 +71,7 @@ def test_huge_dir_is_a_mount_point_or_below_one(start, machine, into, evidence):
 
 @requirement("HPI-007")
 @needs(pages={"2M": 1})
-@modes(*SHARED)
+@modes(*HUGE_FILES)
 def test_huge_dir_equals_the_mount_point(start, machine, evidence):
     """Before 21.11 neither a directory below it nor a slash behind it will do."""
     top = "/run/hugepages/2M"
@@ -92,7 +90,7 @@ def test_huge_dir_equals_the_mount_point(start, machine, evidence):
 
 @requirement("HPI-008")
 @needs(pages={"2M": 1})
-@modes(*SHARED)
+@modes(*HUGE_FILES)
 def test_huge_dir_is_judged_by_its_file_system(start, machine, evidence):
     """A link to a hugetlbfs will do, a tmpfs mounted below one will not: statfs decides.
 
@@ -111,7 +109,7 @@ def test_huge_dir_is_judged_by_its_file_system(start, machine, evidence):
 
 @requirement("HPI-009")
 @needs(pages={"2M": 1, "1G": 1})
-@modes(*SHARED)
+@modes(*HUGE_FILES)
 def test_huge_dir_excludes_other_sizes(start, machine, evidence):
     """--huge-dir on the 2 MB mount: pages of 1 GB have a mount, and are not counted."""
     box = machine({"2M": {"free": 1}, "1G": {"free": 1}}, {"2M": 1}, mounts=[NO_PAGE_1G])
@@ -127,7 +125,7 @@ def test_huge_dir_excludes_other_sizes(start, machine, evidence):
 
 @requirement("HPI-010")
 @needs(pages={"2M": 1})
-@modes(*ALL)
+@modes(*HUGE)
 def test_pages_without_a_mount_are_told_and_dropped(start, mode, machine, evidence):
     """Three 1 GB pages and no hugetlbfs for them: a NOTICE; in-memory mode counts them still."""
     pools = {"2M": {"free": 1}, "1G": {"free": 5, "resv": 2}}

@@ -5,17 +5,16 @@ import platform
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import HUGE, modes, needs, requirement
 from conformance.harness import fake_host
 
-ALL = "dynmem", "single-file", "legacy", "in-memory"
 M2, G1 = 2 << 20, 1 << 30
 NO_PAGE_1G = ("1G", "/run/hugepages/1G", "size=0")
 
 
 @requirement("HPI-001")
 @needs(pages={"2M": 1})
-@modes(*ALL)
+@modes(*HUGE)
 def test_sizes_are_the_entries_of_sysfs(start, mode, machine, evidence):
     """Directories `hugepages-<n>kB` alone count; without the directory above them nothing starts.
 
@@ -81,7 +80,7 @@ def test_one_size_more_than_the_table_has_is_refused(start, machine, evidence):
 
 @requirement("HPI-004")
 @needs(pages={"2M": 2, "1G": 1})
-@modes(*ALL)
+@modes(*HUGE)
 @pytest.mark.parametrize("order", ["1G first", "2M first"])
 def test_sizes_are_sorted_descending(start, mode, machine, ordered, order, evidence):
     """1G before 2M in hugepage_info and among lists, whichever sysfs lists first."""

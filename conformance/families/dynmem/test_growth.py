@@ -3,10 +3,9 @@
 import errno
 import re
 
-from conformance import modes, needs, requirement
+from conformance import ALL, DYNAMIC, MB, modes, needs, requirement
 from conformance.harness import catalogue
 
-MB = 1 << 20
 HEADER = 128  # of every heap element, inside the page
 KEPT = 1
 PAGE = 2 * MB
@@ -25,7 +24,7 @@ def at(eal):
 
 @requirement("DYN-002")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_the_heap_grows_for_service_tables(start, mode, evidence):
     """Without -m pages are in use all the same, without do-not-free: the heap took them."""
     eal = start()
@@ -41,7 +40,7 @@ def test_the_heap_grows_for_service_tables(start, mode, evidence):
 
 @requirement("DYN-010")
 @needs(pages={"2M": 4}, strace=True, release="<=25.11")
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_a_list_without_a_page_is_skipped(start, mode, box, evidence):
     """Segment 0 of list 0 cannot be allocated: the next list serves, from its segment 0 on.
 
@@ -112,7 +111,7 @@ def test_a_failed_start_leaves_its_page_files(start, evidence):
 
 @requirement("DYN-013")
 @needs(pages={"2M": 6})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_preallocated_pages_stay_until_cleanup(start, evidence):
     """Two pages of -m 4 keep flag 1 and their places while the heap grows and shrinks."""
     eal = start("-m", "4")
@@ -130,7 +129,7 @@ def test_preallocated_pages_stay_until_cleanup(start, evidence):
 
 @requirement("DYN-014")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_growth_stays_below_the_limit(start, evidence):
     """-m 2: the heap must stay below the limit, reaching it is refused; 0 is no limit.
 
@@ -158,7 +157,7 @@ def test_growth_stays_below_the_limit(start, evidence):
 
 @requirement("DYN-015")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_the_limit_does_not_bind_the_start(start, evidence):
     """-m 8 --socket-limit 4: 8 MB."""
     eal = start("-m", "8", "--socket-limit", "4")
@@ -170,7 +169,7 @@ def test_the_limit_does_not_bind_the_start(start, evidence):
 
 @requirement("DYN-016")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory", "legacy", "no-huge")
+@modes(*ALL)
 def test_each_run_of_pages_enters_its_heap(start, mode, evidence):
     """One element for each run of pages that is one in addresses, and total_size their sum."""
     eal = start("-m", "8")
@@ -187,7 +186,7 @@ def test_each_run_of_pages_enters_its_heap(start, mode, evidence):
 
 @requirement("DYN-017")
 @needs(pages={"2M": 7})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_growth_is_size_and_header_rounded_up_to_pages(start, evidence):
     """What is asked for, aligned, and 128 bytes of header: as many pages, in a row or none.
 
@@ -212,7 +211,7 @@ def test_growth_is_size_and_header_rounded_up_to_pages(start, evidence):
 
 @requirement("DYN-018")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_match_allocations_returns_whole_growths_only(start, evidence):
     """3 MB grew the heap by 4, and 600 kB lie in what is left: pages go when both are free.
 

@@ -3,10 +3,9 @@
 import errno
 import re
 
-from conformance import modes, needs, requirement
+from conformance import DYNAMIC, HUGE, MB, modes, needs, requirement
 from conformance.harness import catalogue, fake_host
 
-MB = 1 << 20
 KEPT = 1  # flags bit 0: not to be freed
 PLANNED = re.compile(r"Allocating (\d+) pages of size (\d+)M on socket (\d+)")
 
@@ -22,7 +21,7 @@ def kept(eal):
 
 @requirement("DYN-001")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_nothing_is_preallocated_unless_asked_for(start, evidence):
     """No -m, -m 0 and --socket-mem 0: no page carries the do-not-free flag, no size is planned."""
     for args in [], ["-m", "0"], ["--socket-mem", "0"]:
@@ -37,7 +36,7 @@ def test_nothing_is_preallocated_unless_asked_for(start, evidence):
 
 @requirement("DYN-003")
 @needs(pages={"2M": 8}, cpus=2)
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_m_is_shared_by_lcores_then_in_node_order(start, make_box, mode, tmp_path, evidence):
     """-m goes to nodes by their lcores, capped by their pages; the rest to the first with room.
 
@@ -54,7 +53,7 @@ def test_m_is_shared_by_lcores_then_in_node_order(start, make_box, mode, tmp_pat
         ("1", 8, [8, 3], [1, 3]),
     ]:
         root = tmp_path / f"{lcores}-{mb}"
-        binds = fake_host.nodes(root, {0: "0", 1: "1"}, {"2M": free})
+        binds = fake_host.build(root, {"2M": free}, {0: "0", 1: "1"})
         pages = {"2M": 8}
         lease = {"lease": pages} if mode == "in-memory" else {"pages": pages}
         eal = start("-l", lcores, "-m", str(mb), box=make_box(binds=binds, **lease), init=False)
@@ -70,10 +69,10 @@ def test_m_is_shared_by_lcores_then_in_node_order(start, make_box, mode, tmp_pat
 
 @requirement("DYN-004")
 @needs(pages={"2M": 6}, cpus=2)
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 def test_socket_mem_names_megabytes_node_by_node(start, make_box, mode, tmp_path, evidence):
     """`4`: 4 MB on node 0 and none on node 1; `0,4`: none on node 0, node 1 must have 4."""
-    binds = fake_host.nodes(tmp_path / "two", {0: "0", 1: "1"}, {"2M": [6, 6]})
+    binds = fake_host.build(tmp_path / "two", {"2M": [6, 6]}, {0: "0", 1: "1"})
     pages = {"2M": 6}
     lease = {"lease": pages} if mode == "in-memory" else {"pages": pages}
     box = make_box(binds=binds, **lease)
@@ -99,13 +98,13 @@ def test_socket_mem_names_megabytes_node_by_node(start, make_box, mode, tmp_path
 
 @requirement("DYN-005")
 @needs(pages={"2M": 4, "1G": 1})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_bigger_pages_are_taken_first(start, make_box, mode, tmp_path, evidence):
     """1026 MB are one page of 1 GB and one of 2 MB; with a single 1 GB page 2 GB need 512 more.
 
     The counts are faked: what the second start plans is said before it finds too few.
     """
-    binds = fake_host.nodes(tmp_path / "tree", {0: "0,1"}, {"1G": [1], "2M": [600]})
+    binds = fake_host.build(tmp_path / "tree", {"1G": [1], "2M": [600]}, {0: "0,1"})
     pages = {"2M": 4, "1G": 1}
     lease = {"lease": pages} if mode == "in-memory" else {"pages": pages}
     box = make_box(binds=binds, **lease)
@@ -123,7 +122,7 @@ def test_bigger_pages_are_taken_first(start, make_box, mode, tmp_path, evidence)
 
 @requirement("DYN-006")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 def test_a_rest_smaller_than_a_page_takes_one_more(start, evidence):
     """1, 3 and 5 MB in pages of 2 MB: 1, 2 and 3 pages."""
     found = []
@@ -138,10 +137,10 @@ def test_a_rest_smaller_than_a_page_takes_one_more(start, evidence):
 
 @requirement("DYN-007")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 def test_too_much_memory_is_refused_with_both_numbers(start, make_box, mode, tmp_path, evidence):
     """-m 200000 with four pages: ENOMEM, what was requested and what is available are named."""
-    binds = fake_host.nodes(tmp_path, {0: "0,1"}, {"2M": [4]})
+    binds = fake_host.build(tmp_path, {"2M": [4]}, {0: "0,1"})
     box = make_box(lease={"2M": 4}) if mode == "in-memory" else make_box({"2M": 4}, binds=binds)
     eal = start("-m", "200000", box=box, init=False)
     refusal = eal.refused()
@@ -161,14 +160,14 @@ def test_too_much_memory_is_refused_with_both_numbers(start, make_box, mode, tmp
 
 @requirement("DYN-008")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 def test_a_node_that_lacks_memory_is_named(start, make_box, mode, tmp_path, evidence):
     """4 pages on the only node: 64 MB are refused for socket 0, 4 MB on a second one for socket 1.
 
     --socket-mem 64    "... on socket 0! Requested: 64MB, available: 8MB"
     --socket-mem 4,4   "... on socket 1! Requested: 4MB, available: 0MB"
     """
-    binds = fake_host.nodes(tmp_path, {0: "0,1"}, {"2M": [4]})
+    binds = fake_host.build(tmp_path, {"2M": [4]}, {0: "0,1"})
     lease = {"lease": {"2M": 4}} if mode == "in-memory" else {"pages": {"2M": 4}}
     box = make_box(binds=binds, **lease)
     for args, node, want, have in ("64", 0, 64, 8), ("4,4", 1, 4, 0):
@@ -185,10 +184,10 @@ def test_a_node_that_lacks_memory_is_named(start, make_box, mode, tmp_path, evid
 
 @requirement("DYN-009")
 @needs(pages={"2M": 4, "1G": 1}, cpus=2)
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_bigger_sizes_and_lower_nodes_come_first(start, make_box, mode, tmp_path, evidence):
     """One page of 1 GB and one of 2 MB on node 0, then one of 2 MB on node 1."""
-    binds = fake_host.nodes(tmp_path, {0: "0", 1: "1"}, {"1G": [1, 1], "2M": [4, 4]})
+    binds = fake_host.build(tmp_path, {"1G": [1, 1], "2M": [4, 4]}, {0: "0", 1: "1"})
     pages = {"2M": 4, "1G": 1}
     lease = {"lease": pages} if mode == "in-memory" else {"pages": pages}
     eal = start("-l", "0,1", "--socket-mem", "1026,2", box=make_box(binds=binds, **lease),

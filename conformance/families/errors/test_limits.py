@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import HUGE, HUGE_FILES, modes, needs, requirement
 
 PAGE = 2 << 20
 FREE = 9  # pages that are counted, although there are fewer
@@ -45,7 +45,7 @@ def test_a_hugetlbfs_that_may_only_be_read(start, mode, box, evidence):
 
 @requirement("ERR-016")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 def test_a_mount_that_is_smaller_than_what_is_free(start, fake_host, mode, evidence):
     """9 pages are free, size= allows 4: -m 6 starts, -m 16 is ENOMEM, and nobody crashes."""
     box = fake_host({"2M": 4}, free={"2M": FREE})
@@ -64,7 +64,7 @@ def test_a_mount_that_is_smaller_than_what_is_free(start, fake_host, mode, evide
 
 @requirement("ERR-017")
 @needs(pages={"2M": 8}, cgroup="hugetlb")
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 @pytest.mark.parametrize("reserve", [False, True], ids=["usage", "reservation"])
 def test_a_cgroup_limit_is_an_error_not_a_signal(start, cgroup, mode, reserve, evidence):
     """Three pages allowed, eight wanted: ENOMEM; the process survives and can allocate three."""
@@ -181,7 +181,7 @@ def test_a_read_only_mount(start, make_box, what, evidence):
 
 @requirement("ERR-037")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 def test_pages_that_go_between_counting_and_mapping(start, fake_host, evidence):
     """Another process takes 3 of 4: ENOMEM, its data stays, and all pages are free when it ends."""
     box = fake_host({"2M": 4}, free={"2M": 4})
@@ -203,7 +203,7 @@ def test_pages_that_go_between_counting_and_mapping(start, fake_host, evidence):
 
 @requirement("ERR-038")
 @needs(pages={"2M": 3}, strace=True)
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 @pytest.mark.parametrize("error", ["ENOSYS", "EPERM"])
 def test_memory_policies_that_a_filter_refuses(start, error, evidence):
     """get_mempolicy, set_mempolicy, mbind, move_pages: refused as on a kernel without nodes, or as

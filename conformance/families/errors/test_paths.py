@@ -6,10 +6,9 @@ import socket
 
 import pytest
 
-from conformance import needs, requirement
+from conformance import MB, needs, requirement
 from conformance.harness.child import TargetError
 
-MB = 1 << 20
 PAGE = 4096
 KEPT = b"somebody's" * 5000
 SHARED = ["config", "hugepage_info", "fbarray_memzone"]

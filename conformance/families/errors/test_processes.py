@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import MB, SHARED, modes, needs, requirement, until
 
-MB = 1 << 20
 BIG = 5 * MB
 MEMORY = {"dynmem": "4", "single-file": "4", "legacy": "4", "no-huge": "16"}
 SYNC = struct.Struct("<i60xQi4x")  # t, id, result of 80 bytes
@@ -29,15 +28,12 @@ def total(eal):
 
 def logged(eal, text, limit=2):
     """Whether a line comes in time: another thread writes it."""
-    end = time.monotonic() + limit
-    while not (lines := eal.logged(text)) and time.monotonic() < end:
-        time.sleep(0.01)
-    return lines
+    return until(lambda: eal.logged(text), limit)
 
 
 @requirement("ERR-010")
 @needs(pages={"2M": 6})
-@modes("dynmem", "single-file", "legacy", "no-huge")
+@modes(*SHARED)
 def test_a_second_primary_is_refused(start, join, mode, evidence):
     """Of the same or another kind: the config is locked; the first goes on."""
     eal = start("-m", MEMORY[mode])
@@ -113,7 +109,7 @@ def test_a_survivor_keeps_its_heap(start, join, evidence):
 
 @requirement("ERR-013")
 @needs(pages={"2M": 6})
-@modes("dynmem", "single-file", "legacy", "no-huge")
+@modes(*SHARED)
 def test_a_crashed_run_hinders_no_new_one(start, join, mode, evidence):
     """Killed, and the other kind starts in what is left."""
     eal = start("-m", MEMORY[mode])

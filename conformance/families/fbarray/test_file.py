@@ -3,12 +3,11 @@
 import fcntl
 import os
 import struct
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import SHARED, modes, needs, requirement, until
 from conformance.harness.catalogue import holds
 
 PAGE = 4096
@@ -35,7 +34,7 @@ def descriptors(eal):
 
 @requirement("FBA-001")
 @needs(pages={"2M": 2})
-@modes("dynmem", "single-file", "legacy", "no-huge")
+@modes(*SHARED)
 def test_file_is_elements_then_header_then_mask_words(start, evidence):
     """100 elements of 3 bytes: the mask follows them at byte 300, unaligned.
 
@@ -87,7 +86,7 @@ def test_entry_is_used_iff_its_bit_is_set(start, evidence):
 
 @requirement("FBA-003")
 @needs(pages={"2M": 2})
-@modes("dynmem", "single-file", "legacy", "no-huge")
+@modes(*SHARED)
 def test_descriptor_is_in_the_config_not_in_the_file(start, evidence):
     """96 bytes: name@0, count@64, len@68, elt_sz@72, data@80, lock@88; none of it in the file."""
     eal = start("-m", "4")
@@ -113,7 +112,7 @@ def test_descriptor_is_in_the_config_not_in_the_file(start, evidence):
 
 @requirement("FBA-004")
 @needs(pages={"2M": 8})
-@modes("dynmem", "single-file", "legacy", "no-huge")
+@modes(*SHARED)
 def test_count_is_the_number_of_set_bits(start, evidence):
     """All lists and memzones, before and after the heap grew by 5 MB and shrank again."""
     eal = start("-m", "4")
@@ -140,7 +139,7 @@ def test_count_is_the_number_of_set_bits(start, evidence):
 
 @requirement("FBA-005")
 @needs(pages={"2M": 2})
-@modes("dynmem", "single-file", "legacy", "no-huge")
+@modes(*SHARED)
 def test_path_is_the_name_in_the_runtime_directory(start, evidence):
     """RUN/fbarray_<name>, mode 0600, one for memzones, one a list, one for an array of ours."""
     eal = start("-m", "4")
@@ -184,7 +183,7 @@ def test_creation_proves_exclusive_use_then_shares(eal, evidence):
 
 @requirement("FBA-007")
 @needs(pages={"2M": 2})
-@modes("dynmem", "single-file", "legacy", "no-huge")
+@modes(*SHARED)
 def test_shared_lock_and_descriptor_are_kept(start, evidence):
     """Each array: one descriptor, one FLOCK READ over the whole file, until it is detached."""
     eal = start("-m", "4")
@@ -271,7 +270,7 @@ def test_end_of_init_sweeps_arrays_that_nobody_holds(start, evidence):
         try:
             fcntl.flock(fd, fcntl.LOCK_SH)
             done = pool.submit(eal.init)
-            waiting = poll(lambda: [k for k in eal.locks(run) if k.waits] or done.done())
+            waiting = until(lambda: [k for k in eal.locks(run) if k.waits] or done.done())
             before = [f.exists() for f in files]
         finally:
             os.close(fd)
@@ -281,12 +280,3 @@ def test_end_of_init_sweeps_arrays_that_nobody_holds(start, evidence):
     assert [(k.kind, k.mode) for k in waiting] == [("FLOCK", "WRITE")]
     assert before == [True] * 3
     assert [f.exists() for f in files] == [False, True, True]
-
-
-def poll(look, limit=10.0):
-    """The first true answer, or the last one at the limit."""
-    end, wait = time.monotonic() + limit, 0.001
-    while not (seen := look()) and time.monotonic() < end:
-        time.sleep(wait)
-        wait = min(2 * wait, 0.05)
-    return seen

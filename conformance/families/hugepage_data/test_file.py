@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import ALL, modes, needs, requirement
 from conformance.harness import proc
 
 RECORD, PAGE = 4136, 2 << 20
@@ -29,7 +29,7 @@ iova_modes = pytest.mark.parametrize(
 
 @requirement("HPD-001")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory", "legacy", "no-huge")
+@modes(*ALL)
 def test_only_legacy_mode_writes_it(start, mode, evidence):
     """There in legacy mode alone, and not there either without shared configuration."""
     eal = start("-m", "4")

@@ -1,10 +1,9 @@
 """IOVA: the addresses that segments carry, and the mask that devices can reach."""
 
-from conformance import modes, needs, requirement, sizes
+from conformance import ALL, HUGE, MB, modes, needs, requirement, sizes
 from conformance.harness import host, proc
 
 BAD = (1 << 64) - 1
-MB = 1 << 20
 CONFIG = 0x100000000  # where the first mapping of a clean run lies
 
 
@@ -33,7 +32,7 @@ def test_physical_address_is_frame_and_offset(start, evidence):
 
 @requirement("IOVA-008")
 @needs(root=True, phys=True)
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 @sizes({"2M": 3, "1G": 1})
 def test_pa_is_the_frame_of_the_first_byte(start, page, mode, fake_host, evidence):
     """iova of each used segment is what pagemap says of its address, a multiple of the page."""
@@ -54,7 +53,7 @@ def test_pa_is_the_frame_of_the_first_byte(start, page, mode, fake_host, evidenc
 
 @requirement("IOVA-009")
 @needs(pages={"2M": 3})
-@modes("dynmem", "single-file", "in-memory", "legacy", "no-huge")
+@modes(*ALL)
 def test_va_is_the_address_itself(start, mode, evidence):
     """iova == addr for each used segment, of those that come later too, and any other address."""
     eal = start("-m", "4", "--iova-mode=va")

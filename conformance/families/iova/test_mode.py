@@ -5,10 +5,9 @@ import resource
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import ALL, HUGE, modes, needs, requirement
 
 GROUPS = "/sys/kernel/iommu_groups"
-ALL = "dynmem", "single-file", "in-memory", "legacy", "no-huge"
 HIDDEN = ["sys_admin"]  # without this capability pagemap shows no frame numbers
 
 
@@ -99,7 +98,7 @@ def test_option_overrides_the_choice(start, mode, iommu, evidence):
 
 @requirement("IOVA-004")
 @needs(pages={"2M": 1}, root=True)
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 def test_pa_without_frame_numbers_is_refused(start, evidence):
     """--iova-mode=pa for a process to which pagemap shows zeros: EINVAL."""
     refused = start("-m", "2", drop=HIDDEN, init=False).refused("--iova-mode=pa")

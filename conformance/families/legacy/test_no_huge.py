@@ -4,9 +4,8 @@ import errno
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import MB, modes, needs, requirement
 
-MB = 1 << 20
 REASONS = "specified together", "not compatible", "can't be used at the same time"
 
 

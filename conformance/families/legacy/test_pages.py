@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from conformance import modes, needs, requirement, sizes
+from conformance import MB, modes, needs, requirement, sizes
 from conformance.harness import host, proc
 
-MB, PAGE = 1 << 20, 2 << 20
+PAGE = 2 * MB
 
 
 @requirement("LEG-012")

@@ -5,11 +5,10 @@ import os
 
 import pytest
 
-from conformance import modes, needs, requirement, sizes
+from conformance import MB, modes, needs, requirement, sizes
 from conformance.harness import proc
 
 F_GET_SEALS, F_SEAL_SEAL = 1034, 1
-MB = 1 << 20
 
 
 def memfds(eal):

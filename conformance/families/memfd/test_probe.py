@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from conformance import modes, needs, requirement, sizes
+from conformance import ALL, modes, needs, requirement, sizes
 from conformance.harness import host
 
 LOG2 = {2 << 20: "21", 1 << 30: "30"}
@@ -12,7 +12,7 @@ LOG2 = {2 << 20: "21", 1 << 30: "30"}
 
 @requirement("MEMFD-001")
 @needs(pages={"2M": 4}, strace=True)
-@modes("dynmem", "single-file", "legacy", "in-memory", "no-huge")
+@modes(*ALL)
 def test_only_in_memory_probes(start, mode, evidence):
     """memfd_create("test") is called in in-memory mode alone; no-huge makes one other memfd."""
     eal = start("-m", "4", init=False)

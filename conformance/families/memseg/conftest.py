@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.harness.fake_host import CPUS, GLOBAL, NODES, FakeHost
+from conformance.harness.fake_host import CPUS, GLOBAL, NODES, build
 
 FREE = 4  # 2M pages of node 0; none elsewhere, and none of 1 GB
 
@@ -17,9 +17,7 @@ def on(start, make_box, tmp_path, mode):
             "1G": {"free": 0, "nodes": dict.fromkeys(range(nodes), 0)},
         }
         cpus = {n: f"{n}" for n in range(nodes - 1)} | {nodes - 1: f"{nodes - 1}-63"}
-        facts = {"about": "", "cpus": cpus, "pools": pools, "detected": [], "expect": []}
-        tree = FakeHost("lists", facts).expand(tmp_path)
-        binds = {f"/{d}": tree / d for d in (CPUS, GLOBAL, NODES)}
+        binds = build(tmp_path, pools, cpus, show=(CPUS, GLOBAL, NODES))
         if mode == "in-memory":
             box = make_box(lease={"2M": 2}, binds=binds)
         else:

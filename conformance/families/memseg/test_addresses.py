@@ -4,17 +4,15 @@ import errno
 
 import pytest
 
-from conformance import modes, needs, requirement, sizes
+from conformance import ALL, DYNAMIC, HUGE, MB, modes, needs, requirement, sizes
 from conformance.harness import host
 from conformance.harness.catalogue import holds
-from conformance.harness.fake_host import GLOBAL, FakeHost
+from conformance.harness.fake_host import GLOBAL, build
 from conformance.harness.proc import PAGE
 
-M = 1 << 20
 CONFIG, MEMZONE = 0x100000000, 0x100007000
 ARRAYS = [0x100035000, 0x500200000]
 LISTS = [0x100200000, 0x500400000]
-ALL = "dynmem", "single-file", "in-memory", "legacy", "no-huge"
 HIGH = 0x200000001000  # far from what the kernel maps by itself; + 16 MiB, rounded down
 
 
@@ -42,7 +40,7 @@ def by_turns(lists, cursor):
 
 @requirement("MSL-009")
 @needs(pages={"2M": 2})
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 def test_array_and_list_by_turns(start, mode, evidence):
     """For each list its array comes first, its segments right after it.
 
@@ -111,10 +109,9 @@ def test_clean_run_lays_out_the_same_addresses(start, evidence):
 def test_segment_lies_at_its_index(start, box, tmp_path, mode, page, evidence):
     """base_va is a multiple of the page size; segment i is mapped at base_va + i pages."""
     if mode == "legacy":  # which counts unreserved pages: fewer than the box has, if others run
-        pools = {host.name(page): {"free": 1 if page > 2 * M else 3}}
-        facts = {"about": "", "cpus": {}, "pools": pools, "detected": [], "expect": []}
-        tree = FakeHost("pool", facts).expand(tmp_path) / GLOBAL
-        box.sh(f"mount --bind {tree} /{GLOBAL}")
+        pools = {host.name(page): 1 if page > 2 * MB else 3}
+        for at, tree in build(tmp_path, pools, show=[GLOBAL]).items():
+            box.sh(f"mount --bind {tree} {at}")
     eal = start("-m", "4" if mode == "no-huge" else str(max(page >> 20, 4)))
     lists, segs = {m.index: m for m in eal.lists()}, eal.segments()
     mapped = [m for m in eal.maps() if m.perms[:2] == "rw"]
@@ -130,7 +127,7 @@ def test_segment_lies_at_its_index(start, box, tmp_path, mode, page, evidence):
 
 @requirement("MSL-013")
 @needs(pages={"2M": 6})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_unused_segments_are_one_reservation(start, evidence):
     """No access, no dump; pages replace it and come back into it.
 
@@ -171,9 +168,9 @@ class Cursor:
     def __init__(self, eal, mode):
         self.whole = holds(">=26.07", eal.release) and mode != "no-huge"
         self.page = {"no-huge": PAGE, "in-memory": max(map(host.size, host.pools()))}.get(
-            mode, 2 * M
+            mode, 2 * MB
         )
-        n = {PAGE: 512, 2 * M: 8192}.get(self.page, 32)
+        n = {PAGE: 512, 2 * MB: 8192}.get(self.page, 32)
         self.at = CONFIG + area(2560, 72) + (0 if mode == "in-memory" else 0x7000)
         self.at += 0 if self.whole else area(n)
         self.hint = up(self.at, self.page)
@@ -286,7 +283,7 @@ def test_base_is_hexadecimal_and_rounded_up_to_16_mib(start, mode, evidence):
     evidence(f"first list at {[hex(va) for va in found]}, garbage: {refused}")
 
     first = 0x200001000000 + area(2560, 72)
-    page = PAGE if mode == "no-huge" else 2 * M
+    page = PAGE if mode == "no-huge" else 2 * MB
     if mode == "in-memory":
         page = max(map(host.size, host.pools()))
     assert len(set(found)) == 1
@@ -296,7 +293,7 @@ def test_base_is_hexadecimal_and_rounded_up_to_16_mib(start, mode, evidence):
 
 @requirement("MSL-018")
 @needs(pages={"2M": 2})
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 def test_too_little_address_space_is_the_end(start, mode, evidence):
     """20 GB of address space: nothing smaller is tried."""
     eal = start("-m", "2", init=False, rlimits={"as": 20 << 30})

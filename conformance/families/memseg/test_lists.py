@@ -2,11 +2,9 @@
 
 import struct
 
-from conformance import modes, needs, requirement
+from conformance import ALL, HUGE, MB, SHARED, modes, needs, requirement
 from conformance.harness.catalogue import holds
 
-M = 1 << 20
-SHARED = "dynmem", "single-file", "legacy", "no-huge"
 MEMSEG, LIST = 48, 136
 NO_IOVA = (1 << 64) - 1
 
@@ -26,7 +24,7 @@ def slots(eal):
 
 @requirement("MSL-008")
 @needs(pages={"2M": 2})
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 def test_fresh_list(start, mode, evidence):
     """Page size, node, space and a heap that it belongs to; no version, no page, not external."""
     eal = start("-m", "2")
@@ -78,7 +76,7 @@ def test_memseg_record_is_48_bytes(start, mode, evidence):
         eal = start("-m", "2", "-n", "4", "-r", "2", "--huge-unlink=never", init=False)
     eal.init()
     if grows:
-        eal.malloc(2 * M)
+        eal.malloc(2 * MB)
     m = next(m for m in eal.lists() if m.count)
     array = eal.array(m.name)
     seen = [struct.unpack("<QQQQiIII", array.raw(i)) for i in array.used]
@@ -126,7 +124,7 @@ def test_list_record_is_136_bytes(start, mode, evidence):
 
 @requirement("MSL-023")
 @needs(pages={"2M": 8})
-@modes("dynmem", "single-file", "in-memory", "legacy", "no-huge")
+@modes(*ALL)
 def test_version_counts_allocations_and_freed_segments(start, mode, evidence):
     """+1 for a batch however big, +1 for each segment that goes: 1, 2, 7; fixed memory keeps 0."""
     eal = start("-m", "2")
@@ -200,7 +198,7 @@ def test_channels_and_ranks_are_those_of_later_pages(start, evidence):
     """-n 4 -r 2: 0 and 0 for pages of the start, 4 and 2 for those that come after it."""
     eal = start("-m", "2", "-n", "4", "-r", "2")
     old = eal.segments()
-    eal.malloc(2 * M)
+    eal.malloc(2 * MB)
     new = eal.segments()[len(old) :]
     evidence(f"{[(s.nchannel, s.nrank) for s in eal.segments()]}")
 

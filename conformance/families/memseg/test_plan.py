@@ -5,11 +5,9 @@ from collections import Counter
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import DYNAMIC, GB, HUGE, HUGE_FILES, MB, modes, needs, requirement
 from conformance.harness.catalogue import holds
 
-M, G = 1 << 20, 1 << 30
-HUGE = "dynmem", "single-file", "in-memory", "legacy"
 BOTH = {"root": True, "path": "/sys/kernel/mm/hugepages/hugepages-1048576kB"}
 
 
@@ -18,10 +16,10 @@ def planned(sizes, nodes):
     types = [(size, node) for size in sizes for node in range(nodes)]
     t, lists = len(types), []
     for size, node in types:
-        memory = min(64 * G, 512 * G // t)
+        memory = min(64 * GB, 512 * GB // t)
         per_type = min(memory // size, 32768)
         per_list = min(per_type, 8192)
-        length = min(per_list * size, 32 * G)
+        length = min(per_list * size, 32 * GB)
         segs = min(per_list, length // size)
         n = min(per_type // segs, memory // length, 128 // t)
         lists += [(size, node, segs)] * n
@@ -58,9 +56,9 @@ def test_types_fill_the_slots_by_size_and_node(on, mode, evidence):
 
     if mode == "legacy":
         per_type = 1 if holds(">=26.07", eal.release) else 2
-        assert [(m.index, *types[0]) for m in lists] == [(2 * per_type, 2 * M, 0)]
+        assert [(m.index, *types[0]) for m in lists] == [(2 * per_type, 2 * MB, 0)]
     else:
-        assert types == [(G, 0), (G, 1), (2 * M, 0), (2 * M, 1)]
+        assert types == [(GB, 0), (GB, 1), (2 * MB, 0), (2 * MB, 1)]
         assert [m.index for m in lists] == list(range(len(lists)))
 
 
@@ -74,7 +72,7 @@ def test_lists_share_512_gigabytes(on, nodes, mode, evidence):
     most = eal.decode.constants["RTE_MAX_NUMA_NODES"]
     if nodes > most:
         pytest.skip(f"wanted {nodes} nodes, found a release that knows {most}")
-    plan, lists = planned([G, 2 * M], nodes), found(eal)
+    plan, lists = planned([GB, 2 * MB], nodes), found(eal)
     evidence(said(lists))
 
     assert lists
@@ -83,13 +81,13 @@ def test_lists_share_512_gigabytes(on, nodes, mode, evidence):
 
 @requirement("MSL-003")
 @needs(pages={"2M": 2}, **BOTH)
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 @pytest.mark.parametrize(
     ("nodes", "sizes", "plan"),
     [
-        (1, ["2M"], [(2 * M, 0, 8192)] * 4),
-        (1, ["2M", "1G"], [(G, 0, 32)] * 2 + [(2 * M, 0, 8192)] * 4),
-        (2, ["2M"], [(2 * M, 0, 8192)] * 4 + [(2 * M, 1, 8192)] * 4),
+        (1, ["2M"], [(2 * MB, 0, 8192)] * 4),
+        (1, ["2M", "1G"], [(GB, 0, 32)] * 2 + [(2 * MB, 0, 8192)] * 4),
+        (2, ["2M"], [(2 * MB, 0, 8192)] * 4 + [(2 * MB, 1, 8192)] * 4),
     ],
     ids=["1-node-2M", "1-node-2M-1G", "2-nodes-2M"],
 )
@@ -104,7 +102,7 @@ def test_worked_values(on, nodes, sizes, plan, mode, evidence):
 
 @requirement("MSL-004")
 @needs(pages={"2M": 2}, **BOTH)
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 @pytest.mark.parametrize(
     ("args", "segs"),
     [([], [64, 32768]), (["--pagesz-mem", "2M:64M", "--pagesz-mem", "1G:8G"], [8, 32])],
@@ -116,14 +114,14 @@ def test_one_list_a_type_in_one_reservation(on, args, segs, mode, evidence):
     lists = eal.lists()
     evidence(said(found(eal)))
 
-    types = [(G, 0, segs[0]), (G, 1, segs[0]), (2 * M, 0, segs[1]), (2 * M, 1, segs[1])]
+    types = [(GB, 0, segs[0]), (GB, 1, segs[0]), (2 * MB, 0, segs[1]), (2 * MB, 1, segs[1])]
     assert list(found(eal).values()) == types
     assert [m.base_va for m in lists[1:]] == [m.base_va + m.len for m in lists[:-1]]
     if mode != "in-memory":
         c = eal.config()
         end = lists[-1].base_va + lists[-1].len
         assert (c.mem_va_addr, c.mem_va_addr + c.mem_va_len) == (lists[0].base_va, end)
-        assert c.mem_va_page_sz == G
+        assert c.mem_va_page_sz == GB
 
 
 @requirement("MSL-005")
@@ -136,11 +134,11 @@ def test_size_that_is_counted_has_lists(on, mounted, mode, evidence):
     lists, counted = found(eal), mounted or mode == "in-memory"
     evidence(said(lists))
 
-    ahead = planned([G], 1) if holds("<26.07", eal.release) else {0: G}
+    ahead = planned([GB], 1) if holds("<26.07", eal.release) else {0: GB}
     if mode == "legacy":
         assert list(lists) == [len(ahead) if counted else 0]
     else:
-        assert (G in {size for size, _, _ in lists.values()}) == counted
+        assert (GB in {size for size, _, _ in lists.values()}) == counted
 
 
 @requirement("MSL-006")
@@ -165,7 +163,7 @@ def test_names_tell_page_size_node_and_number(on, mode, evidence):
 
 @requirement("MSL-007")
 @needs(pages={"2M": 2}, **BOTH)
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 def test_array_of_a_list_has_an_element_of_48_bytes_a_segment(on, mode, evidence):
     """File: elements, 8 bytes, a bit each in whole words, up to a page: 397312 for 8192."""
     eal = on(1, "2M", "1G")
@@ -174,8 +172,8 @@ def test_array_of_a_list_has_an_element_of_48_bytes_a_segment(on, mode, evidence
     evidence(f"{sizes}")
 
     one = holds(">=26.07", eal.release)
-    want = {2 * M: (32768, 1581056), G: (64, 4096)} if one else {2 * M: (8192, 397312),
-                                                                 G: (32, 4096)}  # fmt: skip
+    want = {2 * MB: (32768, 1581056), GB: (64, 4096)} if one else {2 * MB: (8192, 397312),
+                                                                 GB: (32, 4096)}  # fmt: skip
     assert {a.elt_sz for a in arrays} == {48}
     for m in eal.lists():
         assert (m.n_segs, sizes[m.name]) == want[m.page_sz]

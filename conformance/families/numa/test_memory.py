@@ -9,10 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import DYNAMIC, HUGE, MB, modes, needs, requirement
 from conformance.harness import host, proc
 
-MB = 1 << 20
 CALLS = "get_mempolicy,set_mempolicy"
 NUMBER = {"x86_64": 238, "aarch64": 237}  # of set_mempolicy
 POLICIES = {"default": 0, "preferred": 1, "bind": 2, "interleave": 3, "local": 4}
@@ -52,7 +51,7 @@ def lacking(fake_host, mode):
 
 @requirement("NUMA-003")
 @needs(pages={"2M": 3}, strace=True)
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 @pytest.mark.parametrize("before", ["default", "bind"])
 def test_the_policy_is_the_node_then_what_it_was(start, before, evidence):
     """preferred(0) before the pages are mapped, then bind as it was.
@@ -79,7 +78,7 @@ def test_the_policy_is_the_node_then_what_it_was(start, before, evidence):
 
 @requirement("NUMA-004")
 @needs(pages={"2M": 3}, strace=True)
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_without_numa_calls_no_node_is_checked(start, fake_host, mode, evidence):
     """get_mempolicy is ENOSYS: a page for a node that is not there is taken as it comes."""
     box, k, args = lacking(fake_host, mode)
@@ -97,7 +96,7 @@ def test_without_numa_calls_no_node_is_checked(start, fake_host, mode, evidence)
 
 @requirement("NUMA-005")
 @needs(pages={"2M": 3})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_a_node_that_the_kernel_lacks_is_told_and_has_no_page(start, fake_host, mode, evidence):
     """A faked node: its policy cannot be set, the page that comes lies elsewhere, init fails."""
     box, k, args = lacking(fake_host, mode)
@@ -113,7 +112,7 @@ def test_a_node_that_the_kernel_lacks_is_told_and_has_no_page(start, fake_host, 
 
 @requirement("NUMA-010")
 @needs(pages={"2M": 12}, nodes=2)
-@modes("dynmem", "single-file", "in-memory", "legacy")
+@modes(*HUGE)
 def test_pages_lie_on_the_nodes_that_were_named(start, evidence):
     """--socket-mem 5,3: 3 pages of node 0 and 2 of node 1, each where its list says."""
     nodes = host.full_nodes()[:2]
@@ -127,7 +126,7 @@ def test_pages_lie_on_the_nodes_that_were_named(start, evidence):
 
 @requirement("NUMA-011")
 @needs(pages={"2M": 12}, nodes=2)
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_a_heap_grows_on_its_own_node(start, evidence):
     """Main lcore on node 0, 3 MB from nodes 1, 0 and any: two pages each, of 1, 0 and 0.
 

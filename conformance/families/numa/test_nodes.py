@@ -14,7 +14,7 @@ WARNING = "Main core has no memory on local socket!"
 
 def binds(root, cpus, counts=()):
     """Nodes with these CPUs, and with so many pages of 2 MB each."""
-    return fake_host.nodes(root, cpus, {"2M": list(counts) or [0] * len(cpus)})
+    return fake_host.build(root, {"2M": list(counts) or [0] * len(cpus)}, cpus)
 
 
 @requirement("NUMA-001")
@@ -50,7 +50,7 @@ def test_a_node_is_there_when_it_has_a_cpu(start, make_box, tmp_path, evidence):
 def test_the_log_counts_the_nodes(start, make_box, tmp_path, evidence):
     """One node, two, and two with a hole between: as many are logged as there are ids."""
     for k, cpus in enumerate([{0: "0,1"}, {0: "0", 1: "1"}, {0: "0", 3: "1"}]):
-        tree = fake_host.nodes(tmp_path / str(k), cpus, {"2M": [0] * len(cpus)})
+        tree = fake_host.build(tmp_path / str(k), {"2M": [0] * len(cpus)}, cpus)
         eal = start("-m", "4", mode="no-huge", box=make_box(binds=tree))
         said = [line for line in eal.logged("NUMA nodes") if COUNTED.search(line)]
         evidence(f"{said}, ids {eal.info().socket_ids}")
@@ -108,7 +108,7 @@ def test_a_main_lcore_without_a_list_is_warned_of(start, make_box, mode, tmp_pat
 @modes("dynmem", "legacy", "no-huge")
 def test_each_node_has_a_heap(start, make_box, mode, tmp_path, evidence):
     """Nodes 0, 1, 3 with CPUs, 1 and 3 without pages: heaps socket_0, socket_1, socket_3."""
-    tree = fake_host.nodes(tmp_path, {0: "0", 1: "1", 2: "", 3: "100"}, {"2M": [2, 0, 0, 0]})
+    tree = fake_host.build(tmp_path, {"2M": [2, 0, 0, 0]}, {0: "0", 1: "1", 2: "", 3: "100"})
     pages = None if mode == "no-huge" else {"2M": 2}
     eal = start("-l", "0", "-m", "4", box=make_box(pages, binds=tree))
     heaps = [h.name for h in eal.config().malloc_heaps if h.name]

@@ -7,11 +7,9 @@ import re
 
 import pytest
 
-from conformance import modes, needs, requirement, sizes
+from conformance import HUGE_FILES, MB, modes, needs, requirement, sizes
 from conformance.harness import host
 from conformance.harness.catalogue import holds
-
-MB = 1 << 20
 
 
 def lists(eal):
@@ -326,7 +324,7 @@ def test_without_shared_files_nothing_can_be_joined(start, join, args, evidence)
 
 @requirement("SEC-021")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 def test_its_own_memory_options_change_nothing(start, join, mode, evidence):
     """-m, --base-virtaddr and each of the modes' options: the same lists and pages."""
     eal = start("-m", "4")

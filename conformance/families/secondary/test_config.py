@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import HUGE_FILES, modes, needs, requirement
 from conformance.harness.catalogue import holds
 from conformance.harness.child import command
 
@@ -157,7 +157,7 @@ def test_auto_joins_a_live_primary_only(start, join, evidence):
 
 @requirement("CFG-012")
 @needs(pages={"2M": 3})
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 def test_both_flags_are_the_primarys(start, join, mode, evidence):
     """Secondaries with the opposite options map the same files at the same addresses."""
     eal = start("-m", "4")
@@ -208,7 +208,7 @@ ADDR_NO_RANDOMIZE = 0x0040000
 
 @requirement("SEC-032")
 @needs(pages={"2M": 2})
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 @pytest.mark.long
 def test_twenty_in_a_row_find_their_addresses_free(start, join, evidence):
     """With addresses randomised as the kernel does: every one joins, sees a byte, and leaves."""

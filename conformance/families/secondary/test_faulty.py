@@ -5,10 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import MB, modes, needs, requirement
 from conformance.harness.catalogue import holds
 
-MB = 1 << 20
 BIG = 5 * MB
 
 

@@ -6,11 +6,10 @@ from itertools import permutations
 
 import pytest
 
-from conformance import modes, needs, requirement, sizes
+from conformance import HUGE_FILES, MB, modes, needs, requirement, sizes
 from conformance.harness import host
 from conformance.harness.catalogue import holds
 
-MB = 1 << 20
 BIG = 5 * MB  # wants three new pages
 
 
@@ -117,7 +116,7 @@ def test_a_dead_primarys_memory_can_be_joined(start, join, evidence):
 
 @requirement("SEC-028")
 @needs(pages={"2M": 3})
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 def test_a_clean_exit_leaves_nothing(start, join, evidence):
     """Its socket and its shadow arrays are gone; the primary's files are as before."""
     eal = start("-m", "4")
@@ -143,7 +142,7 @@ def kinds(start, join, *args, **more):
 
 @requirement("SEC-031")
 @sizes({"2M": 12, "1G": 1})
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 def test_all_see_the_same_memory(start, join, page, mode, fake_host, evidence):
     """What one process writes the other two read; if one grows or frees, all follow."""
     many = host.name(page) == "2M"

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import MB, modes, needs, requirement
 from conformance.harness.catalogue import holds
 from conformance.harness.child import TargetDied
 
-MB = 1 << 20
 BIG = 5 * MB  # wants three new pages
 STAMP = b"stamp"
 DIRTY = 2  # of a page's flags

@@ -2,9 +2,8 @@
 
 import os
 
-from conformance import modes, needs, requirement
+from conformance import HUGE_FILES, MB, modes, needs, requirement
 
-MB = 1 << 20
 BIG = 5 * MB
 
 
@@ -17,7 +16,7 @@ def traces(eal):
 
 @requirement("SEC-035")
 @needs(pages={"2M": 3})
-@modes("dynmem", "single-file", "legacy")
+@modes(*HUGE_FILES)
 def test_an_observer_leaves_no_trace(start, join, mode, evidence):
     """It sees every page, cannot write, and nothing about the primary's files changes."""
     eal = start("-m", "4")

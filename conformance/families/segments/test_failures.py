@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import DYNAMIC, MB, modes, needs, requirement
 from conformance.harness import fake_host, host
 
-MB = 1 << 20
 PAGE = 2 * MB
 
 
@@ -62,10 +61,10 @@ def test_a_cgroup_limit_ends_a_start_not_the_process(start, cgroup, mode, box, e
 
 @requirement("SEG-013")
 @needs(pages={"2M": 4}, cpus=2)
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_a_page_on_the_wrong_node_is_not_used(start, make_box, mode, tmp_path, evidence):
     """Node 1 is faked: what is allocated for it lies on node 0, so the start fails."""
-    binds = fake_host.nodes(tmp_path / "tree", {0: "0", 1: "1"}, {"2M": [4, 4]})
+    binds = fake_host.build(tmp_path / "tree", {"2M": [4, 4]}, {0: "0", 1: "1"})
     lease = {"lease": {"2M": 4}} if mode == "in-memory" else {"pages": {"2M": 4}}
     eal = start("-l", "0,1", "--socket-mem", "0,4", box=make_box(binds=binds, **lease), init=False)
     refusal = eal.refused()
@@ -85,7 +84,7 @@ def test_a_failed_page_leaves_a_reservation(start, make_box, tmp_path, evidence)
 
     list of node 1  [ ---p, not in dumps ............................. ]
     """
-    binds = fake_host.nodes(tmp_path / "tree", {0: "0", 1: "1"}, {"2M": [4, 4]})
+    binds = fake_host.build(tmp_path / "tree", {"2M": [4, 4]}, {0: "0", 1: "1"})
     eal = start("-l", "0", "-m", "2", box=make_box({"2M": 4}, binds=binds))
     files, before = eal.page_files(), state(eal)
     refused = eal.malloc(PAGE - 192, socket=1)
@@ -104,7 +103,7 @@ def test_a_failed_page_leaves_a_reservation(start, make_box, tmp_path, evidence)
 
 @requirement("SEG-020")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_growth_is_all_or_nothing(start, cgroup, make_box, mode, tmp_path, evidence):
     """Four more pages where two are left: none is taken, and what was there works on."""
     limit, box = None, make_box({"2M": 4})
@@ -113,7 +112,7 @@ def test_growth_is_all_or_nothing(start, cgroup, make_box, mode, tmp_path, evide
             pytest.skip(why)
         limit = cgroup("2M", 4 * PAGE)
         # bigger pages are out of sight, or the heap takes one of them
-        binds = fake_host.nodes(tmp_path / "tree", {0: "0,1"}, {"2M": [8]})
+        binds = fake_host.build(tmp_path / "tree", {"2M": [8]}, {0: "0,1"})
         box = make_box(lease={"2M": 4}, binds=binds)
     eal = start("-m", "4", box=box, cgroup=limit)
     before, files = state(eal), None if mode == "in-memory" else eal.page_files()

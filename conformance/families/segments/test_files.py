@@ -7,10 +7,9 @@ import os
 
 import pytest
 
-from conformance import modes, needs, requirement, sizes
+from conformance import MB, modes, needs, requirement, sizes
 from conformance.harness import catalogue, host
 
-MB = 1 << 20
 TWO_PAGES = 4 * MB - 192  # an area that needs two new pages of 2 MB: 128 are its header's
 
 

@@ -2,10 +2,9 @@
 
 import errno
 
-from conformance import modes, needs, requirement, sizes
+from conformance import DYNAMIC, MB, modes, needs, requirement, sizes
 from conformance.harness import host, proc
 
-MB = 1 << 20
 KEPT = 1
 
 
@@ -36,7 +35,7 @@ def test_files_are_as_long_as_their_pages(start, page, mode, box, evidence):
 
 @requirement("SEG-009")
 @sizes({"2M": 3, "1G": 1})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_pages_are_mapped_in_their_places(start, page, box, evidence):
     """Segment s lies at base_va + s * page size, shared, read-write, all of it in memory;
     what follows stays a reservation without access."""
@@ -58,7 +57,7 @@ def test_pages_are_mapped_in_their_places(start, page, box, evidence):
 @requirement("SEG-012")
 @needs(phys=True, strace=True)
 @sizes({"2M": 3, "1G": 1})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_iova_is_the_frame_or_the_address(start, page, box, evidence):
     """PA: the frame that pagemap shows. VA: the address. A page without a frame is not used.
 
@@ -86,7 +85,7 @@ def test_iova_is_the_frame_or_the_address(start, page, box, evidence):
 
 @requirement("SEG-015")
 @sizes({"2M": 3, "1G": 1})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_records_say_all_of_their_pages(start, page, mode, box, evidence):
     """iova, addr, len, page size, node, -n, -r and flags, in 48 bytes; one used bit for each.
 
@@ -120,7 +119,7 @@ def test_records_say_all_of_their_pages(start, page, mode, box, evidence):
 
 @requirement("SEG-025")
 @needs(pages={"2M": 3})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_neighbours_have_files_or_offsets_of_their_own(start, mode, evidence):
     """A file a page: each page is a mapping and an inode. One file: one inode, offset by offset."""
     eal = start("-m", "6")

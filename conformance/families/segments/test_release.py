@@ -3,16 +3,15 @@
 import fcntl
 import mmap
 
-from conformance import modes, needs, requirement
+from conformance import DYNAMIC, MB, modes, needs, requirement
 
-MB = 1 << 20
 PAGE = 2 * MB
 ONE, TWO = PAGE - 192, 2 * PAGE - 192  # areas that need so many new pages: 128 are the header's
 
 
 @requirement("SEG-019")
 @needs(pages={"2M": 4}, strace=True)
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_changes_lock_the_hugepage_directory(start, mode, box, evidence):
     """One exclusive, waiting lock for all of a start, one for a page's growth, one for its release;
     none in memory. Page files are opened and removed while it is held."""
@@ -99,7 +98,7 @@ def test_a_lists_file_keeps_its_length(start, evidence):
 
 @requirement("SEG-027")
 @needs(pages={"2M": 4})
-@modes("dynmem", "single-file", "in-memory")
+@modes(*DYNAMIC)
 def test_growth_and_release_are_told(start, evidence):
     """One ALLOC for a growth, one FREE for its release, with address and bytes; none before."""
     eal = start("-m", "2")

@@ -4,11 +4,10 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from conformance import modes, needs, requirement
+from conformance import ALL, modes, needs, requirement
 from conformance.harness.catalogue import holds
 
 PAGE, BAD_IOVA = 4096, (1 << 64) - 1
-ALL = "dynmem", "single-file", "in-memory", "legacy", "no-huge"
 LINE = re.compile(
     r"Segment (\d+)-(\d+): IOVA:0x([0-9a-f]+), len:(\d+), virt:0x([0-9a-f]+), socket_id:(-?\d+), "
     r"hugepage_sz:(\d+), nchannel:([0-9a-f]+), nrank:([0-9a-f]+) fd:(-?\d+)"

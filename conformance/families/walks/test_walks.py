@@ -2,11 +2,10 @@
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import ALL, MB, modes, needs, requirement
 from conformance.harness.catalogue import holds
 
-MB, PAGE = 1 << 20, 4096
-ALL = "dynmem", "single-file", "in-memory", "legacy", "no-huge"
+PAGE = 4096
 
 
 def external(eal, n, page_sz=PAGE):

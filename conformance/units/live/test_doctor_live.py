@@ -78,7 +78,7 @@ class World:
         root = self.tmp / "tree"
         nodes = max(map(len, pools.values()))
         cpus = cpus or ({0: "0-1"} if nodes == 1 else {0: "0", 1: "1"})
-        return fake_host.nodes(root, cpus, pools)
+        return fake_host.build(root, pools, cpus)
 
     def finally_(self, fn):
         self.request.addfinalizer(fn)

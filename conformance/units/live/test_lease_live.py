@@ -6,11 +6,10 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from conformance import needs
+from conformance import needs, until
 from conformance.harness import host
 from conformance.harness.box import lifeline
 from conformance.harness.child import environment
@@ -48,9 +47,7 @@ def test_nobody_else_gets_the_pages_meanwhile(tool):
     with subprocess.Popen([*lifeline(), *PYEAL, "lease", "-q", "2M:4", "--", "cat"],
                           stdin=subprocess.PIPE, env=environment()) as p:  # fmt: skip
         try:
-            end = time.monotonic() + 20
-            while not (lent := _lent(tool, p.pid)) and time.monotonic() < end:
-                time.sleep(0.05)
+            lent = until(lambda: _lent(tool, p.pid), 20)
             inside = subprocess.run(
                 [*PYEAL, "lease", "-q", "2M:4", "--", "grep", "HugePages_Rsvd", "/proc/meminfo"],
                 env=environment(), capture_output=True, text=True,

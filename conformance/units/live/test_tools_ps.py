@@ -5,12 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from conformance import needs
+from conformance import needs, until
 from conformance.harness.box import user
 
 PAGE = {"page_sz": 2 << 20, "socket_id": 0}
@@ -79,16 +78,14 @@ def test_starting_and_stopped(start, facts):
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         eal.begin("init", args=eal.args)
-        end = time.monotonic() + 10
-        while not (got := [e for e in facts("ps")["eals"] if e["pid"] == eal.pid]):
-            assert time.monotonic() < end
+        got = until(lambda: [e for e in facts("ps")["eals"] if e["pid"] == eal.pid])
     finally:
         os.close(fd)
     eal.answer()
     os.kill(eal.pid, signal.SIGSTOP)
     try:
-        while "\nState:\tT" not in Path(f"/proc/{eal.pid}/status").read_text():
-            assert time.monotonic() < end
+        status = Path(f"/proc/{eal.pid}/status")
+        assert until(lambda: "\nState:\tT" in status.read_text())
         stopped = of(facts, eal.pid)
     finally:
         os.kill(eal.pid, signal.SIGCONT)
