@@ -83,18 +83,18 @@ def life():
     return svg(4 * w + 3 * gap + 16, low + h + 16, "The life of a page", body)
 
 
-def contract():
-    """Return the layers of pyeal/ as import-linter holds them: from top to bottom, each a list."""
+def contract(id):
+    """Return a contract's layers as import-linter holds them: from top to bottom, each a list."""
     tool = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["tool"]["importlinter"]
-    found = next(c for c in tool["contracts"] if c["id"] == "pyeal")
+    found = next(c for c in tool["contracts"] if c["id"] == id)
     return [
         [m.strip(" ()") for m in layer.replace(":", "|").split("|")] for layer in found["layers"]
     ]
 
 
-def layers():
+def layers(id):
     """Return the picture of the layers: a module imports only modules of rows below its own."""
-    rows, body, y = contract(), [], 10
+    rows, body, y = contract(id), [], 10
     for modules in rows:
         lines = [modules[i : i + 7] for i in range(0, len(modules), 7)]
         for n, line in enumerate(lines):
@@ -105,7 +105,7 @@ def layers():
         if modules is not rows[-1]:
             body.append(f'<path class="arrow" d="M510 {y}v15"/>')
             y += 18
-    return svg(1020, y + 10, "Layers of pyeal/: imports go down", body)
+    return svg(1020, y + 10, f"Layers of {id}/: imports go down", body)
 
 
 def picture(mode):
@@ -161,7 +161,8 @@ def pages():
     for mode in ("dynmem", "single-file", "legacy", "no-huge"):
         yield f"pictures/{mode}.svg", picture(mode)
     yield "pictures/page.svg", life()
-    yield "pictures/layers.svg", layers()
+    yield "pictures/layers.svg", layers("pyeal")
+    yield "pictures/suite-layers.svg", layers("conformance")
     yield "layouts.md", "\n".join(layouts()) + "\n"
 
 
