@@ -49,7 +49,7 @@ def releases():
 
 
 def cache():
-    """A folder of this user's. Root's is one that other users can read: they run peers, too."""
+    """Return a folder of this user. Other users can read root's: they also run peers."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     root = os.geteuid() == 0
     bases = (["/var/cache"] if root and "XDG_CACHE_HOME" not in os.environ else []) + [home]
@@ -88,7 +88,7 @@ class Peer:
     def command(self, *argv):
         """Command line that runs a Python program in the tree, by its own loader: any user can.
 
-        /proc/self/exe is the loader then, and paths are this machine's: DPDK's plug-ins, too.
+        /proc/self/exe is the loader then, and paths are this machine's, also of DPDK's plug-ins.
         """
         python = self.root / f"usr/bin/python{self.facts['python']}"
         return [*self._loader(), str(python), "-sB", *map(str, argv)]

@@ -61,7 +61,7 @@ COMMANDS = {
     ],
 }
 
-# What goes along beside Python. All other commands are busybox's.
+# Programs that are copied beside Python. All other commands are busybox's.
 PROGRAMS = """env ls mount numactl nsenter prlimit setpriv sh strace umount unshare""".split()
 LIBRARIES = "librte_eal.so.*", "libnuma.so.1", "libgcc_s.so.1"
 LEFT_OUT = """test idlelib tkinter turtledemo lib2to3 ensurepip pydoc_data config-* site-packages
@@ -107,7 +107,7 @@ class Machine:
         return out
 
     def command_line(self):
-        """Of the kernel. Pages over 2 MB are to be had at boot alone; 5.10 knows no node here."""
+        """Words of the kernel. Pages over 2 MB exist from boot alone; 5.10 knows no node here."""
         words = [OPTIONS, self.options]
         big = self.pages(lambda sz: sz > 2 << 20)
         for size in sorted({sz for _, sz, _ in big}):
@@ -268,7 +268,7 @@ def _no_kvm(mark=False):
 
 
 def qemu(machine, image, initrd, accel, tmp):
-    """Its command line. What the consoles write begins anew."""
+    """Return its command line; the files of the consoles are emptied."""
     for name in "said", "console":
         (tmp / name).write_bytes(b"")
     consoles = f"file,path={tmp}/console", "stdio,signal=off", f"file,path={tmp}/said"

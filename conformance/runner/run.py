@@ -206,7 +206,7 @@ def cpu_model():
 
 
 def revision():
-    """The commit under test where there is a checkout around us, else the package's version."""
+    """Return the commit under test in a checkout, else the package's version."""
     for root in (SUITE.parent, *Path(sys.prefix).parents):  # ci's environment lies in the checkout
         if (root / ".git").exists() and (root / "conformance/runner/run.py").exists():
             git = ["git", "-c", "safe.directory=*", "-C", root, "describe", "--always", "--dirty=+"]
@@ -237,7 +237,7 @@ class Target:
 
 
 def targets(args):
-    """Those asked for; else pyeal, and librte_eal where there is one."""
+    """Return the targets asked for; else pyeal, and librte_eal if it is installed."""
     found = []
     names = {s: s.partition(":")[0] for s in args.target}
     for spec, short in names.items():

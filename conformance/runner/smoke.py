@@ -171,7 +171,7 @@ def end_of_input(s, c):
 
 
 def killed(s, c):
-    """The owner of the memory is killed: the program ends, too, so that the suite can tell."""
+    """The owner of the memory is killed: the program ends as well, so that the suite can tell."""
     c.ask("init", args=s.args())
     os.kill(c.pid, signal.SIGKILL)
     try:

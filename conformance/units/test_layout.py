@@ -24,7 +24,7 @@ SAME = {  # C's structure, pyeal's where no build changes it
     "malloc_elem": layout.MallocElem,
     "hugepage_file": layout.HugepageFile,
 }
-# padding; what lies in a nested structure of another name; what 23.11 added to the tail
+# padding; members of a nested structure of another name; what 23.11 added to the tail
 NOT_IN_C = set("pad tail rest free_next free_prev tqh_first tqh_last max_memzone".split())
 
 

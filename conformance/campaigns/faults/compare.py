@@ -5,7 +5,7 @@
 
 The first and the last call of a kind, on the same kind of file, with the same errno, are one pair.
 A pair that goes on here and ends there differs; differs.toml says why it may. Strict: when all
-modes ran, an entry that no pair needs is wrong, too.
+modes ran, an entry that no pair needs is wrong as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files of a runtime directory, as recorded from real runs: who attaches to them reads them."""
+"""The files of a runtime directory, as recorded from real runs: a secondary reads them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LIST = "base_va", "page_sz", "socket_id", "len", "external"
 
 
 def folder() -> tempfile.TemporaryDirectory[str]:
-    """In memory where there is such a place; made by the parent, whose end removes it."""
+    """Make a folder, in memory if possible; the parent makes it and removes it at its end."""
     at = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     return tempfile.TemporaryDirectory(prefix="fuzz-", dir=at)
 
 
 def quick_locks() -> None:
-    """Nobody will free a lock word that is wrong: no need to wait for it."""
+    """Shorten the waits: no process frees a lock word that is wrong."""
     locks.SharedLock.GRACE = locks.SharedLock.WAIT = 0.001
 
 
@@ -73,7 +73,7 @@ class World:
                     f.truncate(size)
         for file, content in self.files.items():
             (self.run / file).write_bytes(content)
-        # a primary has its arrays locked; who joins sweeps away what nobody has
+        # a primary has its arrays locked; a secondary sweeps away what no process holds
         for file in self.files:
             if file.startswith("fbarray_"):
                 fcntl.flock(os.open(self.run / file, os.O_RDONLY), fcntl.LOCK_SH)
@@ -110,7 +110,7 @@ class World:
         for name in {file, "config"}:
             want = content if name == file else self.files[name]
             got = (self.run / name).read_bytes()
-            if secondary and name == "config":  # who joins says so
+            if secondary and name == "config":  # a secondary writes that it attached
                 at = layout.config(self.release.family).mp_status.offset
                 want, got = want[:at] + want[at + 1 :], got[:at] + got[at + 1 :]
             if got != want:

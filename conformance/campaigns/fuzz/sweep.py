@@ -22,7 +22,7 @@ def families() -> dict[str, engine.Family]:
 
 
 class Row:
-    """A family's line, rewritten as it goes where somebody looks."""
+    """A family's line, rewritten as it proceeds on a terminal."""
 
     def __init__(self, name: str, n: int) -> None:
         self.name, self.n, self.begun, self.live = name, n, time.monotonic(), sys.stderr.isatty()

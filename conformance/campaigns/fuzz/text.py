@@ -28,7 +28,7 @@ PROC = {  # beside what the fake hosts have
                  "7ffc2a000000-7ffc2a021000 rw-p 00000000 00:00 0          [stack]\n",
 }
 # fmt: on
-NAMES = "hugepages-", "node", "cpu"  # what the kernel numbers: their entries are mutated, too
+NAMES = "hugepages-", "node", "cpu"  # what the kernel numbers: their entries are also mutated
 AT = 0x100000000, 1 << 21
 U64 = 1 << 64
 

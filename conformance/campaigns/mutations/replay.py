@@ -2,7 +2,7 @@
 
 Used by sweep.py: --faults is a folder with faults.json, [[number, mutation], ...]; --tell a
 descriptor that gets a line for each, [number, verdict, test, what it said]. The tests are collected
-once; a fork has its own copy of pyeal, made of links to one that is compiled already.
+once; a fork has its own copy of pyeal, made of links to a compiled copy.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def pytest_runtestloop(session):
     honest = compiled(folder)
     faults.reverse()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config._tmp_path_factory.getbasetemp()  # begun anew, which no fork may do
+    config._tmp_path_factory.getbasetemp()  # started over, which a fork must not do
     try:
         while faults or running:
             while faults and len(running) < config.getoption("jobs"):

@@ -182,7 +182,7 @@ def main(argv):
         action="store_true",
         help="only what the table does not show caught with these very files",
     )
-    p.add_argument("--reserve", metavar="PAGES", help="hugepages on loan meanwhile: 2M:128,1G:1")
+    p.add_argument("--reserve", metavar="PAGES", help="hugepages to lease meanwhile: 2M:128,1G:1")
     args = p.parse_args(argv)
     for s in signal.SIGTERM, signal.SIGHUP:  # loans go back however we are ended
         signal.signal(s, signal.default_int_handler)

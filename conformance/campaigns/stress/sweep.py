@@ -13,7 +13,7 @@ def main(argv):
     pairs, release = [("pyeal", "librte_eal"), ("librte_eal", "pyeal")], ""
     if argv and argv[0][:1].isdigit():
         name, *argv = argv
-        try:  # Debian's minor release of it is pyeal's, too
+        try:  # pyeal takes Debian's minor release of it
             release = f":{greet(f'librte_eal:{name}').release}"
         except NO_TARGET as e:
             print(f"ci/stress: {e}", file=sys.stderr)

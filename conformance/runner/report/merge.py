@@ -154,7 +154,7 @@ def merge(paths, earlier=(), partial=False):
 
 
 def plain(target):
-    """A target's name without its release, which ci/conform adds where there are more of a kind."""
+    """Return a target's name without its release, which ci/conform adds to tell targets apart."""
     return RELEASE.sub("", target)
 
 
@@ -170,7 +170,7 @@ def cut_short(run):
 
 
 def unequal(sets):
-    """Who has other ids than most."""
+    """Name the runs whose ids differ from those of most."""
     most = max(sets, key=lambda ids: len(sets[ids]), default=None)
     for ids in sets:
         if ids != most:
