@@ -141,10 +141,10 @@ class Target(Process):
         return {"va": va, "errno": 0 if va else errno.ENOMEM}
 
     def free(self, va: int) -> Answer:
-        return _answer(lambda: self._eal.mfree(va))
+        return _answer(lambda: self._eal.free(va))
 
     def alloc(self, page_size: int, socket: int, n: int, exact: bool = True) -> list[Answer]:
-        pages = self._eal.alloc(page_size, socket, n, exact)
+        pages = self._eal.alloc_pages(page_size, socket, n, exact)
         segs = range(pages.start, pages.start + pages.n)
         return [{"list": pages.msl.index, "seg": i, "addr": pages.msl.va(i)} for i in segs]
 
@@ -157,7 +157,7 @@ class Target(Process):
             found = [p for p in held if (p.msl.index, p.start, p.n) == first]
             if not found:
                 raise EalError(errno.EINVAL, "memalloc", f"{first} is not an allocation")
-            self._eal.free(found[0])
+            self._eal.free_pages(found[0])
 
         return _answer(free)
 

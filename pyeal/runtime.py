@@ -1,10 +1,13 @@
-"""The runtime directory of a prefix: made, swept, and asked for its processes."""
+"""What every start needs beside memory: the runtime directory, the IOVA mode, limits, the clock.
+
+The directory is made, swept, and asked for its processes.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from errno import EINVAL
+from errno import EINVAL, ENOMEM
 
 from . import files
 from .errors import EalError
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
     from .options import Options
     from .releases import Release
+
+    Log = Callable[[str, str], object]
 
 
 def make_directory(
@@ -114,3 +119,51 @@ def sweep(path: str) -> None:
                 pass
             finally:
                 os.close(fd)
+
+
+def choose_iova_mode(opts: Options, phys_addrs: bool, host: Host, log: Log) -> str:
+    """Returns "PA" or "VA". EalError(EINVAL) for PA without physical addresses. rte_eal_init"""
+    mode = opts.iova_mode
+    if mode is None:
+        if not phys_addrs:
+            mode, why = "VA", "Physical addresses are unavailable, selecting IOVA as VA mode."
+        elif _not_empty(f"{host.sys}/kernel/iommu_groups"):
+            mode, why = "VA", "IOMMU is available, selecting IOVA as VA mode."
+        else:
+            mode, why = "PA", "IOMMU is not available, selecting IOVA as PA mode."
+        log("DEBUG", why)
+    elif mode == "PA" and not phys_addrs:
+        raise EalError(
+            EINVAL,
+            "iova",
+            "Cannot use IOVA as 'PA' since physical addresses are not available",
+            expected="frame numbers in /proc/self/pagemap (CAP_SYS_ADMIN)",
+            found="zeros",
+            fix="run as root or with --iova-mode=va",
+            reason="no-frame-numbers",
+        )
+    log("INFO", f"Selected IOVA mode '{mode}'")
+    return mode
+
+
+def raise_open_files(host: Host, log: Log) -> None:
+    """Raises the limit of open files as far as it may be. rte_eal_memseg_init"""
+    try:
+        most = host.raise_open_files()
+        log("DEBUG", f"Setting maximum number of open files to {most}")
+    except OSError as e:
+        log("DEBUG", f"Setting maximum number of open files failed: {e}")
+
+
+def in_memory_stage(e: EalError | OSError) -> EalError:
+    """Returns a failure of the memory stage as EAL reports it: ENOMEM, whatever it was."""
+    if isinstance(e, EalError):
+        return e.within(errno=ENOMEM)
+    return EalError(ENOMEM, "memory", f"Cannot init memory: {e}")
+
+
+def _not_empty(path: str) -> bool:
+    try:
+        return bool(os.listdir(path))
+    except OSError:
+        return False

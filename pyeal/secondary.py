@@ -1,31 +1,159 @@
-"""A secondary's mappings: made like the primary's, and kept in line with its changes.
+"""A secondary: its stages, and its mappings, kept in line with the primary's changes.
 
 The config, arrays and pages are mapped at the primary's addresses. Which pages of a list this
 process has mapped is recorded in an array of its own, the shadow.
 
-linux/eal_memory.c: eal_legacy_hugepage_attach;
+linux/eal.c: rte_eal_config_attach; linux/eal_memory.c: eal_legacy_hugepage_attach;
 linux/eal_memalloc.c: eal_memalloc_sync_with_primary
 """
 
 from __future__ import annotations
 
+import time
 from ctypes import sizeof
-from errno import ENOMEM
+from errno import ENODEV, ENOMEM
 
-from . import layout, libc
+from . import backing, config, hugepages, layout, libc, memory, memseg, peers, runtime
 from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits, runs
+from .heap import Heaps
 from .host import LOCAL, Host
-from .layout import Memseg
+from .layout import Memseg, Memzone
 from .memseg import MemsegList, MemsegLists
+from .memzone import Memzones
+from .populate import Failure, Population
+from .segments import Segments
+from .vaspace import VaSpace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .backing.pagefiles import HugedirFiles
+    from .eal import Eal
 
     Log = Callable[[str, str], object]
+    Running = list[tuple[int, int]]
+
+
+class Secondary:
+    """The stages of a secondary."""
+
+    rights: memory.SecondaryRights = memory.SecondaryRights()
+    known = True  # to other processes, by a channel
+    read_only = False
+    attach: type[config.AttachedConfig] = config.AttachedConfig
+
+    def __init__(self, eal: Eal) -> None:
+        self.eal = eal
+
+    def start(self, running: Running) -> None:
+        """linux/eal.c: rte_eal_init, rte_eal_config_attach; rte_eal_memory_init of a secondary"""
+        e, opts, log, main = self.eal, self.eal.options, self.eal.log, running[0][1]
+        self.config_file = e.config_file = self.attach(e.file("config"), e.release)
+        e._undo.append(e.config_file.close)
+        e.config = e.config_file.c
+        opts.legacy_mem = bool(e.config.legacy_mem)
+        opts.single_file_segments = bool(e.config.single_file_segments)
+        no_huge, opts.in_memory, opts.no_huge = opts.no_huge, False, False
+        self._join()
+        e.phys_addrs = e._pagemap.works()
+        e.iova_mode = runtime.choose_iova_mode(opts, e.phys_addrs, e.host, log)
+        if not no_huge:
+            e.infos = hugepages.read_info(e.file("hugepage_info"), e.release.numa_nodes_max)
+        e.space = VaSpace(0, log, primary=False)
+        e.arrays = Arrays(e.space, e.runtime_dir, self.read_only)
+        e._undo.append(e.arrays.close)
+        try:
+            zones = e.arrays.attach(e.config.memzones, sizeof(Memzone))
+        except EalError as error:
+            raise error.within("Cannot attach to memzone list", ENODEV, "memzone") from None
+        e.lists = MemsegLists(e.config, e.arrays, e.space, e.release, self.peers)
+        runtime.raise_open_files(e.host, log)
+        e.lists.lock.read()
+        try:
+            self._memory()
+        except (EalError, OSError) as error:
+            log("ERR", "Cannot init memory")
+            raise runtime.in_memory_stage(error) from None
+        finally:
+            e.lists.lock.read_done()
+        sockets = [h.socket_id for h in e.config.malloc_heaps if h.name.startswith(b"socket_")]
+        on_event = e.sync.on_event
+        e.heaps = Heaps(e.lists, e.memalloc, opts, sockets, main, log, e._pages, on_event)
+        e.memzones = Memzones(zones, e.heaps, e.iova)
+        self._connect()
+
+    def _join(self) -> None:
+        """Makes this process known to the primary, before it looks at any memory."""
+        e, opts = self.eal, self.eal.options
+        self.config_file.join()
+        if not opts.single_file_segments:
+            counts = (m.memseg_arr.count for m in e.config.memsegs)
+            backing.grow_descriptor_table(sum(min(n, memseg.MAX_SEGS_PER_TYPE) for n in counts))
+        tsc = time.monotonic_ns()
+        self.suffix = e.release.shadow_suffix.format(pid=e.pid, tsc=tsc)
+        e.open_channel(f"mp_socket_{e.pid}_{tsc:x}")
+        self.peers: peers.Alone = peers.Secondary(e.log)
+
+    def _memory(self) -> None:
+        """Maps every page that the primary uses, as config says."""
+        e, pa = self.eal, self.eal.iova_mode == "PA"
+        e._undo.append(e.lists.unmap)
+        e.lists.attach()
+        population = Population(e._pagemap, pa, Failure(e.log))
+        held = backing.for_secondary(e.lists, e.options, e.infos, population, self.read_only)
+        e.memalloc = Segments(e.lists, held)
+        e._undo.append(e.memalloc.close)
+        kind = ObserverSync if self.read_only else Sync
+        e.sync = kind(e.lists, e.arrays, held, e.log, self.suffix)
+        e._undo.append(e.sync.close)
+        if e.options.legacy_mem:
+            e.sync.map_legacy(e.file("hugepage_data"))
+        else:
+            e.sync.follow()
+
+    def _connect(self) -> None:
+        """Answers the primary's announcements from now on."""
+        e = self.eal
+        assert isinstance(self.peers, peers.Secondary)
+        self.peers.connect(e.channel, e.release, e.sync.follow)
+        if not e.options.legacy_mem:
+            e.sync.follow()  # changes between the first look and the socket's first answer
+        e.channel.ready = True
+        runtime.sweep(e.runtime_dir)
+
+    def give_back(self) -> None:
+        """Does nothing: the pages are the primary's."""
+
+    def refresh(self) -> None:
+        """Does nothing: the primary announces each change."""
+
+    def forget(self) -> None:
+        """Removes the record of what this process has mapped."""
+        self.eal.sync.close()
+
+
+class Observer(Secondary):
+    """The stages of an observer: a secondary that reads alone, and of which the primary knows not.
+
+    It has no socket, no shadow array and no lock.
+    """
+
+    rights = memory.ObserverRights()
+    known = False
+    read_only = True
+    attach = config.ObservedConfig
+
+    def _join(self) -> None:
+        self.suffix, self.peers = "", peers.Alone()
+
+    def _connect(self) -> None:
+        pass
+
+    def refresh(self) -> None:
+        if not self.eal.options.legacy_mem:
+            self.eal.sync.follow()
 
 
 class Sync:

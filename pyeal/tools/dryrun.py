@@ -10,11 +10,11 @@ import os
 import stat
 from ctypes import sizeof
 
-from pyeal import backing, config, hugepages, layout, libc, options, releases
+from pyeal import config, hugepages, layout, libc, options, releases
 from pyeal.backing.base import Backing, ListPerFd
 from pyeal.backing.legacy import LegacyFiles
 from pyeal.backing.memory import NoHuge, fixed
-from pyeal.eal import Eal
+from pyeal.eal import Eal, Footprint
 from pyeal.errors import EalError
 from pyeal.fbarray import bits, file_size, runs
 from pyeal.hugepage_data import RECORD, Page
@@ -259,6 +259,45 @@ class FakeConfig(config.Config):
         libc.munmap(self.va, config.SIZE)
 
 
+class NoFootprint(Footprint):
+    """Takes nothing from the machine and leaves nothing there.
+
+    limits, blocked: what kept pages from being given; cleared: {page size: pages} of dead
+    processes that a real start would remove; writes: whether it would write files.
+    """
+
+    def __init__(self, view: ProcessView) -> None:
+        self.view, self.writes = view, False
+        self.limits: list[PageLimit] = []
+        self.blocked: dict[str, PageLimit] = {}
+        self.cleared: dict[int, int] = {}
+        self.held: FakePages | None = None
+
+    def shares_files(self, eal: Eal) -> bool:
+        self.writes = not eal.options.no_shconf
+        return False
+
+    def make_directory(self, eal: Eal) -> str:
+        return self.view.runtime_dir(eal.options.file_prefix, eal.release)
+
+    def open_config(self, eal: Eal) -> config.Config:
+        if self.writes:
+            return FakeConfig(eal.release, eal.space, eal.options.base_virtaddr)
+        return config.Config(eal.release)
+
+    def discover(self, eal: Eal) -> hugepages.Infos:
+        survey = Survey(eal.options, eal.release, eal.sockets, self.view, eal.log)
+        infos = survey.run(survey.enter)
+        self.cleared = survey.cleared
+        self.limits = find_limits(survey, infos)
+        self.blocked = find_blocked(survey, infos)
+        return infos
+
+    def backing(self, eal: Eal, population: Population) -> FakePages:
+        self.held = fake(super().backing(eal, population), self.limits, self.blocked)
+        return self.held
+
+
 class DryRun(Eal):
     """A primary's start without any trace. `error` is what it would end with, None if well.
 
@@ -271,27 +310,42 @@ class DryRun(Eal):
         self.view = view or ProcessView()
         self.error: EalError | None = None
         self.said: list[tuple[str, str]] = []
-        self.page_limits: list[PageLimit] = []
-        self.blocked: dict[str, PageLimit] = {}
-        self.writes = False  # files into the runtime directory
-        self.held: FakePages | None = None
-        self.cleared: dict[int, int] = {}
+        self.none = NoFootprint(self.view)
+        self.closed = True  # nothing is to be taken back yet
+        self.release = releases.get(release or releases.DEFAULT)
         try:
+            self._refuse_secondary(args)
             super().__init__(
                 args,
                 release,
                 lambda level, text: self.said.append((level, text)),
+                role="primary",
                 host=self.view,
-                backing=self._hold_nothing,
+                footprint=self.none,
             )
         except EalError as e:
             self.error = e
 
+    def _refuse_secondary(self, args: list[str]) -> None:
+        opts = options.parse(args, self.release)
+        role = opts.proc_type
+        if role == "auto":
+            held = self.view.config(self.view.runtime_dir(opts.file_prefix, self.release))
+            role = "secondary" if held and held.alive else "primary"
+        if role == "secondary":
+            self.options = opts
+            raise EalError(
+                0,
+                "options",
+                "Cannot plan a secondary: it has the lists that its primary has",
+                fix="pyeal doctor -- --proc-type=secondary ... examines whether it could attach",
+                reason="role",
+            )
+
     def close(self) -> None:
         if not self.closed:
             self.closed = True
-            for undo in reversed(self._undo):
-                undo()
+            self.undo()
 
     def __enter__(self) -> DryRun:
         return self
@@ -299,45 +353,22 @@ class DryRun(Eal):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # what differs from a real start
-
-    def _joins(self) -> bool:
-        opts = self.options
-        self.runtime_dir = self.view.runtime_dir(opts.file_prefix, self.release)
-        self.role, self.shared = opts.proc_type, not opts.no_shconf
-        if self.role == "auto":
-            held = self.view.config(self.runtime_dir)
-            self.role = "secondary" if held and held.alive else "primary"
-        if self.role == "secondary":
-            raise EalError(
-                0, "options", "a secondary takes the lists that its primary has: "
-                "pyeal doctor -- --proc-type=secondary ... looks at whether it could",
-            )  # fmt: skip
-        return False
-
-    def _open_runtime(self, opts: options.Options) -> config.Config:
-        self.writes, self.shared = self.shared, False  # from here on nothing is written
-        if self.writes:
-            return FakeConfig(self.release, self.space, opts.base_virtaddr)
-        return config.Config(self.release)
-
-    def _discover(self) -> None:
-        survey = Survey(self.options, self.release, self.sockets, self.view, self.log)
-        self.infos = survey.run(survey.enter)
-        self.cleared = survey.cleared
-        self.page_limits = find_limits(survey, self.infos)
-        self.blocked = find_blocked(survey, self.infos)
-
-    def _hold_nothing(self, *args: Any) -> FakePages:
-        self.held = fake(backing.for_primary(*args), self.page_limits, self.blocked)
-        return self.held
-
     # what came of it
+
+    @property
+    def page_limits(self) -> list[PageLimit]:
+        """What limits how many pages the kernel would give."""
+        return self.none.limits
+
+    @property
+    def cleared(self) -> dict[int, int]:
+        """{page size: pages} of dead processes that a real start would remove."""
+        return self.none.cleared
 
     @property
     def binding_limit(self) -> PageLimit | None:
         """The limit that made the start fail."""
-        return self.held.binding_limit if self.error and self.held else None
+        return self.none.held.binding_limit if self.error and self.none.held else None
 
     @property
     def binding_link(self) -> str | None:
@@ -346,7 +377,7 @@ class DryRun(Eal):
 
     @property
     def legacy(self) -> FakeLegacyPages | None:
-        return self.held if isinstance(self.held, FakeLegacyPages) else None
+        return self.none.held if isinstance(self.none.held, FakeLegacyPages) else None
 
     def pages(self) -> dict[tuple[int, int], int]:
         """(page size, node) -> pages in use at the end of the start."""
@@ -358,11 +389,15 @@ class DryRun(Eal):
 
     def page_files(self) -> list[str]:
         """Paths of the pages' files as they are when the start is over."""
-        return self.held.paths() if self.held and not self.options.unlink_before_mapping else []
+        return (
+            self.none.held.paths()
+            if self.none.held and not self.options.unlink_before_mapping
+            else []
+        )
 
     def runtime_files(self) -> list[tuple[str, int]]:
         """(name, bytes) of the files in the runtime directory."""
-        if not self.writes:
+        if not self.none.writes:
             return []
         arrays = [self.config.memzones, *(m.c.memseg_arr for m in self.lists)]
         found = [("config", layout.CONFIG_SIZE)]
@@ -377,24 +412,21 @@ class DryRun(Eal):
     def descriptors(self) -> dict[str, int]:
         """Of pages, and of shared files."""
         lists = list(self.lists)
-        if self.held and isinstance(self.held.real, ListPerFd):
+        if self.none.held and isinstance(self.none.held.real, ListPerFd):
             pages = sum(bool(m.count) for m in lists)
         else:
             pages = sum(m.count for m in lists)
-        shared = (1 + 1 + 1 + len(lists)) if self.writes else 0  # config, socket, arrays
+        shared = (1 + 1 + 1 + len(lists)) if self.none.writes else 0  # config, socket, arrays
         return {"pages": pages, "shared": shared}
 
     def addresses(self) -> list[tuple[int, int, str]]:
         """(start, end, name) of what is reserved, in order."""
         found = [(m.base_va, m.base_va + m.len, m.name) for m in self.lists]
         found += [(va, va + n, "fbarray") for va, (n, _) in self.arrays.areas.items()]
-        if self.writes:
-            va = self._config_va()
+        if self.none.writes:
+            va = self.config_file.va
             found.append((va, va + align(layout.CONFIG_SIZE, libc.PAGE), "config"))
         return sorted(found)
-
-    def _config_va(self) -> int:
-        return self.config_file.va
 
     def dma_entries(self) -> int:
         """Mappings that VFIO needs for the pages of the start."""
@@ -407,7 +439,7 @@ class DryRun(Eal):
         used, found = self.pages(), []
         if self.options.no_huge:
             return []
-        found_limits = [*self.page_limits, *self._compiled()]
+        found_limits = [*self.none.limits, *self._compiled()]
         for limit in found_limits:
             need = sum(n for key, n in used.items() if limit.covers(*key))
             if limit.link == "descriptors":

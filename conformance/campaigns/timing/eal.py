@@ -16,8 +16,8 @@ marks: list[tuple[str, float, float, int]] = []
 LATER = {"--legacy-mem": "legacy", "--no-huge": "no_huge", "--proc-type=secondary": "secondary"}
 # what begins where: module, attribute, mark before it, mark after it
 STAGES = (
-    ("eal", "Eal._discover", "discovery", ""),
-    ("secondary", "read_hugepage_info", "discovery", ""),
+    ("eal", "Footprint.discover", "discovery", ""),
+    ("hugepages", "read_info", "discovery", ""),
     ("fbarray", "Arrays.create", "lists", ""),
     ("segments", "Segments._alloc_run", "pages", ""),
     ("secondary", "Sync.follow", "pages", ""),

@@ -1,0 +1,447 @@
+"""The memory of one EAL as a program uses it: what rte_memory.h, rte_malloc.h and rte_memzone.h do.
+
+Lists and walks, pages, heap memory, zones, events and limits, external memory, addresses and
+descriptors, and the layout as plain data.
+"""
+
+from __future__ import annotations
+
+from ctypes import addressof, memset, sizeof
+from errno import EACCES, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOTSUP
+
+from .errors import EalError
+from .layout import BAD_IOVA
+from .libc import PAGE
+from .populate import frames
+from .segments import Pages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _thread import RLock
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from .fbarray import Arrays
+    from .heap import Heap, Heaps
+    from .layout import Memseg, Memzone
+    from .memseg import MemsegList, MemsegLists
+    from .memzone import Memzones
+    from .options import Options
+    from .populate import Pagemap
+    from .releases import Release
+    from .segments import Segments
+
+MAX_DMA_BITS = 63
+
+
+class Rights:
+    """What a primary may do: everything. One of these is chosen when the role is known."""
+
+    def pages(self) -> None:
+        """Raises EalError(ENOTSUP) if this process cannot allocate pages itself."""
+
+    def change(self) -> None:
+        """Raises EalError(EACCES) if this process must not change shared memory."""
+
+
+class SecondaryRights(Rights):
+    """A secondary allocates from heaps; the primary adds pages to them."""
+
+    def pages(self) -> None:
+        raise EalError(
+            ENOTSUP,
+            "memalloc",
+            "Cannot allocate pages: only a primary can",
+            fix="use malloc(), for which the primary adds pages",
+            reason="role",
+        )
+
+
+class ObserverRights(SecondaryRights):
+    """An observer only reads."""
+
+    def change(self) -> None:
+        raise EalError(
+            EACCES,
+            "malloc",
+            "Cannot change memory: an observer only reads",
+            fix="attach as a secondary",
+            reason="role",
+        )
+
+
+class Memory:
+    """The memory of one EAL. A start sets the attributes; Eal is the class to make one of."""
+
+    mutex: RLock  # one thread at a time changes memory
+    rights: Rights
+    options: Options
+    release: Release
+    iova_mode: str
+    runtime_dir: str
+    pid: int
+    config: Any  # rte_mem_config
+    arrays: Arrays
+    lists: MemsegLists
+    memalloc: Segments
+    heaps: Heaps
+    memzones: Memzones
+    _pagemap: Pagemap
+    _pages: list[Pages]  # allocated by alloc_pages() and not freed yet
+
+    # lists, segments, walks
+
+    def memseg_lists(self) -> list[MemsegList]:
+        """Returns every list in slot order, empty and external ones included."""
+        return list(self.lists)
+
+    def segments(self) -> Iterator[tuple[MemsegList, int, Memseg]]:
+        """Yields (list, index, record) of every used segment; the record is the shared one."""
+        for msl in self.lists:
+            for start, n in msl.arr.runs():
+                for i in range(start, start + n):
+                    yield msl, i, msl.seg(i)
+
+    def walk_lists(
+        self, fn: Callable[[MemsegList], int | None], unlocked: bool = False, heap: bool = False
+    ) -> int:
+        """Calls fn(list) until it returns anything but 0 or None, and returns that, else 0.
+
+        unlocked: without memory_hotplug_lock. heap: only lists that heaps allocate from.
+        rte_memseg_list_walk
+        """
+        return self.lists.walk_lists(fn, unlocked, heap)
+
+    def walk_segments(
+        self, fn: Callable[[MemsegList, Memseg], int | None], unlocked: bool = False
+    ) -> int:
+        """Calls fn(list, record) for each used segment, in the same way. rte_memseg_walk"""
+        return self.lists.walk_segments(fn, unlocked)
+
+    def walk_contig(
+        self, fn: Callable[[MemsegList, Memseg, int], int | None], unlocked: bool = False
+    ) -> int:
+        """Calls fn(list, first record, bytes) for each run of used segments.
+
+        rte_memseg_contig_walk
+        """
+        return self.lists.walk_contig(fn, unlocked)
+
+    # pages
+
+    def alloc_pages(self, page_size: int, socket: int = 0, n: int = 1, exact: bool = True) -> Pages:
+        """Allocates n pages of page_size bytes on a node, outside of the heap; fewer unless exact.
+
+        EalError: ENOMEM, and no page stays allocated; ENOTSUP in any process but a primary.
+        """
+        self.rights.pages()
+        with self.mutex, self.lists.lock:
+            pages = self.memalloc.alloc(page_size, socket, n, exact)
+            if not self.lists.peers.announce(False, 0):
+                self._free_pages(pages)
+                raise EalError(ENOMEM, "memalloc", "not every secondary could map the new pages")
+        self._pages.append(pages)
+        return pages
+
+    def free_pages(self, pages: Pages) -> None:
+        """Frees what alloc_pages() returned. EalError(EINVAL) for anything else."""
+        if pages not in self._pages:
+            raise EalError(
+                EINVAL, "memalloc", f"Cannot free {pages!r}: it is not allocated, or in a heap"
+            )
+        with self.mutex, self.lists.lock:
+            self._free_pages(pages)
+        self._pages.remove(pages)
+
+    def _free_pages(self, pages: Pages) -> None:
+        self.memalloc.free(pages)
+        self.lists.peers.announce(False, 0)
+
+    def allocations(self) -> list[Pages]:
+        """Returns what alloc_pages() allocated and free_pages() has not freed yet."""
+        return list(self._pages)
+
+    # heap memory and zones
+
+    def malloc(self, size: int, align: int = 0, socket: int = -1) -> int:
+        """Allocates from a heap; returns the address, 0 if there is no memory. rte_malloc_socket"""
+        self.rights.change()
+        with self.mutex:
+            return self.heaps.malloc(size, align, socket)
+
+    def free(self, va: int) -> None:
+        """Frees an address that malloc() returned. rte_free. EalError(EINVAL) for any other."""
+        if isinstance(va, Pages):
+            _renamed("free(pages)", "free_pages()")
+            return self.free_pages(va)
+        self.rights.change()
+        with self.mutex:
+            self.heaps.free(va)
+
+    def alloc(self, page_size: int, socket: int = 0, n: int = 1, exact: bool = True) -> Pages:
+        """Is the old name of alloc_pages()."""
+        _renamed("alloc()", "alloc_pages()")
+        return self.alloc_pages(page_size, socket, n, exact)
+
+    def mfree(self, va: int) -> None:
+        """Is the old name of free()."""
+        _renamed("mfree()", "free()")
+        self.free(va)
+
+    def memzone_reserve(self, name: str, size: int, socket: int = -1, align: int = 64) -> Memzone:
+        """Reserves a zone of size bytes that every process finds by name.
+
+        EalError: EEXIST, ENAMETOOLONG, EINVAL, ENOSPC, ENOMEM. rte_memzone_reserve_aligned
+        """
+        self.rights.change()
+        with self.mutex:
+            return self.memzones.reserve(name, size, socket, align)
+
+    def memzone_lookup(self, name: str) -> Memzone | None:
+        """Returns the zone of that name, of any process. rte_memzone_lookup"""
+        return self.memzones.lookup(name)
+
+    def memzone_free(self, name: str) -> None:
+        """Frees a zone. rte_memzone_free. EalError(ENOENT)."""
+        self.rights.change()
+        with self.mutex:
+            self.memzones.free(name)
+
+    # events and limits
+
+    def on_memory_event(self, fn: Callable[[str, int, int], object]) -> None:
+        """Has fn("alloc" | "free", va, bytes) called after pages are added, and before they go.
+
+        rte_mem_event_callback_register. EalError(ENOTSUP) if memory never changes.
+        """
+        self._must_change("register memory events")
+        self.heaps.on_event.append(fn)
+
+    def limit(self, socket: int, size: int) -> None:
+        """Keeps the heap of a node below size bytes. rte_mem_alloc_validator_register
+
+        EalError(ENOTSUP) if memory never changes.
+        """
+        self._must_change("set a limit")
+        self.heaps.limits[socket] = size
+
+    def _must_change(self, what: str) -> None:
+        if self.heaps.fixed:
+            raise EalError(
+                ENOTSUP,
+                "memalloc",
+                f"Cannot {what}: memory is fixed in {self.mode} mode",
+                reason="fixed-memory",
+            )
+
+    # external memory
+
+    def register_external(
+        self, va: int, length: int, page_sz: int, iovas: list[int] | None = None
+    ) -> MemsegList:
+        """Makes a list of memory that the program mapped itself. rte_extmem_register
+
+        EalError: EINVAL if address, length, page size or IO addresses do not fit, EEXIST, ENOSPC.
+        """
+        n = length // page_sz if page_sz > 0 else 0
+        if not (va and n) or page_sz & page_sz - 1 or length % page_sz or va % page_sz:
+            what = f"Cannot register {length:#x} bytes at {va:#x}"
+            raise EalError(EINVAL, "extmem", what, expected=f"whole pages of {page_sz} bytes")
+        if iovas and len(iovas) != n:
+            what, expected = "Cannot register memory", f"{n} IO addresses"
+            raise EalError(EINVAL, "extmem", what, expected=expected, found=str(len(iovas)))
+        with self.mutex, self.lists.lock:
+            if any(m.base_va == va and m.len == length for m in self.lists):
+                raise EalError(
+                    EEXIST, "extmem", f"Cannot register {va:#x}: it is registered already"
+                )
+            slots = self.config.memsegs
+            slot = next((i for i, c in enumerate(slots) if not c.base_va), None)
+            if slot is None:
+                raise EalError(ENOSPC, "extmem", "Couldn't find empty memseg list")
+            socket = self.config.next_socket_id
+            msl = self.lists.add(f"extmem_{va:#x}", page_sz, n, socket, va, slot)
+            msl.c.external, msl.c.heap = 1, 0
+            msl.fill(0, iovas or [BAD_IOVA] * n, self.config.nchannel, self.config.nrank, [0] * n)
+            self.config.next_socket_id += 1
+        return msl
+
+    def unregister_external(self, va: int, length: int) -> None:
+        """Removes the list of such memory; the mapping stays. rte_extmem_unregister
+
+        EalError: EINVAL for 0, ENOENT for memory that is not registered.
+        """
+        if not va or not length:
+            what = "Cannot unregister memory"
+            raise EalError(EINVAL, "extmem", what, expected="an address and a length", found="0")
+        with self.mutex, self.lists.lock:
+            for msl in self.lists:
+                if msl.external and (msl.base_va, msl.len) == (va, length):
+                    msl.arr.release()
+                    self.arrays.destroy(msl.c.memseg_arr)
+                    memset(addressof(msl.c), 0, sizeof(msl.c))
+                    del self.lists.slots[msl.index]
+                    return
+        what = f"Cannot unregister {length:#x} bytes at {va:#x}: they are not registered"
+        raise EalError(ENOENT, "extmem", what)
+
+    # addresses and descriptors
+
+    def memseg_of(self, va: int) -> tuple[MemsegList, int] | None:
+        """Returns (list, index) of an address of any list, used or not. rte_mem_virt2memseg"""
+        return self.lists.of(va)
+
+    def iova(self, va: int) -> int:
+        """Returns the IO address of an address, BAD_IOVA if it has none. rte_mem_virt2iova"""
+        if self.iova_mode == "VA":
+            return va
+        try:
+            page = frames(self._pagemap.entries(va, PAGE, 1))[0]
+        except OSError:
+            return BAD_IOVA
+        return page if page == BAD_IOVA else page + va % PAGE
+
+    def virt(self, iova: int) -> int:
+        """Returns the address of an IO address of a used segment, else 0. rte_mem_iova2virt"""
+        for _, _, ms in self.segments():
+            if ms.iova != BAD_IOVA and ms.iova <= iova < ms.iova + ms.len:
+                return ms.addr + iova - ms.iova
+        return 0
+
+    def fd(self, msl: MemsegList | int, seg: int) -> tuple[int, int]:
+        """Returns (descriptor, offset) of a segment of a list or of a slot. rte_memseg_get_fd
+
+        EalError: EINVAL, ENOENT, ENOTSUP, ENODEV.
+        """
+        if isinstance(msl, int):
+            found = self.lists.slots.get(msl)
+            if found is None:
+                raise EalError(EINVAL, "memalloc", f"slot {msl} contains no memseg list")
+            msl = found
+        return self.memalloc.fd(msl, seg)
+
+    def fd_of(self, va: int | None) -> tuple[int, int]:
+        """Returns the same for the segment that contains an address. EalError(EINVAL) if none."""
+        found = self.memseg_of(va) if va else None
+        if found is None:
+            raise EalError(
+                EINVAL,
+                "memalloc",
+                "Cannot find a segment",
+                expected="an address of a memseg list",
+                found=hex(va or 0),
+            )
+        return self.memalloc.fd(*found)
+
+    @property
+    def physmem_size(self) -> int:
+        """Bytes of all used pages of EAL's own lists. rte_eal_get_physmem_size"""
+        return sum(m.count * m.page_sz for m in self.lists if not m.external)
+
+    def check_dma_mask(self, bits: int) -> int:
+        """Returns 0 if all memory is below 2**bits (later memory will be, too), 1 if not.
+
+        -1 for more than 63 bits. rte_mem_check_dma_mask
+        """
+        if bits > MAX_DMA_BITS:
+            return -1
+        if self.heaps.beyond(bits):
+            return 1
+        old = self.config.dma_maskbits
+        self.config.dma_maskbits = min(old, bits) if old else bits
+        return 0
+
+    # for people and tools
+
+    def dump(self) -> str:
+        """Returns a line for each used segment. rte_dump_physmem_layout"""
+        lines = []
+        for msl, i, ms in self.segments():
+            try:
+                fd = self.memalloc.backing.fd(msl, i)[0]
+            except EalError as e:
+                fd = -e.errno
+            lines.append(
+                f"Segment {msl.index}-{i}: IOVA:{ms.iova:#x}, len:{ms.len}, virt:{ms.addr:#x}, "
+                f"socket_id:{ms.socket_id}, hugepage_sz:{ms.hugepage_sz}, "
+                f"nchannel:{ms.nchannel:x}, nrank:{ms.nrank:x} fd:{fd}"
+            )
+        if self.release.total_line_in_dump:
+            lines.append(f"Total Memory Segments size = {self.physmem_size >> 20}M")
+        return "".join(line + "\n" for line in lines)
+
+    @property
+    def mode(self) -> str:
+        """The mode's name: no-huge, legacy, in-memory, single-file or dynmem."""
+        o = self.options
+        if o.no_huge:
+            return "no-huge"
+        if o.legacy_mem:
+            return "legacy"
+        if o.in_memory:
+            return "in-memory"
+        return "single-file" if o.single_file_segments else "dynmem"
+
+    def layout(self) -> dict[str, object]:
+        """Returns the lists and their runs of used segments as plain data, for JSON."""
+        return {
+            "release": self.release.name,
+            "mode": self.mode,
+            "iova_mode": self.iova_mode,
+            "file_prefix": self.options.file_prefix,
+            "runtime_dir": self.runtime_dir,
+            "pid": self.pid,
+            "lists": [_list_layout(msl) for msl in self.lists],
+            "heaps": [_heap_layout(heap) for heap in self.heaps.heaps],
+            "ignored": self.options.ignored,
+        }
+
+
+def _renamed(old: str, new: str) -> None:
+    import warnings
+
+    text = f"Eal.{old} is now Eal.{new}; the old name goes with the next release"
+    warnings.warn(text, DeprecationWarning, stacklevel=3)
+
+
+def _list_layout(msl: MemsegList) -> dict[str, object]:
+    facts = ("base_va", "len", "page_sz", "socket_id", "version", "external", "heap")
+    return {
+        "index": msl.index,
+        "name": msl.name,
+        **{name: getattr(msl.c, name) for name in facts},
+        "n_segs": msl.n_segs,
+        "count": msl.count,
+        "runs": [_run_layout(msl, start, n) for start, n in msl.arr.runs()],
+    }
+
+
+def _heap_layout(heap: Heap) -> dict[str, object]:
+    return {
+        "name": heap.c.name.decode("ascii", "replace"),
+        "socket_id": heap.socket,
+        "total_size": heap.c.total_size,
+        "alloc_count": heap.c.alloc_count,
+    }
+
+
+def _run_layout(msl: MemsegList, start: int, n: int) -> dict[str, object]:
+    """A run of used segments; within it, pieces that are contiguous in IO addresses."""
+    iova_runs: list[dict[str, int]] = []
+    following = -1
+    for i in range(start, start + n):
+        ms = msl.seg(i)
+        if iova_runs and ms.iova == following:
+            iova_runs[-1]["n"] += 1
+        else:
+            iova_runs.append({"iova": ms.iova, "n": 1})
+        # pages without an address stay together, pages with one must follow each other
+        following = ms.iova if ms.iova == BAD_IOVA else ms.iova + ms.len
+    return {
+        "seg": start,
+        "n": n,
+        "va": msl.va(start),
+        "len": n * msl.page_sz,
+        "flags": msl.seg(start).flags,
+        "iova_runs": iova_runs,
+    }
