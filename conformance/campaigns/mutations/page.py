@@ -6,7 +6,7 @@ from conformance.harness import catalogue
 
 
 def change(m, width=200):
-    """What a mutation does, in one line."""
+    """Return what a mutation does, in one line."""
     if m.lie:
         return f"{m.target} lies: {m.lie}"
     old, new = (" ".join(text.split())[:width] for text in (m.old, m.new))
@@ -14,27 +14,26 @@ def change(m, width=200):
 
 
 def markdown(seen, unshown):
-    """The faults that were put into pyeal, and what each test made of them. `seen`: rows of
-    mutations.json; `unshown`: {id: why none shows that its test can fail}."""
+    """Return the table of faults and of what each test made of them.
+
+    seen: rows of mutations.json. unshown: {id: why no fault shows that its test can fail}.
+    """
     counts = Counter(r["verdict"] for r in seen)
     must = [i for i, row in catalogue.rows().items() if row.level == "must"]
     caught = {r["mutation"].id for r in seen if r["verdict"] == "caught"}
     words = [f"{counts.pop('caught', 0)} caught", f"{counts.pop('survived', 0)} survived"]
     words += [f"{n} {word}" for word, n in counts.items()]
+    shown = f"{len(caught.intersection(must))} of {len(must)}"
     out = [
         "# Mutations",
         "",
         "<!-- made by ci/mutations from conformance/selftest/mutations.toml -->",
-    ]
-    out += [
         "",
         f"Faults put into a copy of pyeal, one at a time: **{', '.join(words)}**. Each test",
+        "stands for the requirement that the fault breaks; it fails with the fault and passes",
+        f"right after without it. For {shown} requirements of level must a fault",
+        "shows that the test can fail. The others are:",
     ]
-    out += [
-        "stands for the requirement that the fault breaks, fails with it and passes right after"
-    ]
-    out += [f"without it. {len(caught.intersection(must))} of {len(must)} rows of must were caught"]
-    out += ["lying; those that no fault shows:"]
     out += ["", *(f"- {id}: {why}" for id, why in unshown.items())]
     family = None
     for r in sorted(seen, key=lambda r: r["mutation"].id):
@@ -51,6 +50,6 @@ def markdown(seen, unshown):
 
 
 def code(text):
-    """Literally, in a cell of a table."""
+    """Return text literally, for a cell of a table."""
     text = text.replace("|", "\\|").replace("`", "'")
     return f"`{text}`" if text else ""
