@@ -93,7 +93,7 @@ class ForeignEal:
         if self._stopped:
             return "stopped", "by a signal"
         if self.snapshot and self.snapshot.complete:
-            return "running", "" if p else "as a process that is not in sight from here"
+            return "running", "" if p else "as a process that is not visible from here"
         if self.snapshot is None and not self.early:
             return "running" if self.primary_pid else "unknown", self.why
         age = p.age if p else self.age

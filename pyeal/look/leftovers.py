@@ -100,7 +100,7 @@ class Leftovers:
             if flags & FLAG_DO_NOT_FREE and not os.path.lexists(f"{e.directory.path}/mp_socket"):
                 return "kept?", "its primary ended in order and kept it: --huge-unlink=never"
             return "stale", "its primary is gone and counts it as used"
-        return "stale", "nobody has it locked, mapped or open"
+        return "stale", "no process has it locked, mapped or open"
 
     def _unseen(self) -> str:
         """Return why a file without a visible holder may be held, "" if it cannot."""
@@ -266,5 +266,5 @@ def _holders(held: frozenset[tuple[int, str]]) -> list[Dict]:
 
 def _who(holders: list[Dict]) -> str:
     return "by " + ", ".join(
-        f"{h['pid'] or 'a process not in sight'} ({'+'.join(h['by'])})" for h in holders
+        f"{h['pid'] or 'an invisible process'} ({'+'.join(h['by'])})" for h in holders
     )

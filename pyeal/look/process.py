@@ -67,7 +67,7 @@ class Process:
         """The content of its maps, b"" if they may not be read."""
         return self._read("maps") if self._maps is None else self._maps
 
-    # who it is
+    # identity and state
 
     @cached_property
     def comm(self) -> str:

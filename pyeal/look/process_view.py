@@ -218,7 +218,7 @@ class ProcessView(Host):
         return self._page_files[hugedir]
 
     def config(self, directory: str) -> HeldConfig | None:
-        """Return the config of a runtime directory and who holds it, None without one.
+        """Return the config of a runtime directory and its holder, None without one.
 
         Raises OSError(EACCES) if it may not be read.
         """

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     Dict = dict[str, Any]
 
-TEXT = """Times an EAL beside another and beside what the kernel needs at the least: memory phase,
-whole init, attach, restart, clean-up; by process, in turn, in private mounts. And the gates:
-system calls and instructions a page, waits, CPU time. As root, with free 2M pages and gcc.
+TEXT = """Time an EAL beside another one and beside the kernel's limit: memory phase, whole init,
+attach, restart, clean-up; each in a process of its own, in turn, in private mounts. And check the
+gates: system calls and instructions per page, waits, CPU time. Needs root, free 2M pages and gcc.
 Exit code: 0; 1 a gate fails, or --against finds it slower; 2 it cannot run or wrong arguments."""
 EXAMPLES = """  pyeal bench                              the table; the run is kept in .benchmarks
   pyeal bench --pages 256 --rounds 3       quickly

@@ -28,7 +28,7 @@ COLOURS = (
     "#ec4899",
     "#64748b",
 )
-STAGES = {  # what lies between two marks, and its colour
+STAGES = {  # a stage between two marks, and its colour
     "begin": ("CPUs, options", "#94a3b8"),
     "discovery": ("discovery", "#0ea5e9"),
     "lists": ("lists", "#a855f7"),

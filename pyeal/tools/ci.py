@@ -8,9 +8,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-TEXT = """A CI job to copy: it leases hugepages for the tests alone, names what stands in EAL's way
-before they run, and fails when pages are left behind. It has to be root; public runners have no
-1G pages."""
+TEXT = """Print a CI job to copy. It leases hugepages for the tests alone, checks before they run
+whether EAL can start, and fails if pages are left behind. It needs root; public runners have no 1G
+pages."""
 EXAMPLES = """\
   pyeal ci github >.github/workflows/hugepages.yml
   pyeal ci gitlab --pages 2M:64 -- ctest          another command, another number of pages
@@ -39,7 +39,7 @@ hugepages:
 %steps%"""
 STEPS = (  # what for, the command
     (
-        "with pages of its own, once nothing stands in EAL's way; what is left behind fails",
+        "with pages of its own, if EAL can start; fails if pages are left behind",
         "{sudo}pyeal lease {pages} -- sh -c {command}",
     ),
     ("nothing of a dead process is left", "{sudo}pyeal stale"),

@@ -1,7 +1,7 @@
-"""`pyeal completion`: these commands, completed by bash, zsh and fish; made of their parsers.
+"""`pyeal completion`: scripts that complete these commands, made of their parsers.
 
-What is printed is fixed text: no Python starts at a keystroke. What a word may be follows from the
-names that the parsers give to values.
+The scripts are fixed text, so that no keystroke starts Python. Which words complete a value follows
+from the name that its parser gives it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import argparse
 
 from pyeal.tools import commands
 
-TEXT = """What bash, zsh or fish wants to complete the commands of pyeal, their options and values,
-and EAL's own after --. A wheel has it for all three, where shells of the same prefix look."""
+TEXT = """Print the completion script of bash, zsh or fish: commands, options and values, and
+EAL's own after --. A wheel installs all three where the shells find them."""
 EXAMPLES = """\
   eval "$(pyeal completion bash)"                                     in ~/.bashrc
   pyeal completion zsh >"${fpath[1]}/_pyeal"                          once

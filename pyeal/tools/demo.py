@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 TEXT = "an EAL of one page to look at, without hugepages if there are none"
 EXAMPLES = """\
   pyeal demo                    hold it; then `pyeal ps` and `pyeal inspect demo` elsewhere
-  pyeal demo --svg demo.svg     its picture, too
+  pyeal demo --svg demo.svg     also its picture
 
 exit code: 0 it ended when it was told to, 1 it could not start, 2 wrong arguments"""
 TAKES_EAL_ARGS = True

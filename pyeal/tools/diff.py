@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     Dict = dict[str, Any]
 
-TEXT = """What differs between two shared files of EAL, field by field; or, for two releases,
-between their structures and what else processes of both would have to agree on.
+TEXT = """Show what differs between two shared files of EAL, field by field; or, for two releases,
+between their structures and all else on which two processes that share memory must agree.
 Exit code: 0 nothing differs; 1 something does, or a file cannot be read; 2 for wrong arguments."""
 EXAMPLES = """  pyeal diff 22.11 24.11              offsets, sizes, file names, message lengths
   pyeal diff before/config after/config"""
@@ -39,7 +39,7 @@ FACTS = {  # of releases.py: in words
     "message_size": "bytes of a message",
     "message_fds": "descriptors in a message",
     "alloc_names_heap_by_address": "a request to grow names the heap by address",
-    "arguments": "who reads the arguments",
+    "arguments": "the parser of the arguments",
     "probes_memfd": "--in-memory tries a memfd first",
     "huge_dir_rule": "what --huge-dir must name",
     "runtime_directory_env": "$RUNTIME_DIRECTORY counts",

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     Dict = dict[str, Any]
 
-TEXT = f"""One of EAL's shared files, decoded with offsets: config, hugepage_info, hugepage_data,
-fbarray_*. Of any release, {releases.SPAN}; config says itself of which it is. The file may lie
-in a tar or zip file: ARCHIVE:PATH; an archive alone lists what can be dumped.
-Exit code: 0; 1 when it cannot be read; 2 for wrong arguments."""
+TEXT = f"""Decode one of EAL's shared files, with offsets: config, hugepage_info, hugepage_data,
+fbarray_*; of any release, {releases.SPAN}; config names its release. The file may be in a tar or
+zip file: ARCHIVE:PATH. An archive or a directory alone lists the files that can be decoded.
+Exit code: 0; 1 if it cannot be read; 2 for wrong arguments."""
 EXAMPLES = """  pyeal dump /var/run/dpdk/rte/config                 what is not zero, with offsets
   pyeal dump --json sos.tar.xz:var/run/dpdk/rte/fbarray_memzone"""
 
@@ -154,7 +154,7 @@ def _records(kind: type, data: bytes, head: str, step: int = 0) -> Iterator[Fiel
 
 
 def _array(data: bytes) -> tuple[Dict, list[Field]]:
-    """Its descriptor lies in config, but the file says enough: where the mask's count stands."""
+    """Decode an array without its descriptor in config: the mask's count tells its shape."""
     elt_sz, length = shape(data)
     end = elt_sz * length
     mask = int.from_bytes(data[end + 8 : end + 8 + 8 * n_words(length)], "little")

@@ -1,4 +1,4 @@
-"""What a line of EAL's log means, which of the 46 problems it is, what on this machine agrees."""
+"""`pyeal explain`: which of the 46 problems a line of EAL's log shows, and whether it is here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-TEXT = "What a line of EAL's log means, and what on this machine agrees with it."
+TEXT = "Explain a line of EAL's log, and check this machine for the problem that it shows."
 EXAMPLES = """\
   pyeal explain "EAL: FATAL: Cannot get hugepage information."
   testpmd -l 0-1 2>&1 | pyeal explain -- -l 0-1      a whole log; the arguments to look with

@@ -1,4 +1,4 @@
-"""`pyeal inspect`: what is in one EAL's memory, without its help."""
+"""`pyeal inspect`: what is in the memory of one EAL, read without attaching."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ if TYPE_CHECKING:
     Dict = dict[str, Any]
     Sample = Callable[[Dict], list[tuple[Dict, Any]]]
 
-TEXT = """What is in an EAL's memory: lists, occupancy, zones, heaps, queues, holders. Of a living
-process, of a dead one's files, or of a copy of its runtime directory; nothing is attached to,
-locked or written. /eal/COMMAND answers as the telemetry of that process would.
-Exit code: 0; 1 when it cannot be found or read; 2 for wrong arguments."""
+TEXT = """Show what is in an EAL's memory: lists, occupancy, zones, heaps, queues, holders. Works on
+a living process, on the files of a dead one, or on a copy of its runtime directory; read-only and
+without attaching. /eal/COMMAND prints what the telemetry of that process would reply.
+Exit code: 0; 1 if the EAL cannot be found or read; 2 for wrong arguments."""
 EXAMPLES = """  pyeal inspect demo                        the EAL with --file-prefix=demo
   pyeal inspect 4711 --elements --json      by pid; with every element of its heaps
   pyeal inspect demo /eal/heap_info,0       one answer of telemetry, also after a crash
   pyeal inspect --prometheus demo           numbers for a scraper
   pyeal inspect ./sosreport.tar.xz          a copy of a runtime directory in an archive"""
 
-ELEMENT = ctypes.sizeof(layout.MallocElem)  # what lies before an element's data
+ELEMENT = ctypes.sizeof(layout.MallocElem)  # bytes before an element's data
 LOCKS = ("mlock", "qlock", "mplock", "tlock", "ethdev_lock", "memory_hotplug_lock")
 WORDS = (
     "magic",
@@ -79,7 +79,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         "what",
         nargs="?",
         metavar="PREFIX|PID|DIRECTORY|ARCHIVE",
-        help="which EAL; may be left out where there is one",
+        help="which EAL; optional if there is only one",
     )
     p.add_argument(
         "commands",
@@ -87,14 +87,14 @@ def arguments(p: argparse.ArgumentParser) -> None:
         metavar="/eal/COMMAND",
         help="a request of telemetry: " + ", ".join(telemetry.REQUESTS),
     )
-    p.add_argument("--elements", action="store_true", help="every element of the heaps, too")
+    p.add_argument("--elements", action="store_true", help="also every element of the heaps")
     p.add_argument(
         "--watch",
         nargs="?",
         type=float,
         const=1.0,
         metavar="S",
-        help="again every S seconds (1), until Ctrl-C",
+        help="repeat every S seconds (1), until Ctrl-C",
     )
     form = p.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON, schema pyeal.inspect/1")

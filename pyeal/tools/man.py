@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-TEXT = """The manual, a page for man(1). A wheel has it in share/man, where man looks if PATH has
-the folder of its programs."""
+TEXT = """Print the manual as a page for man(1). A wheel installs it in share/man, which man
+searches if the programs of the same prefix are in PATH."""
 EXAMPLES = """\
   pyeal man | man -l -
   pyeal man >pyeal.1
@@ -31,7 +31,7 @@ pyeal \- %summary%
 EAL sets up the memory of a DPDK process before anything else runs.
 The commands below say why it does not start, show what it made or left behind, and do the same
 work themselves.
-Those that look attach to nothing, lock nothing and write nothing.
+Commands that inspect are read\-only: they never attach to, lock or modify anything.
 .SH COMMANDS
 """.lstrip()
 TAIL = r"""

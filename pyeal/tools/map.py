@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     Dict = dict[str, Any]
 
-TEXT = """The picture of an EAL's memory: address space by list, node and page size; used, never
-freed, dirty; runs of IO addresses; and over it what other processes have there: the pages that its
-secondaries mapped, and what would be in the way of one.
-Exit code: 0; 1 when it cannot be found or read; 2 for wrong arguments."""
+TEXT = """Draw an EAL's memory: address space by list, node and page size; pages that are used,
+never freed, dirty; runs of IO addresses; and what other processes map at the same addresses: the
+pages of its secondaries, and mappings that would prevent a process from attaching.
+Exit code: 0; 1 if the EAL cannot be found or read; 2 for wrong arguments."""
 EXAMPLES = """  pyeal map demo                        in the terminal
   pyeal map demo --html demo.html       a page with zoom, all in one file
-  pyeal map demo --beside 4711          would process 4711 have room to join it?"""
+  pyeal map demo --beside 4711          would process 4711 have room to attach?"""
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         "what",
         nargs="?",
         metavar="PREFIX|PID|DIRECTORY|ARCHIVE",
-        help="which EAL; may be left out where there is one",
+        help="which EAL; optional if there is only one",
     )
     p.add_argument("--svg", metavar="FILE", help="into FILE, as SVG (- is standard output)")
     p.add_argument("--html", metavar="FILE", help="into FILE, as one page with zoom and tooltips")
@@ -46,7 +46,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         type=int,
         action="append",
         default=[],
-        help="lay this process over it, too",
+        help="also draw what this process maps there",
     )
 
 
@@ -76,7 +76,7 @@ def write(path: str, text: str) -> None:
 
 
 def layout_of(e: ForeignEal, beside: list[int] | None = None) -> Dict:
-    """What picture.py draws: `Eal.layout()` and what lies over it."""
+    """Return what picture.py draws: `Eal.layout()` and what other processes map there."""
     s = e.snapshot
     assert s
     over = [p for p in e.holders if p is not e.primary]

@@ -71,7 +71,7 @@ def clip(ml: Dict, spans: list[list[Any]]) -> list[tuple[int, int]]:
 
 
 def collisions(layout: Dict) -> list[str]:
-    """A line for each mapping of another process that lies where a list is."""
+    """Return a line for each mapping of another process in the address range of a list."""
     return [
         f"{o['label']}: {what} lies at {a:#x} – {b:#x}, in {ml['name']}"
         for o in overlays(layout)
@@ -143,7 +143,7 @@ def _cells(ml: Dict, k: int) -> Iterator[Cell | int]:
 
 
 def table(layout: Dict) -> str:
-    """Lists, their contiguous runs, and what lies behind each run."""
+    """Return the lists, their contiguous runs, and the IO addresses and flags of each run."""
     head = ("LIST", "NODE", "PAGE", "ADDRESS", "SIZE", "PAGES", "IOVA")
     rows: list[tuple[str, ...]] = [head]
     for ml in layout["lists"]:

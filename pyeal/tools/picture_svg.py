@@ -99,7 +99,7 @@ def _hatch(ml: Dict) -> str:
 
 
 def _space(layout: Dict, out: list[str], y: int) -> int:
-    """All lists in order of address on one axis; what lies between them is cut out."""
+    """Draw all lists in order of address on one axis, without the space between them."""
     ls = sorted(layout["lists"], key=lambda ml: ml["base_va"])
     if not ls:
         return y
@@ -284,7 +284,7 @@ def _iova_lane(
             shade = "#e11d48" if bad else ("#334155", "#94a3b8")[index % 2]
             out.append(rect(cx, y, w, 5, shade, tip, 'rx="2"'))
             label = "no IOVA" if bad else f"{iova:#x}"
-            if w > 6 * len(label) and (iova, n) not in told:  # once, where there is room
+            if w > 6 * len(label) and (iova, n) not in told:  # once, if it has room
                 told.add((iova, n))
                 out.append(text(cx, y + 13.5, label, "m s t"))
         i = j

@@ -1,8 +1,8 @@
 """The 46 problems that stop EAL's memory: how the log shows them, what they mean, what to do.
 
 The order is by frequency and damage. `says` are patterns for the log lines of all releases, 20.11
-to 26.07. One that begins with ~ is a wrapper: it only reports that something before it failed. One
-that begins with ? is a hint, which counts if a wrapper of the same problem follows. `links` are
+to 26.07. A ~ in front marks a wrapper, which only reports that something before it failed. A ? in
+front marks a hint, which counts if a wrapper of the same problem follows. `links` are
 those of doctor's chain in which the problem shows before a start; `reach` is why it cannot show.
 """
 
@@ -48,7 +48,7 @@ PROBLEMS = (
        r"no (free|available) (?!1048576)\d+ kB hugepages reported",
        r"no (free|available) hugepages reported in \S*hugepages-(?!1048576)\d+kB"),
       "No mounted page size has a page that is free and not reserved.",
-      "dpdk-hugepages.py -p 2M -r SIZE, or end who holds them"),
+      "dpdk-hugepages.py -p 2M -r SIZE, or end the processes that hold them"),
     P(2, "no hugetlbfs mount here", "mount, namespace",
       (r"?reserved, but no mounted hugetlbfs", r"~cannot get hugepage information"),
       "Pages are reserved, but this mount namespace has no hugetlbfs of their size: a container"
@@ -124,7 +124,7 @@ PROBLEMS = (
       "pyeal plan --for-peer PID -- ARGS finds a --base-virtaddr that is free in both"),
     P(15, "a secondary that ends takes the primary's device with it", "files of others",
       (),
-      "Since 22.11 a secondary's rte_eal_cleanup() runs the bus cleanup, too.",
+      "Since 22.11 a secondary's rte_eal_cleanup() also cleans up the bus.",
       "look without attaching: pyeal inspect, or the telemetry socket"),
     P(16, "primary and secondary are not of one release", "files of others",
       (r"DPDK version mismatch", r"refused secondary attachment"),
@@ -157,7 +157,7 @@ PROBLEMS = (
       "a prefix for each (--file-prefix $POD_UID), or --in-memory"),
     P(22, "a start removes other applications' kept pages", "files of others",
       (r"error while clearing hugepage dir",),
-      "EAL deletes every *map_* file of the directory that nobody holds, whatever its prefix.",
+      "EAL deletes every *map_* file of the directory that no process holds, whatever its prefix.",
       "a --huge-dir below the mount for each application"),
     P(23, "addresses beyond what the device reaches", "IOVA",
       (r"exceeding limits of current DMA mask", r"memseg iova .*out of range",
@@ -227,7 +227,7 @@ PROBLEMS = (
     P(36, "primary and secondaries do not answer each other", "files of others",
       (r"request timed out", r"not all secondaries have responded",
        r"secondary process failed to synchronize", r"fail to (recv reply|send request)"),
-      "Memory grows in all processes or in none; one that is stopped or gone keeps them waiting.",
+      "Memory grows in all processes or in none; a stopped or dead process keeps them waiting.",
       "end the process that does not answer; -m takes what is needed at the start"),
     P(37, "the primary unlinked its pages", "files of others",
       (r"~rte_service_init\(\) failed|error allocating rte services",),
@@ -258,9 +258,9 @@ PROBLEMS = (
       (),
       "The pool is the machine's; a job that counts on free pages needs them set aside.",
       "pyeal lease 2M:256 -- COMMAND"),
-    P(44, "the start waits for a lock, for ever", "files of others",
+    P(44, "the start waits indefinitely for a lock", "files of others",
       (),
-      "EAL locks the hugepage directory while it starts, and waits for whoever has it.",
+      "EAL locks the hugepage directory while it starts, and waits for the process that has it.",
       "end the process that holds it"),
     P(45, "no address space", "address space",
       (r"cannot get a virtual area(?! at)",

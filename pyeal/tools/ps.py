@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     Dict = dict[str, Any]
 
-TEXT = """Every EAL of this machine: who, which release, how much memory, and whether it is well.
-Only looks: nothing is attached to, locked or written. Root sees the processes of all users.
-Exit code: 0, also when there is none; 2 for wrong arguments."""
+TEXT = """List every EAL of this machine: its process, release, memory and health. Read-only: it
+never attaches to, locks or modifies anything. Root sees the processes of all users.
+Exit code: 0, also if there is no EAL; 2 for wrong arguments."""
 EXAMPLES = """  pyeal ps                 what runs, and what died and left pages behind
   pyeal ps -a --json       also directories that a clean exit left, as JSON (docs/json.md)"""
 
@@ -143,5 +143,5 @@ def not_seen(machine: Machine) -> list[str]:
         )
     lines += [f"{d} could not be listed" for d in sorted(machine.unreadable_directories)]
     if not machine.sees_all:
-        lines.append("this is a PID namespace of its own: processes outside are not seen")
+        lines.append("this is a PID namespace of its own: processes outside are not visible")
     return lines

@@ -1,4 +1,4 @@
-"""For pytest: the fixture `lease`, hugepages that a test has for itself.
+"""A pytest plugin with the fixture `lease`: hugepages that only the test uses.
 
 def test_boots(lease):
     pages = lease("2M:64", node=0)
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def lease() -> Iterator[Callable[..., Lease]]:
-    """lease("2M:64", node=None): pages until the test's end, when what was left behind fails it.
+    """Return lease("2M:64", node=None), which holds pages until the test's end.
 
-    Skips where there is no root; pages that cannot be had are an error.
+    A page that the test leaves behind fails it. Skips without root; a lack of pages is an error.
     """
     from contextlib import ExitStack
 

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
     Dict = dict[str, Any]
 
-TEXT = """What dead EALs left behind: hugepage files that keep pages from everybody, and files of
-runtime directories. Each verdict has its proof: lock, mappings, descriptors, sockets. A file that
-anybody holds is never touched, and nothing at all without --delete.
+TEXT = """List what dead EALs left behind: files that still hold hugepages, and files of runtime
+directories. Each verdict has its proof: lock, mappings, descriptors, sockets. Only --delete removes
+files, and never a file that a process holds.
 Exit code: 0 nothing is left over; 1 something is, or may be; 2 for wrong arguments."""
-EXAMPLES = """  pyeal stale                  what is left, and who left it
+EXAMPLES = """  pyeal stale                  what is left, and which EAL left it
   pyeal stale demo --delete    remove what is proven stale of --file-prefix=demo"""
 
 # held: a process has it. ended: what a clean exit leaves, and the next start overwrites
@@ -163,7 +163,7 @@ def _tell(targets: list[Dict]) -> None:
 
 
 def delete(f: Dict) -> tuple[bool, str]:
-    """Removes what was looked at, if it still is that and nobody holds it: (whether, why).
+    """Remove an item if it is still the same and no process holds it; return (whether, why).
 
     The directory is locked for it, as EAL does while it allocates, and the file across the unlink.
     """

@@ -440,14 +440,14 @@ def primary_of_another_prefix(w):
     return Way("--proc-type=secondary", box=box, prefix=f"{w.prefix}_other")
 
 
-@problem(18, "files of others", "only files are left", pages={"2M": 1}, log=False)
+@problem(18, "files of others", "only its files are left", pages={"2M": 1}, log=False)
 def primary_gone(w):
     box = w.box({"2M": 1})
     w.eal("-m", "2", box=box).kill()
     return Way("--proc-type=secondary", box=box, ends="any")
 
 
-@problem(17, "files of others", "wait for ever", "rm -r", log=False, pages={"2M": 1})
+@problem(17, "files of others", "wait indefinitely", "rm -r", log=False, pages={"2M": 1})
 def primary_that_died_while_starting(w):
     box = w.box({"2M": 1})
     primary = w.eal("-m", "2", box=box)
@@ -685,7 +685,7 @@ def test_a_process_that_is_up_is_not_in_its_own_way(world):
 
 @needs(root=True, pages={"2M": 2})
 def test_in_a_process_namespace_it_does_not_guess(world):
-    """Who holds a lock outside is not to be seen there: UNKNOWN, and kept files are not doomed."""
+    """Holders of locks outside are not visible: UNKNOWN, and kept files are not doomed."""
     box = world.box({"2M": 2})
     world.eal("-m", "2", "--huge-unlink=never", box=box, prefix=f"{world.prefix}_kept").close()
     env = environment() | box.environment()

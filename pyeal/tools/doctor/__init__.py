@@ -1,4 +1,4 @@
-"""Why EAL does not start here: the chain of what it needs, without a trace."""
+"""`pyeal doctor`: why EAL does not start here, checked link by link without leaving a trace."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-TEXT = "Why EAL does not start here, and the command that mends it. It looks, and changes nothing."
+TEXT = """Check every step of a start of EAL, and print the first obstacle and its fix. Nothing is
+changed."""
 EXAMPLES = """\
-  pyeal doctor -- -l 0-3 -m 1024       would this start; if not, the first thing in its way
+  pyeal doctor -- -l 0-3 -m 1024       would this start; if not, the first obstacle
   pyeal doctor --pid 4711              in that process's container, with its user and limits
 
 exit code: 0 nothing stands in the way, 1 something does, 2 the arguments make no sense"""
@@ -44,7 +45,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take one page for a moment by EAL's own calls, and name the one that fails",
     )
-    p.add_argument("-v", "--verbose", action="store_true", help="the harmless, too")
+    p.add_argument("-v", "--verbose", action="store_true", help="also what only looks harmful")
     p.add_argument("--json", action="store_true", help="everything, as pyeal.doctor/1")
 
 

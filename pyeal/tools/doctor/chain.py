@@ -91,8 +91,8 @@ def as_root(do: str) -> str:
 
 
 def _unexplained(e: EalError) -> Finding:
-    text = f"{e.what}: {e.found}" if e.found else e.what
-    return Finding(FAIL, text, wanted="a start", found=e.stage, do=e.fix or e.what)
+    wanted, found = e.expected or "a start", e.found or e.stage
+    return Finding(FAIL, e.what, wanted=wanted, found=found, do=e.fix or "pyeal plan -- ARGS")
 
 
 def _link_of(c: Case) -> str:

@@ -16,18 +16,16 @@ if TYPE_CHECKING:
 def check(c: Case) -> Iterator[Finding]:
     pid = c.view.namespace("pid")
     if not c.view.own and not c.view.namespace("mnt"):
-        text = (
-            "its mounts may not be looked at: what is said of mounts and files is of this process"
-        )
+        text = "its mounts are not accessible: mounts and files are those of this process"
         yield Finding(UNKNOWN, text, 19, do=f"sudo pyeal doctor --pid {c.view.pid}")
     if not c.view.sees_all_locks:
-        text = "a process namespace of its own: who holds files and locks outside is not to be seen"
+        text = "in a PID namespace of its own: holders of files and locks outside are not visible"
         yield Finding(UNKNOWN, text, 21, 3, do="run it with --pid=host, or on the host")
         if c.opts and c.o.file_prefix.rstrip("0123456789") != c.o.file_prefix and os.getpid() < 100:
             text = f"is {c.o.file_prefix} made of a process number? they repeat in each container"
             yield Finding(WARN, text, 21, do="--file-prefix $POD_UID")
     else:
-        yield Finding(OK, "the host's processes are in sight" if pid else "unknown to this kernel")
+        yield Finding(OK, "the host's processes are visible" if pid else "unknown to this kernel")
     if c.config and c.secondary and c.config.owner:
         primary = ProcessView(c.config.owner)
         if primary.namespace("mnt") and primary.namespace("mnt") != c.view.namespace("mnt"):

@@ -102,7 +102,7 @@ def _none_free(c: Case, usable: Usable, stale: list[tuple[str, int]]) -> Finding
         do = f"dpdk-hugepages.py -p {word} -r {size(max(c.requested, 64 << 20))}"
         return Finding(FAIL, "no hugepages are reserved", 1, 26, wanted=want, found=found, do=do)
     rows: tuple[int, ...] = (1,)
-    do, by = "pyeal ps", "by processes that are not in sight"
+    do, by = "pyeal ps", "by processes that are not visible"
     held = holders(c)
     if stale:
         rows, do = (3, 1), "pyeal stale --delete"
@@ -124,9 +124,9 @@ def _all_reserved(c: Case, usable: Usable) -> Finding:
     )
     return Finding(
         FAIL,
-        "every free page is reserved by somebody",
+        "every free page is reserved by another process",
         1,
-        wanted=f"a free {word} page that nobody reserved",
+        wanted=f"a free {word} page that no process reserved",
         found=reserved or "none free",
         do=f"dpdk-hugepages.py -p {word} -r {size((usable[default][0] + 32) * default)}",
     )
@@ -209,7 +209,10 @@ def _persistence(c: Case, pools: dict[int, dict[str, Any]]) -> Iterator[Finding]
     words += c.view.read("/etc/sysctl.conf") + c.view.read("/etc/dpdk/dpdk.conf")
     if "hugepages" not in words and "NR_2M" not in words:
         yield Finding(
-            OK, "nothing reserves them at boot: they last until the next one", 33, harmless=True
+            OK,
+            "these hugepages were reserved at run time and are lost at the next reboot",
+            33,
+            harmless=True,
         )
 
 

@@ -59,8 +59,8 @@ def check(c: Case) -> Iterator[Finding]:
         return
     if not c.config.alive:
         rows = (17, 18) if not c.config.complete else (18, 17)
-        text = "its primary died while it started: a secondary would wait for ever"
-        text = text if not c.config.complete else "its primary is gone, only files are left"
+        text = "its primary died while it started: a secondary would wait indefinitely"
+        text = text if not c.config.complete else "its primary is gone, only its files are left"
         yield Finding(
             FAIL,
             text,
@@ -73,7 +73,7 @@ def check(c: Case) -> Iterator[Finding]:
     if not c.config.complete:
         yield Finding(
             FAIL,
-            "the primary has not ended its start: a secondary waits for ever",
+            "the primary has not finished its start: a secondary waits indefinitely",
             17,
             wanted="a primary that has",
             found=process_name(c.config.owner),
@@ -101,7 +101,7 @@ def check(c: Case) -> Iterator[Finding]:
     yield from _stopped(c)
     yield from _tailqs(c)
     if c.config.word >= releases.get("22.11").word:
-        text = "when a secondary ends it cleans up the bus, too: the primary's device may stop"
+        text = "a secondary that ends also cleans up the bus: the primary's device may stop"
         yield Finding(OK, text, 15, harmless=True)
 
 
@@ -117,7 +117,7 @@ def _stopped(c: Case) -> Iterator[Finding]:
         if words and words[0] in "tT":
             yield Finding(
                 WARN,
-                f"process {pid} is stopped: whoever needs more memory waits for it",
+                f"process {pid} is stopped: a process that needs more memory waits for it",
                 36,
                 do=f"kill -CONT {pid}",
             )
