@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import itertools
 import os
 import struct
 from _thread import allocate_lock
@@ -283,10 +282,9 @@ def syscall_batch(
 def _addresses(names: Sequence[str]) -> tuple[list[int], bytes]:
     """Returns the address of each name as a C string, and the memory that holds them all."""
     data = os.fsencode("\0".join(names) + "\0")
-    at = ctypes.cast(ctypes.c_char_p(data), c_void_p).value
+    at = first = ctypes.cast(ctypes.c_char_p(data), c_void_p).value or 0
     before = names[:-1] if data.isascii() else data.split(b"\0")[:-2]
-    lengths = [len(name) + 1 for name in before]
-    return list(itertools.accumulate(lengths, initial=at)), data
+    return [first, *[at := at + len(name) + 1 for name in before]], data
 
 
 def pread_batch(fd: int, size: int, offsets: range) -> bytearray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock
 from errno import E2BIG, EADDRNOTAVAIL
-from itertools import pairwise
 
 from . import libc
 from .errors import EalError
@@ -196,7 +195,7 @@ def map_into_gap(
         return libc.mmap_batch(fds, vas, page_sz, kind | MAP_FIXED, done, prot)
     va, end, between = vas[0], vas[-1] + page_sz, []
     if end - va > len(vas) * page_sz:
-        both = pairwise(vas)
+        both = zip(vas, vas[1:], strict=False)
         between = [(a + page_sz, b - a - page_sz) for a, b in both if b - a > page_sz]
     with Gap(va, end - va, between) as fixed:
         try:
