@@ -376,20 +376,6 @@ class Heaps:
                 va, start = heap.find(size, align)
             return heap.carve(va, start, size) if va else 0
 
-    def list_of(self, va: int) -> MemsegList:
-        """Return the list of an address of a heap. EalError(EINVAL)."""
-        found = self.lists.of(va)
-        if found is None:
-            raise error(f"{va:#x} is not heap memory")
-        return found[0]
-
-    def zmalloc(self, size: int) -> int:
-        """Allocate zeroed bytes; return their address, 0 on failure."""
-        va = self.malloc(size)
-        if va:
-            libc.zero(va, size)
-        return va
-
     def _grow(self, heap: Heap, size: int, align: int) -> bool:
         """Add pages of the smallest size that has them. alloc_more_mem_on_socket"""
         sizes = {m.page_sz for m in self.lists if m.socket == heap.socket}
@@ -509,17 +495,18 @@ class Heaps:
         if not va:
             return
         at = va - HEADER
-        found = self._must_hold(at)
+        found = self.page_of(at)
         if elem(at).state & 7 == PAD:
             at -= elem(at).pad
-            found = self._must_hold(at)
+            found = self.page_of(at)
         heap = next((h for h in self.heaps if h.va == elem(at).heap), None)
         if heap is None:
             raise error(f"{va:#x} is not an area of a heap")
         with heap:
             self._free(heap, at, found[0])
 
-    def _must_hold(self, va: int) -> tuple[MemsegList, int]:
+    def page_of(self, va: int) -> tuple[MemsegList, int]:
+        """Return list and segment of an element's address. EalError(EINVAL)."""
         found = None if va % LINE else self.lists.of(va)
         if found is None or not found[0].arr.is_used(found[1]):
             raise error(f"{va + HEADER:#x} is not heap memory")
@@ -572,13 +559,15 @@ class Heaps:
     def service_tables(self) -> list[int]:
         """Allocate what rte_service_init does; return the addresses. EalError(ENOMEM)."""
         sizes = self.lists.release.service_tables
-        taken = [self.zmalloc(size) for size in sizes]
+        taken = [self.malloc(size) for size in sizes]
         if not all(taken):
             for va in taken:
                 self.free(va)
             wanted, found = f"{sum(sizes)} bytes of heap", self.segments.why or "full memory"
             what = "rte_service_init() failed"
             raise EalError(ENOMEM, "service", what, expected=wanted, found=found)
+        for va, size in zip(taken, sizes, strict=True):
+            libc.zero(va, size)
         return taken
 
     def free_unused(self) -> None:
@@ -590,7 +579,7 @@ class Heaps:
                     e = heap.at(va)
                     after = e.next
                     if e.state & 7 == FREE:
-                        self._shrink(heap, va, self.list_of(va))
+                        self._shrink(heap, va, self.page_of(va)[0])
                     if after and after <= va:
                         raise heap.damaged(after)
                     va = after

@@ -7,14 +7,13 @@ common/malloc_mp.c
 
 from __future__ import annotations
 
-import _thread
 import os
 import time
 from errno import ENOTSUP
 from struct import Struct
 
 from .errors import EalError
-from .mp import TIMEOUT, Channel
+from .mp import TIMEOUT, Channel, Reply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ class GrowthClient:
     ) -> None:
         self.channel, self.release, self.follow, self.log = channel, release, follow, log
         self.id = first_id()
-        self._waiting: dict[int, tuple[_thread.LockType, list[int]]] = {}
+        self._waiting: dict[int, Reply] = {}
         channel.actions["mp_malloc_sync"] = self._sync
         channel.actions["mp_malloc_rollback"] = self._sync
         channel.actions["mp_malloc_response"] = self._response
@@ -161,10 +160,7 @@ class GrowthClient:
     def _response(self, param: bytes) -> None:
         _, id, result = _unpack(param)
         if id in self._waiting:
-            replied, got = self._waiting[id]
-            if not got:
-                got.append(result)
-                replied.release()
+            self._waiting[id].deliver(result)
 
     def grow(self, heap: int, socket: int, page_sz: int, size: int, align: int, va: int) -> bool:
         """Return whether the primary added pages for size bytes; va: the heap's address (20.11)."""
@@ -179,23 +175,20 @@ class GrowthClient:
         return self._ask(_FREE.pack(FREE, va, length, self.id, 0), self.id)
 
     def _ask(self, param: bytes, id: int) -> bool:
-        replied = _thread.allocate_lock()
-        replied.acquire()
-        got: list[int] = []
-        self._waiting[id] = replied, got
+        reply = self._waiting[id] = Reply()
         try:
             if not self.channel.send("mp_malloc_request", param):
                 self.log("ERR", "Cannot send message to primary")
                 return False
-            self.channel.wait(replied, time.monotonic() + TIMEOUT, "mp_socket")
+            self.channel.wait(reply, time.monotonic() + TIMEOUT, "mp_socket")
         finally:
             del self._waiting[id]
-        if not got:
+        if reply.value is None:
             self.log("ERR", "Request timed out, or the primary has ended")
             # it may have died between linking new pages into the heap and having them mapped
             self._followed()
             return False
-        return got[0] == SUCCESS
+        return bool(reply.value == SUCCESS)
 
 
 # requests of DPDK's libraries about devices, of which pyeal shares none

@@ -7,6 +7,7 @@ from errno import EEXIST, EINVAL, ENAMETOOLONG, ENOENT, ENOMEM, ENOSPC
 
 from .errors import EalError
 from .fbarray import Fbarray
+from .heap import HEADER
 from .layout import LINE, Memzone
 
 TYPE_CHECKING = False
@@ -64,7 +65,7 @@ class Memzones:
             if not va:
                 raise _no(ENOMEM, name, f"{size} bytes on node {socket}", "no heap that has them")
             zone = Memzone.from_address(self.arr.address(slot))
-            msl = self.heaps.list_of(va)
+            msl = self.heaps.page_of(va - HEADER)[0]
             zone.name, zone.iova, zone.addr, zone.len = name.encode(), self.iova(va), va, size
             zone.hugepage_sz, zone.socket_id, zone.flags = msl.page_sz, msl.socket, 0
             self.arr.mark(slot)

@@ -1,8 +1,7 @@
-"""The message channel between the processes of one prefix: datagrams on sockets in the runtime
-directory. common/eal_common_proc.c
+"""The message channel of a prefix: datagrams between sockets in the runtime directory.
 
-The primary's socket is mp_socket, a secondary's mp_socket_<pid>_<tsc>. One thread receives; what
-does not fit is logged and dropped, and the channel lives on.
+The primary's socket is mp_socket, a secondary's mp_socket_<pid>_<tsc>. One thread receives. It logs
+and drops what is no message, and continues. common/eal_common_proc.c
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from .files import DirectoryLock, discard, why_untrusted
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from typing import Any
 
     from .releases import Release
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 MSG, REQ, REP, IGN = range(4)
 PARAM = 256
-TIMEOUT = 5.0  # seconds a peer has for an answer
-PULSE = 0.1  # seconds after which a peer that has not answered yet is looked at: does it live
-BACKLOG = 256  # messages kept while a request is under way; more are dropped
-SETTLE, PEEK = 0.25, 0.005  # seconds until a primary watches who lives; between looks until then
+TIMEOUT = 5.0  # seconds that a peer has for a reply
+PULSE = 0.1  # seconds between checks whether a peer that has not replied still listens
+BACKLOG = 256  # messages kept during a request; more are dropped
+SETTLE, PEEK = 0.25, 0.005  # seconds before a primary watches its directory; between polls before
 
 
 class Message:
-    """One datagram: kind, name, parameters, and the name of the socket it came from."""
+    """One datagram: kind, name, parameters, and the name of the sender's socket."""
 
     __slots__ = ("kind", "name", "param", "sender")
 
@@ -46,8 +46,25 @@ class Message:
         self.kind, self.name, self.param, self.sender = kind, name, param, sender
 
 
+class Reply:
+    """The reply that a thread waits for. The first one counts."""
+
+    def __init__(self) -> None:
+        self.arrived = _thread.allocate_lock()
+        self.arrived.acquire()
+        self.value: Any = None
+
+    def deliver(self, value: object) -> bool:
+        """Wake the thread; return False if it has a reply already."""
+        if self.value is not None:
+            return False
+        self.value = value
+        self.arrived.release()
+        return True
+
+
 class Wire:
-    """How a release lays a message out: 332 bytes, or 340 from 25.11 on."""
+    """A release's layout of a message: 332 bytes, or 340 from 25.11 on."""
 
     def __init__(self, release: Release) -> None:
         self.size, self.fds = release.message_size, release.message_fds
@@ -58,9 +75,9 @@ class Wire:
         return self.fields.pack(m.kind, m.name.encode(), len(m.param), 0, m.param)
 
     def decode(self, data: bytes, sender: str) -> Message:
-        """ValueError for what is not a message."""
+        """Return the message. ValueError for other data."""
         if len(data) != self.size:
-            raise ValueError(f"{self.size} bytes wanted, {len(data)} found")
+            raise ValueError(f"expected {self.size} bytes, found {len(data)}")
         kind, name, n, fds, param = self.fields.unpack(data)
         if not 0 <= n <= PARAM:
             raise ValueError(f"invalid received data length {n}")
@@ -71,10 +88,10 @@ class Wire:
 
 
 class Channel:
-    """This process's socket, its thread, and the requests it waits for.
+    """This process's socket, the thread that receives, and the requests under way.
 
-    actions: what answers a message of a name; bytes become the reply of a request. Until `ready`
-    a request that nobody answers is told to be ignored.
+    actions: by a message's name, the function that handles it; bytes that it returns are the reply.
+    ready: before it is set, a request without an action is replied to with "ignore me".
     """
 
     def __init__(
@@ -85,31 +102,27 @@ class Channel:
         self.primary = name == "mp_socket"
         self.actions: dict[str, Action] = {}
         self.ready = False
-        self._lives: set[int] = set()  # a descriptor of each secondary's process
-        self._born = -1  # readable when there is a new socket
+        self._lives: set[int] = set()  # a pidfd of each secondary
+        self._born = -1  # inotify's descriptor: readable when there is a new socket
         self._died = False
         self._on_death: Callable[[], object] = lambda: None
-        self._settles = 0.0  # when it will begin to watch; 0: it has, or will not
-        self._waiting: dict[tuple[str, str], tuple[_thread.LockType, list[Message]]] = {}
+        self._settles = 0.0  # time at which to begin to watch; 0: watching, or never
+        self._waiting: dict[tuple[str, str], Reply] = {}
         self._backlog: list[Message] = []
         self._thread = 0
         self._stopped = _thread.allocate_lock()
         if len(self.path) >= 108:
-            raise EalError(
-                EFAULT, "mp", f"a socket path of at most 107 bytes wanted, {self.path} found; "
-                "choose a shorter --file-prefix",
-            )  # fmt: skip
+            what, fix = f"Cannot create {self.path}", "choose a shorter --file-prefix"
+            limit = "a path of at most 107 bytes"
+            raise EalError(EFAULT, "mp", what, expected=limit, fix=fix, reason="path-too-long")
         bound = False
         try:
             self.sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         except OSError as e:
-            raise self._failed(f"{e.strerror}") from None
+            raise self._failed(e.strerror) from None
         try:
             with DirectoryLock(directory, fcntl.LOCK_EX):
-                try:
-                    os.unlink(self.path)
-                except FileNotFoundError:
-                    pass
+                discard(self.path)
                 self.sock.bind(self.path)
                 bound = True
             self._wake, self._waker = os.pipe()
@@ -117,24 +130,25 @@ class Channel:
             self.sock.close()
             if bound:
                 discard(self.path)
-            raise self._failed(f"{e.strerror}") from None
+            raise self._failed(e.strerror) from None
         self._poll = select.poll()
         self._poll.register(self.sock.fileno(), select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
 
     def start(self) -> None:
-        """From now on messages are answered."""
+        """Start the thread that handles messages."""
         self._stopped.acquire()
         try:
             self._thread = _thread.start_new_thread(self._run, ())
         except RuntimeError as e:
-            raise self._failed(f"{e}; see ulimit -u") from None
+            raise self._failed(str(e), "raise ulimit -u") from None
 
-    def _failed(self, why: str) -> EalError:
-        return EalError(EFAULT, "mp", f"failed to init mp channel: {self.path}: {why}")
+    def _failed(self, found: str | None, fix: str = "") -> EalError:
+        what = f"failed to init mp channel: {self.path}"
+        return EalError(EFAULT, "mp", what, found=found or "", fix=fix, reason="channel")
 
     def close(self) -> None:
-        """Ends the thread, after the message it works on, and removes the socket."""
+        """End the thread after the message that it handles, and remove the socket."""
         if self._waker < 0:
             return
         os.close(self._waker)
@@ -144,15 +158,12 @@ class Channel:
         self.sock.close()
         for fd in {self._wake, self._born, *self._lives} - {-1}:
             os.close(fd)
-        try:
-            os.unlink(self.path)
-        except FileNotFoundError:
-            pass
+        discard(self.path)
 
-    # who lives
+    # which secondaries live
 
     def watch(self, on_death: Callable[[], object]) -> None:
-        """Once started, it calls that after the end of any secondary's process."""
+        """Call on_death() after the end of any secondary's process. Before start()."""
         try:
             self._born = libc.inotify_init()
         except OSError as e:  # EMFILE: fs.inotify.max_user_instances
@@ -164,13 +175,15 @@ class Channel:
         self.log("DEBUG", f"Ends of secondaries are not noticed at once: {e.strerror}")
 
     def _settle(self) -> None:
-        """Begins to watch once there is somebody, or SETTLE is over. When a process that watches a
-        directory ends, the kernel often lets it wait for 8 ms: short lives are spared that."""
+        """Begin to watch as soon as there is a secondary, or after SETTLE.
+
+        A process that holds an inotify watch often takes 8 ms longer to exit: short ones have none.
+        """
         try:
             if time.monotonic() < self._settles and not self._sockets():
                 return
             libc.inotify_watch(self._born, self.directory)
-            for peer in self.peers():  # also those that ended before
+            for peer in self.peers():  # those that ended before, too
                 self._follow(peer)
         except OSError as e:  # ENOSPC: fs.inotify.max_user_watches
             self._blind(e)
@@ -181,7 +194,7 @@ class Channel:
         if name.startswith("mp_socket_") and pid.isdecimal():
             try:
                 fd = os.pidfd_open(int(pid))
-            except OSError:  # it ended already, or lives in a PID namespace of its own
+            except OSError:  # it has ended, or is in a PID namespace of its own
                 self._died = True
             else:
                 self._lives.add(fd)
@@ -216,7 +229,7 @@ class Channel:
             self._stopped.release()
 
     def _receive(self, timeout: float | None) -> list[Message]:
-        """Messages that are there, waiting for the first of them; replies are delivered."""
+        """Wait for a datagram; return it, unless it is a reply, which is delivered."""
         found: list[Message] = []
         ready = self._poll.poll(None if timeout is None else max(1, int(timeout * 1000)))
         for fd, _ in ready:
@@ -234,7 +247,7 @@ class Channel:
         try:
             if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
                 raise ValueError("truncated msg")
-            # whatever path the sender was bound by, its socket lies in this directory
+            # whatever path the sender was bound by, its socket is in this directory
             name = os.path.basename(sender) if isinstance(sender, str) else ""
             message = self.wire.decode(data, name)
         except ValueError as e:
@@ -247,12 +260,9 @@ class Channel:
         return found
 
     def _deliver(self, m: Message) -> None:
-        waiting = self._waiting.get((m.sender, m.name))
-        if waiting is None or waiting[1]:
+        reply = self._waiting.get((m.sender, m.name))
+        if reply is None or not reply.deliver(m):
             self.log("ERR", f"Drop mp reply: {m.name}")
-            return
-        waiting[1].append(m)
-        waiting[0].release()
 
     def _handle(self, m: Message) -> None:
         action = self.actions.get(m.name)
@@ -264,7 +274,7 @@ class Channel:
             return
         try:
             answer = action(m.param)
-        except Exception as e:  # one peer's message must not end the service for all
+        except Exception as e:  # a bad message must not end the thread
             self.log("ERR", f"{m.name} from {m.sender}: {type(e).__name__}: {e}")
             return
         if m.kind == REQ and answer is not None:
@@ -273,7 +283,7 @@ class Channel:
     # sending
 
     def peers(self) -> list[str]:
-        """Names of the sockets to speak to: all secondaries', or the primary's."""
+        """Return the names of the sockets to send to: all secondaries', or the primary's."""
         if not self.primary:
             return ["mp_socket"]
         with DirectoryLock(self.directory, fcntl.LOCK_SH):
@@ -283,8 +293,10 @@ class Channel:
         return sorted(n for n in os.listdir(self.directory) if n.startswith("mp_socket_"))
 
     def alone(self) -> bool:
-        """Whether no other process listens; nor lives, where that is watched: one that detaches
-        has no socket any more."""
+        """Return whether no other process listens, nor lives if that is watched.
+
+        A secondary that detaches has no socket any more before it ends.
+        """
         lives = select.poll()
         for fd in list(self._lives):
             lives.register(fd, select.POLLIN)
@@ -293,7 +305,7 @@ class Channel:
         return not any(map(self._listens, self.peers()))
 
     def _trusted(self, path: str) -> bool:
-        """Whether that is a socket of this user's, or root's, and no link to one elsewhere."""
+        """Return whether it is a socket, not a link to one, of this user or root."""
         try:
             why = why_untrusted(os.lstat(path), stat.S_IFSOCK)
         except OSError:
@@ -315,9 +327,9 @@ class Channel:
         return True
 
     def _send(self, peer: str, m: Message) -> bool:
-        """Whether it is on its way. A dead secondary's socket file is removed."""
+        """Send, and return whether a process listens. Removes a dead secondary's socket file."""
         if not peer.startswith("mp_socket"):
-            return False  # a sender without an address of this prefix gets no answer
+            return False  # the sender has no address in this prefix
         path = f"{self.directory}/{peer}"
         if not self._trusted(path):
             return False
@@ -326,80 +338,69 @@ class Channel:
         except ConnectionRefusedError:
             self.log("DEBUG", f"failed to send to ({path}): Connection refused")
             if self.primary:
-                try:
-                    os.unlink(path)
-                except FileNotFoundError:
-                    pass
+                discard(path)
             return False
         except FileNotFoundError:
             return False
-        except OSError as e:  # its queue is full: it is there, and will be found mute
+        except OSError as e:  # its queue is full: it lives, and will be unresponsive
             self.log("ERR", f"failed to send to ({path}): {e.strerror}")
         return True
 
     def send(self, name: str, param: bytes) -> int:
-        """Tells all peers; to how many it went. rte_mp_sendmsg"""
+        """Send to all peers, and return to how many. rte_mp_sendmsg"""
         return sum(self._send(peer, Message(MSG, name, param)) for peer in self.peers())
 
     def request(
-        self, name: str, param: bytes, timeout: float = TIMEOUT, mute: Collection[str] = ()
+        self, name: str, param: bytes, timeout: float = TIMEOUT, unresponsive: Collection[str] = ()
     ) -> dict[str, bytes | None]:
-        """Asks all peers and waits: the answers by peer, None from one that did not give any.
+        """Send to all peers and wait; return the replies by peer, None after the timeout.
 
-        A peer that says "ignore me" or ends meanwhile does not count (EAL waits for the latter);
-        the mute ones are told, not waited for. rte_mp_request_sync. EalError(EEXIST) while the
-        same is asked already.
+        Left out are peers that reply "ignore me" or end meanwhile (EAL waits for the latter), and
+        the unresponsive ones, which are told and not waited for. Raises EalError(EEXIST) while the
+        same request is under way. rte_mp_request_sync
         """
-        asked: dict[str, tuple[_thread.LockType, list[Message]]] = {}
+        asked: dict[str, Reply] = {}
         for peer in self.peers():
-            if peer in mute:
+            if peer in unresponsive:
                 self._send(peer, Message(REQ, name, param))
                 continue
-            key = (peer, name)
-            if key in self._waiting:
-                raise EalError(EEXIST, "mp", f"{name} is asked of {peer} already")
-            answered = _thread.allocate_lock()
-            answered.acquire()
-            self._waiting[key] = answered, []
-            if self._send(peer, Message(REQ, name, param)):
-                asked[peer] = self._waiting[key]
-            else:
-                del self._waiting[key]
+            if (peer, name) in self._waiting:
+                raise EalError(EEXIST, "mp", f"a request {name} to {peer} is under way")
+            self._waiting[peer, name] = asked[peer] = Reply()
+            if not self._send(peer, Message(REQ, name, param)):
+                del self._waiting[peer, name], asked[peer]
         deadline = time.monotonic() + timeout
-        gone = []
         try:
-            for peer, (answered, _) in asked.items():
-                if not self.wait(answered, deadline, peer):
-                    gone.append(peer)
+            alive = {p for p, reply in asked.items() if self.wait(reply, deadline, p)}
         finally:
             for peer in asked:
                 del self._waiting[peer, name]
         return {
-            peer: got[0].param if got else None
-            for peer, (_, got) in asked.items()
-            if (got[0].kind != IGN if got else peer not in gone)
+            peer: reply.value and reply.value.param
+            for peer, reply in asked.items()
+            if (reply.value.kind != IGN if reply.value else peer in alive)
         }
 
-    def wait(self, answered: _thread.LockType, deadline: float, peer: str) -> bool:
-        """Until the reply is there, or it is too late; False when the peer ended without one.
+    def wait(self, reply: Reply, deadline: float, peer: str) -> bool:
+        """Wait for a reply until the deadline; return False if the peer ended without one.
 
         The receiving thread itself receives meanwhile.
         """
         receives = self._thread == _thread.get_ident()
         while (left := deadline - time.monotonic()) > 0:
             pause = min(left, PULSE)
-            if answered.acquire(timeout=0 if receives else pause):
+            if reply.arrived.acquire(timeout=0 if receives else pause):
                 return True
             if receives and (more := self._receive(pause)):
                 self._backlog += more
                 del self._backlog[BACKLOG:]
-            elif not answered.locked() or not self._listens(peer):
-                return answered.acquire(timeout=0)
+            elif not reply.arrived.locked() or not self._listens(peer):
+                return reply.arrived.acquire(timeout=0)
         return True
 
 
 def _close_fds(control: list[tuple[int, int, bytes]]) -> None:
-    """Descriptors that nobody asked for."""
+    """Close descriptors that came with a datagram: no message here has any."""
     for level, kind, data in control:
         if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
             for (fd,) in (unpack_from("i", data, i) for i in range(0, len(data) & ~3, 4)):
