@@ -1,13 +1,12 @@
-"""What differs between DPDK releases: the one table. Nothing else in pyeal tests a version.
+"""What differs between DPDK releases, in one table. Nothing else in pyeal tests a version.
 
-A row states what became true with that release and holds until a later row says otherwise.
+A row states what became true with a release. It holds until a later row states otherwise.
 """
 
 from __future__ import annotations
 
 DEFAULT = "22.11.11"
 
-# fmt: off
 _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     ("20.11.10", {
         "abi": "21",                         # librte_eal.so.21, or with the part behind the dot
@@ -88,11 +87,10 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "mounts_decoded": True,
     }),
 )
-# Facts that came to lines as a fix: what held before it, and the minor releases that brought it.
+# Facts that a minor release changed as a fix: the value before it, and the first releases with it.
 _FIXES: tuple[tuple[str, object, tuple[str, ...]], ...] = (
     ("shadow_suffix", "{pid}", ("23.11.7", "24.11.5", "25.11.1")),
 )
-# fmt: on
 
 
 class Release:
@@ -137,12 +135,12 @@ class Release:
 
     @property
     def line(self) -> str:
-        """The line that it belongs to: "22.11" for 22.11.11."""
+        """The release line: "22.11" for 22.11.11."""
         return self.name[:5]
 
 
 def word_of(name: str) -> int:
-    """The version word in `config`. lib/eal/include/rte_version.h: RTE_VERSION"""
+    """Return the version word in `config`. lib/eal/include/rte_version.h: RTE_VERSION"""
     year, month, minor = (*map(int, name.split(".")), 0)[:3]
     return year << 24 | month << 16 | minor << 8 | 99
 
@@ -162,9 +160,9 @@ SPAN = f"{min(_LINES)} .. {max(_LINES)}"  # for --help
 
 
 def get(name: str) -> Release:
-    """The release of that name: "22.11.11", "22.11", or another minor one of a known line.
+    """Return the release of that name: "22.11.11", "22.11", or a minor one of a known line.
 
-    Raises ValueError that names the known ones.
+    Raises ValueError that names the known releases.
     """
     if name in RELEASES:
         return RELEASES[name]
@@ -182,6 +180,6 @@ def get(name: str) -> Release:
 
 
 def by_word(word: int) -> Release:
-    """The release whose version word stands in a `config` file. Raises ValueError if unknown."""
+    """Return the release of a version word in `config`. ValueError if it is unknown."""
     year, month, minor = word >> 24, word >> 16 & 0xFF, word >> 8 & 0xFF
     return get(f"{year:02}.{month:02}" + (f".{minor}" if minor else ""))
