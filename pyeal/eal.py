@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     Log = Callable[[str, str], object]
     Running = list[tuple[int, int]]  # (lcore, node) of those that run, the main one first
 
-TIMEOUT = 10.0  # seconds for a primary to finish its start; EAL waits without end
+TIMEOUT = 10.0  # seconds for a primary to finish its start; EAL waits indefinitely
 
 
 class Footprint:

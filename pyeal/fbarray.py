@@ -388,7 +388,7 @@ class Arrays:
         memset(addressof(desc), 0, sizeof(desc))
 
     def close(self, remove: bool = False) -> None:
-        """Detach all arrays; remove: delete their files, too, after a failed start."""
+        """Detach all arrays; remove: also delete their files, after a failed start."""
         for va, (size, fd) in self.areas.items():
             if remove and fd >= 0:
                 name = os.readlink(f"/proc/self/fd/{fd}")

@@ -1,7 +1,7 @@
 """Makes a heap consistent again whose lock a dead process held.
 
 The process may have died between any two stores. Sizes and states decide which elements there are:
-they change last when an element is split, and first when two are joined. All links are made anew.
+they change last when an element is split, and first when two are joined. All links are made again.
 """
 
 from __future__ import annotations

@@ -197,10 +197,8 @@ def lease_all(
         give_back(owner, say)
         left = end - time.monotonic()
         if left <= 0:
-            found = ", ".join(
-                f"{want[s]} x {s} wanted, {n} could be had" for s, n in lacking.items()
-            )
-            raise Refused(f"{found}, after {seconds:g} s: see who has them: hugepages show")
+            found = ", ".join(f"{want[s]} x {s} wanted, {n} available" for s, n in lacking.items())
+            raise Refused(f"{found}, after {seconds:g} s: hugepages show lists their owners")
         say(f"waiting for {text({s: want[s] for s in lacking})}: {left:.0f} s left")
         time.sleep(min(pause, left))
         pause = min(2 * pause, 15)
@@ -277,7 +275,7 @@ def show() -> None:
     for path in sorted(STATE.glob("*.json")):
         loan = _load(path)
         alive = started(loan["pid"]) == loan["started"]
-        print(f"on loan to {loan['pid']}{'' if alive else ' (dead)'}: {text(loan['took'])}")
+        print(f"leased to {loan['pid']}{'' if alive else ' (dead)'}: {text(loan['took'])}")
 
 
 def run_with(want: dict[str, int], argv: list[str]) -> int:

@@ -339,7 +339,7 @@ class Memory:
         return sum(m.count * m.page_sz for m in self.lists if not m.external)
 
     def check_dma_mask(self, bits: int) -> int:
-        """Returns 0 if all memory is below 2**bits (later memory will be, too), 1 if not.
+        """Returns 0 if all memory is below 2**bits (as all later memory will be), 1 if not.
 
         -1 for more than 63 bits. rte_mem_check_dma_mask
         """

@@ -71,7 +71,7 @@ class Alone:
 
 
 class Primary(Alone):
-    """A primary whose files are shared; nobody can have attached before connect()."""
+    """A primary whose files are shared; no process can have attached before connect()."""
 
     exchange = staticmethod(libc.compare_exchange)
 
@@ -100,9 +100,9 @@ class Primary(Alone):
         return followed
 
     def release_dead_locks(self) -> None:
-        """Reset the locks of dead processes once all others are dead, too.
+        """Reset the locks of dead processes once all other processes are dead.
 
-        The next process that attaches would wait for them without end, as the C library does.
+        The next process that attaches would wait for them indefinitely, as with the C library.
         """
         for lock in self._locks:
             try:

@@ -224,7 +224,7 @@ class Sync:
         self._tell("alloc", msl, start, n)
 
     def _mark(self, msl: MemsegList, start: int, n: int, used: bool) -> None:
-        """Enters what is mapped, also into the shadow array where there is one."""
+        """Enters what is mapped, also into the shadow array if there is one."""
         bits = (1 << n) - 1 << start
         old = self.mapped[msl.index]
         self.mapped[msl.index] = old | bits if used else old & ~bits

@@ -102,7 +102,7 @@ def kernel(monkeypatch):
 
 def test_all_or_nothing(pools, kernel):
     kernel(10)
-    with pytest.raises(loans.Refused, match="80 x 2M wanted, 50 could be had, after 0 s"):
+    with pytest.raises(loans.Refused, match="80 x 2M wanted, 50 available, after 0 s"):
         loans.lease_all({"2M": 80}, 0)
 
     assert pools("2M") == 100

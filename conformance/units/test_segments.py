@@ -138,7 +138,7 @@ CALLS = [("flock", "ENOLCK", 0), ("flock", "ENOLCK", 3), ("flock", "ENOLCK", 4),
 def test_a_call_that_fails_for_one_page(
     eal_of: Start, call: str, error: str, k: int, how: str
 ) -> None:
-    """The pages before it are had when any number will do; then the next list is not needed.
+    """The pages before it are allocated if any number will do; then the next list is not needed.
 
     Page 0 of the batch failing leaves list 0 without any: list 1 serves all ten.
     """
@@ -190,7 +190,7 @@ def test_a_cgroup_limit_at_page_k(
     eal_of: Start, cgroup: Start, mode: str, k: int, helper: bool
 ) -> None:
     """Populating stops in the middle of a chunk, in this thread or the other. With two at work
-    the pages that are there need not be the first, and then fewer are had, or none."""
+    the pages that are there need not be the first, and then fewer are allocated, or none."""
     eal = eal_of(mode, how="helper" * helper, cgroup=cgroup("2M", (1 + k) * PAGE))
     got = both(eal, range(k + 1), lambda: lambda: None)
 
@@ -350,12 +350,12 @@ def test_a_page_file_in_use_elsewhere_stays(eal_of: Start, cgroup: Start) -> Non
 
 @needs(pages={"2M": 8}, root=True)
 def test_pages_freed_without_the_lock_of_their_directory(start: Start, peer: Start) -> None:
-    """One that does not answer may have stopped with it: nothing is got, and files stay a while."""
+    """A stopped process may hold it: nothing is allocated, and files remain for a while."""
     eal = start("-m", "2", target="pyeal")
     at = eal.malloc(5 << 20).va
     files = eal.page_files()
     mute = peer(eal)
-    assert not eal.malloc(7 << 20).va  # so that it is known to be mute
+    assert not eal.malloc(7 << 20).va  # so that it counts as unresponsive
     with DirectoryLock(str(eal.hugedir())):
         begun = time.monotonic()
         refused = not eal.malloc(7 << 20).va

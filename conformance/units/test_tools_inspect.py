@@ -51,7 +51,7 @@ def test_recordings_say_what_the_library_said(release: str, mode: str, tmp_path:
     (said,) = s.heaps()
     assert (said["Name"], said["Heap_size"]) == (heap.name, heap.total_size)
     assert said["Alloc_count"] == heap.alloc_count
-    # what lies in pages is not in a copy: no number instead of a wrong one
+    # the content of pages is not in a copy: no number instead of a wrong one
     assert said["Free_size"] is None and "pages are not there" in said["unread"]
 
 

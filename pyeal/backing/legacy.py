@@ -267,7 +267,7 @@ class LegacyFiles(PageFiles):
     def attach_files(self, msl: MemsegList, directory: str, pages: dict[int, str]) -> None:
         """Maps a primary's pages, {segment: file's name}, untouched. OSError names a file.
 
-        One that is too short is refused: its mapping would make it longer. No other page of the
+        A file that is too short is refused: its mapping would make it longer. No other page of the
         list is mapped.
         """
         size, opened, segs = msl.page_sz, list[int](), sorted(pages)

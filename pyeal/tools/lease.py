@@ -185,7 +185,7 @@ def _lend(args: argparse.Namespace) -> int:
     lent = Lease(args.pages, args.node)
     if os.geteuid():
         raise PermissionError(f"taking hugepages wants root, found uid {os.geteuid()}")
-    loans.recover(lent.say)  # mounts of the dead are in the namespace that is left now
+    loans.recover(lent.say)  # mounts of dead processes are in the namespace that is left now
     own_mounts()
     _hide_others()
     with lent:

@@ -111,7 +111,7 @@ def dies(eal, moment, verb, **params):
 
 @contextmanager
 def or_killed(eals):
-    """Who waits for a dead one's lock without end cannot be asked to end, either."""
+    """Kill a process that waits indefinitely for a dead process's lock: it cannot exit."""
     try:
         yield
     except BaseException:
@@ -191,7 +191,7 @@ def test_a_death_in_the_attach_costs_the_primary_one_wait(
 BOTH = "dynmem", "single-file"
 GROWTH = {
     "page": (("mmap", "{page}", 1), BOTH),
-    "own": (("mmap", "{page}", 1), BOTH),  # as "page", but nobody asked for it
+    "own": (("mmap", "{page}", 1), BOTH),  # as "page", but without a request
     "tell": (("sendmsg,sendto", None, 1), BOTH[:1]),  # the secondaries of the new pages
     "answer": (("sendmsg,sendto", None, 2), BOTH[:1]),  # the one who asked
 }
@@ -212,9 +212,9 @@ def couple(start, join, name, mode="dynmem"):
 @needs(pages={"2M": 40}, strace=True)
 @pytest.mark.long
 def test_a_primarys_death_in_a_growth_leaves_what_was_there(start, join, prefix, evidence):
-    """Asked by a secondary, or for itself: who is left reads and writes, and all comes back.
+    """Asked by a secondary, or for itself: survivors read and write, and all memory is freed.
 
-    All at once, since each may wait; a start would take the pages of the dead away.
+    All at once, since each may wait; a start would remove the pages of dead processes.
     """
     worlds = {(what, mode): couple(start, join, f"{prefix}_{what}_{mode}", mode)
               for what, (_, among) in GROWTH.items() for mode in among}  # fmt: skip
@@ -248,7 +248,7 @@ def test_a_primarys_death_in_a_growth_leaves_what_was_there(start, join, prefix,
 @requirement("SEC-043")
 @needs(pages={"2M": 8}, strace=True)
 def test_who_asked_a_dead_primary_can_use_the_heap(start, join, prefix, evidence):
-    """The new pages are linked into the heap, and nobody was told: an area of them is had."""
+    """The new pages are linked into the heap, and no process was told: malloc returns them."""
     eal, other, at, _ = couple(start, join, prefix)
     waits_for(eal, GROWTH["tell"][0])
     other.begin("malloc", size=BIG, align=0, socket=-1)

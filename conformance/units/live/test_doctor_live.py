@@ -572,7 +572,7 @@ def ends(eal, way):
     else:
         try:
             eal.init(within=5)
-        except Exception as e:  # whatever comes of it
+        except Exception as e:  # any outcome will do
             del e
         log = eal.log
     if trace:
@@ -617,14 +617,14 @@ def _last_lines(log):
 
 
 def test_thirty_of_the_problems_are_made_with_a_real_librte_eal():
-    """Rows that hurt one: without 0, which is none, pyeal's own 13, and what is harmless."""
+    """Rows that hurt a user: without 0, which is no problem, pyeal's own 13, and the harmless."""
     states = {}
     for _, row, _, _, state, _ in (p.values for p in PROBLEMS):
         states.setdefault(row, set()).add(state)
     hurt = {row for row, found in states.items() if found != {"OK"}} - {0, 13}
     refused = {row for row in hurt if "FAIL" in states[row]}
 
-    assert (len(hurt), len(refused)) == (33, 29)  # more is better: count anew
+    assert (len(hurt), len(refused)) == (33, 29)  # more is better: count again
 
 
 HEALTHY = {
