@@ -65,13 +65,14 @@ def test_paths_in_pages_are_there(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_names_in_pages_are_there(page):
-    """Look up `pyeal/eal.py: Eal`: the file must define the name."""
-    named = re.findall(r"`([\w/]+\.py): (\w+)`", page.read_text())
-    gone = [
-        f"{file}: {name}"
-        for file, name in named
-        if not re.search(rf"^\s*(def|class) {name}\b|^{name}\b", (ROOT / file).read_text(), re.M)
-    ]
+    """Look up `pyeal/eal.py: Eal` and `eal.py: Eal`: the file of pyeal/ must define the name."""
+    named = re.findall(r"`([\w/]+\.py): ([\w.]+)`", page.read_text())
+    gone = []
+    for file, name in named:
+        path = ROOT / file if (ROOT / file).exists() else ROOT / "pyeal" / file
+        last = name.rpartition(".")[2]
+        if not re.search(rf"^\s*(def|class) {last}\b|^{last}\b", path.read_text(), re.M):
+            gone.append(f"{file}: {name}")
 
     assert gone == []
 
