@@ -1,7 +1,7 @@
 """pyeal as a target of the conformance suite: one JSON object a line.
 
-conformance/PROTOCOL.md says what the verbs are, serve.py is the loop for any target: the verbs are
-the public methods of one object. `python -m pyeal.agent [--as RELEASE]` serves pyeal itself.
+The verbs are the public methods of Target; conformance/PROTOCOL.md specifies them, and serve.py is
+the loop of every target. `python -m pyeal.agent [--as RELEASE]` serves pyeal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEVELS = "error", "warning", "notice", "info", "debug"
 
 
 def _log(args: list[str]) -> Callable[[str, str], None]:
-    """Says what --log-level=lib.eal:LEVEL lets through on stderr; everything without it."""
+    """Returns a log that prints to stderr what --log-level=lib.eal:LEVEL allows, else all."""
     asked = [a.rpartition(":")[2] for a in args if a.startswith("--log-level=lib.eal:")]
     level = LEVELS.index(asked[-1]) if asked else len(LEVELS)
     shown = {w[:3].upper() for w in LEVELS[: level + 1]}
@@ -43,7 +43,7 @@ ZONE = "addr", "len", "iova", "socket_id"
 
 
 def _answer(call: Callable[[], int | None], **more: object) -> Answer:
-    """What a C function would have said: ret and errno."""
+    """Returns what the C function would have: ret and errno."""
     try:
         return {"ret": call() or 0, "errno": 0, **more}
     except EalError as e:
@@ -51,7 +51,7 @@ def _answer(call: Callable[[], int | None], **more: object) -> Answer:
 
 
 class Target(Process):
-    """The verbs over one Eal."""
+    """The verbs, on one Eal."""
 
     target = "pyeal"
 
@@ -60,7 +60,6 @@ class Target(Process):
         self._eal: Eal
         self._arrays: list[tuple[layout.Fbarray, Fbarray | None]] = []
         self._events: list[Answer] = []
-        self._keep: list[int] = []
 
     def init(self, args: list[str], role: str | None = None, tailqs: Sequence[str] = ()) -> Answer:
         try:
@@ -71,7 +70,7 @@ class Target(Process):
         return {"ret": 0, "iova_mode": eal.iova_mode, "runtime_dir": eal.runtime_dir}
 
     def observe(self, args: list[str]) -> Answer:
-        """Joins to look only."""
+        """Attaches read-only."""
         return self.init(args, "observer")
 
     def refresh(self) -> Answer:
@@ -149,7 +148,7 @@ class Target(Process):
         return [{"list": pages.msl.index, "seg": i, "addr": pages.msl.va(i)} for i in segs]
 
     def free_segs(self, segs: list[dict[str, int]]) -> Answer:
-        """Gives back one allocation, whole, as `alloc` answered it."""
+        """Frees one allocation as a whole, as `alloc` returned it."""
         first = (segs[0]["list"], segs[0]["seg"], len(segs))
 
         def free() -> None:
@@ -273,7 +272,7 @@ class Target(Process):
 
     @staticmethod
     def _find(arr: Fbarray, fn: str, start: int, n: int = 0) -> int:
-        """By the C library's name: find_next_n_free, find_rev_contig_used, ..."""
+        """Searches by the C library's name: find_next_n_free, find_rev_contig_used, ..."""
         words = fn.split("_")[1:]
         used, back = words.pop() == "used", words[0] in ("prev", "rev")
         if "contig" in words:
@@ -296,7 +295,7 @@ class Target(Process):
 
 
 def main(args: list[str]) -> int:
-    """`[--as RELEASE]`; the exit code."""
+    """Serves with the arguments `[--as RELEASE]` and returns the exit code."""
     if args in (["-h"], ["--help"]):
         print(f"usage: pyeal agent [--as RELEASE]\n\n{__doc__}")
     elif args[:1] == ["--as"] and len(args) == 2:
@@ -304,7 +303,7 @@ def main(args: list[str]) -> int:
     elif not args:
         serve(Target())
     else:
-        print(f"pyeal.agent: [--as RELEASE] wanted, {' '.join(args)} found", file=sys.stderr)
+        print(f"pyeal agent: expected [--as RELEASE], found {' '.join(args)}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,7 +1,7 @@
 """Hugepage discovery: sizes, mounts, free pages of each node. linux/eal_hugepage_info.c
 
-survey() only reads and runs on any tree; discover() also locks each hugedir and clears it of stale
-files, which EAL does between finding a mount and counting its pages.
+survey() only reads, on any Host. discover() also locks each hugedir and removes stale files, which
+EAL does between finding a mount and counting its pages. The file hugepage_info has the result.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ NODES = "devices/system/node"
 class HugepageInfo:
     """One page size that counts. common/eal_internal_cfg.h: struct hugepage_info"""
 
-    __slots__ = ("hugedir", "kept", "lock_fd", "num_pages", "num_reusable", "page_sz")
+    __slots__ = ("hugedir", "lock_fd", "num_pages", "num_reusable", "open_files", "page_sz")
 
     def __init__(self, page_sz: int, hugedir: str, nodes: int) -> None:
         self.page_sz, self.hugedir = page_sz, hugedir  # "": anonymous pages (--in-memory)
         self.num_pages = [0] * nodes  # by node id
         self.lock_fd = -1
-        self.num_reusable = 0  # unlocked pages in hugedir that --huge-unlink=never kept
-        self.kept: dict[str, int] = {}  # descriptors of those among them that may be this EAL's own
+        self.num_reusable = 0  # unlocked pages in hugedir, of starts with --huge-unlink=never
+        self.open_files: dict[str, int] = {}  # those of this EAL's prefix: name -> descriptor
 
     def __repr__(self) -> str:
         pages = {k: n for k, n in enumerate(self.num_pages) if n}
@@ -52,8 +52,11 @@ class HugepageInfo:
 
 
 class Infos(list[HugepageInfo]):
-    """The sizes that count, descending. `dropped` is the page size that EAL leaves in the record
-    after them, in a file that is written whole: a size without a mount, found last (or 0)."""
+    """The sizes that count, descending.
+
+    dropped: the page size that EAL leaves in the record after them: a size without a mount that was
+    found after the last counted one, else 0. hugepage_info has it, as all records are written.
+    """
 
     dropped = 0
 
@@ -62,9 +65,9 @@ class Infos(list[HugepageInfo]):
 
 
 def _value(path: str, log: Log, unread: list[str] | None = None) -> int | None:
-    """The number in a sysfs file. unix/eal_filesystem.c: eal_parse_sysfs_value
+    """Returns the number in a sysfs file, None if there is none. eal_parse_sysfs_value
 
-    unread: gets what could not be read, and why.
+    unread: the path and the reason are added to it if the file cannot be opened.
     """
     try:
         with open(path, "rb", buffering=0) as f:
@@ -84,7 +87,10 @@ def _value(path: str, log: Log, unread: list[str] | None = None) -> int | None:
 
 
 def sizes(host: Host = LOCAL) -> list[tuple[str, int]]:
-    """(directory name, bytes) of each page size, in the directory's own order, as EAL goes."""
+    """Returns (directory name, bytes) of each page size, in the order of the directory, as EAL.
+
+    EalError(EACCES) if the kernel has no hugetlb pages.
+    """
     path = f"{host.sys}/{GLOBAL}"
     try:
         names = [n for n in os.listdir(path) if n.startswith("hugepages-")]
@@ -104,9 +110,9 @@ ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
 def mounts(host: Host = LOCAL, decoded: bool = True) -> list[tuple[str, int | None]]:
-    """(mount point, page size or None where the line names none) of each hugetlbfs, as listed.
+    """Returns (mount point, page size or None if the line has none) of each hugetlbfs, as listed.
 
-    decoded: with \\040 and its like turned back into blanks, which EAL does not before 26.07.
+    decoded: whether \\040 and similar codes are decoded, which EAL does since 26.07.
     """
     found = []
     with open(host.mounts, "rb") as f:
@@ -124,7 +130,7 @@ def mounts(host: Host = LOCAL, decoded: bool = True) -> list[tuple[str, int | No
 
 
 def default_size(host: Host = LOCAL) -> int:
-    """Hugepagesize of /proc/meminfo, which a mount line without pagesize= stands for."""
+    """Returns Hugepagesize of /proc/meminfo: the size of a mount line without pagesize=."""
     with open(f"{host.proc}/meminfo", encoding="ascii", errors="replace") as f:
         for line in f:
             if line.startswith("Hugepagesize:"):
@@ -133,7 +139,7 @@ def default_size(host: Host = LOCAL) -> int:
 
 
 def pools(host: Host = LOCAL) -> dict[int, dict[str, int | dict[int, dict[str, int]]]]:
-    """Every counter of every pool: {page size: {counter: n, ..., "nodes": {node: {...}}}}."""
+    """Returns every counter of every pool: {page size: {counter: n, "nodes": {node: {...}}}}."""
 
     def counters(path: str) -> dict[str, int]:
         return {
@@ -161,7 +167,7 @@ def pools(host: Host = LOCAL) -> dict[int, dict[str, int | dict[int, dict[str, i
 
 
 class Survey:
-    """One reading of a host for one set of options."""
+    """Reads a host for one set of options."""
 
     def __init__(
         self,
@@ -178,7 +184,7 @@ class Survey:
         self.default = 0
 
     def _matching(self, page_sz: int) -> list[str]:
-        """Mount points of pages of that size."""
+        """Returns the mount points for pages of a size."""
         if self.mounts is None:
             self.mounts = mounts(self.host, self.release.mounts_decoded)
         if not self.default and any(sz is None for _, sz in self.mounts):
@@ -186,7 +192,7 @@ class Survey:
         return [point for point, sz in self.mounts if page_sz == (sz or self.default)]
 
     def hugedir(self, page_sz: int) -> str:
-        """The directory for that size's files or "". get_hugepage_dir"""
+        """Returns the directory for files of a page size, "" if there is none. get_hugepage_dir"""
         asked, rule = self.o.huge_dir, self.release.huge_dir_rule
         if asked is None:
             return next(iter(self._matching(page_sz)), "")
@@ -198,13 +204,13 @@ class Survey:
             return ""
         if rule == "statfs":
             return asked if kind == libc.HUGETLBFS_MAGIC and block == page_sz else ""
-        for point in self._matching(page_sz):  # a directory below the mount point will do
+        for point in self._matching(page_sz):  # or a directory below a mount point
             if asked == point or (asked.startswith(point) and asked[len(point)] == "/"):
                 return asked
         return ""
 
     def overall(self, name: str, page_sz: int, reusable: int) -> int:
-        """Pages that the kernel could give on any node. get_num_hugepages"""
+        """Returns how many pages the kernel can give on all nodes. get_num_hugepages"""
         path = f"{self.host.sys}/{GLOBAL}/{name}"
         resv = _value(f"{path}/resv_hugepages", self.log, self.unread)
         if resv is None:
@@ -220,7 +226,7 @@ class Survey:
         return min(n + reusable, U32)
 
     def on_node(self, name: str, page_sz: int, node: int) -> int:
-        """Free pages of one node. get_num_hugepages_on_node"""
+        """Returns the number of free pages of one node. get_num_hugepages_on_node"""
         path = f"{self.host.sys}/{NODES}/node{node}/hugepages"
         if not os.path.isdir(path):
             return 0
@@ -231,7 +237,10 @@ class Survey:
         return min(n or 0, U32)
 
     def count(self, info: HugepageInfo, name: str) -> None:
-        """calc_num_pages: by node; all on node 0 for legacy, reusable pages or if none is free."""
+        """Counts the pages of a size on each node; legacy and reusable pages all on node 0.
+
+        calc_num_pages
+        """
         if not self.o.legacy_mem and not info.num_reusable:
             for node in self.nodes:
                 info.num_pages[node] = self.on_node(name, info.page_sz, node)
@@ -239,6 +248,7 @@ class Survey:
             info.num_pages[0] = self.overall(name, info.page_sz, info.num_reusable)
 
     def unmounted(self, name: str, page_sz: int) -> None:
+        """Logs what a page size without a mount means."""
         if n := self.overall(name, page_sz, 0):
             text = "reserved, but no mounted hugetlbfs found for that size"
             self.log("NOTICE", f"{n} hugepages of size {page_sz} {text}")
@@ -247,7 +257,10 @@ class Survey:
             self.log("DEBUG", f"In-memory mode enabled, {text}")
 
     def run(self, enter: Enter | None) -> Infos:
-        """hugepage_info_init; enter locks and clears a hugedir before its pages are counted."""
+        """Returns the sizes that count. hugepage_info_init. EalError(EACCES)
+
+        enter: called with each size that has a hugedir, before its pages are counted.
+        """
         infos = Infos()
         try:
             for name, sz in sizes(self.host):
@@ -256,7 +269,7 @@ class Survey:
                     raise _none(most, "mount fewer of them", "page-sizes")
                 info = HugepageInfo(sz, self.hugedir(sz), self.release.numa_nodes_max)
                 if info.hugedir and any(i.hugedir == info.hugedir for i in infos):
-                    raise _none(  # EAL waits for ever for the lock that it holds itself
+                    raise _none(  # EAL waits without end for its own lock
                         f"mounts of two page sizes lie on top of each other at {info.hugedir}",
                         f"umount {info.hugedir}",
                         "stacked-mounts",
@@ -280,6 +293,7 @@ class Survey:
         return infos
 
     def nothing(self, infos: Infos) -> EalError:
+        """Returns the error if no page was found at all."""
         mounted = {i.page_sz: i.hugedir for i in infos}
         found = [
             f"{sz >> 10} kB: " + (f"none free in {mounted[sz]}" if sz in mounted else "not mounted")
@@ -305,9 +319,9 @@ def survey(
     host: Host = LOCAL,
     log: Log | None = None,
 ) -> Infos:
-    """What discover() would count, by reading alone; stale files are not looked for.
+    """Returns what discover() would, by reading alone; stale files are not counted.
 
-    EalError(EACCES) when no size with a page is left.
+    EalError(EACCES) if no page of any size counts.
     """
     return Survey(options, release, nodes, host, log).run(None)
 
@@ -391,16 +405,16 @@ def discover(
     host: Host = LOCAL,
     log: Log | None = None,
 ) -> Infos:
-    """The sizes that count, their hugedirs locked until unlock(), stale files cleared.
+    """Returns the sizes that count; locks their hugedirs until unlock(), removes stale files.
 
-    Waits while another EAL initialises on the same mount. EalError(EACCES), nothing locked then.
+    Waits while another EAL initialises on the same mount. EalError(EACCES), and nothing is locked.
     """
 
     def enter(info: HugepageInfo) -> None:
         _lock(info, log)
-        others = options.legacy_mem or options.single_file_segments  # have no such page files
-        others = others or files.others_may_write(info.lock_fd)  # or each has to be looked at
-        own = None if others else f"{options.file_prefix}map_"
+        skip = options.legacy_mem or options.single_file_segments  # they have no such files
+        skip = skip or files.others_may_write(info.lock_fd)  # each file has to be checked then
+        own = None if skip else f"{options.file_prefix}map_"
         stale = _stale(info, own, remove=options.unlink_existing)
         info.num_reusable = 0 if options.unlink_existing else stale // info.page_sz
 
@@ -426,17 +440,18 @@ def _lock(info: HugepageInfo, log: Log | None) -> None:
 
 
 def _stale(info: HugepageInfo, own: str | None, remove: bool) -> int:
-    """Bytes of the *map_* files, of any prefix, that nobody holds a lock on; removed if asked.
+    """Returns the bytes of the *map_* files of any prefix that no process has locked.
 
-    own: how the names of this EAL's files begin. Those that stay are kept open, as far as there
-    are descriptors: to open and lock each again is most of what such a start costs.
+    remove: whether the files are removed. own: how the names of this EAL's files begin. Those that
+    stay are kept open while there are descriptors: opening and locking each of them again is most
+    of the cost of such a start.
     """
     names = [name for name in os.listdir(info.lock_fd) if "map_" in name]
-    kept, total = list[str](), 0
+    mine, total = list[str](), 0
     if own and not remove:
-        kept = [name for name in names if name.startswith(own)][: os.sysconf("SC_OPEN_MAX") // 2]
-        total = _keep(info, kept)
-    for name in set(names).difference(kept):
+        mine = [name for name in names if name.startswith(own)][: os.sysconf("SC_OPEN_MAX") // 2]
+        total = _open_old(info, mine)
+    for name in set(names).difference(mine):
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # no link, and no pipe
             fd = os.open(name, flags, dir_fd=info.lock_fd)
@@ -448,14 +463,14 @@ def _stale(info: HugepageInfo, own: str | None, remove: bool) -> int:
             if remove:
                 os.unlink(name, dir_fd=info.lock_fd)
         except OSError:
-            pass  # somebody's, or a directory
+            pass  # in use, or a directory
         finally:
             os.close(fd)
     return total
 
 
-def _keep(info: HugepageInfo, names: list[str]) -> int:
-    """Opens and locks those of the files that nobody has, for info.kept; their bytes."""
+def _open_old(info: HugepageInfo, names: list[str]) -> int:
+    """Opens and locks the files that are not in use, for info.open_files; returns their bytes."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     fds = libc.syscall_batch("openat", len(names), info.lock_fd, names, flags, go_on=True)
     found = {name: fd for name, fd in zip(names, fds, strict=True) if fd >= 0}
@@ -464,19 +479,19 @@ def _keep(info: HugepageInfo, names: list[str]) -> int:
     ends = libc.syscall_batch("lseek", len(fds), fds, 0, os.SEEK_END, go_on=True)
     if any(locked) or min(ends, default=0) < 0:
         for name, lock, end in zip([*found], locked, ends, strict=True):
-            if lock or end < 0:  # somebody's
+            if lock or end < 0:  # in use
                 os.close(found.pop(name))
         ends = [end for lock, end in zip(locked, ends, strict=True) if not lock and end >= 0]
-    info.kept.update(found)
+    info.open_files.update(found)
     return sum(ends)
 
 
 def unlock(infos: list[HugepageInfo]) -> None:
-    """Gives the hugedirs back. linux/eal.c: eal_hugedirs_unlock"""
+    """Unlocks the hugedirs and closes the files in them. linux/eal.c: eal_hugedirs_unlock"""
     for info in infos:
-        for fd in info.kept.values():
+        for fd in info.open_files.values():
             os.close(fd)
-        info.kept.clear()
+        info.open_files.clear()
         if info.lock_fd >= 0:
             fcntl.flock(info.lock_fd, fcntl.LOCK_UN)  # a forked child may hold the descriptor too
             os.close(info.lock_fd)

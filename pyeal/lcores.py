@@ -1,7 +1,7 @@
 """Detected lcores, their NUMA nodes, and which of them EAL would use.
 
-linux/eal_lcore.c, common/eal_common_lcore.c: rte_eal_cpu_init. EAL asks for every node<k>/cpu<n>
-one by one; three directory listings and one look at each CPU that is there say the same.
+EAL tests each possible node<k>/cpu<n>; three directory listings and one test of each CPU that
+exists give the same result. linux/eal_lcore.c, common/eal_common_lcore.c: rte_eal_cpu_init
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Cpus:
-    """What /sys tells of CPUs: node_of (all that are online), nodes as EAL counts them."""
+    """The CPUs in /sys: node_of has every online one, nodes are those that EAL counts."""
 
     __slots__ = ("node_of", "nodes")
 
@@ -31,24 +31,24 @@ class Cpus:
 
     @property
     def lcores(self) -> list[tuple[int, int]]:
-        """(lcore id, node), ascending."""
+        """(lcore id, node) of each, ascending."""
         return [(n, k) for n, k in self.node_of.items() if n < MAX_LCORE]
 
 
 def _numbered(path: str, word: str) -> list[int]:
-    """The n of every entry <word><n> of a directory, ascending; none if it is missing."""
+    """Returns the n of every entry <word><n> of a directory, ascending; [] if it is missing."""
     try:
         names = os.listdir(path)
     except OSError:
         return []
-    return sorted(int(n[len(word):]) for n in names
-                  if n.startswith(word) and n[len(word):].isdecimal())  # fmt: skip
+    numbers = (name.removeprefix(word) for name in names if name.startswith(word))
+    return sorted(int(n) for n in numbers if n.isdecimal())
 
 
 def discover(
     release: Release, host: Host = LOCAL, log: Callable[[str, str], object] | None = None
 ) -> Cpus:
-    """CPUs with a core id are there; a CPU that no node<k> lists belongs to node 0.
+    """Returns the CPUs that have a core id; one that no node<k> lists belongs to node 0.
 
     A node counts if it lists a CPU, online or not, below RTE_MAX_LCORE, or an online one beyond.
     Node 0 counts even without any: EAL books every CPU number that it does not find there.
@@ -77,13 +77,14 @@ def discover(
 def enabled(
     o: Options, cpus: Cpus, affinity: Collection[int] | None = None
 ) -> list[tuple[int, int]]:
-    """The lcores that run, with their nodes, the main one first. EalError(EINVAL)
+    """Returns (lcore, node) of the lcores that run, the main one first. EalError(EINVAL)
 
-    Without -l, -c, --lcores the CPUs of the calling thread's affinity are taken.
+    Without -l, -c and --lcores these are the CPUs of the calling thread's affinity.
     """
 
-    def bad(text: str) -> EalError:
-        return EalError(EINVAL, "options", text)
+    def bad(what: str, expected: str, found: object, fix: str = "") -> EalError:
+        fields = {"expected": expected, "found": str(found), "fix": fix, "reason": "lcores"}
+        return EalError(EINVAL, "options", what, **fields)
 
     there = ",".join(map(str, cpus.node_of))
     ids, run_on = o.lcores, o.cpus
@@ -97,18 +98,17 @@ def enabled(
             ids = [o.remap + i for i in range(len(run_on))]
         if not ids:
             raise bad(
-                "No detected lcore is enabled, please check the core list:"
-                f" CPUs {there or 'none'} were found in /sys/devices/system/cpu,"
-                f" affinity allows {allowed}"
+                "No detected lcore is enabled, please check the core list",
+                f"one of the CPUs in /sys/devices/system/cpu ({there or 'none'})",
+                f"an affinity for {allowed}",
             )
         if ids[-1] >= MAX_LCORE:
-            raise bad(f"lcore {ids[-1]} >= RTE_MAX_LCORE ({MAX_LCORE}): choose with -l")
+            what = f"lcore {ids[-1]} >= RTE_MAX_LCORE ({MAX_LCORE})"
+            raise bad(what, f"lcores below {MAX_LCORE}", ids[-1], "choose lcores with -l")
     elif missing := [n for n in run_on if n not in cpus.node_of]:
-        raise bad(
-            f"lcore {missing[0]} unavailable:"
-            f" please check specified cores are part of {there}, found {run_on}"
-        )
+        what = f"lcore {missing[0]} unavailable"
+        raise bad(what, f"CPUs of {there}", run_on, "choose lcores on these CPUs")
     main = ids[0] if o.main_lcore is None else o.main_lcore
     if main not in ids:
-        raise bad(f"Main lcore is not enabled for DPDK: {main} is not in {ids}")
+        raise bad("Main lcore is not enabled for DPDK", f"one of {ids}", main)
     return [(n, cpus.node_of.get(n, 0)) for n in [main, *(n for n in ids if n != main)]]

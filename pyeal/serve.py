@@ -1,7 +1,7 @@
 """The loop of a conformance target: JSON lines in, JSON lines out. conformance/PROTOCOL.md
 
-Alone in its file, importing nothing of pyeal, for Python 3.9 and later: Debian 11's librte_eal is
-served by that release's own Python, as a file on its path.
+It imports nothing of pyeal and runs on Python 3.9 and later: Debian 11's own Python serves that
+release's librte_eal, with this file on its path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROT_NONE, MAP_PRIVATE_ANONYMOUS, MAP_FIXED_NOREPLACE = 0, 0x22, 0x100000
 
 
 class Process:
-    """Verbs that need no EAL, only the process it lives in."""
+    """Verbs that need no EAL, only its process."""
 
     def peek(self, va: int, n: int) -> str:
         return ctypes.string_at(va, n).hex()
@@ -29,7 +29,7 @@ class Process:
         ctypes.memmove(va, bytes.fromhex(hex), len(hex) // 2)
 
     def block(self, va: int, len: int) -> int:
-        """Take addresses, so that EAL finds them taken."""
+        """Reserves addresses, so that EAL finds them in use."""
         mmap = ctypes.CDLL(None, use_errno=True).mmap
         mmap.restype = ctypes.c_void_p
         mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -41,14 +41,15 @@ class Process:
 
 
 def verbs(target: object) -> list[str]:
+    """Returns the names of the target's public methods."""
     return [v for v in dir(target) if v[0] != "_" and callable(getattr(target, v))]
 
 
 def serve(target: Any) -> None:
-    """Answer requests until the end of input, then clean up.
+    """Replies to requests until the end of input, then cleans up.
 
     `target.target` and `target.release` are its names. An exception with an errno is the refusal
-    of a request; any other is a fault of the target and has no errno.
+    of a request; any other is a fault of the target, and its reply has errno null.
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # EAL prints its usage on stdout

@@ -231,7 +231,7 @@ def test_page_files_that_may_be_used_again_stay_open(huge: Dir, more: list[str])
     with open(huge.path / "rtemap_1") as used:
         fcntl.flock(used, fcntl.LOCK_SH)
         infos = huge.discover("--huge-unlink=never", *more)
-    kept = {name: os.readlink(f"/proc/self/fd/{fd}") for name, fd in infos[0].kept.items()}
+    kept = {name: os.readlink(f"/proc/self/fd/{fd}") for name, fd in infos[0].open_files.items()}
     with open(huge.path / "rtemap_0") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -249,7 +249,7 @@ def test_what_others_can_make_is_not_kept_open(huge: Dir) -> None:
     huge.make("rtemap_0")
     huge.path.chmod(0o777)
     infos = huge.discover("--huge-unlink=never")
-    kept = dict(infos[0].kept)
+    kept = dict(infos[0].open_files)
     hugepages.unlock(infos)
 
     assert kept == {}

@@ -127,7 +127,7 @@ class PageFiles(HugedirFiles, PagePerFd):
         opened: list[int] = []
         names = self.file_names(msl, start, len(flags))
         try:
-            self._open(names, opened, dir_fd, flags, self.infos[msl.page_sz].kept)
+            self._open(names, opened, dir_fd, flags, self.infos[msl.page_sz].open_files)
         except OSError as e:
             what = f"open '{e.filename}' failed: {e.strerror}"
             self.failure("ERR", f"Couldn't get fd on hugepage file: {what}")

@@ -1,4 +1,4 @@
-"""doctor --touch: one page for a moment, by the calls with which EAL takes it."""
+"""doctor --touch: allocates one page by EAL's own calls, and frees it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def touch(args: list[str], release: str | None) -> list[tuple[str, str]]:
-    """(call, "" or why it failed), up to the first that fails. The page is given back.
+    """Returns (call, "" or why it failed) of each call, up to the first that fails.
 
-    In a child process: a page over the cgroup's limit ends it with SIGBUS.
+    The calls are made in a child process: a page over the limit of its cgroup ends it with SIGBUS.
     """
     import json
     import signal
@@ -42,7 +42,7 @@ def touch(args: list[str], release: str | None) -> list[tuple[str, str]]:
 
 
 def _one_page(args: list[str], release: str | None) -> Iterator[tuple[str, str]]:
-    """eal_memalloc.c: alloc_seg, get_seg_fd"""
+    """Yields each call with its result. eal_memalloc.c: alloc_seg, get_seg_fd"""
     import fcntl
 
     with DryRun(args, release) as r:
@@ -79,7 +79,7 @@ def _one_page(args: list[str], release: str | None) -> Iterator[tuple[str, str]]
             step = "mmap"
             va = libc.mmap(0, sz, libc.PROT_RW, libc.MAP_SHARED | libc.MAP_POPULATE, fd)
             yield step, ""
-            if made:  # a SIGBUS in the next step must leave nothing
+            if made:  # a SIGBUS in the next step must leave no file
                 os.unlink(path)
                 made = False
             step = "touch the page"
