@@ -140,7 +140,7 @@ def discard(path: str) -> None:
 class DirectoryLock:
     """Holds a lock on a directory (LOCK_SH or LOCK_EX) for the length of a `with` block.
 
-    timeout: seconds to wait at most; then OSError(ETIMEDOUT). None waits without end.
+    timeout: seconds to wait at most; then OSError(ETIMEDOUT). None waits indefinitely.
     """
 
     def __init__(self, path: str, kind: int = fcntl.LOCK_EX, timeout: float | None = None) -> None:

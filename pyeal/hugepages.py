@@ -269,7 +269,7 @@ class Survey:
                     raise _none(most, "mount fewer of them", "page-sizes")
                 info = HugepageInfo(sz, self.hugedir(sz), self.release.numa_nodes_max)
                 if info.hugedir and any(i.hugedir == info.hugedir for i in infos):
-                    raise _none(  # EAL waits without end for its own lock
+                    raise _none(  # EAL waits indefinitely for its own lock
                         f"mounts of two page sizes lie on top of each other at {info.hugedir}",
                         f"umount {info.hugedir}",
                         "stacked-mounts",
@@ -346,7 +346,7 @@ def write_info(path: str, infos: Infos, nodes: int) -> None:
 def read_info(path: str, nodes: int) -> list[HugepageInfo]:
     """Returns the page sizes and directories of a primary. eal_hugepage_info_read
 
-    EalError(EACCES): no file, or one that is damaged.
+    EalError(EACCES): no file, or a damaged one.
     """
     limit = MAX_RECORDS * sizeof(layout.hugepage_info(nodes))
     try:

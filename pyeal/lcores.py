@@ -48,7 +48,7 @@ def _numbered(path: str, word: str) -> list[int]:
 def discover(
     release: Release, host: Host = LOCAL, log: Callable[[str, str], object] | None = None
 ) -> Cpus:
-    """Returns the CPUs that have a core id; one that no node<k> lists belongs to node 0.
+    """Returns the CPUs that have a core id; a CPU that no node<k> lists belongs to node 0.
 
     A node counts if it lists a CPU, online or not, below RTE_MAX_LCORE, or an online one beyond.
     Node 0 counts even without any: EAL books every CPU number that it does not find there.

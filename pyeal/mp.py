@@ -183,7 +183,7 @@ class Channel:
             if time.monotonic() < self._settles and not self._sockets():
                 return
             libc.inotify_watch(self._born, self.directory)
-            for peer in self.peers():  # those that ended before, too
+            for peer in self.peers():  # also those that ended before
                 self._follow(peer)
         except OSError as e:  # ENOSPC: fs.inotify.max_user_watches
             self._blind(e)

@@ -180,7 +180,7 @@ class PageFiles(HugedirFiles, PagePerFd):
     def _open_anew(
         self, names: list[str], opened: list[int], dir_fd: int, there: list[bool], check: bool
     ) -> None:
-        """File by file, so that one that fails leaves the old ones after it alone."""
+        """File by file, so that a failure leaves the old files after it alone."""
         for name, old in zip(names, there, strict=True):
             if old:
                 os.unlink(name, dir_fd=dir_fd)
@@ -205,7 +205,7 @@ class PageFiles(HugedirFiles, PagePerFd):
         super().drop(msl, start, n, dir_fd)
 
     def _gone(self, msl: MemsegList, seg: int, fd: int, dir_fd: int) -> bool:
-        """Returns whether nobody can see the page once fd is closed: no name, and no other user."""
+        """Returns whether no process can see the page once fd is closed: no name, no other user."""
         if self.unlink_before_mapping:
             return True
         if not self.unlink_existing:
