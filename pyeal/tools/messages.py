@@ -34,6 +34,7 @@ ABOUT: tuple[tuple[str, str], ...] = (
     ("trace", r"trace"),
     ("services", r"rte_service"),
     ("firmware", r"firmware"),
+    ("assertions", r"assert"),
     ("memory", r"mem|malloc|fbarray|hugepage|hugedir|tailq"),
 )
 # Functions that report for all of EAL: the first that matches the words of the message.
@@ -56,6 +57,7 @@ TOPICS: tuple[tuple[str, str], ...] = (
 )
 WORD = re.compile(r"(?:/[\w.-]+)+|\b[A-Za-z_]\w*(?:'[a-z]+)?")  # a path is one word
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+LONGEST = 8192  # characters of a line that are looked at: two paths and a sentence
 FUNCTION = re.compile(r"(\w+)\(\)")
 EALS = re.compile(r"\b(EAL|ARGPARSE|PANIC|Cause)\b")
 
@@ -113,7 +115,7 @@ def find_all(line: str) -> list[Message]:
     A message fits if its words are in the line, in order. First come those of the function that
     the line names, of a FATAL line those that are fatal, then those with the most fixed words.
     """
-    line = COLOURS.sub("", line)
+    line = COLOURS.sub("", line[:LONGEST])
     words = [w.lower() for w in WORD.findall(line)]
     eals = EALS.search(line) is not None
     fits = [
