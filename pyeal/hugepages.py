@@ -205,7 +205,8 @@ class Survey:
         if rule == "statfs":
             return asked if kind == libc.HUGETLBFS_MAGIC and block == page_sz else ""
         for point in self._matching(page_sz):  # or a directory below a mount point
-            if asked == point or (asked.startswith(point) and asked[len(point)] == "/"):
+            below = asked[len(point) :]
+            if asked.startswith(point) and (rule == "prefix" or below[:1] in ("", "/")):
                 return asked
         return ""
 

@@ -115,6 +115,22 @@ def test_statfs_has_to_say_hugetlbfs(trees: dict[str, Path]) -> None:
         hugepages.survey(options.parse(["--huge-dir=/data"], r), r, [0], host)
 
 
+@pytest.mark.parametrize(("release", "taken"), [("22.11.1", True), ("22.11.2", False)])
+def test_a_huge_dir_beside_its_mount_point_was_taken_until_22_11_2(
+    trees: dict[str, Path], release: str, taken: bool
+) -> None:
+    """Its path begins as the mount point's, without a slash behind it: /mnt/huge2M-of-vm."""
+    r = releases.get(release)
+    host = FakeHost(trees["one-node-2M-1G"], lambda path: (0, 0))
+    args = options.parse(["--huge-dir=/mnt/huge2M-of-vm"], r)
+    try:
+        dirs = [info.hugedir for info in hugepages.survey(args, r, [0], host)]
+    except EalError as error:
+        dirs = [error.stage]
+
+    assert dirs == (["/mnt/huge2M-of-vm"] if taken else ["hugepages"])
+
+
 @pytest.mark.parametrize(
     ("release", "phrase"),
     [

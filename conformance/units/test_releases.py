@@ -44,10 +44,62 @@ def test_a_minor_release_lacks_what_came_after_it(before, since):
     assert old.family == releases.get(old.line).family
 
 
-@pytest.mark.parametrize("name", ["19.11", "22.12", "22.11.x", "22.11.1.1", ""])
+@pytest.mark.parametrize("name", ["19.11", "22.12", "22.11.x", "22.11.1.1", "26.07-rcx", ""])
 def test_an_unknown_release_names_the_known_ones(name):
-    with pytest.raises(ValueError, match=r"not known; known: 20\.11\.10, .*26\.07"):
+    with pytest.raises(
+        ValueError, match=r"not known; known: 20\.11\.10, .*26\.07; between"
+    ):
         releases.get(name)
+
+
+@pytest.mark.parametrize("name", releases.BETWEEN)
+def test_a_release_between_two_lines_is_known_by_name_and_word(name):
+    r = releases.get(name)
+
+    assert (r.name, r.line, r.note) == (name, name, "")
+    assert releases.by_word(r.word).name == name
+
+
+def test_a_release_between_two_lines_has_what_came_until_then():
+    """23.03 alone has free list 0 for 256 bytes, and the open rule above it."""
+    lists = [releases.get(n).free_list_rule for n in ("22.11", "23.03", "23.07", "23.11")]
+    argparse = [n for n in releases.BETWEEN if releases.get(n).arguments == "argparse"]
+
+    assert lists == ["closed", "open above 256", "open", "open"]
+    assert argparse == ["26.03"]
+
+
+def test_the_first_release_of_a_line_lacks_its_fixes():
+    first = releases.by_word(releases.word_of("22.11.0"))
+
+    assert (first.name, first.zeroes_released) == ("22.11.0", False)
+    assert releases.get("22.11").zeroes_released
+
+
+@pytest.mark.parametrize(
+    ("name", "read_as", "family"),
+    [
+        ("26.11.0-rc0", "26.07", "C"),
+        ("26.07.0-rc4", "26.07", "C"),
+        ("23.11.0-rc1", "23.11", "B"),
+        ("22.11.12-rc1", "22.11.12", "A"),
+        ("27.11", "26.07", "C"),
+        ("22.09", "22.07", "A"),
+    ],
+)
+def test_a_release_that_is_not_known_is_read_as_the_nearest_older_one(name, read_as, family):
+    r = releases.nearest(releases.word_of(name))
+
+    assert (r.name, r.read_as, r.family) == (name, read_as, family)
+    assert r.note == f"{name}: not known, read as {read_as}"
+    with pytest.raises(ValueError, match=f"release {name} is not known"):
+        releases.by_word(r.word)
+
+
+@pytest.mark.parametrize("word", [0x130B0063, 0x160D0063, 0x16000063, 0x160B00FF, 0])
+def test_a_word_that_is_no_version_is_refused(word):
+    with pytest.raises(ValueError, match=r"version word .* 20\.11 \.\. 26\.07 or later expected"):
+        releases.nearest(word)
 
 
 def test_a_block_says_only_what_differs_from_the_one_that_it_is_like():

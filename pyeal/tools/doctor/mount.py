@@ -131,6 +131,7 @@ def _reserved(c: Case, known: dict[str, int]) -> list[int]:
 def _rule(c: Case) -> str:
     return {
         "exact": "a hugetlbfs mount point, as /proc/mounts spells it",
+        "prefix": "a directory whose path begins as a hugetlbfs mount point's",
         "parent": "a directory at or below a hugetlbfs mount point",
         "statfs": "a directory in a hugetlbfs",
     }[c.release.huge_dir_rule]
