@@ -206,7 +206,9 @@ def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
             pause = min(pause * 2, 0.1)
     finally:
         os.close(fd)
-    found = copy.release
+    found, fix = copy.release, ""
+    if found and found.read_as and not wanted:  # a secondary writes: no guess without consent
+        copy.unknown, fix, found = found.note, f"--as {found.name} attaches to it", None
     if found is None or (wanted and wanted.word != copy.word):
         raise EalError(
             0,
@@ -214,6 +216,7 @@ def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
             "Primary and secondary process DPDK version mismatch",
             expected=wanted.name if wanted else "a known release",
             found=f"{found.name if found else copy.unknown} in '{path}'",
+            fix=fix,
             reason="version",
         )
     return found
@@ -292,10 +295,10 @@ class ObservedConfig(AttachedConfig):
 
 
 class Copy:
-    """The content of a config file: `magic`, `word` (the version), the release if it is known.
+    """The content of a config file: `magic`, `word` (the version), the release, or the nearest.
 
-    c: a copy of the structure; None if the release is unknown or the content is too short.
-    unknown: what is said about a version of no known release.
+    c: a copy of the structure; None if `word` is of no release or the content is too short.
+    unknown: what is said about such a word.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -304,7 +307,7 @@ class Copy:
         self.release: Release | None = None
         self.unknown = ""
         try:
-            self.release = releases.by_word(self.word)
+            self.release = releases.nearest(self.word)
         except ValueError as e:
             self.unknown = str(e)
         self.c: Any = None

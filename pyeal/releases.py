@@ -223,12 +223,13 @@ def get(name: str) -> Release:
     )
 
 
-def _name(word: int) -> str:
+def name_of(word: int) -> str:
+    """Return the name of the release of a version word, known or not."""
     year, month, minor, candidate = word.to_bytes(4, "big")
     line = f"{year:02}.{month:02}"
     minors = line in _NEWEST and _NEWEST[line] != line  # its first release is X.Y.0
-    name = f"{line}.{minor}" if minor or minors or candidate != 99 else line
-    return name if candidate == 99 else f"{name}-rc{candidate}"
+    name = f"{line}.{minor}" if minor or minors or candidate < 99 else line
+    return f"{name}-rc{candidate}" if candidate < 99 else name
 
 
 def by_word(word: int) -> Release:
@@ -246,10 +247,10 @@ def nearest(word: int) -> Release:
     that it was for. `note` tells. Raises ValueError if the word cannot be a version, or is older
     than all that are known.
     """
-    name = _name(word)
+    name = name_of(word)
     older = [line for line, _ in _CHANGES if word_of(line) <= word | 0xFF]
     if not older or not 1 <= word >> 16 & 0xFF <= 12 or word & 0xFF > 99:
-        raise ValueError(f"version word {word:#x} ({name}): {SPAN} or later expected")
+        raise ValueError(f"version word {word:#x} ({name}) is of no release since {SPAN[:5]}")
     if older[-1] != name[:5]:
         return Release(name, _facts(older[-1]), older[-1])
     if word & 0xFF == 99:

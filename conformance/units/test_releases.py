@@ -98,7 +98,7 @@ def test_a_release_that_is_not_known_is_read_as_the_nearest_older_one(name, read
 
 @pytest.mark.parametrize("word", [0x130B0063, 0x160D0063, 0x16000063, 0x160B00FF, 0])
 def test_a_word_that_is_no_version_is_refused(word):
-    with pytest.raises(ValueError, match=r"version word .* 20\.11 \.\. 26\.07 or later expected"):
+    with pytest.raises(ValueError, match=r"version word 0x\w+ \(.*\) is of no release since 20"):
         releases.nearest(word)
 
 

@@ -74,18 +74,12 @@ def config_of(data: bytes) -> tuple[Any, Release]:
 
 
 def release_of(word: int) -> Release:
-    """Return the release of a version word; one between two known ones is like the older.
+    """Return the release of a version word; one that is not known is like the nearest older one.
 
-    Raises Unreadable for any other.
+    Its `note` says so. Raises Unreadable for a word that is of no release.
     """
     try:
-        return releases.by_word(word)
+        return releases.nearest(word)
     except ValueError:
-        year, month, minor = word >> 24, word >> 16 & 0xFF, word >> 8 & 0xFF
-        name = f"{year:02}.{month:02}" + (f".{minor}" if minor else "")
-        known = list(releases.RELEASES.values())
-        older = [r for r in known if r.word <= word]
-        if not older or not 1 <= month <= 12 or word >> 16 > known[-1].word >> 16:
-            expected = f"{known[0].line} to {known[-1].line}"
-            raise Unreadable(f"config: version word {word:#x} ({name})", expected) from None
-        return releases.Release(name, {**older[-1].__dict__})
+        text = f"config: version word {word:#x} ({releases.name_of(word)})"
+        raise Unreadable(text, f"{releases.SPAN.replace('..', 'to')} or later") from None

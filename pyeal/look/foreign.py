@@ -67,6 +67,11 @@ class ForeignEal:
         """(word, why). The words: running, initialising, stopped, stuck, dead primary, stale,
         ended, unknown, copy.
         """
+        word, why = self._health()
+        note = self.snapshot.release.note if self.snapshot else ""
+        return word, "; ".join(filter(None, (why, note)))
+
+    def _health(self) -> tuple[str, str]:
         if self.copy:
             return "copy", "nothing on this machine belongs to it"
         if self.directory is None:

@@ -24,7 +24,7 @@ CONFIG = re.compile(rb"^(\w+)-\w+ (\S{4}) \w+ \S+ \d+ +(/\S.*)/config( \(deleted
 ANONYMOUS = re.compile(rb"/memfd:(?:seg_|nohuge)|anon_hugepage")
 PAGES = re.compile(r"map_\d+(?:_\d+)?(?: \(deleted\))?$|/memfd:(?:seg_|nohuge)|anon_hugepage")
 BARE = "memfd:seg_", "memfd:nohuge", "anon_hugepage"
-ABI = {r.abi: r.line for r in releases.RELEASES.values()}
+ABI = releases.abis()
 
 
 NO_LIMIT = 1 << 62

@@ -12,7 +12,7 @@ from pyeal.fbarray import n_words, runs
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import Fbarray, HugepageFile, Memseg, Memzone
 from pyeal.look import snapshot
-from pyeal.look.config import config_of
+from pyeal.look.config import config_of, release_of
 from pyeal.look.sources import Archive, Unreadable, read_file
 from pyeal.tools import BOLD, DIM, Progress, count, document, ink
 
@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     said = ", ".join(f"{k} {v}" for k, v in facts.items() if not isinstance(v, (list, dict)))
     print(ink(args.file, BOLD) + f"  {said}")
+    if kind == "config" and (note := release_of(int.from_bytes(data[4:8], "little")).note):
+        print(note)
     for offset, size, name, value in shown:
         print(f"{ink(f'{offset:#8x} {size:5}', DIM)}  {name:<44} {text_of(name, value)}")
     if not args.all and len(fields) > len(shown):

@@ -1,0 +1,53 @@
+"""A release that the table does not know: read as the nearest older one, and each tool says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conformance.units.recorded import facts, pyeal, unpack
+from pyeal import config, layout, releases
+from pyeal.errors import EalError
+
+NAME, NOTE = "25.11.3-rc1", "25.11.3-rc1: not known, read as 25.11.3"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The runtime directory of a primary of 25.11, whose version word is a candidate's."""
+    run = unpack("25.11", "dynmem", tmp_path)
+    with open(run / "config", "r+b") as f:
+        f.seek(4)
+        f.write(releases.word_of(NAME).to_bytes(4, "little"))
+    return run
+
+
+@pytest.mark.parametrize(("tool", "file"), [("inspect", ""), ("dump", "config")])
+def test_a_tool_says_what_it_reads_it_as(tool: str, file: str, run: Path) -> None:
+    assert NOTE in pyeal(tool, run / file)
+    assert facts(tool, run / file)["release"] == NAME
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A complete config of a candidate, as far as its first two words."""
+    words = layout.MAGIC, releases.word_of(NAME)
+    (tmp_path / "rte").mkdir(mode=0o700)
+    config = tmp_path / "rte/config"
+    config.write_bytes(b"".join(w.to_bytes(4, "little") for w in words))
+    return str(config)
+
+
+def test_a_secondary_refuses_it_and_names_the_way(path: str) -> None:
+    with pytest.raises(EalError, match=f"found {NOTE} in ") as caught:
+        config.find_release(path, 0, None)
+
+    assert (caught.value.stage, caught.value.reason) == ("config", "version")
+    assert caught.value.fix == f"--as {NAME} attaches to it"
+
+
+def test_a_secondary_that_names_it_follows_it(path: str) -> None:
+    found = config.find_release(path, 0, releases.get(NAME))
+
+    assert (found.name, found.read_as, found.family) == (NAME, "25.11.3", "B")
