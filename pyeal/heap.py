@@ -75,8 +75,10 @@ class Heap:
 
     def free_list(self, size: int) -> int:
         """Return the index of the free list for data of that size. malloc_elem_free_list_index"""
-        small, bits = (size <= 256, size - 1) if self.rule == "closed" else (size < 256, size)
-        return 0 if small else min(FREELISTS - 1, (bits.bit_length() - 7) // 2)
+        if size < 256 or (size == 256 and self.rule != "open"):
+            return 0
+        bits = size - 1 if self.rule == "closed" else size
+        return min(FREELISTS - 1, (bits.bit_length() - 7) // 2)
 
     def _head(self, i: int) -> int:
         return self.va + FREE_HEAD + 8 * i

@@ -3,7 +3,7 @@
 import pytest
 
 from conformance.harness import catalogue, decode
-from pyeal import releases
+from pyeal import heap, releases
 
 
 def test_a_release_is_found_by_name_line_and_word():
@@ -46,9 +46,7 @@ def test_a_minor_release_lacks_what_came_after_it(before, since):
 
 @pytest.mark.parametrize("name", ["19.11", "22.12", "22.11.x", "22.11.1.1", "26.07-rcx", ""])
 def test_an_unknown_release_names_the_known_ones(name):
-    with pytest.raises(
-        ValueError, match=r"not known; known: 20\.11\.10, .*26\.07; between"
-    ):
+    with pytest.raises(ValueError, match=r"not known; known: 20\.11\.10, .*26\.07; between"):
         releases.get(name)
 
 
@@ -67,6 +65,18 @@ def test_a_release_between_two_lines_has_what_came_until_then():
 
     assert lists == ["closed", "open above 256", "open", "open"]
     assert argparse == ["26.03"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lists"),
+    [("22.11", [0, 0, 1, 1, 2]), ("23.03", [0, 0, 1, 2, 2]), ("23.07", [0, 1, 1, 2, 2])],
+)
+def test_free_lists_of_sizes_at_a_border(name, lists):
+    """Of 192, 256, 320, 1024 and 1088 bytes. malloc_elem.c: malloc_elem_free_list_index"""
+    h = object.__new__(heap.Heap)
+    h.rule = releases.get(name).free_list_rule
+
+    assert [h.free_list(size) for size in (192, 256, 320, 1024, 1088)] == lists
 
 
 def test_the_first_release_of_a_line_lacks_its_fixes():
