@@ -33,7 +33,7 @@ def init(
     """Maps all free pages of every size, keeps what is asked for, contiguous ones side by side.
 
     lcores: how many run on each node. data_path: hugepage_data, None to write none.
-    EalError(ENOMEM); what was mapped is gone then, but for pages that --huge-unlink=never had kept.
+    EalError(ENOMEM); what was mapped is removed then, except pages that --huge-unlink=never kept.
     """
     try:
         pages: list[Page] = []  # sizes descending, addresses ascending

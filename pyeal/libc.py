@@ -425,7 +425,7 @@ _store: Callable[[int, int, int, int, int, int], object] | None = None  # None: 
 def store_sequence(at: int, n: int, first: int, step: int, every: int, again: int = 0) -> None:
     """Stores first, first + step and so on as n words of 8 bytes, `every` bytes apart.
 
-    If `again` is set, stores each word a second time so many bytes behind the first place.
+    If `again` is set, stores each word a second time that many bytes behind the first place.
     """
     global _store
     if _store is None:

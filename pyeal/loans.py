@@ -146,7 +146,7 @@ def lease(
     not count them as available.
     """
     if os.geteuid():
-        raise Refused(f"taking hugepages wants root, found uid {os.geteuid()}")
+        raise Refused(f"leasing hugepages needs root, found uid {os.geteuid()}")
     for size in want:
         if not pool(size).is_dir():
             have = ", ".join(sorted(p.name for p in POOLS.glob("*"))) or "none"
@@ -187,7 +187,7 @@ def lease(
 def lease_all(
     want: dict[str, int], seconds: float, owner: int | None = None, say: Say = print
 ) -> dict[str, int]:
-    """Lease all of `want` or nothing; try again for so many seconds, as others return pages."""
+    """Lease all of `want` or nothing; try again for that many seconds, as others return pages."""
     end, pause = time.monotonic() + seconds, 0.5
     while True:
         took = lease(want, owner, say=lambda text: None)
@@ -319,7 +319,10 @@ def main(argv: list[str] | None = None) -> int:
     for s in (takes, during):
         s.add_argument("pages", metavar="2M:512,1G:1")
     takes.add_argument(
-        "--wait", type=float, metavar="S", help="for all of them, so many seconds; 0: all or none"
+        "--wait",
+        type=float,
+        metavar="S",
+        help="wait up to S seconds for all of them; 0: all or none",
     )
     during.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     for s in (takes, gives):

@@ -157,7 +157,7 @@ class Box:
         return {"XDG_RUNTIME_DIR": f"{host.RUN}/user"}
 
     def inside(self):
-        """Processes in the box, but for its holder."""
+        """Return the processes in the box except its holder."""
         found = []
         if self.holder.poll() is not None:
             return found  # the namespace's number may be another's by now
@@ -170,7 +170,7 @@ class Box:
         return found
 
     def close(self):
-        """Give all back. Answers what still ran inside; it is killed, or the pages would stay."""
+        """Free everything. Return what still ran inside; it is killed, or the pages would stay."""
         inside = self.inside()
         left = [f"{p} {host.cmdline(p)}" for p in inside]
         end = time.monotonic() + 5

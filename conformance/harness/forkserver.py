@@ -71,7 +71,7 @@ class ForkServer:
 
 
 class Process:
-    """What Child wants of a Popen, of a process that the fork server waits for."""
+    """What Child needs of a Popen, of a process that the fork server waits for."""
 
     def __init__(self, forkserver, err, env, box):
         mine, theirs = os.pipe(), os.pipe()

@@ -182,7 +182,7 @@ def reach(path, seen):
 
 
 def tree(top, seen):
-    """A folder with all in it, but for what is left out."""
+    """Return a folder with everything except what is left out."""
     reach(top, seen)
     for d, folders, files in os.walk(os.path.realpath(top)):
         folders[:] = [f for f in folders if not any(fnmatchcase(f, p) for p in LEFT_OUT)]

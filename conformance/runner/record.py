@@ -24,7 +24,7 @@ from conformance.harness.eal import Eal
 from conformance.harness.recordings import FOLDER, PAGES, PREFIX, RECORDED
 
 BASE, END = 0x100000000, 0x500000000000  # EAL's base address; the loader's libraries lie above
-EPOCH = 1980, 1, 1, 0, 0, 0  # the same run gives the same archive, but for addresses and ticks
+EPOCH = 1980, 1, 1, 0, 0, 0  # the same run gives the same archive, except addresses and ticks
 
 
 def record(release, mode, tmp):

@@ -16,7 +16,7 @@ from conformance.harness import catalogue
 ALL = sweep.load()
 MUST = {id for id, row in catalogue.rows().items() if row.level == "must"}
 DOCS = next((d / "docs" for d in (SUITE.parent, Path.cwd()) if (d / "docs").exists()), None)
-FIND = "FBA-017", "pyeal/fbarray.py"  # a test that wants neither root nor pages
+FIND = "FBA-017", "pyeal/fbarray.py"  # a test that needs neither root nor pages
 
 
 def test_every_mutation_applies():

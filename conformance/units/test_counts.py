@@ -89,7 +89,7 @@ def called(start: Any, make_box: Any, work: str, n: int) -> Counter[str]:
 def test_system_calls_a_page(
     start: Any, make_box: Any, work: str, gate: Callable[[str, str, float], None]
 ) -> None:
-    """Of a primary, of one on the files of another, or of a secondary: with so many pages."""
+    """Of a primary, of one on the files of another, or of a secondary: with that many pages."""
     seen = {n: called(start, make_box, work, n) for n in (FEW, MANY)}
     names = seen[FEW] | seen[MANY]
     more = {name: (seen[MANY][name] - seen[FEW][name]) / (MANY - FEW) for name in names}

@@ -15,7 +15,7 @@ WANTED = host.lacks(root=True, strace=True, pages={"2M": sweep.PAGES})
 @pytest.mark.skipif(bool(WANTED), reason=WANTED or "")
 @pytest.mark.parametrize("mode", ["dynmem", "legacy", "dynmem+secondary"])
 def test_a_call_that_fails(mode: str) -> None:
-    """pyeal goes on with all it was asked for, or names the cause and leaves nothing."""
+    """pyeal continues with all it was asked for, or names the cause and leaves nothing."""
     cases = list(sweep.sweep("pyeal", [mode], limit=12))
 
     assert [*sweep.complaints([c for c in cases if c.wrong])] == []
@@ -68,7 +68,7 @@ def case(n: int, on: str, outcome: str, error: str = "EIO", mode: str = "dynmem"
 
 
 def test_two_targets_beside_each_other() -> None:
-    """First with first, last with last; a difference wants an entry, an entry a difference."""
+    """First with first, last with last; a difference needs an entry, an entry a difference."""
     one = [case(1, "read a", "ends"), case(9, "read a", "goes on"), case(2, "read b", "goes on"),
            case(3, "only here", "ends")]  # fmt: skip
     other = [case(4, "read a", "ends"), case(2, "read b", "ends"),

@@ -20,7 +20,7 @@ from conformance.harness.child import environment, installed
 from conformance.harness.eal import Eal
 from pyeal.files import DirectoryLock
 
-BIG = 5 * MB  # wants three new pages
+BIG = 5 * MB  # needs three new pages
 PAGES = 12
 SOON = 4  # seconds; a primary that waits for an unresponsive process takes as long
 KINDS = "pyeal", "librte_eal"
@@ -60,7 +60,7 @@ class Hosting:
         self.primary.send_signal(signal.SIGINT)
 
     def ended(self) -> tuple[int, float, list[str]]:
-        """Exit code, seconds that it took, what was said but for who came and went."""
+        """Exit code, seconds, and what was printed except attaches and exits."""
         try:
             _, err = self.primary.communicate(timeout=3 * SOON)
         except subprocess.TimeoutExpired:

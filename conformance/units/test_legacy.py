@@ -125,7 +125,7 @@ def test_more_than_a_cgroup_allows_leaves_nothing(start: Any, cgroup: Any, extra
 @modes("legacy")
 @EXTRA
 def test_more_pages_kept_than_descriptors_leave_nothing(start: Any, extra: Any) -> None:
-    """24 pages want 24 descriptors, and 20 are allowed."""
+    """24 pages need 24 descriptors, and 20 are allowed."""
     eal = start(*extra, rlimits={"nofile": 20}, init=False)
     refused = eal.refused()
 

@@ -171,7 +171,7 @@ def test_a_word_is_exchanged_if_it_is_what_it_was(
 
 
 def add(va: int, times: int) -> int:
-    """Adds one so many times, as a process of its own; the exit status, an errno if it may not."""
+    """Adds one n times, as a process of its own; the exit status, an errno if it may not."""
     child = os.fork()
     if child:
         return child

@@ -85,7 +85,7 @@ def test_killed_while_the_kernel_collects_pages(pools, dead, reached, back):
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """A kernel that has memory for so many pages more; compact_memory is not to be written."""
+    """A kernel that has memory for that many more pages; compact_memory is not to be written."""
     real = loans.add
 
     def limit(most):

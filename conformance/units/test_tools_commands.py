@@ -106,7 +106,7 @@ def test_each_tool_has_json_or_prints_a_file() -> None:
     without = {name for name in ALL if "--json" not in pyeal(name, "--help")}
 
     assert without == {"ci", "completion", "man"}
-    assert set(LOOKS) == set(ALL) - EAL - without - {"bench"}  # which wants root
+    assert set(LOOKS) == set(ALL) - EAL - without - {"bench"}  # which needs root
 
 
 @pytest.mark.parametrize("name", NOTHING)

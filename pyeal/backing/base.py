@@ -321,7 +321,7 @@ class ListPerFd(Backing):
         self._punch(msl, start, n, dir_fd, 0)
 
     def _punch(self, msl: MemsegList, start: int, n: int, dir_fd: int, stays: int) -> None:
-        """Takes n segments out of the file, but for its first `stays` bytes."""
+        """Takes n segments out of the file, except its first `stays` bytes."""
         give_back(msl.va(start), n * msl.page_sz)
         fd = self.list_fds.get(msl.index, -1)
         if fd < 0:

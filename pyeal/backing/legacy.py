@@ -253,7 +253,7 @@ class LegacyFiles(PageFiles):
         self.unlink([*surplus, *(kept if self.unlink_before_mapping else ())])
 
     def give_up(self) -> None:
-        """Removes every file after a failure, but for those that were there before."""
+        """Removes every file after a failure, except those that were there before."""
         for page in self.pages:
             page.close()
         self.unlink([page for page in self.pages if not page.preexisting])

@@ -369,7 +369,7 @@ def discard_last(opened: list[int], name: str, dir_fd: int, preexisting: bool) -
 
 
 def lock_shared(fd: int, name: str) -> None:
-    """Takes the lock of a page in use. If another process has it exclusively, EAL goes on."""
+    """Takes the lock of a page in use. If another process holds it exclusively, EAL continues."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -28,7 +28,7 @@ COMMANDS = {  # name: its line in --help
     "dump": "decode one of EAL's shared files, with offsets",
     "diff": "what differs between two shared files, or two releases' layouts",
     "bench": "time an EAL beside another, keep it, compare it with a revision",
-    "lease": "hugepages for a command or a shell, given back exactly",
+    "lease": "hugepages for a command or a shell, returned at its end",
     "ci": "a CI job with hugepages, checks and a leak gate, to copy",
     "completion": "shell completion of these commands, for bash, zsh and fish",
     "man": "the manual, a page for man(1)",

@@ -1,4 +1,4 @@
-"""Hugepages for a command, a block of code or a test: reserved, mounted, checked, given back.
+"""Hugepages for a command, a block of code or a test: reserved, mounted, checked, returned.
 
 with pyeal.lease("2M:256", node=0) as pages:
     pyeal.init(["--huge-dir", pages.hugedir("2M"), "-m", "64"])
@@ -184,7 +184,7 @@ def run(args: argparse.Namespace) -> int:
 def _lend(args: argparse.Namespace) -> int:
     lent = Lease(args.pages, args.node)
     if os.geteuid():
-        raise PermissionError(f"taking hugepages wants root, found uid {os.geteuid()}")
+        raise PermissionError(f"leasing hugepages needs root, found uid {os.geteuid()}")
     loans.recover(lent.say)  # mounts of dead processes are in the namespace that is left now
     own_mounts()
     _hide_others()

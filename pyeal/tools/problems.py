@@ -214,7 +214,7 @@ PROBLEMS = (
        r"(cannot|failed to|could not) (create|init|allocate) (mbuf|packet|mempool)",
        r"cannot allocate memory for", r"~error allocating from heap",
        r"~rte_service_init\(\) failed"),
-      "EAL started; the application wants more than there is. An mbuf takes its data room + 256"
+      "EAL started; the application needs more than there is. An mbuf takes its data room + 256"
       " bytes, a pool 64 bytes more for each.",
       "pyeal plan -- -m MB, with a fifth more than the sum of the pools",
       reach="what an application will ask for is in its own hands"),
@@ -222,7 +222,7 @@ PROBLEMS = (
       (r"no (free|available) (1048576 kB )?hugepages reported( in \S*1048576kB)?(?! on)\s*$",
        r"no (free|available) 1048576 kB hugepages reported",
        r"no (free|available) hugepages reported in \S*1048576kB"),
-      "EAL looks at every size that the kernel knows, and says so of each without a free page.",
+      "EAL looks at every size that the kernel knows, and logs each one without a free page.",
       "nothing to do, as long as another size has pages"),
     P(36, "primary and secondaries do not answer each other", "files of others",
       (r"request timed out", r"not all secondaries have responded",

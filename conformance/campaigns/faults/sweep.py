@@ -3,8 +3,8 @@
     python -m conformance faults [--target T] [--mode M] [--kill] [--limit N] [--json]
 
 One clean start is traced; then each of its calls is made to fail with each errno of calls.toml, one
-a start, by strace. pyeal must go on with all that was asked for, or end with an EalError that names
-the cause, leave nothing, and be able to start again. Of librte_eal it is noted what it does.
+a start, by strace. pyeal must continue with all that was asked for, or end with an EalError that
+names the cause, leave nothing, and be able to start again. For librte_eal the outcome is noted.
 """
 
 from __future__ import annotations
@@ -403,7 +403,7 @@ class Scene:
         return Case(self.target, self.mode, step, "KILL", outcome, text, left, wrong)
 
     def goes_on(self, primary):
-        """The one that was joined: grows, and gives back."""
+        """The primary of a secondary: it grows and shrinks."""
         if self.first == "legacy":
             return self.works(primary)
         try:
@@ -416,7 +416,7 @@ class Scene:
         return ""
 
     def life(self):
-        """A new primary with the same prefix: "" when it has all its memory and gives it back."""
+        """A new primary with the same prefix: "" if it gets all its memory and frees it."""
         child, args = self.child(), [*MODES_OF[self.first or self.mode], "--file-prefix", PREFIX]
         try:
             child.ask("init", args=args)

@@ -127,7 +127,7 @@ class Words(OnSmall):
         return ["20.11.10", "22.11.11", "26.07"]
 
     def _laid(self, small: Small) -> tuple[list[int], list[int]]:
-        """Areas of several sizes, every other one given back: all elements by address, and those
+        """Areas of several sizes, every other one freed: all elements by address, and those
         that stay."""
         rng = random.Random(7)
         areas = [small.heaps.malloc(rng.choice((64, 500, 4000, 30000))) for _ in range(LAID)]

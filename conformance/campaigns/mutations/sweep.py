@@ -4,7 +4,7 @@
 
 mutations.toml lists the faults. One is caught when a test of its requirement fails with it, and
 passes right after without it. The table of all is DIR/mutations.json and .md. The exit code is 0
-when all were caught (those that want another machine aside), 1 when one survived, 2 when one
+when all were caught (without those that need another machine), 1 when one survived, 2 when one
 could not run.
 """
 

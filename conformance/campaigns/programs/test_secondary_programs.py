@@ -9,7 +9,7 @@ import pytest
 
 from conformance import HUGE_FILES, modes, needs
 
-# what takes memory; some want more than there is, or what only a primary may do
+# tests that allocate; some need more than there is, or what only a primary may do
 OTHERS = (
     "external_mem", "mempool", "ring", "stack", "hash", "thash", "efd", "lpm", "lpm6", "rib", "fib",
     "mbuf", "event_ring", "func_reentrancy", "multiprocess", "tailq", "service",
@@ -20,7 +20,7 @@ OTHERS = (
 @modes(*HUGE_FILES)
 @pytest.mark.parametrize("autotest", ["memory", "memzone", "malloc", "fbarray"])
 def test_dpdk_test(host, program, autotest, mode, evidence):
-    """An autotest passes in pyeal's memory, and gives back what it took."""
+    """An autotest passes in pyeal's memory and frees what it allocated."""
     eal = host()
     before = eal.segments()
     begun = time.monotonic()
@@ -59,7 +59,7 @@ def test_other_autotests_end_alike(host, program, dpdk_test, evidence):
             said = program(eal, *argv, env=env, good=(0, 1, 255))
             yield name, next((w for w in ("Test OK", "Test Failed") if w in said), said[-100:])
 
-    # what they take comes from the primary, but for two pages
+    # the primary allocates for them, except for two pages
     ours, real = dict(verdicts(host(mb=4))), dict(verdicts(dpdk_test(mb=4)))
     evidence(", ".join(f"{n} {ours[n].removeprefix('Test ')}" for n in OTHERS))
 

@@ -58,7 +58,7 @@ def test_pyeal_has_testpmd_grow(testpmd, beside, memory, evidence):
 
 
 def test_testpmd_outlives_pyeal(testpmd, beside, evidence):
-    """One pyeal leaves, one is killed: testpmd goes on, hosts the next, and ends as ever."""
+    """One pyeal leaves, one is killed: testpmd continues, hosts the next, and ends as usual."""
     pmd = testpmd()
     first, second = beside(pmd), beside(pmd)
     pmd("start")

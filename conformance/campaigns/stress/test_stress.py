@@ -29,7 +29,7 @@ def test_a_death_inside_of_a_malloc_is_survived(stress, request):
 
 @needs(pages={"2M": 12})
 def test_a_torn_heap_is_mended(start, join, request, evidence):
-    """The lock is a dead one's, the links are nonsense: a primary left alone goes on."""
+    """A dead process held the lock, the links are broken: a primary left alone continues."""
     survives(request)
     eal = start("-m", "4")
 

@@ -296,7 +296,7 @@ class World:
         return who in self.procs and who != "P" and not self.cannot("die")
 
     def _die(self, who, size, ms):
-        """SIGKILL some time after a malloc was asked for; the primary must go on."""
+        """SIGKILL some time after a malloc was asked for; the primary must continue."""
         self.torn = True
         eal = self.procs[who]
         eal.begin("malloc", size=size, align=0, socket=-1)
@@ -311,7 +311,7 @@ class World:
             self.lost |= self._busy(now) - self._known()
 
     def _dead_mans_locks(self, dead, held):
-        """Others are left: an error names the lock, in a bounded time. None is left: it goes on."""
+        """Others are left: an error names the lock, in a bounded time. None left: it continues."""
         primary = self.procs["P"]
         self._count("locks of the dead")
         self._check_stamps()

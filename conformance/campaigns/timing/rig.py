@@ -1,7 +1,7 @@
 """EALs and the kernel's limit, measured side by side: one process at a time, in private mounts.
 
 rig = Rig(folder, "pyeal", "librte_eal")          builds the probes
-with rig.room(256) as room:                       a box with so many pages
+with rig.room(256) as room:                       a box with that many pages
     rounds(7, {"pyeal": lambda r: room.run(rig.target, ["-m", "512"]), ...})
 
 A Run has the times of the process and of rte_eal_init's stages, as (wall, cpu) in seconds. Nothing
@@ -165,7 +165,7 @@ class Rig:
 
     @contextlib.contextmanager
     def room(self, pages, in_memory=False, size="2M"):
-        """A box with so many pages in its hugetlbfs, or in the machine's pool for in-memory."""
+        """A box with that many pages in its hugetlbfs, or in the machine's pool for in-memory."""
         if self.why:
             raise Missing(self.why)
         free = host.pools().get(size, host.Pool(0, 0, 0, 0)).available

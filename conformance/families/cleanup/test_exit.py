@@ -33,7 +33,7 @@ def test_cleanup_works_once(start, mode, evidence):
 @needs(pages={"2M": 8})
 @modes("dynmem", "single-file")
 def test_no_page_file_remains(start, evidence):
-    """Memory was taken, the heap grew, all was given back: the directory is empty."""
+    """Memory was allocated, the heap grew, all was freed: the directory is empty."""
     eal = start("-m", "4")
     areas = [eal.malloc(size).va for size in (100, 3000, BIG)]
     most = eal.page_files()
@@ -190,7 +190,7 @@ def test_a_dead_ones_shadows_are_swept(start, join, evidence):
 @needs(pages={"2M": 3})
 @modes("in-memory")
 def test_in_memory_pages_stay_mapped_until_the_end(start, evidence):
-    """After cleanup the pages of what was not given back are there; after the process nothing."""
+    """After cleanup the pages of unfreed memory remain; after the process nothing."""
     eal = start("-m", "4")
     at = eal.malloc(64).va
     eal.cleanup()

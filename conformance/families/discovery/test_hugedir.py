@@ -29,7 +29,7 @@ def kept(start, mode):
 @needs(pages={"2M": 2}, strace=True)
 @modes(*HUGE)
 def test_directory_is_locked_from_counting_to_the_last_page(start, mode, machine, evidence):
-    """A start waits for the lock, then holds it: count, pages, and only then it is given back."""
+    """A start waits for the lock, then holds it: count, pages, and only then it is released."""
     box = machine({"2M": {"free": 2}}, {"2M": 2})
     at = box.path(box.hugedir("2M"))
     eal = start("-m", "4", box=box, init=False)

@@ -1,4 +1,4 @@
-"""DYN: the pages of the start, and those that the heap takes and gives back later."""
+"""DYN: the pages of the start, and those that the heap allocates and frees later."""
 
 import errno
 import re

@@ -207,7 +207,7 @@ def test_pages_that_go_between_counting_and_mapping(start, fake_host, evidence):
 @pytest.mark.parametrize("error", ["ENOSYS", "EPERM"])
 def test_memory_policies_that_a_filter_refuses(start, error, evidence):
     """get_mempolicy, set_mempolicy, mbind, move_pages: refused as on a kernel without nodes, or as
-    in a container without CAP_SYS_NICE, and init goes on."""
+    in a container without CAP_SYS_NICE, and init continues."""
     calls = "get_mempolicy,set_mempolicy,mbind,move_pages"
     eal = start("-m", "4", init=False)
     trace = eal.trace(calls, inject=f"{calls}:error={error}")
@@ -224,7 +224,7 @@ def test_memory_policies_that_a_filter_refuses(start, error, evidence):
 @needs(pages={"2M": 3}, strace=True)
 @modes("dynmem", "legacy")
 def test_without_pagemap_iova_is_va(start, evidence):
-    """/proc/self/pagemap cannot be opened, as in a sandbox: VA, and init goes on."""
+    """/proc/self/pagemap cannot be opened, as in a sandbox: VA, and init continues."""
     eal = start("-m", "4", init=False)
     trace = eal.trace("openat", inject="openat:error=EACCES", path="/proc/self/pagemap")
     eal.init()

@@ -183,7 +183,7 @@ def test_what_belongs_to_somebody_else_is_not_used(start, place, evidence):
 @needs(pages={"2M": 2})
 @pytest.mark.parametrize("place", OWNED)
 def test_nobody_looks_at_the_owner(start, place, evidence):
-    """Root takes what another user made, who can go on changing it."""
+    """Root takes what another user made and can still change."""
     never = ["--huge-unlink=never"] if place == "page" else []  # what is found is taken
     eal = start("-m", "2", *never, init=False)
     at = give_away(eal, place)

@@ -35,7 +35,7 @@ def logged(eal, text, limit=2):
 @needs(pages={"2M": 6})
 @modes(*SHARED)
 def test_a_second_primary_is_refused(start, join, mode, evidence):
-    """Of the same or another kind: the config is locked; the first goes on."""
+    """Of the same or another kind: the config is locked; the first continues."""
     eal = start("-m", MEMORY[mode])
     at = eal.malloc(64).va
     eal.poke(at, b"first")

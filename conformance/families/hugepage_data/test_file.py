@@ -76,7 +76,7 @@ def test_it_has_a_record_for_each_page_mapped(start, evidence):
 @needs(pages={"2M": 4, "1G": 1}, phys=True)
 @modes("legacy")
 def test_kept_pages_come_first_and_the_rest_is_zero(start, fake_host, evidence):
-    """One of 1 GB, then two of 2 MB by address; the two pages given back left nothing."""
+    """One of 1 GB, then two of 2 MB by address; the two freed pages left nothing."""
     eal = start("-m", "1028", "--iova-mode=pa", box=fake_host({"2M": 4, "1G": 1}))
     data, found = (eal.run / "hugepage_data").read_bytes(), records(eal)
     evidence([(r[3] >> 20, hex(r[2])) for r in found])

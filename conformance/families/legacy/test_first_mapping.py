@@ -125,7 +125,7 @@ def test_pages_are_preferred_from_nodes_in_turn(start, fake_host, args, turns, e
 @needs(pages={"2M": 3}, strace=True)
 @modes("legacy")
 def test_without_numa_maps_all_pages_are_of_node_0(start, evidence):
-    """/proc/self/numa_maps cannot be opened: a NOTICE, and init goes on."""
+    """/proc/self/numa_maps cannot be opened: a NOTICE, and init continues."""
     eal = start("-m", "4", init=False)
     inject = "openat:error=ENOENT"
     trace = eal.trace("openat", inject=inject, path="/proc/self/numa_maps")

@@ -1,4 +1,4 @@
-"""MEMFD: the descriptors that in-memory and no-huge memory lives on."""
+"""MEMFD: the descriptors of in-memory and no-huge memory."""
 
 import fcntl
 import os
@@ -50,7 +50,7 @@ def test_each_page_is_a_memfd_of_its_own(start, page, evidence):
 def test_single_file_is_one_memfd_for_each_list(start, page, make_box, evidence):
     """seg_<list>: grows and shrinks page by page, and is closed with the list's last page.
 
-    2M:  the list that has a page grows by three and gives them back as a hole; its length stays
+    2M:  the list that has a page grows by three and frees them as a hole; its length stays
     1G:  the heap's one page is full, so a list of 2M pages begins, and ends with what it began
     """
     box = make_box(lease={"2M": 5} | ({"1G": 1} if page == 1 << 30 else {}))

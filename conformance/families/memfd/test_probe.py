@@ -55,7 +55,7 @@ def test_probe_tries_the_largest_size_and_closes_at_once(start, page, fake_host,
 @needs(pages={"2M": 4}, strace=True)
 @modes("in-memory")
 def test_einval_means_anonymous_hugepages(start, evidence):
-    """Init goes on without memfd: pages are private anonymous mappings."""
+    """Init continues without memfd: pages are private anonymous mappings."""
     eal = start("-m", "4", init=False)
     trace = eal.trace("memfd_create", inject="memfd_create:error=EINVAL:when=1")
     eal.init()

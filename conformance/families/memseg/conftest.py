@@ -1,4 +1,4 @@
-"""Hosts for memseg lists: nodes and page sizes as a test wants them, pages from where they are."""
+"""Hosts for memseg lists: nodes and page sizes as a test needs them, real pages behind them."""
 
 import pytest
 

@@ -19,7 +19,7 @@ POLICIES = {"default": 0, "preferred": 1, "bind": 2, "interleave": 3, "local": 4
 
 @contextmanager
 def policy(name):
-    """This thread's, which children inherit; on node 0 where it wants one."""
+    """This thread's, which children inherit; on node 0 if it needs one."""
     call = ctypes.CDLL(None, use_errno=True).syscall
 
     def put(name):

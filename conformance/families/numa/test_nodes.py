@@ -13,7 +13,7 @@ WARNING = "Main core has no memory on local socket!"
 
 
 def binds(root, cpus, counts=()):
-    """Nodes with these CPUs, and with so many pages of 2 MB each."""
+    """Nodes with these CPUs, and with that many pages of 2 MB each."""
     return fake_host.build(root, {"2M": list(counts) or [0] * len(cpus)}, cpus)
 
 

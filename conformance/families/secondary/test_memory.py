@@ -10,7 +10,7 @@ from conformance import HUGE_FILES, MB, modes, needs, requirement, sizes
 from conformance.harness import host
 from conformance.harness.catalogue import holds
 
-BIG = 5 * MB  # wants three new pages
+BIG = 5 * MB  # needs three new pages
 
 
 def pages(eal):

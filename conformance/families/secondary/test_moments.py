@@ -10,7 +10,7 @@ from conformance import MB, modes, needs, requirement
 from conformance.harness.catalogue import holds
 from conformance.harness.child import TargetDied
 
-BIG = 5 * MB  # wants three new pages
+BIG = 5 * MB  # needs three new pages
 STAMP = b"stamp"
 DIRTY = 2  # of a page's flags
 SOON = 3  # seconds in which a dead one's lock is found out

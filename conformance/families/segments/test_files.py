@@ -234,7 +234,7 @@ def test_never_keeps_pages_and_flags_them_dirty(start, n, evidence):
 def test_a_page_is_touched_without_a_change(start, mode, box, evidence):
     """What a kept file holds is found in the page, from its first byte on.
 
-    It was an EAL that wrote there: the pages lie on its node, where the next one wants them.
+    It was an EAL that wrote there: the pages lie on its node, where the next start needs them.
     """
     first = start("-m", "6", "--huge-unlink=never", init=False)
     if mode == "single-file" and catalogue.holds(">=25.11", first.release):

@@ -1,4 +1,4 @@
-"""SEG: pages that the heap takes and gives back while the process runs."""
+"""SEG: pages that the heap allocates and frees while the process runs."""
 
 import fcntl
 import mmap

@@ -281,7 +281,7 @@ def mount_that_cannot_be_locked(w):
 @problem(10, "permission", "of user 0", "sticky", pages={"2M": 2})
 def files_of_root_in_a_sticky_directory(w):
     box = w.box(mounts=[("2M", "/run/hugepages/2M", "size=4M,mode=1777")])
-    for i in range(4):  # a name in each list, or EAL goes on with the next
+    for i in range(4):  # a name in each list, or EAL continues with the next
         box.path(f"/run/hugepages/2M/eal_stickymap_{i * 8192}").touch(mode=0o600)
     return Way("-m", "2", box=box, as_user="nobody", prefix="eal_sticky")
 

@@ -100,7 +100,7 @@ with pyeal.lease("2M:2") as pages:
 
 @needs(root=True, pages={"2M": 4})
 def test_a_block_of_code_and_kill_9(tool, make_box):
-    """`with pyeal.lease(...)` gives back at the end; after kill -9 the next lease does."""
+    """`with pyeal.lease(...)` returns the pages at the end; after kill -9 the next lease does."""
     box = make_box()  # whose /run is its own
     argv = [*box.enter, sys.executable, "-P", "-c", BLOCK]
     env = environment() | box.environment()
