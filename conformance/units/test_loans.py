@@ -129,7 +129,7 @@ def test_waits_until_others_give_back(pools, kernel, monkeypatch):
 def test_without_root_nothing_is_taken(pools, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
 
-    with pytest.raises(loans.Refused, match="wants root, found uid 65534"):
+    with pytest.raises(loans.Refused, match="needs root, found uid 65534"):
         loans.lease({"2M": 80})
     assert pools("2M") == 100
 
