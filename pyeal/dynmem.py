@@ -1,4 +1,4 @@
-"""Dynamic memory: how many pages of which size on which node, and having them before the start."""
+"""Dynamic memory: how many pages of which size on which node, and their allocation at the start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pages_per_socket(
     available: list[tuple[int, list[int]]],
     lcores: dict[int, int],
 ) -> list[list[int]]:
-    """Pages wanted, by size (as in available) and node.
+    """Returns how many pages a request needs, by size (as in available) and node.
 
     memory: bytes in all; socket_mem: bytes by node, which then decides alone; available: (page
     size, free pages by node), sizes descending; lcores: how many run on each node.
@@ -47,7 +47,7 @@ def pages_per_socket(
             n = min(rest // size, counts[node])
             if n < counts[node] and rest - n * size > 0:
                 smaller = sum(s * c[node] for s, c in available[i + 1 :])
-                # what is left is less than a page: another one, unless smaller sizes can hold it
+                # less than a page remains: another page, unless smaller ones can hold it
                 n += smaller < rest - n * size
             used[i][node] = n
             taken = min(rest, n * size)
@@ -63,7 +63,7 @@ def pages_per_socket(
 def _spread(
     memory: int, available: list[tuple[int, list[int]]], lcores: dict[int, int], nodes: int
 ) -> list[int]:
-    """-m over the nodes by their lcores; what does not fit goes to the first that have more."""
+    """Returns -m shared among the nodes by their lcores, the rest on the first that have room."""
     has = [sum(size * counts[node] for size, counts in available) for node in range(nodes)]
     total = sum(lcores.values()) or 1
     wanted, rest = [0] * nodes, memory
@@ -82,11 +82,12 @@ def _short(node: int | None, wanted: int, missing: int) -> EalError:
     where = "" if node is None else f" on socket {node}"
     got = wanted // MB - missing // MB
     return EalError(
-        ENOMEM, "pages",
+        ENOMEM,
+        "pages",
         f"Not enough memory available{where}! Requested: {wanted // MB}MB, available: {got}MB",
         fix="dpdk-hugepages.py -s shows the pools, -r SIZE reserves more",
         reason="too-few-pages" if node is None else f"too-few-pages-on-node-{node}",
-    )  # fmt: skip
+    )
 
 
 def hugepage_init(

@@ -1,4 +1,4 @@
-"""hugepage_data: a record for each page of legacy memory, by which secondaries map them."""
+"""`hugepage_data`: a record for each page of legacy memory, by which secondaries map it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,7 @@ class Page:
     preexisting: its file was there with a page before, left by --huge-unlink=never.
     """
 
-    __slots__ = (
-        "fd",
-        "file_id",
-        "final_va",
-        "node",
-        "orig_va",
-        "path",
-        "physaddr",
-        "preexisting",
-        "size",
-    )  # fmt: skip
+    __slots__ = tuple("fd file_id final_va node orig_va path physaddr preexisting size".split())
 
     def __init__(self, path: str, file_id: int, size: int, orig_va: int, fd: int) -> None:
         self.path, self.file_id, self.size, self.orig_va, self.fd = path, file_id, size, orig_va, fd
@@ -52,10 +42,10 @@ class Page:
 
 
 def write(path: str, pages: list[Page], records: int) -> None:
-    """Writes the pages' records from the first on; the file has room for `records`, zeroed.
+    """Writes the pages' records from the first on, into a zeroed file for `records` of them.
 
+    EalError(ENOMEM) if there is no room for all of them; the file is removed then.
     linux/eal_memory.c: create_shared_memory, copy_hugepages_to_shared_mem, remap_segment
-    EalError(ENOMEM) when there is no room for all of them; the file is gone then.
     """
     pack = Struct(_HEAD).pack
     fd = -1

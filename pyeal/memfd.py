@@ -1,4 +1,4 @@
-"""The memfd probe: can hugepages have a descriptor without a file system?"""
+"""The memfd probe: whether hugepages can have descriptors without a file system."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def probe(
     page_sizes: list[int], opts: Options, release: Release, log: Callable[[str, str], object]
 ) -> bool:
-    """Whether pages of --in-memory come from memfds; if not, from anonymous hugepages.
+    """Returns whether pages of --in-memory come from memfds; if not, from anonymous hugepages.
 
-    Tries the largest size only. EINVAL means no; any other error, and no together with
-    --single-file-segments, is EalError(ENOMEM). Releases that dropped the probe take it for
-    granted. linux/eal_memalloc.c: eal_memalloc_init, test_memfd_create
+    Only the largest size is tried. EINVAL means no. Any other error is EalError(ENOMEM), and so is
+    no with --single-file-segments. Releases without the probe assume yes.
+    linux/eal_memalloc.c: eal_memalloc_init, test_memfd_create
     """
     if release.probes_memfd:
         kind = libc.MFD_HUGETLB | libc.log2_flag(page_sizes[0])
@@ -32,21 +32,23 @@ def probe(
         except OSError as e:
             if e.errno != EINVAL:
                 raise EalError(
-                    ENOMEM, "memfd",
+                    ENOMEM,
+                    "memfd",
                     "Unable to check if memfd is supported",
                     expected=f"memfd_create of {page_sizes[0] >> 10} kB pages",
                     found=e.strerror or "",
                     fix="run without --in-memory, or allow memfd_create (seccomp?)",
                     reason="memfd-denied" if e.errno in (EACCES, EPERM) else "memfd",
-                ) from None  # fmt: skip
+                ) from None
             log("INFO", "Using memfd is not supported, falling back to anonymous hugepages")
             if opts.single_file_segments:
                 raise EalError(
-                    ENOMEM, "memfd",
+                    ENOMEM,
+                    "memfd",
                     "Single-file segments mode cannot be used without memfd support",
                     fix="run without --single-file-segments or without --in-memory",
                     reason="memfd",
-                ) from None  # fmt: skip
+                ) from None
             return False
     log("DEBUG", "Using memfd for anonymous memory")
     return True

@@ -1,4 +1,4 @@
-"""Reserving address space: a rising cursor that makes addresses the same in every process."""
+"""Reserves address space by a rising cursor, so that addresses are the same in every process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _choosing = allocate_lock()  # an address; all EALs of the process begin at the 
 
 
 def align(n: int, to: int) -> int:
-    """n rounded up to a power of two."""
+    """Returns n rounded up to a multiple of a power of two."""
     return (n + to - 1) & -to
 
 
@@ -54,10 +54,10 @@ class VaSpace:
         self.asked, self.hint_warning, self.log = bool(base), hint_warning, log
 
     def reserve(self, size: int, page_sz: int = PAGE, addr: int = 0) -> int:
-        """Reserves size bytes (a multiple of page_sz), aligned to page_sz; their address.
+        """Reserves size bytes (a multiple of page_sz), aligned to page_sz; returns their address.
 
-        Without addr the cursor is the hint and moves behind the area. With addr the area lies
-        there or EalError(EADDRNOTAVAIL) says what does. EalError(ENOMEM) when nothing fits.
+        Without addr the cursor is the hint and moves behind the area. With addr the area is there,
+        or EalError(EADDRNOTAVAIL) names what is mapped there. EalError(ENOMEM) if nothing fits.
         """
         with _choosing:
             return self._reserve(size, page_sz, addr)
@@ -77,11 +77,14 @@ class VaSpace:
                 got = libc.reserve(wanted, length)
             except OSError as e:
                 raise EalError(
-                    e.errno or 0, "vaspace",
-                    "Cannot get a virtual area", expected=f"{size:#x} bytes at {wanted:#x}",
-                    found=os.strerror(e.errno or 0), reason="address-space",
+                    e.errno or 0,
+                    "vaspace",
+                    "Cannot get a virtual area",
+                    expected=f"{size:#x} bytes at {wanted:#x}",
+                    found=os.strerror(e.errno or 0),
+                    reason="address-space",
                     fix="raise ulimit -v, or set vm.overcommit_memory to 0",
-                ) from None  # fmt: skip
+                ) from None
             if not hint or got == wanted:
                 break
             tries += 1
@@ -95,11 +98,12 @@ class VaSpace:
             if not hint:
                 libc.munmap(got, length)
                 raise EalError(
-                    EADDRNOTAVAIL, "vaspace",
+                    EADDRNOTAVAIL,
+                    "vaspace",
                     f"Cannot get a virtual area at requested address: {wanted:#x} (got {va:#x}); "
                     f"{what_lies_at(wanted, size)}",
                     reason="address-taken",
-                )  # fmt: skip
+                )
             self._not_respected(wanted, va)
         elif self.cursor:
             self.cursor = va + size
@@ -109,7 +113,7 @@ class VaSpace:
             libc.munmap(va + size, after)
         try:
             libc.madvise(va, size, MADV_DONTDUMP)
-        except OSError as e:  # all that it costs is a bigger core dump
+        except OSError as e:  # the only cost is a bigger core dump
             self.log("ERR", f"{e}")
         return va
 
@@ -206,13 +210,13 @@ def map_into_gap(
 
 
 def give_back(va: int, length: int) -> None:
-    """Pages at va become a reservation again: no access, no memory, not in core dumps."""
+    """Makes pages a reservation again: no access, no memory, not in core dumps."""
     libc.reserve(va, length, MAP_FIXED)
     libc.madvise(va, length, MADV_DONTDUMP)
 
 
 def free_base(length: int, step: int = 16 << 20, proc: str = "/proc") -> int:
-    """An address, aligned as --base-virtaddr is, with length bytes free behind it; 0 if none."""
+    """Returns an address for --base-virtaddr with length bytes free behind it, 0 if none."""
     at = BASE
     for start, end, _ in mappings(proc):
         if start - at >= length:
@@ -222,7 +226,7 @@ def free_base(length: int, step: int = 16 << 20, proc: str = "/proc") -> int:
 
 
 def what_lies_at(va: int, length: int, proc: str = "/proc") -> str:
-    """The first mapping of this process that overlaps the range, as a phrase."""
+    """Returns the first mapping of this process that overlaps the range, as a phrase."""
     for start, end, name in mappings(proc):
         if start < va + length and end > va:
             return f"{start:#x}-{end:#x} is {name or 'anonymous memory'}"
@@ -230,7 +234,7 @@ def what_lies_at(va: int, length: int, proc: str = "/proc") -> str:
 
 
 def mappings(proc: str = "/proc") -> Iterator[tuple[int, int, str]]:
-    """(start, end, name) of this process's mappings, ascending."""
+    """Yields (start, end, name) of this process's mappings, ascending."""
     with open(f"{proc}/self/maps", errors="replace") as f:
         for start, end, _, name in parse_maps(f.read()):
             yield start, end, name

@@ -140,9 +140,12 @@ class Backing:
             return self.infos[page_sz]
         sizes = ", ".join(f"{s >> 10} kB" for s in self.infos) or "none"
         raise EalError(
-            ENOMEM, "memalloc", f"Cannot allocate pages of {page_sz >> 10} kB",
-            expected=f"one of the sizes {sizes}", found=f"{page_sz >> 10} kB",
-        )  # fmt: skip
+            ENOMEM,
+            "memalloc",
+            f"Cannot allocate pages of {page_sz >> 10} kB",
+            expected=f"one of the sizes {sizes}",
+            found=f"{page_sz >> 10} kB",
+        )
 
     def directory(self, page_sz: int, must: bool = True) -> Unlocked:
         """Returns the context in which pages of a size come or go; entering gives its descriptor.

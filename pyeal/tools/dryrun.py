@@ -51,9 +51,13 @@ class Survey(hugepages.Survey):
     """Discovery without a lock: what EAL would clear away is counted as free, and stays."""
 
     def __init__(
-        self, opts: options.Options, release: releases.Release, nodes: list[int], view: ProcessView,
+        self,
+        opts: options.Options,
+        release: releases.Release,
+        nodes: list[int],
+        view: ProcessView,
         log: Callable[[str, str], object],
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(opts, release, nodes, view, log)
         self.view = view
         self.cleared: dict[int, int] = {}  # page size -> pages
@@ -61,11 +65,13 @@ class Survey(hugepages.Survey):
     def enter(self, info: hugepages.HugepageInfo) -> None:
         if not self.view.access(info.hugedir, os.R_OK):
             raise EalError(
-                13, "hugepages",
-                f"Failed to lock hugepage directory! {info.hugedir}", found="Permission denied",
+                13,
+                "hugepages",
+                f"Failed to lock hugepage directory! {info.hugedir}",
+                found="Permission denied",
                 fix="mount it for this user (uid=, mode=) or name another one with --huge-dir",
                 reason="hugedir-lock",
-            )  # fmt: skip
+            )
         try:
             files = self.view.page_files(info.hugedir)
         except OSError:
