@@ -76,9 +76,8 @@ def choose(
     try:
         used = pages_per_socket(memory, opts.socket_mem, [*counts.items()], lcores)
     except EalError as e:
-        why = f"; {backing.failure.why}" if backing.failure.why else ""
-        e.what += why
-        raise e
+        e.found = backing.failure.why
+        raise
     left = dict(zip(counts, used, strict=True))
     for size, row in left.items():
         for node, n in enumerate(row):

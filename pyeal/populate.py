@@ -202,13 +202,13 @@ class PopulateThreads:
 class Failure:
     """The reason why a page failed last: logged, and kept for the error of the whole request."""
 
-    __slots__ = ("log", "why")
+    __slots__ = ("fix", "log", "why")
 
     def __init__(self, log: Log) -> None:
-        self.log, self.why = log, ""
+        self.log, self.why, self.fix = log, "", ""
 
-    def __call__(self, level: str, why: str) -> None:
-        self.why = why
+    def __call__(self, level: str, why: str, fix: str = "") -> None:
+        self.why, self.fix = why, fix
         self.log(level, why)
 
 
@@ -317,8 +317,8 @@ class Population:
             good, node = next((i, node) for i, node in enumerate(nodes) if node != policy.node)
             self.failure(
                 "DEBUG",
-                f"allocation happened on wrong socket (wanted {policy.node}, got {node}); "
-                f"{advice(size, policy.node)}",
+                f"allocation happened on wrong socket (wanted {policy.node}, got {node})",
+                more_pages(size, policy.node),
             )
         return good
 
@@ -333,10 +333,6 @@ def why_absent(e: OSError, size: int) -> str:
     return f"pages could not be populated: {e.strerror}"
 
 
-def advice(size: int, node: int) -> str:
-    """Returns what to look at, and to run, if pages of that size are missing on a node."""
-    word = f"{size >> 20}M"
-    return (
-        f"see free_hugepages of node {node} and the mount's size=; "
-        f"dpdk-hugepages.py -p {word} -n {node} -r SIZE reserves more"
-    )
+def more_pages(size: int, node: int) -> str:
+    """Returns the command that adds pages of a size on a node."""
+    return f"dpdk-hugepages.py -p {size >> 20}M -n {node} -r SIZE, or a larger size= of the mount"

@@ -63,9 +63,12 @@ class Segments:
         the request stays allocated then. eal_memalloc_alloc_seg_bulk
         """
         if n < 1:
-            raise EalError(EINVAL, "memalloc", f"at least one page wanted, {n} found")
+            what = "Cannot allocate pages"
+            raise EalError(EINVAL, "memalloc", what, expected="at least one", found=f"{n}")
         self.backing.info(page_sz)  # refuses a size that cannot change
-        full = self.backing.failure.why = f"no memseg list of this size and node has room for {n}"
+        failure = self.backing.failure
+        full = failure.why = f"no memseg list of this size and node has room for {n}"
+        failure.fix = ""
         with self.population.on_node(socket) as policy:
             for msl in self.lists:
                 if (msl.page_sz, msl.socket, msl.external) != (page_sz, socket, False):
@@ -82,8 +85,10 @@ class Segments:
         raise EalError(
             ENOMEM,
             "memalloc",
-            f"{n} pages of {page_sz >> 10} kB wanted on node {socket}, not to be had: {self.why}",
-            reason="lists-full" if self.why == full else "",
+            f"Cannot allocate {n} pages of {page_sz >> 10} kB on node {socket}",
+            found=failure.why,
+            fix=failure.fix,
+            reason="lists-full" if failure.why == full else "",
         )
 
     def _alloc_run(

@@ -19,7 +19,7 @@ from ..libc import (
     PROT_READ,
     PROT_RW,
 )
-from ..populate import advice
+from ..populate import more_pages
 from ..vaspace import give_back, map_into_gap
 
 TYPE_CHECKING = False
@@ -221,7 +221,7 @@ class Backing:
 
     def _map_failed(self, msl: MemsegList, e: OSError) -> None:
         why = os.strerror(e.errno or 0)
-        self.failure("DEBUG", f"mmap() failed: {why}; {advice(msl.page_sz, msl.socket)}")
+        self.failure("DEBUG", f"mmap() failed: {why}", more_pages(msl.page_sz, msl.socket))
 
     def _not_open(self, msl: MemsegList, seg: int) -> EalError:
         what = f"Segment {seg} of {msl.name} has no descriptor that is open"
