@@ -8,17 +8,6 @@ from errno import ENODEV, ENOMEM, ENOTSUP, ETIMEDOUT
 
 from .. import files, libc
 from ..errors import EalError
-from ..libc import (
-    FALLOC_KEEP_SIZE,
-    FALLOC_PUNCH_HOLE,
-    MADV_POPULATE_READ,
-    MADV_POPULATE_WRITE,
-    MAP_FIXED,
-    MAP_NORESERVE,
-    MAP_SHARED,
-    PROT_READ,
-    PROT_RW,
-)
 from ..populate import more_pages
 from ..vaspace import give_back, map_into_gap
 
@@ -45,8 +34,10 @@ class Access:
         self.flags, self.prot, self.advice, self.locks = flags, prot, advice, locks
 
 
-READ_WRITE = Access(os.O_RDWR, PROT_RW, MADV_POPULATE_WRITE, locks=True)
-READ_ONLY = Access(os.O_RDONLY, PROT_READ, MADV_POPULATE_READ, locks=False)  # an observer's
+READ_WRITE = Access(os.O_RDWR, libc.PROT_RW, libc.MADV_POPULATE_WRITE, locks=True)
+READ_ONLY = Access(
+    os.O_RDONLY, libc.PROT_READ, libc.MADV_POPULATE_READ, locks=False
+)  # an observer's
 
 
 class Unlocked:
@@ -138,14 +129,8 @@ class Backing:
         """Returns what discovery found of a page size. EalError(ENOMEM) if pages cannot change."""
         if page_sz in self.infos:
             return self.infos[page_sz]
-        sizes = ", ".join(f"{s >> 10} kB" for s in self.infos) or "none"
-        raise EalError(
-            ENOMEM,
-            "memalloc",
-            f"Cannot allocate pages of {page_sz >> 10} kB",
-            expected=f"one of the sizes {sizes}",
-            found=f"{page_sz >> 10} kB",
-        )
+        what, sizes = f"Cannot allocate pages of {page_sz >> 10} kB", [s >> 10 for s in self.infos]
+        raise EalError(ENOMEM, "memalloc", what, expected=f"one of {sizes or 'no'} kB")
 
     def directory(self, page_sz: int, must: bool = True) -> Unlocked:
         """Returns the context in which pages of a size come or go; entering gives its descriptor.
@@ -203,13 +188,13 @@ class Backing:
 
     def _map_whole(self, msl: MemsegList, start: int, n: int, fd: int, kind: int) -> int:
         """Maps n segments by one call, or page by page as many as there are; returns how many."""
-        kind |= MAP_FIXED | self.population.map_flag
+        kind |= libc.MAP_FIXED | self.population.map_flag
         at, step = 0, n
         while at < n:
             seg = start + at
             try:
                 offset = seg * msl.page_sz if fd >= 0 else 0
-                libc.mmap(msl.va(seg), step * msl.page_sz, PROT_RW, kind, fd, offset)
+                libc.mmap(msl.va(seg), step * msl.page_sz, libc.PROT_RW, kind, fd, offset)
             except OSError as e:
                 if step == 1:
                     self._map_failed(msl, e)
@@ -262,7 +247,7 @@ class PagePerFd(Backing):
     ) -> None:
         """Maps files as segments from start on; done[0] is how many. OSError."""
         vas = range(msl.va(start), msl.va(start + len(opened)), msl.page_sz)
-        map_into_gap(opened, vas, msl.page_sz, MAP_SHARED | flag, done, self.access.prot)
+        map_into_gap(opened, vas, msl.page_sz, libc.MAP_SHARED | flag, done, self.access.prot)
 
     def _table(self, msl: MemsegList) -> dict[int, int]:
         return self.open_files.setdefault(msl.index, {})
@@ -314,25 +299,21 @@ class ListPerFd(Backing):
             self.list_fds[msl.index] = fd
         flags[:] = [dirty] * len(flags)
         # pages that are reserved for a file and not populated stay reserved as long as the file
-        kind = MAP_SHARED | MAP_NORESERVE
+        kind = libc.MAP_SHARED | libc.MAP_NORESERVE
         return self._map_whole(msl, start, len(flags), self.list_fds[msl.index], kind)
 
     def undo(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> None:
-        self._punch(msl, start, len(flags), dir_fd, self.preexisting.get(msl.index, 0))
+        self.drop(msl, start, len(flags), dir_fd, self.preexisting.get(msl.index, 0))
 
-    def drop(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
-        self._punch(msl, start, n, dir_fd, 0)
-
-    def _punch(self, msl: MemsegList, start: int, n: int, dir_fd: int, stays: int) -> None:
-        """Takes n segments out of the file, except its first `stays` bytes."""
+    def drop(self, msl: MemsegList, start: int, n: int, dir_fd: int, stays: int = 0) -> None:
+        """Keeps the first `stays` bytes of the file."""
         give_back(msl.va(start), n * msl.page_sz)
-        fd = self.list_fds.get(msl.index, -1)
-        if fd < 0:
+        if msl.index not in self.list_fds:
             return
         at, end = max(start * msl.page_sz, stays), (start + n) * msl.page_sz
         try:
             if at < end:
-                libc.fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, at, end - at)
+                self._punch(msl, at, end - at)
                 self._punched(msl, start, n)
         except OSError as e:
             self.log("DEBUG", f"fallocate() failed: {e.strerror}")
@@ -340,6 +321,11 @@ class ListPerFd(Backing):
             if not stays:
                 self._remove(msl, dir_fd)
             self.close_list(msl)
+
+    def _punch(self, msl: MemsegList, at: int, length: int) -> None:
+        """Takes memory out of a list's file. OSError."""
+        kind = libc.FALLOC_PUNCH_HOLE | libc.FALLOC_KEEP_SIZE
+        libc.fallocate(self.list_fds[msl.index], kind, at, length)
 
     def _punched(self, msl: MemsegList, start: int, n: int) -> None:
         """Notes segments that other processes may still have mapped."""

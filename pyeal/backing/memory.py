@@ -9,16 +9,6 @@ from errno import ENOMEM
 from .. import libc, memfd
 from ..errors import EalError
 from ..layout import PGSIZE_4K, Memseg
-from ..libc import (
-    MAP_ANONYMOUS,
-    MAP_FIXED,
-    MAP_HUGETLB,
-    MAP_POPULATE,
-    MAP_PRIVATE,
-    MAP_SHARED,
-    MFD_HUGETLB,
-    PROT_RW,
-)
 from .base import Backing, ListPerFd, PagePerFd, add_opened
 
 TYPE_CHECKING = False
@@ -37,7 +27,9 @@ class Anonymous(Backing):
     """Anonymous hugepages, if memfd_create knows none: memory without descriptors."""
 
     def map(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> int:
-        kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | libc.log2_flag(msl.page_sz)
+        kind = (
+            libc.MAP_PRIVATE | libc.MAP_ANONYMOUS | libc.MAP_HUGETLB | libc.log2_flag(msl.page_sz)
+        )
         return self._map_whole(msl, start, len(flags), -1, kind)
 
 
@@ -55,7 +47,7 @@ class Memfds(Probed, PagePerFd):
     def open(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> list[int]:
         opened, n = list[int](), len(flags)
         names = [f"seg_{msl.index}-{seg}" for seg in range(start, start + n)]
-        kind = MFD_HUGETLB | libc.log2_flag(msl.page_sz)
+        kind = libc.MFD_HUGETLB | libc.log2_flag(msl.page_sz)
         try:
             add_opened(libc.syscall_batch("memfd_create", n, names, kind), names, opened)
         except OSError as e:
@@ -79,7 +71,7 @@ class ListMemfd(Probed, ListPerFd):
     """A memfd for each list: seg_<list>."""
 
     def open(self, msl: MemsegList, dir_fd: int) -> tuple[int, int]:
-        kind = MFD_HUGETLB | libc.log2_flag(msl.page_sz)
+        kind = libc.MFD_HUGETLB | libc.log2_flag(msl.page_sz)
         return os.memfd_create(f"seg_{msl.index}", kind), 0
 
 
@@ -94,11 +86,11 @@ class NoHuge(ListPerFd):
 
     def map_list(self, msl: MemsegList) -> None:
         """Maps the whole list. EalError(ENOMEM)."""
-        fd, kind = self._memfd(msl.len), MAP_SHARED
+        fd, kind = self._memfd(msl.len), libc.MAP_SHARED
         if fd < 0:
-            kind = MAP_PRIVATE | MAP_ANONYMOUS
+            kind = libc.MAP_PRIVATE | libc.MAP_ANONYMOUS
         try:
-            libc.mmap(msl.base_va, msl.len, PROT_RW, kind | MAP_FIXED, fd)
+            libc.mmap(msl.base_va, msl.len, libc.PROT_RW, kind | libc.MAP_FIXED, fd)
         except OSError as e:
             if fd >= 0:
                 os.close(fd)
@@ -131,7 +123,9 @@ class NoHuge(ListPerFd):
         n, size, arrays = msl.n_segs, sizeof(Memseg), self.lists.arrays
         length = min(n, BLOCK) * size
         # populated at once: page by page is a good part of the time that filling it takes
-        block = libc.mmap(0, length, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE)
+        block = libc.mmap(
+            0, length, libc.PROT_RW, libc.MAP_PRIVATE | libc.MAP_ANONYMOUS | libc.MAP_POPULATE
+        )
         try:
             libc.store_sequence(block + LEN, length // size, PGSIZE_4K, 0, size, again=8)
             records = libc.memory(block, length)

@@ -14,13 +14,12 @@ from .. import files, libc
 from ..errors import EalError
 from ..fbarray import runs
 from ..layout import FLAG_DIRTY
-from ..libc import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, MAP_FIXED, MAP_SHARED
 from ..vaspace import give_back
 from .base import FEW, Backing, ListPerFd, Locked, Opened, PagePerFd, Unlocked, add_opened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from ..memseg import MemsegList
@@ -58,13 +57,12 @@ class HugedirFiles(Backing):
         except OSError as e:
             self.detach(msl, start, n)
             file = f": {e.filename}" if e.filename else ""
-            raise EalError(
-                ENOMEM,
-                "sync",
-                f"Could not map memory from primary process: {n} pages of {msl.name} from "
-                f"{start} on: {e.strerror}{file}; "
-                "has its file been removed, or does the primary run with --huge-unlink?",
-            ) from None
+            what = (
+                f"Could not map memory from primary process: {n} pages of {msl.name} from {start}"
+            )
+            why = f"{e.strerror}{file}"
+            fix = "keep page files, and start the primary without --huge-unlink"
+            raise EalError(ENOMEM, "sync", what, found=why, fix=fix) from None
 
     def _attach(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
         """The same; OSError names the file, and what is open and mapped by then stays so."""
@@ -124,10 +122,13 @@ class PageFiles(HugedirFiles, PagePerFd):
         super().prepare(n)
 
     def open(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> list[int]:
-        opened: list[int] = []
-        names = self.file_names(msl, start, len(flags))
+        opened, there = list[int](), list[bool]()
+        names, ready = self.file_names(msl, start, len(flags)), self.infos[msl.page_sz].open_files
         try:
-            self._open(names, opened, dir_fd, flags, self.infos[msl.page_sz].open_files)
+            try:
+                there += self._existing(names, dir_fd, ready)
+            finally:
+                self._open(names[: len(there)], there, opened, dir_fd, flags, ready)
         except OSError as e:
             what = f"open '{e.filename}' failed: {e.strerror}"
             self.failure("ERR", f"Couldn't get fd on hugepage file: {what}")
@@ -137,27 +138,15 @@ class PageFiles(HugedirFiles, PagePerFd):
                 discard_last(opened, names[at], dir_fd, preexisting=bool(flags[at]))
         return opened
 
-    def _open(
-        self,
-        names: list[str],
-        opened: list[int],
-        dir_fd: int,
-        flags: list[int],
-        ready: dict[str, int],
-    ) -> None:
-        """Finds out which files exist. ready: those that discovery has open already."""
-        there: list[bool] = []
-        try:
-            if ready and all(map(ready.__contains__, names)):
-                there += [True] * len(names)  # they were, when discovery opened them
-            elif len(names) > FEW:
-                there += map(set(os.listdir(dir_fd)).__contains__, names)
-            else:
-                there += (exists(name, dir_fd) for name in names)
-        finally:
-            self._open_known(names[: len(there)], there, opened, dir_fd, flags, ready)
+    def _existing(self, names: list[str], dir_fd: int, ready: dict[str, int]) -> Iterable[bool]:
+        """Returns which of the files exist. ready: those that discovery has open already."""
+        if ready and all(map(ready.__contains__, names)):
+            return [True] * len(names)  # they were, when discovery opened them
+        if len(names) > FEW:
+            return map(set(os.listdir(dir_fd)).__contains__, names)
+        return (exists(name, dir_fd) for name in names)
 
-    def _open_known(
+    def _open(
         self,
         names: list[str],
         there: list[bool],
@@ -290,9 +279,7 @@ class ListFile(HugedirFiles, ListPerFd):
 
     def _finish(self, msl: MemsegList, start: int, n: int) -> None:
         if msl.index in self.list_fds:
-            at, size = start * msl.page_sz, n * msl.page_sz
-            fd = self.list_fds[msl.index]
-            libc.fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, at, size)
+            self._punch(msl, start * msl.page_sz, n * msl.page_sz)
 
     def _attach(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
         if msl.index not in self.list_fds:
@@ -302,7 +289,9 @@ class ListFile(HugedirFiles, ListPerFd):
             finally:
                 self.list_fds.update((msl.index, fd) for fd in opened)
         fd, va, size = self.list_fds[msl.index], msl.va(start), msl.page_sz
-        libc.mmap(va, n * size, self.access.prot, MAP_SHARED | MAP_FIXED, fd, start * size)
+        libc.mmap(
+            va, n * size, self.access.prot, libc.MAP_SHARED | libc.MAP_FIXED, fd, start * size
+        )
 
     def abandon(self) -> None:
         made = set()
