@@ -14,7 +14,7 @@ from errno import EACCES, EAGAIN, ENODEV
 from . import files, layout, libc, releases
 from .errors import EalError
 from .libc import MAP_FIXED, MAP_SHARED, PAGE, PROT_READ, PROT_RW
-from .locks import SharedWord
+from .peers import SharedWord
 from .vaspace import VaSpace, align, free_base, what_lies_at
 
 TYPE_CHECKING = False

@@ -138,15 +138,6 @@ class Memzone(Struct):
     flags: u32
 
 
-@sized(48)
-class TailqHead(Struct):
-    """lib/eal/include/rte_tailq.h: struct rte_tailq_head"""
-
-    tqh_first: u64
-    tqh_last: u64
-    name: c_char * 32  # type: ignore[valid-type]
-
-
 @sized(176)
 class MallocHeap(Struct):
     """A heap without what fills its last cache line. lib/eal/common/malloc_heap.h: malloc_heap"""
@@ -179,17 +170,11 @@ class MallocElem(Struct):
     rest: u64 * 6  # type: ignore[valid-type]
 
 
-@sized(4136)
-class HugepageFile(Struct):
-    """One record of hugepage_data. lib/eal/common/eal_hugepages.h: struct hugepage_file"""
-
-    orig_va: u64
-    final_va: u64
-    physaddr: u64
-    size: u64
-    socket_id: i32
-    file_id: i32
-    filepath: c_char * 4096  # type: ignore[valid-type]
+def hugepage_file() -> "Any":
+    """Return a record of hugepage_data. lib/eal/common/eal_hugepages.h: struct hugepage_file"""
+    words = [(name, u64) for name in ("orig_va", "final_va", "physaddr", "size")]
+    rest = [("socket_id", i32), ("file_id", i32), ("filepath", c_char * 4096)]  # type: ignore[operator]
+    return _structure("HugepageFile", 4136, [*words, *rest])
 
 
 def hugepage_info(nodes: int) -> "Any":
@@ -206,6 +191,12 @@ def hugepage_info(nodes: int) -> "Any":
     return _structure(f"HugepageInfo{nodes}", 4108 + 4 * nodes + 7 & -8, fields)
 
 
+def tailq_head() -> "Any":
+    """Return struct rte_tailq_head. lib/eal/include/rte_tailq.h"""
+    name = ("name", c_char * 32)  # type: ignore[operator]
+    return _structure("TailqHead", 48, [("tqh_first", u64), ("tqh_last", u64), name])
+
+
 def malloc_heap(abi: Abi = ABI) -> "Any":
     """Return struct malloc_heap as it lies in rte_mem_config: 192 bytes, 256 with lines of 128."""
     size = _up(ctypes.sizeof(MallocHeap), abi.line)
@@ -213,7 +204,7 @@ def malloc_heap(abi: Abi = ABI) -> "Any":
     return _structure(f"MallocHeap{size}", size, [*MallocHeap._fields_, ("pad", pad)])
 
 
-_CONFIG = (  # families that have the field, its name, its type
+_CONFIG = (  # families that have the field, its name, its type or what makes it
     ("ABC", "magic", u32),
     ("ABC", "version", u32),
     ("ABC", "nchannel", u32),
@@ -226,11 +217,11 @@ _CONFIG = (  # families that have the field, its name, its type
     ("ABC", "memory_hotplug_lock", i32),
     ("ABC", "mp_status", u8),
     ("ABC", "memzones", Fbarray),
-    ("ABC", "memsegs", MemsegList * MAX_MEMSEG_LISTS),
+    ("ABC", "memsegs", lambda: MemsegList * MAX_MEMSEG_LISTS),
     ("C", "mem_va_addr", u64),
     ("C", "mem_va_len", u64),
     ("C", "mem_va_page_sz", u64),
-    ("ABC", "tailq_head", TailqHead * MAX_TAILQ),
+    ("ABC", "tailq_head", lambda: tailq_head() * MAX_TAILQ),
 )
 _CONFIG_REST = (  # behind malloc_heaps, which the build moves
     ("next_socket_id", i32),
@@ -252,7 +243,11 @@ def config(family: str, abi: Abi = ABI) -> "Any":
     name = f"MemConfig{family}{abi.line}"
     if name in _made:
         return _made[name]
-    fields: list[Any] = [(field, kind) for families, field, kind in _CONFIG if family in families]
+    fields: list[Any] = [
+        (field, kind if isinstance(kind, type) else kind())
+        for families, field, kind in _CONFIG
+        if family in families
+    ]
     end = ctypes.sizeof(type("Head", (Struct,), {"_fields_": fields}))
     fields.append(("pad", u8 * (_up(end, abi.line) - end)))  # type: ignore[operator]
     fields += [("malloc_heaps", malloc_heap(abi) * MAX_HEAPS), *_CONFIG_REST]

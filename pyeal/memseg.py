@@ -14,7 +14,7 @@ from . import layout, libc
 from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits
 from .layout import MAX_MEMSEG_LISTS, Memseg
-from .locks import NoLock, RwLock, SharedLock
+from .peers import NoLock, RwLock, SharedLock
 from .vaspace import VaSpace, align
 
 TYPE_CHECKING = False

@@ -129,7 +129,7 @@ def test_modules_of_an_import(request: Any) -> None:
 
     assert more - ours == set()
     assert {m.rpartition(".")[2] for m in ours} == set(
-        "pyeal config cparse eal errors fbarray files heap host hugepages layout lcores libc locks"
+        "pyeal config cparse eal errors fbarray files heap host hugepages layout lcores libc"
         " memory memseg memzone options peers populate releases runtime segments vaspace".split()
     )
 

@@ -20,9 +20,9 @@ SAME = {  # C's structure, pyeal's where no build changes it
     "rte_fbarray": layout.Fbarray,
     "rte_memseg_list": layout.MemsegList,
     "rte_memzone": layout.Memzone,
-    "rte_tailq_head": layout.TailqHead,
+    "rte_tailq_head": layout.tailq_head(),
     "malloc_elem": layout.MallocElem,
-    "hugepage_file": layout.HugepageFile,
+    "hugepage_file": layout.hugepage_file(),
 }
 # padding; members of a nested structure of another name; what 23.11 added to the tail
 NOT_IN_C = set("pad tail rest free_next free_prev tqh_first tqh_last max_memzone".split())

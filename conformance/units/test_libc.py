@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from conformance.units.natives import choose
-from pyeal import EalError, libc, locks, peers
+from pyeal import EalError, libc, peers
 
 CREATE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 FIXED = libc.MAP_SHARED | libc.MAP_FIXED
@@ -205,7 +205,7 @@ def test_the_refusal_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     choose("neither", monkeypatch)
     word = ctypes.c_int(3)
     with pytest.raises(EalError, match="Fix: apt-get install libatomic1") as refused:
-        locks.SharedLock(ctypes.addressof(word)).acquire(lambda value: True, 1)
+        peers.SharedLock(ctypes.addressof(word)).acquire(lambda value: True, 1)
     peers.Alone().lock(ctypes.addressof(word)).acquire(lambda value: True, 1)
 
     assert refused.value.errno == errno.ENOTSUP and word.value == 4

@@ -97,7 +97,7 @@ def test_files_have_the_sizes_of_the_release(rec: Recording) -> None:
         info = layout.hugepage_info(release.numa_nodes_max)
         wanted["hugepage_info"] = layout.MAX_HUGEPAGE_SIZES * ctypes.sizeof(info)
     if rec.mode == "legacy":
-        wanted["hugepage_data"] = recordings.PAGES * ctypes.sizeof(layout.HugepageFile)
+        wanted["hugepage_data"] = recordings.PAGES * ctypes.sizeof(layout.hugepage_file())
 
     assert sizes == wanted
 
@@ -117,9 +117,9 @@ def test_hugepage_info_names_the_mount(rec: Recording) -> None:
 
 @pytest.mark.parametrize("mode", ["legacy"], indirect=True)
 def test_hugepage_data_lists_the_pages(rec: Recording) -> None:
-    data, size = rec.files["hugepage_data"], ctypes.sizeof(layout.HugepageFile)
+    data, size = rec.files["hugepage_data"], ctypes.sizeof(layout.hugepage_file())
     theirs = decode.release(rec.seen["release"]).records("hugepage_file", data)
-    ours = [layout.HugepageFile.from_buffer_copy(data, i) for i in range(0, len(data), size)]
+    ours = [layout.hugepage_file().from_buffer_copy(data, i) for i in range(0, len(data), size)]
     wanted = {(s["addr"], s["iova"], s["len"]) for s in rec.seen["segments"]}
 
     assert {(r.final_va, r.physaddr, r.size) for r in theirs} == wanted

@@ -417,7 +417,7 @@ def hugepage_data(data: bytes) -> list[Dict]:
         raise Unreadable("hugepage_data", f"records of {RECORD} bytes", f"{len(data)} bytes")
     found = []
     for at in range(0, len(data), RECORD):
-        r = layout.HugepageFile.from_buffer_copy(data, at)
+        r = layout.hugepage_file().from_buffer_copy(data, at)
         if not r.size:
             break
         found.append(

@@ -10,7 +10,7 @@ from pyeal import layout, releases
 from pyeal.errors import EalError
 from pyeal.fbarray import n_words, runs
 from pyeal.hugepage_data import RECORD
-from pyeal.layout import Fbarray, HugepageFile, Memseg, Memzone
+from pyeal.layout import Fbarray, Memseg, Memzone
 from pyeal.look import snapshot
 from pyeal.look.config import config_of, release_of
 from pyeal.look.sources import Archive, Unreadable, read_file
@@ -145,7 +145,9 @@ def decode(kind: str, data: bytes, name: str = "") -> tuple[Dict, list[Field]]:
         return {"kind": kind, "nodes": nodes}, list(_records(info, data, "", ctypes.sizeof(info)))
     if kind == "hugepage_data":
         n = len(snapshot.hugepage_data(data))
-        return {"kind": kind, "records": n}, list(_records(HugepageFile, data[: n * RECORD], ""))
+        return {"kind": kind, "records": n}, list(
+            _records(layout.hugepage_file(), data[: n * RECORD], "")
+        )
     return _array(data)
 
 
@@ -259,5 +261,5 @@ STRUCTS: dict[str, Callable[[str, int], Any]] = {  # by layout family and number
     "rte_memzone": lambda family, nodes: Memzone,
     "malloc_heap": lambda family, nodes: layout.malloc_heap(),
     "malloc_elem": lambda family, nodes: layout.MallocElem,
-    "hugepage_file": lambda family, nodes: HugepageFile,
+    "hugepage_file": lambda family, nodes: layout.hugepage_file(),
 }

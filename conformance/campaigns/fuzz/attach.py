@@ -13,7 +13,7 @@ from typing import Any
 import pyeal
 from conformance.campaigns.fuzz.engine import Case, Wrong
 from conformance.harness import decode, recordings
-from pyeal import layout, lcores, locks, releases
+from pyeal import layout, lcores, peers, releases
 from pyeal.vaspace import VaSpace
 
 PREFIX = "fuzz"
@@ -32,7 +32,7 @@ def folder() -> tempfile.TemporaryDirectory[str]:
 
 def quick_locks() -> None:
     """Shorten the waits: no process frees a lock word that is wrong."""
-    locks.SharedLock.GRACE = locks.SharedLock.WAIT = 0.001
+    peers.SharedLock.GRACE = peers.SharedLock.WAIT = 0.001
 
 
 @functools.cache
@@ -63,8 +63,8 @@ class World:
         self.files["hugepage_info"] = bytes(info)
         if "hugepage_data" in self.files:
             data = bytearray(self.files["hugepage_data"])
-            for at in range(0, len(data), ctypes.sizeof(layout.HugepageFile)):
-                r = layout.HugepageFile.from_buffer(data, at)
+            for at in range(0, len(data), ctypes.sizeof(layout.hugepage_file())):
+                r = layout.hugepage_file().from_buffer(data, at)
                 r.filepath = os.fsencode(self._page(r.filepath.decode()))
             self.files["hugepage_data"] = bytes(data)
         for path, size in seen["files"].items():
@@ -171,7 +171,7 @@ class Attach:
         if file == "hugepage_info":
             kind = layout.hugepage_info(release.numa_nodes_max)
         elif file == "hugepage_data":
-            kind = layout.HugepageFile
+            kind = layout.hugepage_file()
         else:
             kind = layout.Memzone if file.endswith("memzone") else layout.Memseg
             n, each = layout.MAX_MEMZONE if kind is layout.Memzone else 8192, ctypes.sizeof(kind)
