@@ -158,7 +158,7 @@ class Release:
 
     @property
     def note(self) -> str:
-        """What a tool says of a release that is not known; "" of one that is."""
+        """What a tool says of an unknown release; "" if the release is known."""
         return f"{self.name}: not known, read as {self.read_as}" if self.read_as else ""
 
 

@@ -74,7 +74,7 @@ def config_of(data: bytes) -> tuple[Any, Release]:
 
 
 def release_of(word: int) -> Release:
-    """Return the release of a version word; one that is not known is like the nearest older one.
+    """Return the release of a version word; an unknown release is like the nearest older one.
 
     Its `note` says so. Raises Unreadable for a word that is of no release.
     """
