@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from conformance import until
 from conformance.harness import host
 
 HUGE = host.RUN + "/hugepages"  # inside the box: HUGE/2M is a hugetlbfs
@@ -289,12 +290,12 @@ class Cgroup:
 
 
 def remove(cgroup):
-    """Its dead may still be being counted out."""
-    end = time.monotonic() + 5
-    while True:
-        try:
-            return cgroup.rmdir()
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.01)
+    """Remove a cgroup, once the kernel has counted out its dead processes."""
+
+    def removed():
+        with suppress(OSError):
+            cgroup.rmdir()
+        return not cgroup.exists()
+
+    if not until(removed, 5):
+        cgroup.rmdir()

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from conformance import until
 from conformance.harness import fake_host
 
 SYS = Path("/sys/kernel/mm/hugepages")
@@ -371,9 +372,13 @@ def cmdline(pid):
 
 
 def settled(before, prefix="eal_", limit=1.0):
-    """The difference that remains once the kernel has had time to give pages back."""
-    end, wait = time.monotonic() + limit, 0.005
-    while (said := difference(before, snapshot(prefix))) and time.monotonic() < end:
-        time.sleep(wait)
-        wait *= 2
+    """Return the difference that remains once the kernel has had time to give pages back."""
+    said = []
+
+    def as_before():
+        nonlocal said
+        said = difference(before, snapshot(prefix))
+        return not said
+
+    until(as_before, limit)
     return said

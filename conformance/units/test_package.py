@@ -56,3 +56,20 @@ def test_what_a_peer_runs_is_python_3_9() -> None:
 
     for file in (package / "__init__.py", package / "serve.py", suite / "__init__.py", *targets):
         ast.parse(file.read_text(), str(file), feature_version=(3, 9))
+
+
+def test_imports_by_name_or_path_are_in_few_places() -> None:
+    """Everywhere else import-linter sees who imports whom."""
+    package, suite = Path(pyeal.__file__).parent, conformance.SUITE
+    files = [f for f in package.rglob("*.py") if "suite" not in f.relative_to(package).parts]
+    files += [f for f in suite.rglob("*.py") if "units" not in f.relative_to(suite).parts]
+    hidden = r"sys\.path\b|\bimport_module\b|spec_from_file_location|\brunpy\b|\b__import__\("
+
+    assert {
+        str(f.relative_to(f.parents[1])) for f in files if re.search(hidden, f.read_text())
+    } == {
+        "pyeal/__init__.py",  # public names, imported when they are asked for
+        "tools/commands.py",  # a short command does not pay for the others
+        "timing/eal.py",  # programs that are timed in an isolated interpreter
+        "timing/works.py",
+    }
