@@ -18,6 +18,7 @@ from pyeal.tools import (
     columns,
     document,
     ink,
+    messages,
 )
 from pyeal.tools.doctor.chain import LINKS, examine
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Finding
@@ -36,6 +37,9 @@ EXAMPLES = """\
 exit code: 0 at least one line is known, 1 none is, 2 there is nothing to explain"""
 TAKES_EAL_ARGS = True
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+EALS = re.compile(r"\b(?:EAL|ARGPARSE|PANIC|Cause)\b")
+LAST = 20_000  # lines at the end of a log in which its last word is looked for
+ENDS, ERRORS = ("FATAL", "PANIC", "EXIT", "CRITICAL"), ("ERR", "stderr")
 HARMLESS = 35
 MARK = {FAIL: (RED, BOLD), WARN: (YELLOW,)}
 
@@ -62,14 +66,51 @@ def read(lines: list[str]) -> list[tuple[Problem, str, bool]]:
     if any(p.id != HARMLESS for p, _, _ in sure):
         return sorted(sure, key=lambda t: t[0].id == HARMLESS)
     found = [*((p, line, False) for p, line, level in told.values() if level != CERTAIN), *sure]
-    last = next((line for line in lines for _, s in GAVE_UP.patterns if s.search(line)), None)
-    if last and all(p.id == HARMLESS for p, _, _ in found):
-        found.insert(0, (GAVE_UP, ANSI.sub("", last).strip(), True))
+    if all(p.id == HARMLESS for p, _, _ in found):
+        last = next((line for line in lines for _, s in GAVE_UP.patterns if s.search(line)), None)
+        if last:
+            found.insert(0, (GAVE_UP, ANSI.sub("", last).strip(), True))
+        elif word := last_word(lines):
+            found.insert(0, word)
     return found
+
+
+def last_word(lines: list[str]) -> tuple[Problem, str, bool] | None:
+    """Return the last line that is fatal, else the last error, with where it is in EAL's source.
+
+    What is known of it is which part of EAL it is about: table of pyeal/tools/messages.txt.
+    """
+    error = None
+    for line in reversed(lines[-LAST:]):
+        if not EALS.search(line):
+            continue
+        line = ANSI.sub("", line).strip()
+        m = messages.find(line)
+        if "FATAL" in line or (m and m.level in ENDS):
+            return _word(m, line), line, True
+        if m and m.level in ERRORS:
+            error = error or (_word(m, line), line, False)
+    return error
+
+
+def _word(m: messages.Message | None, line: str) -> Problem:
+    """Return a line of EAL's log that no problem explains, as a problem without a number."""
+    if m is None:
+        means = "No release of EAL since 16.11 prints this line."
+        return Problem(None, "EAL gave up; its last line is not known", "", (), means, GAVE_UP.fix)
+    what = "EAL gave up" if m.level in ENDS or "FATAL" in line else "an error of EAL"
+    if m.about in messages.OURS:
+        title, fix, reach = f"{what}, about its {m.about}", GAVE_UP.fix, ""
+    else:
+        title, reach = f"{what}, not about memory: {m.about}", "doctor checks EAL's memory"
+        fix = "look at the lines before it, and at that part's own documentation"
+    return Problem(None, title, "", (), f"It is {m.text()}.", fix, reach)
 
 
 def confirm(p: Problem, found: dict[str, list[Finding]]) -> list[tuple[str, Finding]]:
     """Doctor's findings that are this problem; (link, finding). All that is wrong for none."""
+    if p.id is None and p.reach:
+        return []
     if p.id is None:
         return [(link, f) for link, fs in found.items() for f in fs if f.state in (FAIL, WARN)]
     return [
@@ -118,7 +159,7 @@ def _row(p: Problem, line: str, certain: bool, found: dict[str, list[Finding]]) 
         "certain": certain,
         "means": p.means,
         "do": p.fix,
-        "links": LINKS if p.id is None else p.links,
+        "links": LINKS if p.id is None and not p.reach else p.links,
         "reach": p.reach,
         "here": [{"link": link, **f.facts()} for link, f in confirm(p, found)],
     }

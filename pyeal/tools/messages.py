@@ -113,7 +113,8 @@ def find_all(line: str) -> list[Message]:
     """Return the messages that the line can be, best first; the same words in several functions.
 
     A message fits if its words are in the line, in order. First come those of the function that
-    the line names, of a FATAL line those that are fatal, then those with the most fixed words.
+    the line names, of a FATAL line those that are fatal, then those with the most fixed words, then
+    the newest.
     """
     line = COLOURS.sub("", line[:LONGEST])
     words = [w.lower() for w in WORD.findall(line)]
@@ -125,12 +126,9 @@ def find_all(line: str) -> list[Message]:
         if m.fixed <= len(words) and _within(m.words, words) and _enough(m, words, eals)
     ]
     fatal, functions = "FATAL" in line, FUNCTION.findall(line)
-    return sorted(
-        fits,
-        key=lambda m: (
-            fatal and m.level != "FATAL", m.function not in functions, -m.fixed, m.until != "",
-        ),
-    )  # fmt: skip
+    fits.sort(key=lambda m: (m.until or "99", m.level == "ERR"), reverse=True)
+    fits.sort(key=lambda m: (fatal and m.level != "FATAL", m.function not in functions, -m.fixed))
+    return fits
 
 
 def find(line: str) -> Message | None:
