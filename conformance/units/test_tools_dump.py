@@ -12,6 +12,7 @@ import pytest
 from conformance.harness import decode, recordings
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
 from pyeal import releases
+from pyeal.fbarray import shape
 from pyeal.tools import diff, dump
 
 every = pytest.mark.parametrize("release", RELEASES)
@@ -48,7 +49,7 @@ def test_arrays_tell_their_own_length(release: str) -> None:
     c = decode.release(seen["release"]).config(files["config"])
     descs = [c.memzones, *(m.memseg_arr for m in c.memsegs if m.base_va)]
 
-    assert [dump.shape(files[f"fbarray_{d.name}"]) for d in descs] == [
+    assert [shape(files[f"fbarray_{d.name}"], dump.SIZES) for d in descs] == [
         (d.elt_sz, d.len) for d in descs
     ]
     said, fields = dump.decode("fbarray", files["fbarray_memseg-2048k-0-0"])

@@ -6,7 +6,7 @@ import os
 from struct import Struct, iter_unpack
 
 from pyeal import hugepages, layout, releases
-from pyeal.fbarray import n_words, runs
+from pyeal.fbarray import ArrayContent, runs
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import BAD_IOVA, FREELISTS, MallocElem
 from pyeal.look.config import config_of
@@ -36,17 +36,19 @@ class Array:
         self.name, self.len, self.elt_sz = text(desc.name), desc.len, desc.elt_sz
         self.count, self.data, self.why = desc.count, data, why
         self.used = 0
-        end = desc.len * desc.elt_sz
-        if data is not None and len(data) >= end + 8 + 8 * n_words(desc.len):
-            self.used = int.from_bytes(data[end + 8 : end + 8 + 8 * n_words(desc.len)], "little")
-        elif data is not None:
-            self.data, self.why = None, f"{len(data)} bytes are too short for {desc.len} entries"
+        self._content: ArrayContent | None = None
+        if data is not None and desc.len:
+            try:
+                self._content = ArrayContent(data, desc.len, desc.elt_sz)
+                self.used = self._content.used
+            except ValueError as e:
+                self.data, self.why = None, str(e)
 
     def runs(self) -> list[tuple[int, int]]:
         return runs(self.used)
 
     def element(self, i: int) -> bytes:
-        return (self.data or b"")[i * self.elt_sz : (i + 1) * self.elt_sz]
+        return self._content.element(i) if self._content else b""
 
 
 class Snapshot:

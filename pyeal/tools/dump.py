@@ -8,7 +8,7 @@ from errno import EINVAL
 
 from pyeal import layout, releases
 from pyeal.errors import EalError
-from pyeal.fbarray import n_words, runs
+from pyeal.fbarray import ArrayContent, n_words, shape
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import Fbarray, Memseg, Memzone
 from pyeal.look import snapshot
@@ -159,17 +159,20 @@ def _records(kind: type, data: bytes, head: str, step: int = 0) -> Iterator[Fiel
 
 def _array(data: bytes) -> tuple[Dict, list[Field]]:
     """Decode an array without its descriptor in config: the mask's count tells its shape."""
-    elt_sz, length = shape(data)
+    try:
+        elt_sz, length = shape(data, SIZES)
+        content = ArrayContent(data, length, elt_sz)
+    except ValueError:
+        raise Unreadable(f"{len(data)} bytes are no array of a size that is known") from None
     end = elt_sz * length
-    mask = int.from_bytes(data[end + 8 : end + 8 + 8 * n_words(length)], "little")
     name, kind = ELEMENTS.get(elt_sz, ("element", None))
-    used = runs(mask)
+    used = content.runs()
     facts: Dict = {
         "kind": "fbarray",
         "elements": name,
         "elt_sz": elt_sz,
         "len": length,
-        "count": mask.bit_count(),
+        "count": content.used.bit_count(),
         "mask_offset": end + 8,
         "runs": [list(r) for r in used],
     }
@@ -185,29 +188,6 @@ def _array(data: bytes) -> tuple[Dict, list[Field]]:
         at = end + 8 + 8 * i
         found.append((at, 8, f"mask.data[{i}]", int.from_bytes(data[at : at + 8], "little")))
     return facts, sorted(found)
-
-
-def shape(data: bytes) -> tuple[int, int]:
-    """(bytes of an element, elements) of an array by its content alone. Unreadable.
-
-    Of the element sizes that EAL has: the one where the count of mask words stands in its place.
-    """
-    for elt_sz in SIZES:
-        # file = elements, 8, 8 a mask word, rounded up to a page: the length is known but for that
-        most = (len(data) - 16) // elt_sz
-        least = max((len(data) - 4096 - 16) * 64 // (64 * elt_sz + 8), 1)
-        for length in range(min(most, least + 4096 // elt_sz + 64), least - 1, -1):
-            at = length * elt_sz
-            n = n_words(length)
-            if data[at : at + 8] == n.to_bytes(8, "little") and _fits(len(data), length, elt_sz):
-                return elt_sz, length
-    raise Unreadable(f"{len(data)} bytes are no array of a size that is known")
-
-
-def _fits(size: int, length: int, elt_sz: int) -> bool:
-    from pyeal.fbarray import file_size
-
-    return file_size(length, elt_sz) == size
 
 
 # --- structures
