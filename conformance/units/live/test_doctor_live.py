@@ -301,7 +301,7 @@ def runtime_directory_of_root(w):
 
 @problem(28, "permission", "memfd_create", strace=True, pages={"2M": 2})
 def memfd_denied(w):
-    inject = ["memfd_create:error=EACCES:when=1"]
+    inject = ["memfd_create:error=EACCES"]
     return Way("--in-memory", "-m", "4", box=w.box(lease={"2M": 2}), inject=inject)
 
 
