@@ -41,7 +41,7 @@ class VaSpace:
     base: --base-virtaddr, 0 for the architecture's own; primary: only a primary has a cursor.
     """
 
-    __slots__ = ("asked", "cursor", "hint_warning", "log")
+    __slots__ = ("asked", "cursor", "hint_warning", "log", "missed")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class VaSpace:
     ) -> None:
         self.cursor = (base or BASE) if primary else 0
         self.asked, self.hint_warning, self.log = bool(base), hint_warning, log
+        self.missed: tuple[int, int] | None = None  # the last hint, and the address instead of it
 
     def reserve(self, size: int, page_sz: int = PAGE, addr: int = 0) -> int:
         """Reserves size bytes (a multiple of page_sz), aligned to page_sz; returns their address.
@@ -118,6 +119,7 @@ class VaSpace:
         return va
 
     def _not_respected(self, wanted: int, got: int) -> None:
+        self.missed = wanted, got
         loud = self.hint_warning == "always" or self.asked
         for text in (
             f"WARNING! Base virtual address hint ({wanted:#x} != {got:#x}) not respected!",

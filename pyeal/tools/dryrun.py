@@ -35,13 +35,18 @@ FIXED = 12  # descriptors of EAL beside those of pages: config, sockets, epoll, 
 
 
 class PageLimit:
-    """So many pages, at most: of a size (0: any), on a node (None: any)."""
+    """At most so many pages of a size (0: any) on a node (None: any).
 
-    __slots__ = ("link", "node", "page_sz", "pages", "what")
+    option: the mount option that sets it, if it has one.
+    """
 
-    def __init__(self, link: str, what: str, page_sz: int, node: int | None, pages: int) -> None:
+    __slots__ = ("link", "node", "option", "page_sz", "pages", "what")
+
+    def __init__(
+        self, link: str, what: str, page_sz: int, node: int | None, pages: int, option: str = ""
+    ) -> None:
         self.link, self.what, self.page_sz, self.node = link, what, page_sz, node
-        self.pages = max(pages, 0)
+        self.pages, self.option = max(pages, 0), option
 
     def covers(self, page_sz: int, node: int) -> bool:
         return self.page_sz in (0, page_sz) and self.node in (None, node)
@@ -499,12 +504,11 @@ def find_limits(survey: Survey, infos: hugepages.Infos) -> list[PageLimit]:
             pages, files = view.room(info.hugedir)
             what = f"size= of {info.hugedir}"
             if pages < NO_LIMIT:
-                limits.append(
-                    PageLimit("mount", f"{what} leaves {pages} pages", sz, None, pages + back)
-                )
+                what = f"{what} leaves {pages} pages"
+                limits.append(PageLimit("mount", what, sz, None, pages + back, "size"))
             if files < NO_LIMIT and not opts.single_file_segments:
                 what = f"nr_inodes= of {info.hugedir} leaves {files} files"
-                limits.append(PageLimit("mount", what, sz, None, files + back))
+                limits.append(PageLimit("mount", what, sz, None, files + back, "nr_inodes"))
         else:
             limits.append(PageLimit("pool", unreserved, sz, None, total))
         for path, rsvd, limit, now in view.hugetlb_limits(sz):

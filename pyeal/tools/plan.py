@@ -7,14 +7,26 @@ memory of no cost, and given out as far as the machine's limits would let the ke
 from __future__ import annotations
 
 import os
-import sys
 import time
 
 from pyeal import libc, releases
 from pyeal.libc import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_RW
 from pyeal.look.process import NO_LIMIT
 from pyeal.look.process_view import ProcessView
-from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Progress, count, document, ink, size
+from pyeal.tools import (
+    BOLD,
+    CYAN,
+    DIM,
+    GREEN,
+    RED,
+    YELLOW,
+    Progress,
+    check_release,
+    count,
+    document,
+    ink,
+    size,
+)
 from pyeal.tools.dryrun import DryRun
 from pyeal.vaspace import BASE, align
 
@@ -23,6 +35,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
     from typing import Any
+
+    from pyeal.errors import EalError
 
 TEXT = "What EAL would do with these arguments: pages, files, addresses, limits. Nothing is taken."
 EXAMPLES = """\
@@ -149,12 +163,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.release:
-        try:
-            releases.get(args.release)
-        except ValueError as e:
-            print(f"pyeal: --as: {e}", file=sys.stderr)
-            return 2
+    check_release(args.release)
     view = ProcessView(args.pid)
     with Progress("starting on fake pages"), DryRun(args.eal_args, args.release, view) as r:
         found = facts(r)
@@ -164,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(document("plan", found))
     else:
-        print(shown(found))
+        print(shown(found, r.error))
     if found["ok"]:
         return 0
     return 2 if found["error"]["stage"] == "options" else 1
@@ -175,12 +184,13 @@ def free_base_for(r: DryRun, length: int, peers: list[int]) -> int:
     return free_base(length + GAP, [ProcessView(), *map(ProcessView, peers)])
 
 
-def shown(f: dict[str, Any]) -> str:
-    """For people."""
-    if not f["ok"]:
-        e = f["error"]
-        head = ink("would fail", BOLD, RED) + f" in stage {e['stage']}, as {f['release']}"
-        return "\n".join([head, "", *(f"  {line}" for line in e["text"].split("; ")), *_said(f)])
+def shown(f: dict[str, Any], e: EalError | None) -> str:
+    """Return the plan as text, or the fields of the error that prevents the start."""
+    if e:
+        head = ink("would fail", BOLD, RED) + f" in stage {e.stage}, as {f['release']}"
+        sides = ("expected", e.expected), ("found", e.found), ("fix", e.fix)
+        lines = [f"  {ink(name.rjust(8), DIM)}  {side}" for name, side in sides if side]
+        return "\n".join([head, "", f"  {e.what}", *lines, *_said(f)])
     rows: list[tuple[str, str]] = []
     rows.append(("release", f"{f['release']}, {f['mode']}, IOVA as {f['iova_mode']}"))
     for p in f["pages"]:

@@ -67,7 +67,7 @@ def check(c: Case) -> Iterator[Finding]:
             do=f"prlimit --pid {v.pid} --as=unlimited",
         )
         return
-    missed = next((t for _, t in r.said if "hint (" in t), "")
+    missed = r.space.missed
     collision = _collision(v, spans) if not v.own and not c.running else ""
     if collision:
         from pyeal.tools.plan import free_base
@@ -85,7 +85,8 @@ def check(c: Case) -> Iterator[Finding]:
             do=f"--base-virtaddr={base:#x}",
         )
     elif missed:
-        yield Finding(WARN, missed.removeprefix("WARNING! "), 14, 42, do="another --base-virtaddr")
+        text = f"Base virtual address hint ({missed[0]:#x} != {missed[1]:#x}) not respected!"
+        yield Finding(WARN, text, 14, 42, do="another --base-virtaddr")
     maps_most = int(v.read("/proc/sys/vm/max_map_count").strip() or 65530)
     pages = sum(r.pages().values()) if not c.o.no_huge else 0
     mappings = pages if not c.o.single_file_segments else 0

@@ -78,22 +78,17 @@ def check(c: Case) -> Iterator[Finding]:
         )
         return
     chosen = ", ".join(f"{d} for {size(sz)}" for sz, d in sorted(dirs.items())[::-1])
-    if c.failed_at("mount") and c.dry_run and c.dry_run.page_limits:
-        cap = c.dry_run.binding_limit
-        assert cap
-        what = cap.what
-        word = "size" if "size=" in what else "nr_inodes"
-        at = dirs.get(cap.page_sz, chosen)
-        value = (
-            size(c.needed(cap.page_sz)) if word == "size" else c.needed(cap.page_sz) // cap.page_sz
-        )
+    limit = c.dry_run.binding_limit if c.dry_run else None
+    if limit and c.failed_at("mount"):
+        needed, sz = c.needed(limit.page_sz), limit.page_sz
+        value = size(needed) if limit.option == "size" else needed // sz
         yield Finding(
             FAIL,
-            f"the mount's {word}= is too small",
+            f"the mount's {limit.option}= is too small",
             6,
-            wanted=f"{size(c.requested)}",
-            found=what,
-            do=f"mount -o remount,{word}={value} {at}",
+            wanted=size(c.requested),
+            found=limit.what,
+            do=f"mount -o remount,{limit.option}={value} {dirs.get(sz, chosen)}",
         )
     else:
         yield Finding(OK, chosen)
