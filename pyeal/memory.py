@@ -7,7 +7,7 @@ descriptors, and the layout as plain data.
 from __future__ import annotations
 
 from ctypes import addressof, memset, sizeof
-from errno import EACCES, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOTSUP
+from errno import EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOTSUP
 
 from .errors import EalError
 from .layout import BAD_IOVA
@@ -35,39 +35,13 @@ MAX_DMA_BITS = 63
 
 
 class Rights:
-    """What a primary may do: everything. One of these is chosen when the role is known."""
+    """What a primary may do: everything. secondary.py has those of the other roles."""
 
     def pages(self) -> None:
         """Raises EalError(ENOTSUP) if this process cannot allocate pages itself."""
 
     def change(self) -> None:
         """Raises EalError(EACCES) if this process must not change shared memory."""
-
-
-class SecondaryRights(Rights):
-    """A secondary allocates from heaps; the primary adds pages to them."""
-
-    def pages(self) -> None:
-        raise EalError(
-            ENOTSUP,
-            "memalloc",
-            "Cannot allocate pages: only a primary can",
-            fix="use malloc(), for which the primary adds pages",
-            reason="role",
-        )
-
-
-class ObserverRights(SecondaryRights):
-    """An observer only reads."""
-
-    def change(self) -> None:
-        raise EalError(
-            EACCES,
-            "malloc",
-            "Cannot change memory: an observer only reads",
-            fix="attach as a secondary",
-            reason="role",
-        )
 
 
 class Memory:

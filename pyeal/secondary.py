@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from ctypes import sizeof
-from errno import ENODEV, ENOMEM
+from errno import EACCES, ENODEV, ENOMEM, ENOTSUP
 
 from . import backing, config, hugepages, layout, libc, memory, memseg, peers, runtime
 from .errors import EalError
@@ -36,10 +36,36 @@ if TYPE_CHECKING:
     Running = list[tuple[int, int]]
 
 
+class SecondaryRights(memory.Rights):
+    """A secondary allocates from heaps; the primary adds pages to them."""
+
+    def pages(self) -> None:
+        raise EalError(
+            ENOTSUP,
+            "memalloc",
+            "Cannot allocate pages: only a primary can",
+            fix="use malloc(), for which the primary adds pages",
+            reason="role",
+        )
+
+
+class ObserverRights(SecondaryRights):
+    """An observer only reads."""
+
+    def change(self) -> None:
+        raise EalError(
+            EACCES,
+            "malloc",
+            "Cannot change memory: an observer only reads",
+            fix="attach as a secondary",
+            reason="role",
+        )
+
+
 class Secondary:
     """The stages of a secondary."""
 
-    rights: memory.SecondaryRights = memory.SecondaryRights()
+    rights: SecondaryRights = SecondaryRights()
     known = True  # to other processes, by a channel
     read_only = False
     attach: type[config.AttachedConfig] = config.AttachedConfig
@@ -140,7 +166,7 @@ class Observer(Secondary):
     It has no socket, no shadow array and no lock.
     """
 
-    rights = memory.ObserverRights()
+    rights = ObserverRights()
     known = False
     read_only = True
     attach = config.ObservedConfig
