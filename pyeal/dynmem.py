@@ -90,7 +90,7 @@ def _short(node: int | None, wanted: int, missing: int) -> EalError:
     )
 
 
-def hugepage_init(
+def init(
     segments: Segments,
     opts: Options,
     available: list[tuple[int, list[int]]],

@@ -38,7 +38,6 @@ from .vaspace import VaSpace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from .backing import Backing
     from .layout import Memseg
@@ -61,7 +60,9 @@ class Footprint:
 
     def make_directory(self, eal: Eal) -> str:
         """Makes the runtime directory if the start needs it, and returns its path."""
-        return runtime.make_directory(eal.options, eal.release, eal.host, eal.log)
+        path = runtime.make_directory(eal.options, eal.release, eal.host, eal.log)
+        eal._undo.append(lambda: _rmdir(path))
+        return path
 
     def open_config(self, eal: Eal) -> config.Config:
         """Returns rte_mem_config: in its file, or in private memory."""
@@ -306,7 +307,6 @@ class Primary:
         e, opts = self.eal, self.eal.options
         e.space = VaSpace(opts.base_virtaddr, e.log, e.release.hint_warning)
         e.runtime_dir, e.shared = e.footprint.make_directory(e), e.footprint.shares_files(e)
-        e._undo.append(lambda: _rmdir(e.runtime_dir))
         self.config_file = e.config_file = e.footprint.open_config(e)
         e.config = e.config_file.c
         e._undo += [lambda: self._remove("config"), e.config_file.close]
@@ -331,29 +331,14 @@ class Primary:
         runtime.raise_open_files(e.host, e.log)
         sizes = [info.page_sz for info in e.infos]
         e._undo.append(e.lists.unmap)
-        if not opts.no_huge:
-            e.lists.create(memseg.plan(sizes, e.sockets, e.release, opts.pagesz_mem))
+        e.lists.create(memseg.plan(sizes, e.sockets, e.release, opts.pagesz_mem))
         pa = e.iova_mode == "PA"
         population = Population(e._pagemap, pa, Failure(e.log), e.node_of)
-        held: Any = e.footprint.backing(e, population)
+        held = e.footprint.backing(e, population)
         e.memalloc = Segments(e.lists, held)
         e._undo += [e.memalloc.close, held.abandon]
-        by_node = {node: nodes.count(node) for node in nodes}
-        if opts.no_huge:
-            from . import no_huge
-
-            no_huge.init(e.lists, held, opts.memory)
-        elif opts.legacy_mem:
-            from . import legacy
-
-            data = e.file("hugepage_data") if e.shared else None
-            e._undo.append(lambda: self._remove("hugepage_data"))
-            legacy.init(e.lists, held, opts, e.infos, by_node, data)
-        else:
-            from . import dynmem
-
-            counts = [(info.page_sz, info.num_pages) for info in e.infos]
-            dynmem.hugepage_init(e.memalloc, opts, counts, by_node, e.log)
+        lcores = {node: nodes.count(node) for node in nodes}
+        held.start(e.memalloc, opts, lcores, e.file("hugepage_data") if e.shared else None)
         if e.shared:
             e.config.nchannel, e.config.nrank = opts.nchannel, opts.nrank
 

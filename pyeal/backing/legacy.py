@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from ..hugepages import HugepageInfo
     from ..memseg import MemsegList
+    from ..options import Options
     from ..populate import PreferredNode
+    from ..segments import Segments
 
 MB = 1 << 20
 
@@ -42,10 +44,19 @@ class LegacyFiles(PageFiles):
         self.outstanding = dict(opts.socket_mem or {})  # bytes by node, for the policy
         self.pages: list[Page] = []  # every page with a file
         self.mapped = 0
+        self.data_path: str | None = None  # of hugepage_data, once this start may have written it
         self.first_maps: list[tuple[int, int]] = []  # where the first mappings lie
         self.pseudo = 0  # next address if there are no physical ones
         self.extra_fds: list[int] = []  # of pages whose descriptors cannot be stored
         self.old_files: set[int] = set()  # descriptors of pages that were there before
+
+    def start(
+        self, segments: Segments, opts: Options, lcores: dict[int, int], data_path: str | None
+    ) -> None:
+        from .. import legacy
+
+        self.data_path = data_path
+        legacy.init(self.lists, self, opts, [*self.infos.values()], lcores, data_path)
 
     def info(self, page_sz: int) -> HugepageInfo:
         raise fixed(page_sz)
@@ -259,6 +270,8 @@ class LegacyFiles(PageFiles):
         self.unlink([page for page in self.pages if not page.preexisting])
 
     def abandon(self) -> None:
+        if self.data_path:
+            files.discard(self.data_path)
         made = {fd for table in self.open_files.values() for fd in table.values()}
         self._unlink_made((made | {*self.extra_fds}) - self.old_files)
 

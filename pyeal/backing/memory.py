@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..populate import Log
     from ..releases import Release
+    from ..segments import Segments
 
 BLOCK = 16384  # records of no-huge written at a time: fewer cost more each
 LEN: int = Memseg.len.offset  # type: ignore[attr-defined]  # hugepage_sz follows it
@@ -80,6 +81,13 @@ class NoHuge(ListPerFd):
 
     linux/eal_memory.c: eal_legacy_hugepage_init
     """
+
+    def start(
+        self, segments: Segments, opts: Options, lcores: dict[int, int], data_path: str | None
+    ) -> None:
+        from .. import no_huge
+
+        no_huge.init(self.lists, self, opts.memory)
 
     def info(self, page_sz: int) -> HugepageInfo:
         raise fixed(page_sz)

@@ -185,6 +185,8 @@ class FakePages(Backing):
 class FakeNoHuge(FakePages):
     """Memory of 4 kB pages, of which the first record is enough."""
 
+    start = NoHuge.start
+
     def map_list(self, msl: MemsegList) -> None:
         self.hold(msl, 0, msl.n_segs)
 
@@ -201,6 +203,8 @@ class FakeLegacyPages(FakePages):
         self.prefix = real.prefix
         self.pages: list[Page] = []
         self.mapped = self.pseudo = 0  # pages, and the next one's address
+
+    start = LegacyFiles.start
 
     def info(self, page_sz: int) -> hugepages.HugepageInfo:
         raise fixed(page_sz)
@@ -323,6 +327,7 @@ class DryRun(Eal):
         self.said: list[tuple[str, str]] = []
         self.none = NoFootprint(self.view)
         self.closed = True  # nothing is to be taken back yet
+        self.infos = hugepages.Infos()  # also of one that ends before it looks
         self.release = releases.get(release or releases.DEFAULT)
         try:
             self._refuse_secondary(args)
