@@ -230,7 +230,13 @@ class AttachedConfig:
     def __init__(self, path: str, release: Release) -> None:
         kind = layout.config(release.family)
         if is_ours(path):
-            raise EalError(0, "config", f"the primary of '{path}' is this very process")
+            raise EalError(
+                0,
+                "config",
+                f"Cannot attach to '{path}': its primary is this process",
+                fix="attach from another process",
+                reason="own-primary",
+            )
         fd = files.open_shared(path, self.flags)
         try:
             if (size := os.fstat(fd).st_size) < layout.CONFIG_SIZE:

@@ -131,13 +131,16 @@ class Secondary:
         held = backing.for_secondary(e.lists, e.options, e.infos, population, self.read_only)
         e.memalloc = Segments(e.lists, held)
         e._undo.append(e.memalloc.close)
-        kind = ObserverSync if self.read_only else Sync
-        e.sync = kind(e.lists, e.arrays, held, e.log, self.suffix)
+        e.sync = self._sync(held)
         e._undo.append(e.sync.close)
         if e.options.legacy_mem:
             e.sync.map_legacy(e.file("hugepage_data"))
         else:
             e.sync.follow()
+
+    def _sync(self, held: HugedirFiles) -> Sync:
+        """Returns what keeps the mappings in line, with the shadow arrays of this process."""
+        return Sync(self.eal.lists, self.eal.arrays, held, self.eal.log, self.suffix)
 
     def _connect(self) -> None:
         """Answers the primary's announcements from now on."""
@@ -172,7 +175,10 @@ class Observer(Secondary):
     attach = config.ObservedConfig
 
     def _join(self) -> None:
-        self.suffix, self.peers = "", peers.Alone()
+        self.peers = peers.Alone()
+
+    def _sync(self, held: HugedirFiles) -> Sync:
+        return ObserverSync(self.eal.lists, self.eal.arrays, held, self.eal.log)
 
     def _connect(self) -> None:
         pass
