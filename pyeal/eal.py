@@ -296,7 +296,7 @@ class Primary:
         e.heaps = Heaps(e.lists, e.memalloc, opts, e.sockets, main, log, e._pages, [])
         e.heaps.create()
         e.memzones = Memzones(zones, e.heaps, e.iova)
-        e.config.tsc_hz = runtime.tsc_hz(e.host)
+        e.config.tsc_hz = runtime.tsc_hz(e.release.clock_step, e.host)
         self.tables = e.heaps.service_tables()
         if secondaries:
             self._serve(secondaries)

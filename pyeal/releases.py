@@ -40,6 +40,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "message_fds": 8,
         "total_line_in_dump": False,
         "vfio_maps_runs": True,              # IOVA as VA: one entry for a run of pages
+        "clock_step": 10_000_000,            # Hz to which config's tsc_hz is rounded
     }),
     ("21.02", {
         "abi": "21.1",
@@ -74,6 +75,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "service_tables": (8192,),
         "message_fds": 253,
         "total_line_in_dump": True,
+        "clock_step": 100_000,
     }),
     ("25.03", {"abi": "25.1", "cpus_looked_at": 1024, "zeroes_released": True}),
     ("25.07", {"abi": "25.2"}),
@@ -142,6 +144,7 @@ class Release:
     message_fds: int
     total_line_in_dump: bool
     vfio_maps_runs: bool
+    clock_step: int
 
     read_as: str  # the release whose facts these are, if this one is not known; else ""
 

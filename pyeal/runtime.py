@@ -80,8 +80,8 @@ def processes(directory: str, host: Host = LOCAL) -> dict[int, str]:
     return found
 
 
-def tsc_hz(host: Host = LOCAL) -> int:
-    """Returns the frequency of the time stamp counter in Hz, rounded to 10 MHz as EAL does.
+def tsc_hz(step: int, host: Host = LOCAL) -> int:
+    """Returns the frequency of the time stamp counter in Hz, rounded to a release's step in Hz.
 
     The kernel measured it at boot (bogomips is twice that); linux/eal_timer.c: get_tsc_freq
     sleeps 100 ms to measure it again.
@@ -94,7 +94,7 @@ def tsc_hz(host: Host = LOCAL) -> int:
     for line in text.splitlines():
         if line.startswith("bogomips"):
             try:
-                hz = round(float(line.partition(":")[2]) / 2 / 10) * 10_000_000
+                hz = round(float(line.partition(":")[2]) / 2 * 1_000_000 / step) * step
             except (ValueError, OverflowError):
                 break
             if 0 <= hz < 1 << 64:  # fits into the field of config

@@ -3,7 +3,8 @@
 import pytest
 
 from conformance.harness import catalogue, decode
-from pyeal import heap, releases
+from pyeal import heap, releases, runtime
+from pyeal.host import FakeHost
 
 
 def test_a_release_is_found_by_name_line_and_word():
@@ -118,3 +119,12 @@ def test_a_block_says_only_what_differs_from_the_one_that_it_is_like():
 
     assert new == {"like": "x", "abi": "1", "wire": {"fds": 9, "length": 3}, "members": [3]}
     assert old["wire"]["fds"] == 8
+
+
+@pytest.mark.parametrize(("name", "hz"), [("24.07", 2_600_000_000), ("24.11", 2_597_700_000)])
+def test_the_clock_is_rounded_as_the_release_does(name, hz, tmp_path):
+    """linux/eal_timer.c: get_tsc_freq; to 10 MHz, since 24.11 to 100 kHz."""
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("bogomips\t: 5195.42\n")
+
+    assert runtime.tsc_hz(releases.get(name).clock_step, FakeHost(tmp_path)) == hz

@@ -118,7 +118,7 @@ class Text:
         cpus = lcores.discover(release, fake)
         bounded(cpus.nodes, 0, release.numa_nodes_max - 1)
         bounded([n for n, _ in cpus.lcores], 0, cparse.MAX_LCORE - 1)
-        if not runtime.tsc_hz(fake) >= 0:
+        if not runtime.tsc_hz(10_000_000, fake) >= 0:
             raise Wrong("a clock that runs backwards")
         runtime.processes(proc, fake)
         vaspace.what_lies_at(*AT, proc)
