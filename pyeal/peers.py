@@ -46,7 +46,7 @@ class SharedWord:
         return c_int.from_address(self.va).value
 
     def change(self, new: Callable[[int], int | None]) -> bool:
-        """Replaces the value v by new(v), and returns False if that is None.
+        """Replace the value v by new(v), and return False if that is None.
 
         Raises OSError(ENOTSUP) if this machine offers no atomic exchange.
         """
@@ -77,7 +77,7 @@ class SharedLock(SharedWord):
         self.ours: list[None] = []  # one entry for each thread here that holds it or waits for it
 
     def acquire(self, free: Callable[[int], bool], add: int) -> None:
-        """Adds to the word as soon as free(value) holds.
+        """Add to the word as soon as free(value) holds.
 
         Raises EalError: ETIMEDOUT after 5 s, ENOTSUP if this machine offers no atomic exchange,
         and whatever repair() raises; in the last case the lock stays taken.
@@ -95,7 +95,7 @@ class SharedLock(SharedWord):
             self.repair()
 
     def _take(self, free: Callable[[int], bool], add: int) -> bool:
-        """Adds to the word, and returns whether a dead process's lock was reset for that."""
+        """Add to the word, and return whether a dead process's lock was reset for that."""
         for timeout in (self.GRACE, self.WAIT):
             if self._add(free, add, timeout):
                 return False
@@ -120,12 +120,12 @@ class SharedLock(SharedWord):
         return True
 
     def release(self, add: int) -> None:
-        """Subtracts what acquire() added."""
+        """Subtract what acquire() added."""
         self.change(lambda value: value - add)
         self.ours.pop()
 
     def release_dead(self) -> None:
-        """Resets the word if a dead process holds it, after repair().
+        """Reset the word if a dead process holds it, after repair().
 
         Raises what repair() raises; the lock stays taken then.
         """
@@ -275,7 +275,7 @@ class Primary(Alone):
 
 
 class Secondary(Alone):
-    """A secondary; it asks for nothing before connect()."""
+    """A secondary; it requests nothing before connect()."""
 
     exchange = staticmethod(libc.compare_exchange)
 
