@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from conformance.units.recorded import facts, pyeal, unpack
 from pyeal import config, layout, releases
 from pyeal.errors import EalError
+from pyeal.tools.doctor import model, primary
 
 NAME, NOTE = "25.11.3-rc1", "25.11.3-rc1: not known, read as 25.11.3"
 
@@ -51,3 +55,18 @@ def test_a_secondary_that_names_it_follows_it(path: str) -> None:
     found = config.find_release(path, 0, releases.get(NAME))
 
     assert (found.name, found.read_as, found.family) == (NAME, "25.11.3", "B")
+
+
+def test_doctor_says_what_the_primary_is_read_as() -> None:
+    found = SimpleNamespace(
+        alive=True, complete=True, owner=1, word=releases.word_of(NAME), c=True,
+        release=releases.nearest(releases.word_of(NAME)), modified=0,
+    )  # fmt: skip
+    case = SimpleNamespace(
+        secondary=True, config=found, config_error="", named=False, directory="/run/dpdk/rte",
+        release=releases.get("22.11"), o=SimpleNamespace(file_prefix="rte"), opts=True,
+    )  # fmt: skip
+    said = [f.text for f in itertools.islice(primary.check(cast(model.Case, case)), 2)]
+
+    assert said[0].startswith(f"primary of {NAME} ({NOTE}), ")
+    assert said[1] == f"a secondary must be exactly {NAME}, and name it: --as {NAME}"

@@ -94,9 +94,11 @@ def check(c: Case) -> Iterator[Finding]:
     if not c.config.c:
         yield Finding(UNKNOWN, f"the primary is of {word}, whose layout is not known", 16)
         return
-    yield Finding(OK, f"primary of {word}" + f", {process_name(c.config.owner)}")
+    note = f" ({c.config.release.note})" if c.config.release and c.config.release.note else ""
+    yield Finding(OK, f"primary of {word}{note}, {process_name(c.config.owner)}")
     if not c.named:
-        yield Finding(OK, f"a secondary must be exactly {word}", 16, harmless=True)
+        named = f", and name it: --as {word}" if note else ""
+        yield Finding(OK, f"a secondary must be exactly {word}{named}", 16, harmless=True)
     yield from _its_pages(c)
     yield from _stopped(c)
     yield from _tailqs(c)
