@@ -71,8 +71,10 @@ def write(path: str, pages: list[Page], records: int) -> None:
         raise EalError(
             ENOMEM,
             "pages",
-            f"Failed to create shared memory! {records * RECORD} bytes wanted for {path}: "
-            f"{e.strerror}: make room there, or start with --no-shconf",
+            "Failed to create shared memory!",
+            expected=f"{records * RECORD} bytes for {path}",
+            found=e.strerror or "",
+            fix="make room there, or start with --no-shconf",
         ) from None
     finally:
         if fd >= 0:

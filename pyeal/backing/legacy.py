@@ -188,9 +188,8 @@ class LegacyFiles(PageFiles):
             entries = self.population.pagemap.entries(va, size, at[-1] + 1)
             physical = frames([entries[i] for i in at])
             if BAD_IOVA in physical:
-                raise EalError(
-                    ENOMEM, "pages", f"Failed to find phys addr for {size // MB} MB pages"
-                )
+                what = f"Failed to find phys addr for {size // MB} MB pages"
+                raise EalError(ENOMEM, "pages", what)
         else:
             end = self.pseudo + len(pages) * size
             physical = list(range(self.pseudo, end, size))
@@ -229,9 +228,9 @@ class LegacyFiles(PageFiles):
             for start, n in runs(used):
                 self.population.touch_again(msl.va(start), n * size)
         except OSError as e:
-            many = "; each page needs a descriptor: ulimit -n" if e.errno == EMFILE else ""
-            what = f"Couldn't remap pages of {msl.name}: {e}{many}"
-            raise EalError(ENOMEM, "pages", what) from None
+            what = f"Couldn't remap pages of {msl.name}"
+            fix = "raise ulimit -n: each page needs a descriptor" if e.errno == EMFILE else ""
+            raise EalError(ENOMEM, "pages", what, found=str(e), fix=fix) from None
         for seg, va, page in zip(placed, vas, placed.values(), strict=True):
             page.final_va = va
             if not self.population.pa:

@@ -102,8 +102,8 @@ class NoHuge(ListPerFd):
         except OSError as e:
             if fd >= 0:
                 os.close(fd)
-            what = f"Cannot map {msl.len >> 20} MB without hugepages: {e}"
-            raise EalError(ENOMEM, "pages", what) from None
+            what = f"Cannot map {msl.len >> 20} MB without hugepages"
+            raise EalError(ENOMEM, "pages", what, found=str(e)) from None
         if fd >= 0:
             self.list_fds[msl.index] = fd
 

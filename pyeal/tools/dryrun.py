@@ -236,8 +236,8 @@ class FakeLegacyPages(FakePages):
         short = self.granted(msl, len(placed)) < len(placed)
         limit = self.binding_limit
         if short and limit and limit.link == "descriptors":
-            text = f"Couldn't remap pages of {msl.name}: {limit.what}"
-            raise EalError(12, "pages", text)
+            what = f"Couldn't remap pages of {msl.name}"
+            raise EalError(12, "pages", what, found=limit.what)
         for start, n in runs(bits(placed)):
             self.hold(msl, start, n)
         for seg, page in placed.items():
