@@ -165,7 +165,7 @@ def _spare_survivors(path: str) -> None:
         os.close(fd)
 
 
-# --- one that a secondary attaches to -------------------------------------------------------------
+# --- the config that a secondary attaches to ------------------------------------------------------
 
 
 def find_release(path: str, timeout: float, wanted: Release | None) -> Release:

@@ -282,7 +282,7 @@ def _renamed(letter: str, name: str, do: Handler | None = None) -> tuple[Row, Ro
 
 
 # since and until (the first line without it) are release lines. pyeal ignores an option that has no
-# handler, or one that only checks the value (_CHECKED). One letter is all the name.
+# handler, or whose handler only checks the value (_CHECKED). One letter is all the name.
 _OPTIONS: tuple[Row, ...] = (
     # options that decide memory, in the order in which argparse takes their values
     _o("proc-type", MUST, _store("proc_type")),

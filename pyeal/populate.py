@@ -1,8 +1,8 @@
 """Populating mapped pages, and what the kernel says of them afterwards: frame numbers and nodes.
 
 Population is one MADV_POPULATE_WRITE for each chunk, from several warmed-up threads: it touches
-pages without changing them, and reports a page that cannot be had instead of ending in SIGBUS. Then
-one pread of pagemap per page if IO addresses are physical, and one query of all nodes.
+pages without changing them, and reports a page that cannot be allocated instead of ending in
+SIGBUS. Then one pread of pagemap per page if IO addresses are physical, and one query of all nodes.
 linux/eal_memalloc.c: alloc_seg
 """
 

@@ -194,8 +194,8 @@ def map_into_gap(
 ) -> None:
     """Maps the start of each file at its address, ascending, in place of a reservation.
 
-    done[0] counts the pages mapped so far, so that a failing one is known. What lies between them,
-    and from that one on, stays reserved. OSError.
+    done[0] counts the pages mapped so far, so that a failing file is known. The gaps between them
+    and the range from that file on stay reserved. OSError.
     """
     if len(vas) < 2:
         return libc.mmap_batch(fds, vas, page_sz, kind | MAP_FIXED, done, prot)
