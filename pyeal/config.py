@@ -32,6 +32,11 @@ LIMIT = 1 << 20  # bytes of a file that can be one: EAL has made them a little l
 _ours: set[tuple[int, int]] = set()
 
 
+def _refused(what: str, **fields: str) -> EalError:
+    """Returns an error of this stage; EAL leaves errno alone here."""
+    return EalError(0, "config", what, **fields)
+
+
 def is_ours(path: str) -> bool:
     """Returns whether a primary of this very process has that config locked."""
     try:
@@ -98,8 +103,7 @@ class SharedConfig(Config):
             self.close()
             if isinstance(e, EalError):
                 raise
-            what = f"Cannot open '{path}' for rte_mem_config: {e}"
-            raise EalError(0, "config", what, reason="config") from None
+            raise _refused(f"Cannot open '{path}' for rte_mem_config: {e}") from None
         self.c = kind.from_address(self.va)
         self.c.mem_cfg_addr = self.va
 
@@ -118,13 +122,9 @@ class SharedConfig(Config):
                 self.fd, self._inode = fd, (st.st_dev, st.st_ino)
                 _ours.add(self._inode)
                 return
-        raise EalError(
-            0,
-            "config",
-            f"Cannot create lock on '{path}'. Is another primary process running?",
-            fix="choose another --file-prefix, or --proc-type=secondary to join it",
-            reason="primary-exists",
-        )
+        what = f"Cannot create lock on '{path}'. Is another primary process running?"
+        fix = "choose another --file-prefix, or --proc-type=secondary to join it"
+        raise _refused(what, fix=fix, reason="primary-exists")
 
     def close(self) -> None:
         if self.va:
@@ -171,21 +171,16 @@ def _spare_survivors(path: str) -> None:
 def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
     """Waits for a primary's config to be complete and returns the primary's release.
 
-    EalError(0), as EAL leaves errno alone here: there is no config, it stays incomplete, or its
-    version is not the wanted one.
+    EalError(0): there is no config, it stays incomplete, or its version is not the wanted one.
     """
     try:
         for level in (os.path.dirname(os.path.dirname(path)), os.path.dirname(path)):
             files.check_directory(level)
         fd = files.open_shared(path, os.O_RDONLY)
     except OSError as e:
-        raise EalError(
-            0,
-            "config",
-            f"Cannot open '{path}' for rte_mem_config: {e.filename}: {e.strerror}",
-            fix="start a primary with this --file-prefix first",
-            reason="no-primary",
-        ) from None
+        what = f"Cannot open '{path}' for rte_mem_config: {e.filename}: {e.strerror}"
+        fix = "start a primary with this --file-prefix first"
+        raise _refused(what, fix=fix, reason="no-primary") from None
     try:
         deadline, pause = time.monotonic() + timeout, 0.001
         while True:
@@ -193,9 +188,7 @@ def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
             if copy.complete:
                 break
             if time.monotonic() > deadline:
-                raise EalError(
-                    0,
-                    "config",
+                raise _refused(
                     f"the primary of '{path}' has not finished its start within {timeout:g} s",
                     expected=f"magic {layout.MAGIC:#x}",
                     found=f"{copy.magic:#x}",
@@ -210,9 +203,7 @@ def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
     if found and found.read_as and not wanted:  # a secondary writes: no guess without consent
         copy.unknown, fix, found = found.note, f"--as {found.name} attaches to it", None
     if found is None or (wanted and wanted.word != copy.word):
-        raise EalError(
-            0,
-            "config",
+        raise _refused(
             "Primary and secondary process DPDK version mismatch",
             expected=wanted.name if wanted else "a known release",
             found=f"{found.name if found else copy.unknown} in '{path}'",
@@ -230,24 +221,14 @@ class AttachedConfig:
     def __init__(self, path: str, release: Release) -> None:
         kind = layout.config(release.family)
         if is_ours(path):
-            raise EalError(
-                0,
-                "config",
-                f"Cannot attach to '{path}': its primary is this process",
-                fix="attach from another process",
-                reason="own-primary",
-            )
+            what = f"Cannot attach to '{path}': its primary is this process"
+            raise _refused(what, fix="attach from another process", reason="own-primary")
         fd = files.open_shared(path, self.flags)
         try:
             if (size := os.fstat(fd).st_size) < layout.CONFIG_SIZE:
-                raise EalError(
-                    0,
-                    "config",
-                    f"'{path}' is damaged",
-                    expected=f"{layout.CONFIG_SIZE} bytes",
-                    found=str(size),
-                    reason="damaged",
-                )
+                expected = f"{layout.CONFIG_SIZE} bytes"
+                what = f"'{path}' is damaged"
+                raise _refused(what, expected=expected, found=str(size), reason="damaged")
             at = int.from_bytes(os.pread(fd, 8, kind.mem_cfg_addr.offset), "little")
             self.va = libc.mmap(at, SIZE, self.prot, MAP_SHARED, fd)
         finally:
@@ -257,9 +238,7 @@ class AttachedConfig:
             end = max(m.base_va + m.len for m in self.c.memsegs)
             got, fits = self.va, free_base(max(end, at) - at)
             self.close()
-            raise EalError(
-                0,
-                "config",
+            raise _refused(
                 f"Cannot mmap memory for rte_config at [{at:#x}], got [{got:#x}]"
                 " - please use '--base-virtaddr' option",
                 found=f"that {what_lies_at(at, layout.CONFIG_SIZE)} in this process",
@@ -272,12 +251,8 @@ class AttachedConfig:
 
         def enabled(word: int) -> int | None:  # the status is the lowest byte of the word
             if word & 0xFF == MP_DISABLED:
-                raise EalError(
-                    0,
-                    "config",
-                    "Primary process refused secondary attachment",
-                    reason="secondaries-refused",
-                )
+                what = "Primary process refused secondary attachment"
+                raise _refused(what, reason="secondaries-refused")
             return None if word & 0xFF == MP_ENABLED else word & ~0xFF | MP_ENABLED
 
         SharedWord(self.va + type(self.c).mp_status.offset).change(enabled)

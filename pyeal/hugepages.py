@@ -367,12 +367,8 @@ def read_info(path: str, nodes: int) -> list[HugepageInfo]:
     try:
         return [info for info in decode_info(data, nodes) if info.hugedir]
     except ValueError as e:
-        raise EalError(
-            EACCES,
-            "hugepages",
-            f"Cannot get hugepage information: {path} is damaged: {e}",
-            reason="damaged",
-        ) from None
+        what = f"Cannot get hugepage information: {path} is damaged: {e}"
+        raise EalError(EACCES, "hugepages", what, reason="damaged") from None
 
 
 def decode_info(data: bytes, nodes: int) -> list[HugepageInfo]:

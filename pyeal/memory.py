@@ -120,9 +120,8 @@ class Memory:
     def free_pages(self, pages: Pages) -> None:
         """Frees what alloc_pages() returned. EalError(EINVAL) for anything else."""
         if pages not in self._pages:
-            raise EalError(
-                EINVAL, "memalloc", f"Cannot free {pages!r}: it is not allocated, or in a heap"
-            )
+            what = f"Cannot free {pages!r}: it is not allocated, or in a heap"
+            raise EalError(EINVAL, "memalloc", what)
         with self.mutex, self.lists.lock:
             self._free_pages(pages)
         self._pages.remove(pages)
@@ -201,12 +200,8 @@ class Memory:
 
     def _must_change(self, what: str) -> None:
         if self.heaps.fixed:
-            raise EalError(
-                ENOTSUP,
-                "memalloc",
-                f"Cannot {what}: memory is fixed in {self.mode} mode",
-                reason="fixed-memory",
-            )
+            what = f"Cannot {what}: memory is fixed in {self.mode} mode"
+            raise EalError(ENOTSUP, "memalloc", what, reason="fixed-memory")
 
     # external memory
 
@@ -298,13 +293,8 @@ class Memory:
         """Returns the same for the segment that contains an address. EalError(EINVAL) if none."""
         found = self.memseg_of(va) if va else None
         if found is None:
-            raise EalError(
-                EINVAL,
-                "memalloc",
-                "Cannot find a segment",
-                expected="an address of a memseg list",
-                found=hex(va or 0),
-            )
+            what, expected = "Cannot find a segment", "an address of a memseg list"
+            raise EalError(EINVAL, "memalloc", what, expected=expected, found=hex(va or 0))
         return self.memalloc.fd(*found)
 
     @property

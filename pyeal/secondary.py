@@ -40,26 +40,17 @@ class SecondaryRights(memory.Rights):
     """A secondary allocates from heaps; the primary adds pages to them."""
 
     def pages(self) -> None:
-        raise EalError(
-            ENOTSUP,
-            "memalloc",
-            "Cannot allocate pages: only a primary can",
-            fix="use malloc(), for which the primary adds pages",
-            reason="role",
-        )
+        what = "Cannot allocate pages: only a primary can"
+        fix = "use malloc(), for which the primary adds pages"
+        raise EalError(ENOTSUP, "memalloc", what, fix=fix, reason="role")
 
 
 class ObserverRights(SecondaryRights):
     """An observer only reads."""
 
     def change(self) -> None:
-        raise EalError(
-            EACCES,
-            "malloc",
-            "Cannot change memory: an observer only reads",
-            fix="attach as a secondary",
-            reason="role",
-        )
+        what = "Cannot change memory: an observer only reads"
+        raise EalError(EACCES, "malloc", what, fix="attach as a secondary", reason="role")
 
 
 class Secondary:
