@@ -1,4 +1,7 @@
-"""Run a command of the suite: python -m conformance COMMAND ..., the only way in from outside."""
+"""Run a command of the suite: python -m conformance COMMAND ..., the only way in from outside.
+
+A command is imported when it is called: `peers` and `hugepages` run before anything is installed.
+"""
 
 from __future__ import annotations
 
