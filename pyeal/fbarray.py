@@ -260,11 +260,12 @@ class Arrays:
     """The arrays that this process has mapped.
 
     directory: of their files; None keeps arrays in private memory (--no-shconf).
-    look_only: attach without a lock, read-only.
     """
 
-    def __init__(self, space: VaSpace, directory: str | None, look_only: bool = False) -> None:
-        self.space, self.directory, self.look_only = space, directory, look_only
+    flags, prot = os.O_RDWR, PROT_RW  # of those that another process made
+
+    def __init__(self, space: VaSpace, directory: str | None) -> None:
+        self.space, self.directory = space, directory
         self.areas: dict[int, tuple[int, int]] = {}  # data address -> (bytes, fd or -1)
 
     def path(self, name: str) -> str:
@@ -319,19 +320,20 @@ class Arrays:
                 raise EalError(EEXIST, "fbarray", what, reason="address-taken")
         va, fd = self.space.reserve(size, addr=desc.data), -1
         try:
-            if self.look_only:
-                fd, prot = files.open_shared(self.path(name), os.O_RDONLY), PROT_READ
-            else:
-                fd, prot = files.open_shared(self.path(name), os.O_RDWR), PROT_RW
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fd = files.open_shared(self.path(name), self.flags)
+            self._lock_attached(fd)
             if (found := os.fstat(fd).st_size) != size:
                 raise _invalid(f"Cannot use {self.path(name)}", f"{size} bytes", found)
-            libc.mmap(va, size, prot, MAP_SHARED | MAP_FIXED, fd)
+            libc.mmap(va, size, self.prot, MAP_SHARED | MAP_FIXED, fd)
         except (OSError, EalError) as e:
             _undo(va, size, fd)
             raise _as_eal(e, f"Cannot attach array {name}") from None
         self.areas[va] = size, fd
         return Fbarray(desc)
+
+    def _lock_attached(self, fd: int) -> None:
+        """Keep the array's owner from removing it. EAL: eal_file_lock"""
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def _area(self, desc: layout.Fbarray | None) -> tuple[int, int, int]:
         desc = _given(desc)
@@ -396,6 +398,15 @@ class Arrays:
                     os.unlink(name)
             _undo(va, size, fd)
         self.areas.clear()
+
+
+class ObservedArrays(Arrays):
+    """The arrays that an observer has mapped: for reading alone, and not locked."""
+
+    flags, prot = os.O_RDONLY, PROT_READ
+
+    def _lock_attached(self, fd: int) -> None:
+        pass
 
 
 def _given(desc: layout.Fbarray | None) -> layout.Fbarray:

@@ -14,7 +14,7 @@ from . import layout, libc
 from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits
 from .layout import MAX_MEMSEG_LISTS, Memseg
-from .peers import NoLock, RwLock, SharedLock
+from .peers import RwLock, SharedLock
 from .vaspace import VaSpace, align
 
 TYPE_CHECKING = False
@@ -184,10 +184,8 @@ class MemsegLists:
         self._locks: dict[int, SharedLock] = {}  # those taken here, by address
         self.lock = self.rwlock("memory_hotplug_lock")
 
-    def rwlock(self, name: str) -> RwLock | NoLock:
-        """Return the lock of that name in config; an observer takes none."""
-        if self.arrays.look_only:
-            return NoLock()
+    def rwlock(self, name: str) -> RwLock:
+        """Return the lock of that name in config."""
         va = addressof(self.config) + getattr(type(self.config), name).offset
         lock = self._locks[va] = self.peers.rwlock(va, self.release)
         return lock

@@ -3,9 +3,10 @@
 The kind of start decides which process changes memory, which ones have to follow, and which locks
 may be reset. eal.py decides it once; Segments, Heaps and Memzones find the object in their lists.
 
-    Alone       nothing is shared (--no-shconf), or an observer, which changes nothing
+    Alone       nothing is shared (--no-shconf)
     Primary     changes memory and tells the secondaries
     Secondary   asks the primary for each change
+    Observer    changes nothing and takes no lock
 
 A word that another process can see is changed in one place only: SharedWord.change. Its exchange
 is libc.compare_exchange, or compare_exchange_private if no other process maps the memory.
@@ -176,19 +177,18 @@ class RwLock(SharedLock):
         self.release(self.writer)
 
 
-class NoLock:
+class NoLock(RwLock):
     """An observer's lock: reading takes nothing, and writing is refused with EalError(EACCES)."""
 
     def read(self) -> None:
         pass
 
-    read_done = read
-
-    def __enter__(self) -> None:
-        raise EalError(EACCES, "lock", "an observer changes nothing")
-
-    def __exit__(self, *_: object) -> None:
+    def read_done(self) -> None:
         pass
+
+    def write(self) -> None:
+        what = "Cannot change memory: an observer only reads"
+        raise EalError(EACCES, "lock", what, fix="attach as a secondary", reason="role")
 
 
 class Alone:
@@ -295,3 +295,10 @@ class Secondary(Alone):
     def shrink(self, free: Callable[[], object], va: int, length: int) -> None:
         if self._client:
             self._client.release_pages(va, length)
+
+
+class Observer(Alone):
+    """An observer of a primary's memory, of which no other process knows."""
+
+    def rwlock(self, va: int, release: Release) -> RwLock:
+        return NoLock(va, release)

@@ -14,8 +14,9 @@ from ctypes import sizeof
 from errno import EACCES, ENODEV, ENOMEM, ENOTSUP
 
 from . import backing, config, hugepages, layout, libc, memory, memseg, peers, runtime
+from .backing import READ_ONLY, READ_WRITE
 from .errors import EalError
-from .fbarray import Arrays, Fbarray, bits, runs
+from .fbarray import Arrays, Fbarray, ObservedArrays, bits, runs
 from .heap import Heaps
 from .host import LOCAL, Host
 from .layout import Memseg, Memzone
@@ -58,8 +59,9 @@ class Secondary:
 
     rights: SecondaryRights = SecondaryRights()
     known = True  # to other processes, by a channel
-    read_only = False
     attach: type[config.AttachedConfig] = config.AttachedConfig
+    arrays = Arrays
+    access = READ_WRITE
 
     def __init__(self, eal: Eal) -> None:
         self.eal = eal
@@ -79,7 +81,7 @@ class Secondary:
         if not no_huge:
             e.infos = hugepages.read_info(e.file("hugepage_info"), e.release.numa_nodes_max)
         e.space = VaSpace(0, log, primary=False)
-        e.arrays = Arrays(e.space, e.runtime_dir, self.read_only)
+        e.arrays = self.arrays(e.space, e.runtime_dir)
         e._undo.append(e.arrays.close)
         try:
             zones = e.arrays.attach(e.config.memzones, sizeof(Memzone))
@@ -119,7 +121,7 @@ class Secondary:
         e._undo.append(e.lists.unmap)
         e.lists.attach()
         population = Population(e._pagemap, pa, Failure(e.log))
-        held = backing.for_secondary(e.lists, e.options, e.infos, population, self.read_only)
+        held = backing.for_secondary(e.lists, e.options, e.infos, population, self.access)
         e.memalloc = Segments(e.lists, held)
         e._undo.append(e.memalloc.close)
         e.sync = self._sync(held)
@@ -162,11 +164,12 @@ class Observer(Secondary):
 
     rights = ObserverRights()
     known = False
-    read_only = True
     attach = config.ObservedConfig
+    arrays = ObservedArrays
+    access = READ_ONLY
 
     def _join(self) -> None:
-        self.peers = peers.Alone()
+        self.peers = peers.Observer()
 
     def _sync(self, held: HugedirFiles) -> Sync:
         return ObserverSync(self.eal.lists, self.eal.arrays, held, self.eal.log)

@@ -16,9 +16,16 @@ say where pages lie, and whether a secondary or an observer maps them.
 
 from __future__ import annotations
 
-from .base import READ_ONLY, READ_WRITE, Backing, grow_descriptor_table
+from .base import READ_ONLY, READ_WRITE, Access, Backing, grow_descriptor_table
 
-__all__ = ["Backing", "for_primary", "for_secondary", "grow_descriptor_table"]
+__all__ = [
+    "READ_ONLY",
+    "READ_WRITE",
+    "Backing",
+    "for_primary",
+    "for_secondary",
+    "grow_descriptor_table",
+]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +72,7 @@ def for_secondary(
     opts: Options,
     infos: Sequence[HugepageInfo],
     population: Population,
-    observer: bool,
+    access: Access,
 ) -> HugedirFiles:
     """Returns the backing that a primary's pages have, as its config says."""
     from . import legacy, pagefiles
@@ -73,4 +80,4 @@ def for_secondary(
     c = lists.config
     files = pagefiles.ListFile if c.single_file_segments else pagefiles.PageFiles
     made = legacy.LegacyFiles if c.legacy_mem else files
-    return made(lists, opts, infos, population, READ_ONLY if observer else READ_WRITE)
+    return made(lists, opts, infos, population, access)
