@@ -36,12 +36,11 @@ class Access:
 
 
 READ_WRITE = Access(os.O_RDWR, libc.PROT_RW, libc.MADV_POPULATE_WRITE, locks=True)
-READ_ONLY = Access(
-    os.O_RDONLY, libc.PROT_READ, libc.MADV_POPULATE_READ, locks=False
-)  # an observer's
+# an observer's
+READ_ONLY = Access(os.O_RDONLY, libc.PROT_READ, libc.MADV_POPULATE_READ, locks=False)
 
 
-class Unlocked:
+class NoDirectory:
     """The directory of pages that have none: descriptor -1, no lock."""
 
     def __enter__(self) -> int:
@@ -51,7 +50,7 @@ class Unlocked:
         pass
 
 
-class Opened(Unlocked):
+class OpenDirectory(NoDirectory):
     """A hugedir for an observer: open, not locked."""
 
     def __init__(self, path: str) -> None:
@@ -65,7 +64,7 @@ class Opened(Unlocked):
         os.close(self.fd)
 
 
-class Locked(Unlocked):
+class LockedDirectory(NoDirectory):
     """A hugedir whose files change: exclusively locked, for at most `timeout` seconds of waiting.
 
     During a start the lock of the discovery serves. must: whether a timeout is an error; else the
@@ -146,12 +145,12 @@ class Backing:
         available = [(info.page_sz, info.num_pages) for info in self.infos.values()]
         dynmem.init(segments, opts, available, lcores, self.log)
 
-    def directory(self, page_sz: int, must: bool = True) -> Unlocked:
+    def directory(self, page_sz: int, must: bool = True) -> NoDirectory:
         """Returns the context in which pages of a size come or go; entering gives its descriptor.
 
         must: whether it is an error if the lock is not free in time.
         """
-        return Unlocked()
+        return NoDirectory()
 
     def prepare(self, n: int) -> None:
         """Gets ready to map n more pages, before there are threads."""

@@ -15,7 +15,16 @@ from ..errors import EalError
 from ..fbarray import runs
 from ..layout import FLAG_DIRTY
 from ..vaspace import give_back
-from .base import FEW, Backing, ListPerFd, Locked, Opened, PagePerFd, Unlocked, add_opened
+from .base import (
+    FEW,
+    Backing,
+    ListPerFd,
+    LockedDirectory,
+    NoDirectory,
+    OpenDirectory,
+    PagePerFd,
+    add_opened,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,11 +48,11 @@ class HugedirFiles(Backing):
         self.unlink_before_mapping = opts.unlink_before_mapping
         self.left: dict[int, int] = {}  # list -> bit i: segment i was freed while others had it
 
-    def directory(self, page_sz: int, must: bool = True) -> Unlocked:
+    def directory(self, page_sz: int, must: bool = True) -> NoDirectory:
         info = self.infos[page_sz]
         if not self.access.locks:
-            return Opened(info.hugedir)
-        return Locked(info, self.lists.peers.lock_timeout, must)
+            return OpenDirectory(info.hugedir)
+        return LockedDirectory(info, self.lists.peers.lock_timeout, must)
 
     def attach(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
         """Maps n segments that the primary uses. EalError(ENOMEM). sync_chunk
@@ -56,13 +65,11 @@ class HugedirFiles(Backing):
             self.population.touch_again(msl.va(start), n * msl.page_sz, self.access.advice)
         except OSError as e:
             self.detach(msl, start, n)
-            file = f": {e.filename}" if e.filename else ""
-            what = (
-                f"Could not map memory from primary process: {n} pages of {msl.name} from {start}"
-            )
-            why = f"{e.strerror}{file}"
+            what = "Could not map memory from primary process"
+            pages = f"{n} pages of {msl.name} from segment {start}"
+            why = f"{e.strerror}: {e.filename}" if e.filename else e.strerror or ""
             fix = "keep page files, and start the primary without --huge-unlink"
-            raise EalError(ENOMEM, "sync", what, found=why, fix=fix) from None
+            raise EalError(ENOMEM, "sync", what, expected=pages, found=why, fix=fix) from None
 
     def _attach(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
         """The same; OSError names the file, and what is open and mapped by then stays so."""
