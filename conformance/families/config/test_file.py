@@ -124,7 +124,7 @@ def test_config_lies_at_the_cursor_or_just_below_the_base(start, base, at, evide
 def test_live_primary_holds_a_write_lock_on_the_bytes_of_memsegs(start, evidence):
     """A POSIX lock on 17408 bytes; it keeps a second primary out and goes with the first."""
     eal = start("-m", "2")
-    first = 136 if holds("<=22.11", eal.release) else 144
+    first = 136 if holds("<23.11", eal.release) else 144
     locks = [(x.kind, x.mode, x.start, x.end) for x in eal.locks(eal.run / "config")]
     refused = start("-m", "2", init=False).refused()
     kept = eal.locks(eal.run / "config")

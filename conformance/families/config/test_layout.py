@@ -146,7 +146,7 @@ def test_config_at_rest(start, evidence):
     locks = {k: v for k, v in c.items() if k.endswith("lock")}
     evidence(f"{locks}, mp_status {c.mp_status}, tsc_hz {c.tsc_hz}")
 
-    assert len(locks) == (5 if holds("<=22.11", eal.release) else 6)
+    assert len(locks) == (5 if holds("<23.11", eal.release) else 6)
     assert not any(x for lock in locks.values() for x in numbers(lock))
     assert (c.mp_status, c.dma_maskbits, c.next_socket_id) == (0, 0, 256)
     assert c.tsc_hz > 0

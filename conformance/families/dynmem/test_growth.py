@@ -39,7 +39,7 @@ def test_the_heap_grows_for_service_tables(start, mode, evidence):
 
 
 @requirement("DYN-010")
-@needs(pages={"2M": 4}, strace=True, release="<=25.11")
+@needs(pages={"2M": 4}, strace=True, release="<26.07")
 @modes(*DYNAMIC)
 def test_a_list_without_a_page_is_skipped(start, mode, box, evidence):
     """Segment 0 of list 0 cannot be allocated: the next list serves, from its segment 0 on.
@@ -48,7 +48,7 @@ def test_a_list_without_a_page_is_skipped(start, mode, box, evidence):
     """
     eal = start("-m", "4", init=False)
     if mode == "in-memory":  # the first memfd is the probe's
-        probes = catalogue.holds("<=24.11", eal.release)
+        probes = catalogue.holds("<25.11", eal.release)
         trace = eal.trace("memfd_create", inject=f"memfd_create:error=ENOMEM:when={1 + probes}")
     else:
         path = f"{box.hugedir('2M')}/{eal.prefix}map_0"
@@ -62,7 +62,7 @@ def test_a_list_without_a_page_is_skipped(start, mode, box, evidence):
 
 
 @requirement("DYN-011")
-@needs(pages={"2M": 4}, strace=True, release="<=25.11")
+@needs(pages={"2M": 4}, strace=True, release="<26.07")
 @modes("dynmem")
 def test_a_page_that_fails_again_ends_its_list(start, box, evidence):
     """Segment 1 fails each time: three pages are segment 0 of list 0, then two of list 1.

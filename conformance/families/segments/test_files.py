@@ -117,7 +117,7 @@ def test_page_files_are_locked_for_sharing(start, mode, evidence):
         eal = start("-m", "4", init=False)
         name = page_name(eal, 1) if mode == "dynmem" else f"{eal.prefix}map_0"
         # 26.07 has one list, so one file here
-        elsewhere = mode == "dynmem" or catalogue.holds("<=25.11", eal.release)
+        elsewhere = mode == "dynmem" or catalogue.holds("<26.07", eal.release)
         if error != "none":
             path = f"{eal.box.hugedir('2M')}/{name}"
             trace = eal.trace("flock", inject=f"flock:error={error}:when=1", path=path)
