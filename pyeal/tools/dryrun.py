@@ -329,6 +329,7 @@ class DryRun(Eal):
         self.closed = True  # nothing is to be taken back yet
         self.infos = hugepages.Infos()  # also of one that ends before it looks
         self.release = releases.get(release or releases.DEFAULT)
+        self.infos = []  # none, if the options are refused
         try:
             self._refuse_secondary(args)
             super().__init__(
