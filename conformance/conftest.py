@@ -480,14 +480,15 @@ def eal(start):
 
 @pytest.fixture
 def cgroup(request, prefix, as_found):
-    """cgroup("2M", limit_bytes, reserve=False): for start(..., cgroup=)"""
+    """cgroup("2M", limit_bytes, reserve=False, label=""): for start(..., cgroup=); label begins
+    its name."""
     with ExitStack() as stack:
         made = []
 
-        def make(size, limit, reserve=False):
+        def make(size, limit, reserve=False, label=""):
             if not made:  # the last cgroup to be removed takes the controller with it
                 stack.enter_context(host.alone("cgroup"))
-            made.append(Cgroup(f"{prefix}_{next(NUMBERS)}", size, limit, reserve))
+            made.append(Cgroup(f"{label}{prefix}_{next(NUMBERS)}", size, limit, reserve))
             stack.callback(made[-1].close)
             return made[-1]
 
