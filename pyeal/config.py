@@ -13,7 +13,7 @@ from errno import EACCES, EAGAIN, ENODEV
 
 from . import files, layout, libc, releases
 from .errors import EalError
-from .libc import MAP_FIXED, MAP_SHARED, PAGE, PROT_READ, PROT_RW
+from .libc import MAP_FIXED, MAP_SHARED, PAGE, PROT_RW
 from .peers import SharedWord
 from .vaspace import VaSpace, align, free_base, what_lies_at
 
@@ -261,15 +261,6 @@ class AttachedConfig:
         if self.va:
             libc.munmap(self.va, SIZE)
         self.va = 0
-
-
-class ObservedConfig(AttachedConfig):
-    """The same, mapped for reading alone; the primary does not learn of it."""
-
-    flags, prot = os.O_RDONLY, PROT_READ
-
-    def join(self) -> None:
-        pass
 
 
 # --- a copy that a tool looks at ------------------------------------------------------------------

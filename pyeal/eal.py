@@ -1,8 +1,8 @@
 """One EAL: the order of its stages, and nothing else. linux/eal.c: rte_eal_init
 
 Eal is the door: arguments, role and release are decided there, once. Primary is the order of a
-primary's stages; Secondary and Observer are in secondary.py. What one kind of start alone needs (a
-mode's pages, a secondary, the message channel) is imported when that start needs it.
+primary's stages; secondary.py and observer.py have those of the other roles. What one kind of start
+alone needs (a mode's pages, a secondary, the message channel) is imported when that start needs it.
 """
 
 from __future__ import annotations
@@ -173,9 +173,13 @@ class Eal(memory.Memory):
     def _stages_of(self, role: str) -> Primary | Secondary:
         if role == "primary":
             return Primary(self)
-        from . import secondary
+        if role == "observer":
+            from .observer import Observer
 
-        return secondary.Observer(self) if role == "observer" else secondary.Secondary(self)
+            return Observer(self)
+        from .secondary import Secondary
+
+        return Secondary(self)
 
     def cleanup(self) -> None:
         """Gives everything back that is not in use; config, arrays and hugepage_info stay as files.

@@ -16,7 +16,7 @@ from errno import EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT, EWOULDBLOCK
 
 from . import files, layout, libc
 from .errors import EalError
-from .libc import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PAGE, PROT_READ, PROT_RW
+from .libc import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PAGE, PROT_RW
 from .vaspace import VaSpace, align
 
 TYPE_CHECKING = False
@@ -398,15 +398,6 @@ class Arrays:
                     os.unlink(name)
             _undo(va, size, fd)
         self.areas.clear()
-
-
-class ObservedArrays(Arrays):
-    """The arrays that an observer has mapped: for reading alone, and not locked."""
-
-    flags, prot = os.O_RDONLY, PROT_READ
-
-    def _lock_attached(self, fd: int) -> None:
-        pass
 
 
 def _given(desc: layout.Fbarray | None) -> layout.Fbarray:

@@ -6,7 +6,7 @@ may be reset. eal.py decides it once; Segments, Heaps and Memzones find the obje
     Alone       nothing is shared (--no-shconf)
     Primary     changes memory and tells the secondaries
     Secondary   asks the primary for each change
-    Observer    changes nothing and takes no lock
+    (an observer has its own: it changes nothing and takes no lock)
 
 A word that another process can see is changed in one place only: SharedWord.change. Its exchange
 is libc.compare_exchange, or compare_exchange_private if no other process maps the memory.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from ctypes import c_int
-from errno import EACCES, ETIMEDOUT
+from errno import ETIMEDOUT
 
 from . import libc
 from .errors import EalError
@@ -177,20 +177,6 @@ class RwLock(SharedLock):
         self.release(self.writer)
 
 
-class NoLock(RwLock):
-    """An observer's lock: reading takes nothing, and writing is refused with EalError(EACCES)."""
-
-    def read(self) -> None:
-        pass
-
-    def read_done(self) -> None:
-        pass
-
-    def write(self) -> None:
-        what = "Cannot change memory: an observer only reads"
-        raise EalError(EACCES, "lock", what, fix="attach as a secondary", reason="role")
-
-
 class Alone:
     """No other process maps the memory that this one changes."""
 
@@ -295,10 +281,3 @@ class Secondary(Alone):
     def shrink(self, free: Callable[[], object], va: int, length: int) -> None:
         if self._client:
             self._client.release_pages(va, length)
-
-
-class Observer(Alone):
-    """An observer of a primary's memory, of which no other process knows."""
-
-    def rwlock(self, va: int, release: Release) -> RwLock:
-        return NoLock(va, release)

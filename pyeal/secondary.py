@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import time
 from ctypes import sizeof
-from errno import EACCES, ENODEV, ENOMEM, ENOTSUP
+from errno import ENODEV, ENOMEM, ENOTSUP
 
 from . import backing, config, hugepages, layout, libc, memory, memseg, peers, runtime
-from .backing import READ_ONLY, READ_WRITE
+from .backing import READ_WRITE
 from .errors import EalError
-from .fbarray import Arrays, Fbarray, ObservedArrays, bits, runs
+from .fbarray import Arrays, Fbarray, bits, runs
 from .heap import Heaps
 from .host import LOCAL, Host
 from .layout import Memseg, Memzone
@@ -44,14 +44,6 @@ class SecondaryRights(memory.Rights):
         what = "Cannot allocate pages: only a primary can"
         fix = "use malloc(), for which the primary adds pages"
         raise EalError(ENOTSUP, "memalloc", what, fix=fix, reason="role")
-
-
-class ObserverRights(SecondaryRights):
-    """An observer only reads."""
-
-    def change(self) -> None:
-        what = "Cannot change memory: an observer only reads"
-        raise EalError(EACCES, "malloc", what, fix="attach as a secondary", reason="role")
 
 
 class Secondary:
@@ -154,32 +146,6 @@ class Secondary:
     def forget(self) -> None:
         """Removes the record of what this process has mapped."""
         self.eal.sync.close()
-
-
-class Observer(Secondary):
-    """The stages of an observer: a secondary that reads alone, and of which the primary knows not.
-
-    It has no socket, no shadow array and no lock.
-    """
-
-    rights = ObserverRights()
-    known = False
-    attach = config.ObservedConfig
-    arrays = ObservedArrays
-    access = READ_ONLY
-
-    def _join(self) -> None:
-        self.peers = peers.Observer()
-
-    def _sync(self, held: HugedirFiles) -> Sync:
-        return ObserverSync(self.eal.lists, self.eal.arrays, held, self.eal.log)
-
-    def _connect(self) -> None:
-        pass
-
-    def refresh(self) -> None:
-        if not self.eal.options.legacy_mem:
-            self.eal.sync.follow()
 
 
 class Sync:
@@ -313,21 +279,6 @@ class Sync:
                 raise ValueError(f"page {file_id} is not segment {seg} of {msl.name}, or again")
             pages[seg] = name
         return found
-
-
-class ObserverSync(Sync):
-    """An observer's: without shadow arrays, and a page that was freed meanwhile is no error."""
-
-    def _make_shadows(self, suffix: str) -> None:
-        pass
-
-    def _map(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
-        try:
-            super()._map(msl, start, n, dir_fd)
-        except EalError as e:
-            if msl.arr.is_used(start):
-                raise
-            self.log("DEBUG", f"gone before it was mapped: {e.text}")
 
 
 def aslr_enabled(host: Host = LOCAL) -> bool:

@@ -8,7 +8,8 @@ from errno import EACCES, EINVAL, ENOTSUP
 import pytest
 
 import pyeal
-from pyeal.secondary import ObserverRights, SecondaryRights
+from pyeal.observer import ObserverRights
+from pyeal.secondary import SecondaryRights
 
 
 @pytest.fixture
