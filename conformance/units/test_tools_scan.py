@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conformance.units.recorded import facts, pyeal
+from conformance.units.recorded import facts, pyeal, unpack
 from pyeal import releases
 from pyeal.look import locks, process
 from pyeal.look.config import release_of
@@ -220,3 +220,27 @@ def test_imports_stay_light() -> None:
 def test_nothing_is_coloured_without_a_terminal() -> None:
     assert "\x1b" not in pyeal("ps", "-a", code=0)
     assert facts("ps")["schema"] == "pyeal.ps/1"
+
+
+@pytest.mark.parametrize("name", ["config", "hugepage_info", "fbarray_memzone"])
+def test_a_pipe_that_another_user_made_hangs_no_tool(name: str, tmp_path: Path) -> None:
+    d = unpack("22.11", "dynmem", tmp_path / "dpdk")
+    (d / name).unlink()
+    os.mkfifo(d / name)
+    seen = facts("ps", "-a", env={"RUNTIME_DIRECTORY": str(tmp_path)})["eals"]
+    mine = [e for e in seen if e["runtime_dir"] == str(d)]
+
+    assert len(mine) == (name != "config")
+    pyeal("inspect", d, code=name == "config")
+
+
+def test_a_huge_file_costs_nothing(tmp_path: Path) -> None:
+    """A sparse file of 7 TB is no config, and no more of an array is read than it has."""
+    d = unpack("22.11", "dynmem", tmp_path / "dpdk")
+    before = facts("inspect", d)["lists"]
+    os.truncate(d / f"fbarray_{before[0]['name']}", 1 << 29)
+    after = facts("inspect", d)["lists"]
+    os.truncate(d / "config", 7 << 40)
+
+    assert before[0]["count"] and after == before
+    assert "expected at most" in pyeal("inspect", d, code=1)
