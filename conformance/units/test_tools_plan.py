@@ -103,7 +103,7 @@ def test_pages_are_what_eal_counts(
             assert r.error
             return
         if any(sum(row) > _unreserved(v, sz) for (sz, _), row in zip(counted, wanted, strict=True)):
-            assert r.error and "nobody reserved" in r.error.text
+            assert r.error and "no process reserved" in r.error.text
             return
         assert r.error is None, r.error
         used = r.pages()

@@ -327,7 +327,7 @@ class DryRun(Eal):
         self.said: list[tuple[str, str]] = []
         self.none = NoFootprint(self.view)
         self.closed = True  # nothing is to be taken back yet
-        self.infos = hugepages.Infos()  # also of one that ends before it looks
+        self.infos = hugepages.Infos()  # also of a run that ends before discovery
         self.release = releases.get(release or releases.DEFAULT)
         self.infos = []  # none, if the options are refused
         try:
@@ -503,7 +503,7 @@ def find_limits(survey: Survey, infos: hugepages.Infos) -> list[PageLimit]:
                 what = f"node {node} is not in Mems_allowed ({view.status['Mems_allowed_list']})"
                 limits.append(PageLimit("policy", what, sz, node, 0))
         total = quiet.overall(names[sz], sz, 1) - 1 + back
-        unreserved = f"free {word} pages that nobody reserved"
+        unreserved = f"free {word} pages that no process reserved"
         if info.hugedir and not opts.in_memory:
             kept = view.kept_for(info.hugedir, sz)
             limits.append(PageLimit("pool", unreserved, sz, None, total + kept))
