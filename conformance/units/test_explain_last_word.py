@@ -39,6 +39,15 @@ def test_the_last_fatal_line_is_taken_before_a_later_error() -> None:
     assert last_word(lines[1:])[1:] == (lines[1], False)  # type: ignore[index]
 
 
+def test_a_warning_counts_if_there_is_nothing_else() -> None:
+    lines = ["EAL: libarchive not linked, /lib/firmware/x cannot be decompressed"]
+
+    assert [(p.title, sure) for p, _, sure in read(lines)] == [
+        ("a warning of EAL, not about memory: firmware", False)
+    ]
+    assert last_word(lines) is None
+
+
 def test_a_known_problem_comes_without_it() -> None:
     lines = ["EAL: get_seg_fd(): open '/mnt/rtemap_40' failed: Too many open files"]
 

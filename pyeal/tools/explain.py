@@ -70,17 +70,18 @@ def read(lines: list[str]) -> list[tuple[Problem, str, bool]]:
         last = next((line for line in lines for _, s in GAVE_UP.patterns if s.search(line)), None)
         if last:
             found.insert(0, (GAVE_UP, ANSI.sub("", last).strip(), True))
-        elif word := last_word(lines):
+        elif word := last_word(lines, quiet=not found):
             found.insert(0, word)
     return found
 
 
-def last_word(lines: list[str]) -> tuple[Problem, str, bool] | None:
+def last_word(lines: list[str], quiet: bool = False) -> tuple[Problem, str, bool] | None:
     """Return the last line that is fatal, else the last error, with where it is in EAL's source.
 
-    What is known of it is which part of EAL it is about: table of pyeal/tools/messages.txt.
+    quiet: whether a warning, or a quieter line about a failure, counts if there is no error. What
+    is known of the line is which part of EAL it is about: table of pyeal/tools/messages.txt.
     """
-    error = None
+    error = warning = None
     for line in reversed(lines[-LAST:]):
         if not EALS.search(line):
             continue
@@ -90,7 +91,9 @@ def last_word(lines: list[str]) -> tuple[Problem, str, bool] | None:
             return _word(m, line), line, True
         if m and m.level in ERRORS:
             error = error or (_word(m, line), line, False)
-    return error
+        elif m and quiet:
+            warning = warning or (_word(m, line), line, False)
+    return error or warning
 
 
 def _word(m: messages.Message | None, line: str) -> Problem:
@@ -98,7 +101,8 @@ def _word(m: messages.Message | None, line: str) -> Problem:
     if m is None:
         means = "No release of EAL since 16.11 prints this line."
         return Problem(None, "EAL gave up; its last line is not known", "", (), means, GAVE_UP.fix)
-    what = "EAL gave up" if m.level in ENDS or "FATAL" in line else "an error of EAL"
+    ends = m.level in ENDS or "FATAL" in line
+    what = "EAL gave up" if ends else f"a{'n error' if m.level in ERRORS else ' warning'} of EAL"
     if m.about in messages.OURS:
         title, fix, reach = f"{what}, about its {m.about}", GAVE_UP.fix, ""
     else:
