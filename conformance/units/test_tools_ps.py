@@ -90,3 +90,15 @@ def test_pages_in_words() -> None:
 
     assert ps.pages_text(pages) == "1×1G@1 32×2M@0"
     assert ps.pages_text([]) == "-"
+
+
+def test_a_name_that_another_user_chose_forges_no_row(run: Path) -> None:
+    """Nor does a newline in a prefix end `ps` for every user."""
+    d = unpack("22.11", "dynmem", run / "dpdk")
+    d.rename(run / "dpdk" / "x\n\x1b[31mrte  4711")
+    env = {"RUNTIME_DIRECTORY": str(run)}
+    said = pyeal("ps", "-a", env=env)
+
+    assert [line for line in said.splitlines() if line.startswith(r"x\x0a\x1b[31mrte  4711")]
+    assert "\x1b" not in said
+    assert list(eals(run, "-a")) == ["x\n\x1b[31mrte  4711"]

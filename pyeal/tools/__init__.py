@@ -110,9 +110,16 @@ def age(seconds: float) -> str:
     return f"{seconds:.0f}s"
 
 
+def printable(text: str) -> str:
+    r"""Return a name that another user chose, with \x1b for an escape and \x0a for a newline."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def table(rows: Iterable[Sequence[str]], right: str = "") -> str:
     """Return rows as text; right: the columns to align right, by their names in the first row."""
-    rows = [list(r) for r in rows]
+    rows = [list(map(printable, r)) for r in rows]
     head = rows[0]
     w = [max(len(r[i]) for r in rows) for i in range(len(head))]
     far = [name in right.split() for name in head]

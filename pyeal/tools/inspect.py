@@ -24,6 +24,7 @@ from pyeal.tools import (
     document,
     ink,
     picture,
+    printable,
     size,
     table,
     telemetry,
@@ -205,7 +206,7 @@ def _lines(e: ForeignEal, elements: bool) -> list[str]:
     d = describe(e, elements)
     health = d["health"] + (f": {d['why']}" if d["why"] else "")
     title = [
-        ink(d["file_prefix"] or "(no files)", BOLD, CYAN),
+        ink(printable(d["file_prefix"] or "(no files)"), BOLD, CYAN),
         f"DPDK {d['release']}",
         d["mode"],
         f"IOVA as {d['iova_mode']}" if d["iova_mode"] else "no IOVA",

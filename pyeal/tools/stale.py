@@ -20,6 +20,7 @@ from pyeal.tools import (
     count,
     document,
     ink,
+    printable,
     size,
     table,
 )
@@ -127,7 +128,9 @@ def _show(shown: list[Dict], verbose: bool, hidden: bool) -> None:
         print(f"{line:{width}}{ink(word, COLOURS[verdict])}: {why}")
         for f in files if verbose and kind == "page" else ():
             proof = "" if f["holders"] else "  no lock, no mapping, no descriptor"
-            print(ink(f"  {f['shown']}  {size(f['bytes'])}  {age(f['age_s'])}{proof}", DIM))
+            print(
+                ink(f"  {printable(f['shown'])}  {size(f['bytes'])}  {age(f['age_s'])}{proof}", DIM)
+            )
 
 
 # --- deleting
@@ -148,7 +151,7 @@ def _tell(targets: list[Dict]) -> None:
     done = [f for f in targets if f.get("deleted")]
     for f in targets:
         if f.get("deleted") is False:
-            print(ink(f"kept {f['shown']}: {f['why']}", YELLOW))
+            print(ink(f"kept {printable(f['shown'])}: {f['why']}", YELLOW))
     pages = [f for f in done if f["kind"] == "page"]
     if not done:
         print("nothing was deleted")
