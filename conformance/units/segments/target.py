@@ -1,6 +1,6 @@
 """pyeal as a target with small chunks, so that few pages cross their bounds and go to threads.
 
-python segments_target.py [helper] [plain]: with "helper" only helper threads populate; with "plain"
+python target.py [helper] [plain]: with "helper" only helper threads populate; with "plain"
 Python makes each system call, as on machines without native code.
 """
 
