@@ -331,16 +331,12 @@ class Heaps:
     def _of(self, socket: int) -> Heap | None:
         return next((h for h in self.heaps if h.socket == socket), None)
 
-    def finish_frees(self) -> None:
-        self.segments.finish_frees()
-
     def repair(self, heap: Heap) -> None:
         """Rebuild the links of a heap whose lock a dead process held. EalError(EINVAL)."""
         from . import heap_repair
 
         heap_repair.repair(heap, self.outside, self.opts.match_allocations)
-        node = heap.socket
-        self.log("WARNING", f"a dead process held the heap of node {node}: its links are rebuilt")
+        self.log("WARNING", f"the heap of node {heap.socket} was a dead process's: links rebuilt")
 
     def _add(self, heap: Heap, msl: MemsegList, va: int, length: int, dirty: bool) -> int:
         """malloc_heap_add_memory"""
@@ -565,9 +561,8 @@ class Heaps:
         if not all(taken):
             for va in taken:
                 self.free(va)
-            wanted, found = f"{sum(sizes)} bytes of heap", self.segments.why or "full memory"
-            what = "rte_service_init() failed"
-            raise EalError(ENOMEM, "service", what, expected=wanted, found=found)
+            what, wanted = "rte_service_init() failed", f"{sum(sizes)} bytes of heap"
+            raise EalError(ENOMEM, "service", what, expected=wanted, found=self.segments.why)
         for va, size in zip(taken, sizes, strict=True):
             libc.zero(va, size)
         return taken

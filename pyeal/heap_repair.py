@@ -59,11 +59,8 @@ def _spans(heap: Heap, outside: list[Pages]) -> Iterator[tuple[int, int]]:
     for msl in heap.lists:
         if (msl.socket, msl.external) != (heap.socket, False):
             continue
-        bits = msl.arr.used()
-        for p in outside:
-            if p.msl is msl:
-                bits &= ~((1 << p.n) - 1 << p.start)
-        for start, n in runs(bits):
+        taken = sum((1 << p.n) - 1 << p.start for p in outside if p.msl is msl)
+        for start, n in runs(msl.arr.used() & ~taken):
             yield msl.va(start), n * msl.page_sz
 
 
@@ -74,9 +71,7 @@ def _elements(heap: Heap, va: int, length: int) -> Iterator[int]:
         e = elem(va)
         fits = HEADER + LINE <= e.size <= end - va and not e.size % LINE
         if e.heap != heap.va or e.state & 7 not in (FREE, BUSY) or not fits:
-            what = f"Cannot repair the heap of node {heap.socket} at {va:#x}"
-            what += ": a process died while it changed it"
-            fix = "start the primary again"
-            raise EalError(EINVAL, "malloc", what, fix=fix, reason="heap-damaged")
+            what = f"Cannot repair the heap of node {heap.socket}: it is damaged at {va:#x}"
+            raise EalError(EINVAL, "malloc", what, fix="restart the primary", reason="heap-damaged")
         yield va
         va += e.size

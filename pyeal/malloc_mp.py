@@ -18,7 +18,7 @@ from .mp import TIMEOUT, Channel, Reply
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from .releases import Release
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
             self, socket: int, page_sz: int, size: int, align: int, contig: bool, id: int
         ) -> None: ...
         def serve_release(self, va: int, length: int, id: int) -> None: ...
-        def finish_frees(self) -> None: ...
+
+        segments: Any
 
 
 ALLOC, FREE, SYNC = range(3)
-SUCCESS, FAIL = range(2)
-SIZE = 80
+SIZE, SUCCESS, FAIL = 80, 0, 1
 # t; heap index, page_sz, elt_size, socket, flags, align, bound, contig; id; result
 _ALLOC = Struct("<i4xQQQiIQQ?7xQi4x")
 _FREE = Struct("<i4xQQ40xQi4x")  # t; addr, len; id; result
@@ -45,7 +45,6 @@ _HEAD = Struct("<i60xQi4x")  # t; id; result
 # rolls back, before the secondary that asked gives up.
 SYNC_TIMEOUT = 0.8 * TIMEOUT
 VDEV_SCAN_REP, VFIO_ERR = 3, 0xFF
-_VDEV = Struct("<ii64x")
 
 
 def head(t: int, id: int, result: int = SUCCESS) -> bytes:
@@ -201,7 +200,7 @@ def no_devices(param: bytes) -> bytes:
 
 def no_vdevs(param: bytes) -> bytes:
     """bus_vdev_mp: the end of a scan that found no device."""
-    return _VDEV.pack(VDEV_SCAN_REP, 0)
+    return VDEV_SCAN_REP.to_bytes(4, "little") + bytes(68)
 
 
 def no_vfio(param: bytes) -> bytes:

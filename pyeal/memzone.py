@@ -52,8 +52,7 @@ class Memzones:
         if len(name) >= NAME:
             raise _no(ENAMETOOLONG, name, f"a name of at most {NAME - 1} characters", len(name))
         if not name or size <= 0 or align & (align - 1):
-            found = f"{size} bytes aligned to {align}"
-            raise _no(EINVAL, name, "a name, a size, an alignment of a power of two", found)
+            raise _no(EINVAL, name, "a name, a size, a power of two", f"{size} and {align}")
         size = -(-size // LINE) * LINE
         with self.lock:
             if self._find(name):

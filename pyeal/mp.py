@@ -83,8 +83,8 @@ class Wire:
             raise ValueError(f"invalid received data length {n}")
         if not 0 <= fds <= self.fds:
             raise ValueError(f"invalid number of fd's {fds}")
-        text = name.partition(b"\0")[0].decode("ascii", "replace")
-        return Message(kind, text, param[:n], sender)
+        name = name.partition(b"\0")[0].decode("ascii", "replace")
+        return Message(kind, name, param[:n], sender)
 
 
 class Channel:
@@ -101,16 +101,14 @@ class Channel:
         self.path = f"{directory}/{name}"
         self.primary = name == "mp_socket"
         self.actions: dict[str, Action] = {}
-        self.ready = False
+        self.ready = self._died = False
         self._lives: set[int] = set()  # a pidfd of each secondary
         self._born = -1  # inotify's descriptor: readable when there is a new socket
-        self._died = False
         self._on_death: Callable[[], object] = lambda: None
         self._settles = 0.0  # time at which to begin to watch; 0: watching, or never
         self._waiting: dict[tuple[str, str], Reply] = {}
         self._backlog: list[Message] = []
-        self._thread = 0
-        self._stopped = _thread.allocate_lock()
+        self._thread, self._stopped = 0, _thread.allocate_lock()
         if len(self.path) >= 108:
             what, fix = f"Cannot create {self.path}", "choose a shorter --file-prefix"
             limit = "a path of at most 107 bytes"
@@ -230,19 +228,18 @@ class Channel:
 
     def _receive(self, timeout: float | None) -> list[Message]:
         """Wait for a datagram; return it, unless it is a reply, which is delivered."""
-        found: list[Message] = []
         ready = self._poll.poll(None if timeout is None else max(1, int(timeout * 1000)))
         for fd, _ in ready:
             self._look(fd)
         if not any(fd == self.sock.fileno() for fd, _ in ready):
-            return found
+            return []
         try:
             space = _socket.CMSG_SPACE(4 * self.wire.fds)
             data, control, flags, sender = self.sock.recvmsg(
                 self.wire.size + 1, space, _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
             )
         except OSError:
-            return found
+            return []
         _close_fds(control)
         try:
             if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
@@ -252,12 +249,11 @@ class Channel:
             message = self.wire.decode(data, name)
         except ValueError as e:
             self.log("ERR", f"dropped a datagram from {sender or 'an unnamed socket'}: {e}")
-            return found
+            return []
         if message.kind in (REP, IGN):
             self._deliver(message)
-        else:
-            found.append(message)
-        return found
+            return []
+        return [message]
 
     def _deliver(self, m: Message) -> None:
         reply = self._waiting.get((m.sender, m.name))

@@ -245,7 +245,7 @@ class Primary(Alone):
         followed = self._server.announce(rollback, id)
         # an unresponsive process may have been stopped while it held a directory's lock
         self.lock_timeout = LOCK_TIMEOUT if self._server.unresponsive else None
-        self._server.memory.finish_frees()
+        self._server.memory.segments.finish_frees()
         return followed
 
     def release_dead_locks(self) -> None:
