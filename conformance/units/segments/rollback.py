@@ -51,7 +51,7 @@ def failing(eal, call, error, path=None, when=""):
 
 
 def refuse(eal, n, socket=0):
-    """Ask for exactly n pages, which must be refused for want of memory."""
+    """Ask for exactly n pages, which must be refused with ENOMEM."""
     with pytest.raises(TargetError) as refused:
         eal.alloc(PAGE, socket, n, True)
     assert refused.value.errno == errno.ENOMEM
@@ -59,7 +59,7 @@ def refuse(eal, n, socket=0):
 
 
 def alloc_some(eal, n, socket=0):
-    """Ask for n pages or fewer, and return those that are had: none is ENOMEM."""
+    """Ask for n pages or fewer, and return those allocated, none on ENOMEM."""
     try:
         return eal.alloc(PAGE, socket, n, False)
     except TargetError as e:

@@ -97,7 +97,7 @@ LIMITS = [
 def test_a_cgroup_limit_at_page_k(eal_of, cgroup, mode, k, helper):
     """Populating stops in the middle of a chunk. helper: one thread works, not the caller's.
 
-    With two at work the pages that are there need not be the first: fewer are had then, or none.
+    With two at work the populated pages need not be the first: fewer are allocated, or none.
     """
     eal = eal_of(mode, how="helper" * helper, cgroup=cgroup("2M", (1 + k) * PAGE))
 

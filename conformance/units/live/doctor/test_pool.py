@@ -94,7 +94,7 @@ def test_too_fragmented_for_more(world, tmp_path):
 @problem(35, state="OK")
 @needs(pages={"2M": 2})
 def test_a_size_without_pages(world, tmp_path):
-    """EAL warns of the 1 GB pages that nobody reserved, and starts."""
+    """EAL warns that no 1 GB page is reserved, and starts."""
     box = world.box(
         {"2M": 2},
         binds=fake_host.build(tmp_path, {"2M": [2], "1G": [0]}),

@@ -25,7 +25,7 @@ def stopped(eal):
 
 @problem(18)
 def test_no_primary(world):
-    """Nobody made a runtime directory."""
+    """There is no runtime directory."""
     target = world.target("--proc-type=secondary", box=world.box())
 
     said = target.doctor("files of others")
