@@ -28,6 +28,7 @@ class ForeignEal:
         self.observers: list[Process] = []
         self.snapshot: Snapshot | None = None
         self.why = ""  # why there is none
+        self.needs_root = False  # this user may not see more of it
         self.early = False  # its config does not name a release yet
         self.age = 0.0
         self.copy = False  # a copy of a directory: no process of this machine belongs to it

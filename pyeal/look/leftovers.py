@@ -143,7 +143,7 @@ class Leftovers:
     def _unseen_places(self, e: ForeignEal | None) -> str:
         if not self.machine.sees_all:
             return "in a PID namespace of its own, secondaries outside are not seen"
-        if e and e.snapshot is None and "root" in e.why:
+        if e and e.snapshot is None and e.needs_root:
             return e.why
         return ""
 

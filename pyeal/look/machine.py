@@ -197,7 +197,8 @@ class Machine:
         except OSError as err:
             if err.errno in (EPERM, EFBIG):  # no file that EAL makes
                 return None
-            e.why = f"config: {err.strerror}" + ("; needs root" if os.getuid() else "")
+            e.needs_root = bool(os.getuid())
+            e.why = f"config: {err.strerror}" + ("; needs root" if e.needs_root else "")
             return e
         e.locked, e.primary_pid = config.alive, config.owner
         e.age = time.time() - config.modified
@@ -231,7 +232,8 @@ class Machine:
             e = ForeignEal(RuntimeDir("", f"/dpdk/{prefix}" if prefix else ""))
             e.primary, e.primary_pid, e.locked = p, pid, True
             e.early = not os.geteuid()  # root sees all: this one began meanwhile
-            e.why = "began just now" if e.early else "needs root to look into it"
+            e.needs_root = not e.early
+            e.why = "needs root to look into it" if e.needs_root else "began just now"
             yield e
 
     def _private(self, found: list[ForeignEal]) -> Iterator[ForeignEal]:

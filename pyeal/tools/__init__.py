@@ -39,7 +39,8 @@ def ink(text: str, *sgr: object, colour: bool | None = None) -> str:
     """Return the text in a colour or weight; sgr: BOLD, RED, ... or "38;5;69"."""
     if not text or not (coloured() if colour is None else colour):
         return text
-    return f"\x1b[{';'.join(map(str, sgr))}m{text}\x1b[0m"
+    codes = ";".join(str(code) for code in sgr)  # map is a module here
+    return f"\x1b[{codes}m{text}\x1b[0m"
 
 
 def columns(most: int = 160, none: int = 100) -> int:
@@ -119,7 +120,7 @@ def printable(text: str) -> str:
 
 def table(rows: Iterable[Sequence[str]], right: str = "") -> str:
     """Return rows as text; right: the columns to align right, by their names in the first row."""
-    rows = [list(map(printable, r)) for r in rows]
+    rows = [[printable(c) for c in r] for r in rows]
     head = rows[0]
     w = [max(len(r[i]) for r in rows) for i in range(len(head))]
     far = [name in right.split() for name in head]

@@ -6,6 +6,7 @@ import os
 
 from pyeal import hugepages, libc
 from pyeal.errors import EalError
+from pyeal.look.process import Process, pids
 from pyeal.tools import size
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding, listed
 
@@ -234,13 +235,6 @@ def _stale(c: Case) -> list[tuple[str, int]]:
 
 def holders(c: Case) -> list[tuple[int, int, str]]:
     """Return (bytes, pid, name) of the processes that map hugepages, most first."""
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdecimal():
-            continue
-        text = c.view.read(f"/proc/{name}/status")
-        words = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-        kb = int((words.get("HugetlbPages") or "0").split()[0])
-        if kb:
-            found.append((kb << 10, int(name), words["Name"].strip()))
+    processes = (Process(pid, at=f"{c.view.proc}/{pid}") for pid in pids())
+    found = [(n, p.pid, p.status["Name"]) for p in processes if (n := p.hugetlb_bytes)]
     return sorted(found, reverse=True)
