@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -310,6 +311,17 @@ class Eal:
         )
         self._traces.append(t)
         return t
+
+    @contextmanager
+    def failing(self, call, error, *, when="", path=None):
+        """Let a system call fail for the length of a `with` block, and check that it was made.
+
+        when: which of them, as strace counts: "1", "2+". Yields the trace.
+        """
+        nth = f":when={when}" if when else ""
+        trace = self.trace(call, inject=f"{call}:error={error}{nth}", path=path)
+        yield trace
+        assert any(c.injected for c in trace.stop()), f"{call} was not called"
 
 
 class Fbarray:

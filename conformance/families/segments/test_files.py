@@ -1,6 +1,5 @@
 """SEG: the files that pages come from: names, locks, who made them, how long they stay."""
 
-import errno
 import fcntl
 import mmap
 import os
@@ -10,6 +9,7 @@ import pytest
 from conformance import MB, modes, needs, requirement, sizes
 from conformance.harness import catalogue, host
 
+NO_FD = "Couldn't get fd on hugepage file"
 TWO_PAGES = 4 * MB - 192  # an area that needs two new pages of 2 MB: 128 are its header's
 
 
@@ -28,6 +28,16 @@ def page_name(eal, seg):
     return f"{eal.prefix}map_{'0_' * catalogue.holds('>=26.07', eal.release)}{seg}"
 
 
+def places(eal):
+    """(list, segment) of each page."""
+    return [(s.list, s.seg) for s in eal.segments()]
+
+
+def first_lock(trace):
+    """The first call that takes a shared flock."""
+    return next(c for c in trace.stop("flock") if "LOCK_SH" in c.args[1])
+
+
 def name_at(eal, va):
     return eal.map_at(va).path.rpartition("/")[2].removesuffix(" (deleted)")
 
@@ -40,22 +50,26 @@ def test_a_page_file_is_named_by_list_and_segment(start, page, box, evidence):
 
     The second start's pages come from list 1: the file of list 0 segment 0 cannot be locked.
     """
-    names = []
-    for fails in False, True:
-        eal = start("-m", str(box.pages[size_of(page)] * (page >> 20)), init=False)
-        if fails:
-            path = f"{box.hugedir(size_of(page))}/{eal.prefix}map_0"
-            trace = eal.trace("flock", inject="flock:error=ENOLCK", path=path)
-        eal.init()
-        if fails:
-            trace.stop()
-        names += [(name_at(eal, s.addr), f"{eal.prefix}map_{8192 * s.list + s.seg}", s.list)
-                  for s in eal.segments()]  # fmt: skip
-        eal.close()
-    evidence(" ".join(found for found, *_ in names))
+    amount = str(box.pages[size_of(page)] * (page >> 20))
 
-    assert [found for found, *_ in names] == [want for _, want, _ in names]
-    assert {n for *_, n in names} == {0, 1}
+    def names(eal):
+        """(list, name, the name it must have) of each page."""
+        return [
+            (s.list, name_at(eal, s.addr), f"{eal.prefix}map_{8192 * s.list + s.seg}")
+            for s in eal.segments()
+        ]
+
+    eal = start("-m", amount)
+    found = names(eal)
+    eal.close()
+    eal = start("-m", amount, init=False)
+    with eal.failing("flock", "ENOLCK", path=f"{box.hugedir(size_of(page))}/{eal.prefix}map_0"):
+        eal.init()
+    found += names(eal)
+    evidence(" ".join(name for _, name, _ in found))
+
+    assert [name for _, name, _ in found] == [want for _, _, want in found]
+    assert {n for n, _, _ in found} == {0, 1}
 
 
 @requirement("SEG-002")
@@ -111,62 +125,67 @@ def test_page_files_are_locked_for_sharing(start, mode, evidence):
 
     error of the flock on one file     EAGAIN: as if nothing was
                                        ENOLCK: said, and the page is tried again, or had elsewhere
+
+    With one file a list, elsewhere is another list; 26.07 has one alone, and its start is refused.
     """
-    found = {}
-    for error in "none", "EAGAIN", "ENOLCK":
-        eal = start("-m", "4", init=False)
-        name = page_name(eal, 1) if mode == "dynmem" else f"{eal.prefix}map_0"
-        # 26.07 has one list, so one file here
-        elsewhere = mode == "dynmem" or catalogue.holds("<26.07", eal.release)
-        if error != "none":
-            path = f"{eal.box.hugedir('2M')}/{name}"
-            trace = eal.trace("flock", inject=f"flock:error={error}:when=1", path=path)
-        if error == "ENOLCK" and not elsewhere:
-            eal.refused()
-        else:
+    eal = start("-m", "4")
+    locks = [(x.kind, x.mode) for f in eal.page_files() for x in eal.locks(eal.hugedir() / f)]
+    name = page_name(eal, 1) if mode == "dynmem" else f"{eal.prefix}map_0"
+    path = f"{eal.box.hugedir('2M')}/{name}"
+    elsewhere = mode == "dynmem" or catalogue.holds("<=25.11", eal.release)
+    pages = {"no error": places(eal)}
+    eal.close()
+
+    eal = start("-m", "4", init=False)
+    with eal.failing("flock", "EAGAIN", when="1", path=path) as trace:
+        eal.init()
+    asked = [first_lock(trace)]
+    ignored = not eal.logged(NO_FD)
+    pages["EAGAIN"] = places(eal)
+    eal.close()
+
+    eal = start("-m", "4", init=False)
+    with eal.failing("flock", "ENOLCK", when="1", path=path) as trace:
+        if elsewhere:
             eal.init()
-            found[error] = [(s.list, s.seg) for s in eal.segments()]
-        if error == "none":
-            files = [eal.hugedir() / f for f in eal.page_files()]
-            locks = [(x.kind, x.mode) for f in files for x in eal.locks(f)]
         else:
-            calls = [c for c in trace.stop() if "LOCK_SH" in c.args[1]]
-            assert calls[0].injected and "LOCK_NB" in calls[0].args[1]
-            assert bool(eal.logged("Couldn't get fd on hugepage file")) == (error == "ENOLCK")
-        eal.close()
-    evidence(f"locks {locks}; (list, segment) {found}")
+            eal.refused()
+    asked += [first_lock(trace)]
+    pages["ENOLCK"] = places(eal) if elsewhere else []
+    evidence(f"locks {locks}; (list, segment) {pages}")
 
     assert locks == [("FLOCK", "READ")] * (2 if mode == "dynmem" else 1)
-    assert found["EAGAIN"] == found["none"] == [(0, 0), (0, 1)]
-    assert not elsewhere or len(found["ENOLCK"]) == 2
+    assert all(call.injected and "LOCK_NB" in call.args[1] for call in asked)
+    assert ignored and eal.logged(NO_FD)
+    assert pages["EAGAIN"] == pages["no error"] == [(0, 0), (0, 1)]
+    assert len(pages["ENOLCK"]) == (2 if elsewhere else 0)
 
 
 @requirement("SEG-007")
 @needs(pages={"2M": 2})
 @modes("dynmem", "single-file")
-def test_an_existing_file_is_made_anew(start, mode, box, evidence):
+def test_an_existing_file_is_made_anew(start, mode, evidence):
     """A file that another process holds locked is unlinked and created again: its inode has no
     name then. Not in single-file mode, and not with --huge-unlink=never."""
-    runs = {"existing": []}
-    new = start("-m", "2", init=False)
-    if catalogue.holds(">=22.11", new.release) and mode == "dynmem":
-        runs["never"] = ["--huge-unlink=never"]
-    name = page_name(new, 0) if mode == "dynmem" else f"{new.prefix}map_0"
-    path = box.path(box.hugedir("2M")) / name
+    first = start("-m", "2", init=False)
+    name = page_name(first, 0) if mode == "dynmem" else f"{first.prefix}map_0"
+    path = first.hugedir() / name
+    want = {"existing": 0 if mode == "dynmem" else 1}
+    if catalogue.holds(">=22.11", first.release) and mode == "dynmem":
+        want["never"] = 1
     links = {}
-    for word, args in runs.items():
+    for word in want:
         with open(path, "wb") as held:
             fcntl.flock(held, fcntl.LOCK_SH)
-            eal = start("-m", "2", *args)
-            links[word] = os.fstat(held.fileno()).st_nlink
-            same = os.fstat(held.fileno()).st_ino == eal.map_at(eal.segments()[0].addr).inode
-            assert same == bool(links[word])
+            eal = start("-m", "2", *(["--huge-unlink=never"] if word == "never" else []))
+            old = os.fstat(held.fileno())
+            links[word] = old.st_nlink
+            assert (old.st_ino == eal.map_at(eal.segments()[0].addr).inode) == bool(old.st_nlink)
         eal.close()
         path.unlink(missing_ok=True)
     evidence(f"links of the old inode: {links}")
 
-    assert links == ({"existing": 0, "never": 1} if len(runs) == 2 else
-                     {"existing": 0 if mode == "dynmem" else 1})  # fmt: skip
+    assert links == want
 
 
 @requirement("SEG-016")
@@ -176,8 +195,8 @@ def test_always_unlinks_before_use(start, page, box, evidence):
     n = box.pages[size_of(page)]
     eal = start("-m", str(n * (page >> 20)), "--huge-unlink")
     paths = [eal.map_at(s.addr).path for s in eal.segments()]
-    stats = [os.stat(f"/proc/{eal.pid}/fd/{fd}") for fd, x in eal.fds().items()
-             if "map_" in x.path]  # fmt: skip
+    fds = [fd for fd, x in eal.fds().items() if "map_" in x.path]
+    stats = [os.stat(f"/proc/{eal.pid}/fd/{fd}") for fd in fds]
     evidence(f"{paths[0]}: {[(st.st_nlink, st.st_size) for st in stats]}")
 
     assert list(eal.hugedir(size_of(page)).iterdir()) == []
@@ -280,13 +299,12 @@ def test_a_file_that_cannot_be_looked_at_fails_its_page(start, box, evidence):
     """EACCES for the second page's file: it is reported, and the next start gets the page."""
     eal = start("-m", "6", init=False)
     name = page_name(eal, 1)
-    trace = eal.trace("newfstatat", inject="newfstatat:error=EACCES:when=1",
-                      path=[f"{box.hugedir('2M')}/{name}", name])  # fmt: skip
-    eal.init()
+    path = [f"{box.hugedir('2M')}/{name}", name]
+    with eal.failing("newfstatat", "EACCES", when="1", path=path) as trace:
+        eal.init()
     calls = trace.stop()
-    evidence(f"{len(calls)} looks at {name}: {calls[0].errno}; "
-             f"(list, segment) {[(s.list, s.seg) for s in eal.segments()]}")  # fmt: skip
+    evidence(f"{len(calls)} looks at {name}: {calls[0].errno}; (list, segment) {places(eal)}")
 
-    assert calls[0].injected and calls[0].errno == errno.errorcode[errno.EACCES]
+    assert calls[0].injected and calls[0].errno == "EACCES"
     assert eal.logged("attempted to allocate 3 segments, but only 1 were allocated")
     assert len(eal.segments()) == 3

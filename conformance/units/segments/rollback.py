@@ -1,8 +1,8 @@
-"""What an allocation changes in a process, faults in the middle of it, and its roll-back."""
+"""What an allocation changes in a process, and what its roll-back must leave."""
 
 import errno
 import os
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -40,14 +40,6 @@ def state(eal):
 def but_for_versions(state):
     """A list's version rises with each allocation and each release."""
     return {what: found for what, found in state.items() if what != "versions"}
-
-
-@contextmanager
-def failing(eal, call, error, path=None, when=""):
-    """Let a system call fail meanwhile, and check that it came to that."""
-    trace = eal.trace(call, inject=f"{call}:error={error}{when}", path=path)
-    yield
-    assert any(c.injected for c in trace.stop())
 
 
 def refuse(eal, n, socket=0):

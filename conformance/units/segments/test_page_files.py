@@ -10,7 +10,7 @@ import pytest
 
 from conformance import MB, needs
 from conformance.harness.child import TargetError
-from conformance.units.segments.rollback import PAGE, N, failing, refuse, state
+from conformance.units.segments.rollback import PAGE, N, refuse, state
 from pyeal.files import DirectoryLock
 
 
@@ -43,7 +43,7 @@ def test_kept_files_survive_a_failure(eal_of):
 
     for seg in 3, 5:
         path = f"{eal.box.hugedir('2M')}/{eal.prefix}map_{seg}"
-        with failing(eal, "flock", "ENOLCK", path):
+        with eal.failing("flock", "ENOLCK", path=path):
             refuse(eal, N)
         assert eal.page_files() == names
         assert [start_of(path) for path in old] == [b"kept"] * 2
@@ -70,7 +70,8 @@ def test_a_restart_whose_page_fails(start, call, error, first, when):
     again = start(*args, init=False)
     name = f"{again.prefix}map_1"
     path = [f"{again.box.hugedir('2M')}/{name}", name]
-    with failing(again, call, error, path, f":when={first}" + "+" * (when == "for good")):
+    nth = f"{first}+" if when == "for good" else f"{first}"
+    with again.failing(call, error, when=nth, path=path):
         if when == "once":
             again.init()
             assert [s.flags for s in again.segments()] == [3] * 4

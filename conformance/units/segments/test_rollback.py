@@ -16,7 +16,6 @@ from conformance.units.segments.rollback import (
     PAGE,
     N,
     but_for_versions,
-    failing,
     pages_had,
     refuse,
     state,
@@ -46,7 +45,7 @@ def test_a_call_that_fails_for_one_page(eal_of, call, error, k, how):
     name = f"{eal.prefix}map_{1 + k}"
     path = [f"{eal.box.hugedir('2M')}/{name}", name]
 
-    assert pages_had(eal, partial(failing, eal, call, error, path)) == (k or N)
+    assert pages_had(eal, partial(eal.failing, call, error, path=path)) == (k or N)
 
 
 @needs(pages={"2M": N + 1}, root=True, strace=True)
@@ -55,7 +54,7 @@ def test_an_unlinked_page_file(eal_of):
     eal = eal_of("dynmem", "--huge-unlink")
     path = f"{eal.box.hugedir('2M')}/{eal.prefix}map_5"
 
-    assert pages_had(eal, partial(failing, eal, "flock", "ENOLCK", path)) == 4
+    assert pages_had(eal, partial(eal.failing, "flock", "ENOLCK", path=path)) == 4
 
 
 @needs(pages={"2M": N + 1}, root=True, strace=True)
@@ -65,7 +64,7 @@ def test_one_file_is_mapped_as_far_as_it_goes(eal_of, k, when):
     eal = eal_of("single-file")
     path = f"{eal.box.hugedir('2M')}/{eal.prefix}map_0"
 
-    got = pages_had(eal, partial(failing, eal, "mmap", "ENOMEM", path, f":when={when}"))
+    got = pages_had(eal, partial(eal.failing, "mmap", "ENOMEM", path=path, when=when))
     assert got == (k or N)
 
 
@@ -75,7 +74,7 @@ def test_a_memfd_that_is_not_to_be_had(eal_of, k):
     """The call of page k fails, and in list 1 no more."""
     eal = eal_of("in-memory")
 
-    got = pages_had(eal, partial(failing, eal, "memfd_create", "EMFILE", when=f":when={k + 1}"))
+    got = pages_had(eal, partial(eal.failing, "memfd_create", "EMFILE", when=str(k + 1)))
     assert got == (k or N)
 
 
@@ -136,9 +135,9 @@ def test_a_call_for_all_pages(eal_of, call, error):
     Of madvise each thread's first: later ones make the reservation again.
     """
     eal = eal_of("dynmem", "--iova-mode", "pa" if os.geteuid() == 0 else "va")
-    when = ":when=1" if call == "madvise" else ""
+    when = "1" if call == "madvise" else ""
 
-    got = pages_had(eal, partial(failing, eal, call, error, when=when))
+    got = pages_had(eal, partial(eal.failing, call, error, when=when))
     assert got == 0 or call == "madvise"
 
 
@@ -147,7 +146,7 @@ def test_no_thread_to_be_had(eal_of):
     """One thread does it all."""
     eal = eal_of("dynmem")
     before = state(eal)
-    with failing(eal, "clone3", "EAGAIN"):
+    with eal.failing("clone3", "EAGAIN"):
         segs = eal.alloc(PAGE, 0, N)
 
     assert len(segs) == N
