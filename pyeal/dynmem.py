@@ -9,8 +9,6 @@ from .layout import FLAG_DO_NOT_FREE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .options import Options
     from .segments import Segments
 
@@ -90,21 +88,17 @@ def _short(node: int | None, wanted: int, missing: int) -> EalError:
     )
 
 
-def init(
-    segments: Segments,
-    opts: Options,
-    available: list[tuple[int, list[int]]],
-    lcores: dict[int, int],
-    log: Callable[[str, str], object],
-) -> None:
+def init(segments: Segments, opts: Options, lcores: dict[int, int]) -> None:
     """Allocates what -m or --socket-mem ask for, not to be freed. eal_dynmem_hugepage_init
 
     EalError(ENOMEM) when a round gets no page.
     """
+    available = [(info.page_sz, info.num_pages) for info in segments.backing.infos.values()]
     used = pages_per_socket(opts.memory, opts.socket_mem, available, lcores)
     for (size, _), counts in zip(available, used, strict=True):
         for node, n in enumerate(counts):
             if n:
-                log("DEBUG", f"Allocating {n} pages of size {size // MB}M on socket {node}")
+                text = f"Allocating {n} pages of size {size // MB}M on socket {node}"
+                segments.log("DEBUG", text)
             while n:  # a list may have room for a part only
                 n -= len(segments.alloc(size, node, n, exact=False, flags=FLAG_DO_NOT_FREE))

@@ -38,6 +38,7 @@ from .vaspace import VaSpace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from .backing import Backing
     from .layout import Memseg
@@ -341,10 +342,23 @@ class Primary:
         held = e.footprint.backing(e, population)
         e.memalloc = Segments(e.lists, held)
         e._undo += [e.memalloc.close, held.abandon]
-        lcores = {node: nodes.count(node) for node in nodes}
-        held.start(e.memalloc, opts, lcores, e.file("hugepage_data") if e.shared else None)
+        self._first_pages(held, {node: nodes.count(node) for node in nodes})
         if e.shared:
             e.config.nchannel, e.config.nrank = opts.nchannel, opts.nrank
+
+    def _first_pages(self, held: Any, lcores: dict[int, int]) -> None:
+        """Allocates what the options ask for: pages that are not freed before the end."""
+        e, opts = self.eal, self.eal.options
+        if opts.no_huge:
+            held.create(opts.memory)
+        elif opts.legacy_mem:
+            from . import legacy
+
+            legacy.init(held, opts, lcores, e.file("hugepage_data") if e.shared else None)
+        else:
+            from . import dynmem
+
+            dynmem.init(e.memalloc, opts, lcores)
 
     def _serve(self, secondaries: peers.Primary) -> None:
         """Opens the channel by which processes attach. rte_mp_channel_init"""

@@ -15,7 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .backing.legacy import LegacyFiles
     from .hugepage_data import Page
-    from .hugepages import HugepageInfo
     from .memseg import MemsegList, MemsegLists
     from .options import Options
 
@@ -23,26 +22,22 @@ MB = 1 << 20
 
 
 def init(
-    lists: MemsegLists,
-    backing: LegacyFiles,
-    opts: Options,
-    infos: list[HugepageInfo],
-    lcores: dict[int, int],
-    data_path: str | None,
+    backing: LegacyFiles, opts: Options, lcores: dict[int, int], data_path: str | None
 ) -> None:
     """Maps all free pages of every size, keeps what is asked for, contiguous ones side by side.
 
     lcores: how many run on each node. data_path: hugepage_data, None to write none.
     EalError(ENOMEM); what was mapped is removed then, except pages that --huge-unlink=never kept.
     """
+    backing.data_path = data_path
+    pages: list[Page] = []  # sizes descending, addresses ascending
     try:
-        pages: list[Page] = []  # sizes descending, addresses ascending
-        for info in infos:
+        for info in backing.infos.values():
             if info.num_pages[0]:
                 pages += backing.map_all(info)
-        kept, surplus = choose(pages, opts, infos, lcores, backing)
+        kept, surplus = choose(pages, opts, lcores, backing)
         backing.unmap_first()  # mapped twice, they could be too many mappings
-        for msl, placed in places(lists, kept).items():
+        for msl, placed in places(backing.lists, kept).items():
             backing.place(msl, placed)
         if data_path:
             hugepage_data.write(data_path, kept, backing.mapped)
@@ -52,20 +47,17 @@ def init(
         raise
     finally:
         backing.unmap_first()
-    lists.release_unused()
+    backing.lists.release_unused()
 
 
 def choose(
-    pages: list[Page],
-    opts: Options,
-    infos: list[HugepageInfo],
-    lcores: dict[int, int],
-    backing: LegacyFiles,
+    pages: list[Page], opts: Options, lcores: dict[int, int], backing: LegacyFiles
 ) -> tuple[list[Page], list[Page]]:
     """Returns the lowest pages of each size and node that the request needs, and the rest, closed.
 
     EalError(ENOMEM).
     """
+    infos = backing.infos.values()
     nodes = max([p.node for p in pages] + [len(i.num_pages) - 1 for i in infos]) + 1
     counts = {info.page_sz: [0] * nodes for info in infos}
     for page in pages:

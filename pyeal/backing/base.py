@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..populate import Log, Population
     from ..releases import Release
-    from ..segments import Segments
 
 FEW = 16  # pages that fit into every descriptor table, and whose names are looked up one by one
 
@@ -131,19 +130,6 @@ class Backing:
             return self.infos[page_sz]
         what, sizes = f"Cannot allocate pages of {page_sz >> 10} kB", [s >> 10 for s in self.infos]
         raise EalError(ENOMEM, "memalloc", what, expected=f"one of {sizes or 'no'} kB")
-
-    def start(
-        self, segments: Segments, opts: Options, lcores: dict[int, int], data_path: str | None
-    ) -> None:
-        """Allocates what the options ask for: pages that are not freed before the end.
-
-        lcores: how many run on each node. data_path: of hugepage_data, which only legacy memory
-        has; None writes none. EalError(ENOMEM).
-        """
-        from .. import dynmem
-
-        available = [(info.page_sz, info.num_pages) for info in self.infos.values()]
-        dynmem.init(segments, opts, available, lcores, self.log)
 
     def directory(self, page_sz: int, must: bool = True) -> NoDirectory:
         """Returns the context in which pages of a size come or go; entering gives its descriptor.

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
     from ..hugepages import HugepageInfo
     from ..memseg import MemsegList
-    from ..options import Options
     from ..populate import PreferredNode
-    from ..segments import Segments
 
 MB = 1 << 20
 
@@ -49,14 +47,6 @@ class LegacyFiles(PageFiles):
         self.pseudo = 0  # next address if there are no physical ones
         self.extra_fds: list[int] = []  # of pages whose descriptors cannot be stored
         self.old_files: set[int] = set()  # descriptors of pages that were there before
-
-    def start(
-        self, segments: Segments, opts: Options, lcores: dict[int, int], data_path: str | None
-    ) -> None:
-        from .. import legacy
-
-        self.data_path = data_path
-        legacy.init(self.lists, self, opts, [*self.infos.values()], lcores, data_path)
 
     def info(self, page_sz: int) -> HugepageInfo:
         raise fixed(page_sz)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..populate import Log
     from ..releases import Release
-    from ..segments import Segments
 
+DEFAULT_MEMORY = 64 << 20  # MEMSIZE_IF_NO_HUGE_PAGE
 BLOCK = 16384  # records of no-huge written at a time: fewer cost more each
 LEN: int = Memseg.len.offset  # type: ignore[attr-defined]  # hugepage_sz follows it
 
@@ -82,15 +82,18 @@ class NoHuge(ListPerFd):
     linux/eal_memory.c: eal_legacy_hugepage_init
     """
 
-    def start(
-        self, segments: Segments, opts: Options, lcores: dict[int, int], data_path: str | None
-    ) -> None:
-        from .. import no_huge
-
-        no_huge.init(self.lists, self, opts.memory)
-
     def info(self, page_sz: int) -> HugepageInfo:
         raise fixed(page_sz)
+
+    def create(self, memory: int) -> None:
+        """Makes the list, maps it and writes its records; memory: bytes, 0 for the default.
+
+        EalError(ENOMEM).
+        """
+        n = (memory or DEFAULT_MEMORY) // PGSIZE_4K
+        msl = self.lists.add("nohugemem", PGSIZE_4K, n, 0)
+        self.map_list(msl)
+        self.fill(msl)
 
     def map_list(self, msl: MemsegList) -> None:
         """Maps the whole list. EalError(ENOMEM)."""

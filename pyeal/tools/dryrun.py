@@ -185,7 +185,7 @@ class FakePages(Backing):
 class FakeNoHuge(FakePages):
     """Memory of 4 kB pages, of which the first record is enough."""
 
-    start = NoHuge.start
+    create = NoHuge.create
 
     def map_list(self, msl: MemsegList) -> None:
         self.hold(msl, 0, msl.n_segs)
@@ -203,8 +203,6 @@ class FakeLegacyPages(FakePages):
         self.prefix = real.prefix
         self.pages: list[Page] = []
         self.mapped = self.pseudo = 0  # pages, and the next one's address
-
-    start = LegacyFiles.start
 
     def info(self, page_sz: int) -> hugepages.HugepageInfo:
         raise fixed(page_sz)
