@@ -4,13 +4,10 @@ import re
 
 import pytest
 
-from conformance import needs, requirement
-from conformance.harness.child import TargetDied
-from conformance.harness.eal import Eal
-from conformance.harness.fake_host import build
+from conformance import MB, needs, requirement
+from conformance.harness import fake_host
 
 POOL = 6
-LONG = 3 << 20  # more than a 2M page: the heap must grow
 ARGS = {
     "dynmem": ["-m", "4"],
     "nothing": [],
@@ -24,48 +21,47 @@ ARGS = {
     "never": ["-m", "4", "--huge-unlink=never"],
     "match": ["-m", "4", "--match-allocations"],
 }
-STRUCTS = {
+STRUCTS = {  # what a file is an array of; all others hold memsegs
     "hugepage_info": "hugepage_info",
     "hugepage_data": "hugepage_file",
     "fbarray_memzone": "rte_memzone",
 }
-OTHERS = re.compile(r"iova|physaddr|tsc_hz")  # of this run: frames and the clock
+OF_THIS_RUN = re.compile(r"iova|physaddr|tsc_hz")  # frames and the clock
 
 
-def word_of(decode, file, at, elements):
-    """Name of the word at an offset of a file; elements: bytes of an array before its mask."""
-    if elements is not None and at >= elements:
-        return f"mask + {at - elements}"
-    if file == "config":
-        return decode.name_at("rte_mem_config", at)
-    struct = STRUCTS.get(file, "rte_memseg")
-    i, at = divmod(at, decode.sizeof(struct))
-    return f"[{i}].{decode.name_at(struct, at)}"
+@requirement("CFG-021")
+@needs(pages={"2M": POOL})
+@pytest.mark.parametrize("args", ARGS.values(), ids=ARGS)
+def test_shared_files_are_word_by_word_those_of_librte_eal(
+    start, make_box, tmp_path, args, evidence
+):
+    """Same arguments, same words, from the start over growth and release to the end.
 
+    Each has a box of its own, in which the counters show the same pool: others use the machine's.
+    """
+    pages = {} if "--no-huge" in args else {"2M": POOL}
+    pool = fake_host.build(tmp_path / "host", {"2M": POOL})
 
-def differences(decode, mine, theirs):
-    """Sentences: names of the words in which two sets of files differ."""
-    said = [f"only one has {f}" for f in sorted(set(mine) ^ set(theirs))]
-    config = decode.config(theirs["config"])
-    ends = {
-        a.name: a.len * a.elt_sz for a in (config.memzones, *(m.memseg_arr for m in config.memsegs))
-    }
-    for file in sorted(set(mine) & set(theirs)):
-        a, b = mine[file], theirs[file]
-        if len(a) != len(b):
-            said.append(f"{file}: {len(a)} bytes, wanted {len(b)}")
-        end = ends.get(file.removeprefix("fbarray_"))
-        for at in range(0, min(len(a), len(b)), 4):
-            if a[at : at + 4] != b[at : at + 4]:
-                name = word_of(decode, file, at, end)
-                if not OTHERS.search(name):
-                    got, want = (int.from_bytes(x[at : at + 4], "little") for x in (a, b))
-                    said.append(f"{file} {name}: {got:#x}, wanted {want:#x}")
-    return said
+    def begun(**more):
+        box = make_box(pages, binds=pool)
+        return start(*args, init=False, fresh=True, box=box, **more)
+
+    eal, other = begun(), begun(target="librte_eal")
+    if other.release != eal.release:
+        pytest.skip(f"wanted librte_eal {eal.release}, found {other.release}")
+    mine, theirs = life(eal), life(other)
+    n = sum(len(data) for files in theirs.values() for data in files.values()) // 4
+    evidence(f"{n} words of {', '.join(theirs['init'])} in {len(theirs)} steps")
+
+    said = {step: differences(eal.decode, mine[step], theirs[step]) for step in theirs}
+    assert said == {"init": [], "malloc": [], "free": [], "end": []}
 
 
 def life(eal):
-    """The shared files after each step of a life, by step."""
+    """Run an EAL from its start to its end; return the shared files after each step.
+
+    init --> malloc: in a page, of more than one (the heap grows), aligned --> free --> end
+    """
 
     def files():
         found = [f for f in eal.run_files() if (eal.run / f).is_file()]
@@ -73,7 +69,7 @@ def life(eal):
 
     eal.init()
     seen = {"init": files()}
-    areas = [eal.malloc(100).va, eal.malloc(LONG).va, eal.malloc(5000, 4096).va]
+    areas = [eal.malloc(100).va, eal.malloc(3 * MB).va, eal.malloc(5000, align=4096).va]
     seen["malloc"] = files()
     for va in areas:
         eal.free(va)
@@ -83,42 +79,45 @@ def life(eal):
     return seen
 
 
-@pytest.fixture
-def lives(request, make_box, tmp_path, prefix):
-    """lives(args): what the target leaves, and what librte_eal leaves, in equal boxes."""
-
-    counters = build(tmp_path, {"2M": POOL}, {0: "0-7"})  # others use the pool meanwhile
-
-    def run(target, args, release=None):
-        box = make_box({} if "--no-huge" in args else {"2M": POOL}, binds=counters)
-        args = [*args, "--file-prefix", f"{prefix}_words"]
-        eal = Eal(target, args, box, tmp_path, f"{prefix}_words")
-        try:
-            if release not in (None, eal.release):
-                pytest.skip(f"wanted librte_eal {release}, found {eal.release}")
-            return life(eal), eal
-        finally:
-            eal.kill()
-
-    def both(args):
-        mine, eal = run(request.config.getoption("target"), args)
-        try:
-            theirs, _ = run("librte_eal", args, eal.release)
-        except TargetDied:
-            pytest.skip(f"wanted librte_eal {eal.release}, found none")
-        return eal.decode, mine, theirs
-
-    return both
+# The comparison: a word that differs is told by its name in C, not by its offset.
 
 
-@requirement("CFG-021")
-@needs(pages={"2M": POOL})
-@pytest.mark.parametrize("args", ARGS.values(), ids=ARGS)
-def test_shared_files_are_word_by_word_those_of_librte_eal(lives, args, evidence):
-    """Same arguments, same words, from the start over growth and release to the end."""
-    decode, mine, theirs = lives(args)
-    said = {step: differences(decode, mine[step], theirs[step]) for step in theirs}
-    words = sum(len(b) for step in theirs.values() for b in step.values()) // 4
-    evidence(f"{words} words of {', '.join(theirs['init'])} in {len(theirs)} steps")
+def differences(decode, mine, theirs):
+    """Return a sentence for each file, length and word in which two sets of files differ."""
+    said = [f"only one has {f}" for f in sorted(mine.keys() ^ theirs.keys())]
+    ends = ends_of_arrays(decode.config(theirs["config"]))
+    for file in sorted(mine.keys() & theirs.keys()):
+        got, want = mine[file], theirs[file]
+        if len(got) != len(want):
+            said.append(f"{file}: {len(got)} bytes, wanted {len(want)}")
+        for at in unlike_words(got, want):
+            name = name_of_word(decode, file, at, ends.get(file))
+            if not OF_THIS_RUN.search(name):
+                said.append(f"{file} {name}: {word(got, at):#x}, wanted {word(want, at):#x}")
+    return said
 
-    assert said == {step: [] for step in theirs}
+
+def ends_of_arrays(config):
+    """{file: bytes of the elements}, after which an array's file has its mask."""
+    arrays = config.memzones, *(m.memseg_arr for m in config.memsegs)
+    return {f"fbarray_{a.name}": a.len * a.elt_sz for a in arrays}
+
+
+def word(data, at):
+    return int.from_bytes(data[at : at + 4], "little")
+
+
+def unlike_words(a, b):
+    """Offsets of the words in which two files differ, as far as both reach."""
+    return [at for at in range(0, min(len(a), len(b)), 4) if a[at : at + 4] != b[at : at + 4]]
+
+
+def name_of_word(decode, file, at, end):
+    """config: a field of rte_mem_config; an array: [element].field, or a word of its mask."""
+    if file == "config":
+        return decode.name_at("rte_mem_config", at)
+    if end is not None and at >= end:
+        return f"mask + {at - end}"
+    struct = STRUCTS.get(file, "rte_memseg")
+    i, at = divmod(at, decode.sizeof(struct))
+    return f"[{i}].{decode.name_at(struct, at)}"
