@@ -35,7 +35,9 @@ def places(eal):
 
 def first_lock(trace):
     """The first call that takes a shared flock."""
-    return next(c for c in trace.stop("flock") if "LOCK_SH" in c.args[1])
+    shared = [c for c in trace.stop("flock") if "LOCK_SH" in c.args[1]]
+    assert shared, trace.stop()
+    return shared[0]
 
 
 def name_at(eal, va):
