@@ -24,6 +24,7 @@ HUGE_FILES = "dynmem", "single-file", "legacy"  # hugepages in files of hugetlbf
 SHARED = *HUGE_FILES, "no-huge"  # a runtime directory that other processes can use
 
 MB, GB = 1 << 20, 1 << 30
+BIG = 5 * MB  # an allocation for which the heap grows by three pages of 2 MB
 
 
 def until(condition, limit=10.0):

@@ -13,14 +13,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from conformance import MB
+from conformance import BIG, MB
 from conformance.harness import host
 from conformance.harness.box import Box
 from conformance.harness.child import environment, installed
 from conformance.harness.eal import Eal
 from pyeal.files import DirectoryLock
 
-BIG = 5 * MB  # needs three new pages
 PAGES = 12
 SOON = 4  # seconds; a primary that waits for an unresponsive process takes as long
 KINDS = "pyeal", "librte_eal"

@@ -4,9 +4,8 @@ import errno
 
 import pytest
 
-from conformance import ALL, MB, SHARED, modes, needs, requirement
+from conformance import ALL, BIG, SHARED, modes, needs, requirement
 
-BIG = 5 * MB
 MEMORY = dict.fromkeys(ALL, "4") | {"no-huge": "16"}
 
 

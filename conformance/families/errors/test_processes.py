@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from conformance import MB, SHARED, modes, needs, requirement, until
+from conformance import BIG, MB, SHARED, modes, needs, requirement, until
 
-BIG = 5 * MB
 MEMORY = {"dynmem": "4", "single-file": "4", "legacy": "4", "no-huge": "16"}
 SYNC = struct.Struct("<i60xQi4x")  # t, id, result of 80 bytes
 

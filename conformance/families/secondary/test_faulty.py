@@ -1,25 +1,12 @@
 """SEC: what a faulty or dead process may cost the others."""
 
 import time
-from contextlib import contextmanager
 
 import pytest
 
-from conformance import MB, modes, needs, requirement
+from conformance import BIG, modes, needs, requirement
+from conformance.families.secondary.pairs import or_killed
 from conformance.harness.catalogue import holds
-
-BIG = 5 * MB
-
-
-@contextmanager
-def or_killed(*eals):
-    """Who waits for an answer that never comes cannot be asked to end, either."""
-    try:
-        yield
-    except BaseException:
-        for e in eals:
-            e.kill()
-        raise
 
 
 @requirement("SEC-037")

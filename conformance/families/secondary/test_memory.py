@@ -6,19 +6,10 @@ from itertools import permutations
 
 import pytest
 
-from conformance import HUGE_FILES, MB, modes, needs, requirement, sizes
+from conformance import BIG, HUGE_FILES, MB, modes, needs, requirement, sizes
+from conformance.families.secondary.pairs import agree, pages, versions
 from conformance.harness import host
 from conformance.harness.catalogue import holds
-
-BIG = 5 * MB  # needs three new pages
-
-
-def pages(eal):
-    return [(s.list, s.seg, s.addr, s.iova) for s in eal.segments()]
-
-
-def versions(eal):
-    return [(m.index, m.version, m.count) for m in eal.lists()]
 
 
 def present(eal, va):
@@ -151,11 +142,7 @@ def test_all_see_the_same_memory(start, join, page, mode, fake_host, evidence):
     eal = three[0]
     at = eal.malloc(4096).va
 
-    def agree():
-        assert pages(three[0]) == pages(three[1]) == pages(three[2])
-        assert versions(three[0]) == versions(three[1]) == versions(three[2])
-
-    agree()
+    agree(*three)
     base = pages(eal)
     for i, e in enumerate(three):
         e.poke(at, bytes([i + 1]) * 16)
@@ -166,13 +153,13 @@ def test_all_see_the_same_memory(start, join, page, mode, fake_host, evidence):
         assert va
         e.poke(va + MB * i, bytes([0xA0 + i]) * 8)
         held.append(va)
-        agree()
+        agree(*three)
     for i, va in enumerate(held):
         assert [x.peek(va + MB * i, 8) for x in three] == [bytes([0xA0 + i]) * 8] * 3
     most = len(eal.segments())
     for i, va in enumerate(held):
         three[i - 1].free(va)  # by another than who asked for it
-        agree()
+        agree(*three)
     evidence(f"{len(base)} pages, {most} at most, {len(pages(eal))} in the end")
 
     assert pages(eal) == base

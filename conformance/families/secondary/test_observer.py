@@ -2,9 +2,7 @@
 
 import os
 
-from conformance import HUGE_FILES, MB, modes, needs, requirement
-
-BIG = 5 * MB
+from conformance import BIG, HUGE_FILES, MB, modes, needs, requirement
 
 
 def traces(eal):
