@@ -1,7 +1,6 @@
-"""`config`, the file of rte_mem_config: create it, find and attach to a primary's, decode a copy.
+"""`config`, the file of rte_mem_config: create it, find a primary's, decode a copy.
 
-linux/eal.c: rte_eal_config_create, rte_eal_config_attach, rte_eal_config_reattach;
-common/eal_common_mcfg.c
+linux/eal.c: rte_eal_config_create, rte_eal_config_attach; common/eal_common_mcfg.c
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from errno import EACCES, EAGAIN, ENODEV
 from . import files, layout, libc, releases
 from .errors import EalError
 from .libc import MAP_FIXED, MAP_SHARED, PAGE, PROT_RW
-from .peers import SharedWord
-from .vaspace import VaSpace, align, free_base, what_lies_at
+from .vaspace import VaSpace, align
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ LIMIT = 1 << 20  # bytes of a file that can be one: EAL has made them a little l
 _ours: set[tuple[int, int]] = set()
 
 
-def _refused(what: str, **fields: str) -> EalError:
+def refused(what: str, **fields: str) -> EalError:
     """Returns an error of this stage; EAL leaves errno alone here."""
     return EalError(0, "config", what, **fields)
 
@@ -103,7 +101,7 @@ class SharedConfig(Config):
             self.close()
             if isinstance(e, EalError):
                 raise
-            raise _refused(f"Cannot open '{path}' for rte_mem_config: {e}") from None
+            raise refused(f"Cannot open '{path}' for rte_mem_config: {e}") from None
         self.c = kind.from_address(self.va)
         self.c.mem_cfg_addr = self.va
 
@@ -124,7 +122,7 @@ class SharedConfig(Config):
                 return
         what = f"Cannot create lock on '{path}'. Is another primary process running?"
         fix = "choose another --file-prefix, or --proc-type=secondary to join it"
-        raise _refused(what, fix=fix, reason="primary-exists")
+        raise refused(what, fix=fix, reason="primary-exists")
 
     def close(self) -> None:
         if self.va:
@@ -165,7 +163,7 @@ def _spare_survivors(path: str) -> None:
         os.close(fd)
 
 
-# --- the config that a secondary attaches to ------------------------------------------------------
+# --- the config of another process ----------------------------------------------------------------
 
 
 def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
@@ -180,7 +178,7 @@ def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
     except OSError as e:
         what = f"Cannot open '{path}' for rte_mem_config: {e.filename}: {e.strerror}"
         fix = "start a primary with this --file-prefix first"
-        raise _refused(what, fix=fix, reason="no-primary") from None
+        raise refused(what, fix=fix, reason="no-primary") from None
     try:
         deadline, pause = time.monotonic() + timeout, 0.001
         while True:
@@ -188,7 +186,7 @@ def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
             if copy.complete:
                 break
             if time.monotonic() > deadline:
-                raise _refused(
+                raise refused(
                     f"the primary of '{path}' has not finished its start within {timeout:g} s",
                     expected=f"magic {layout.MAGIC:#x}",
                     found=f"{copy.magic:#x}",
@@ -203,7 +201,7 @@ def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
     if found and found.read_as and not wanted:  # a secondary writes: no guess without consent
         copy.unknown, fix, found = found.note, f"--as {found.name} attaches to it", None
     if found is None or (wanted and wanted.word != copy.word):
-        raise _refused(
+        raise refused(
             "Primary and secondary process DPDK version mismatch",
             expected=wanted.name if wanted else "a known release",
             found=f"{found.name if found else copy.unknown} in '{path}'",
@@ -211,56 +209,6 @@ def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
             reason="version",
         )
     return found
-
-
-class AttachedConfig:
-    """A primary's config, mapped at the primary's address. rte_eal_config_reattach"""
-
-    flags, prot = os.O_RDWR, PROT_RW
-
-    def __init__(self, path: str, release: Release) -> None:
-        kind = layout.config(release.family)
-        if is_ours(path):
-            what = f"Cannot attach to '{path}': its primary is this process"
-            raise _refused(what, fix="attach from another process", reason="own-primary")
-        fd = files.open_shared(path, self.flags)
-        try:
-            if (size := os.fstat(fd).st_size) < layout.CONFIG_SIZE:
-                expected = f"{layout.CONFIG_SIZE} bytes"
-                what = f"'{path}' is damaged"
-                raise _refused(what, expected=expected, found=str(size), reason="damaged")
-            at = int.from_bytes(os.pread(fd, 8, kind.mem_cfg_addr.offset), "little")
-            self.va = libc.mmap(at, SIZE, self.prot, MAP_SHARED, fd)
-        finally:
-            os.close(fd)
-        self.c = kind.from_address(self.va)
-        if self.va != at:
-            end = max(m.base_va + m.len for m in self.c.memsegs)
-            got, fits = self.va, free_base(max(end, at) - at)
-            self.close()
-            raise _refused(
-                f"Cannot mmap memory for rte_config at [{at:#x}], got [{got:#x}]"
-                " - please use '--base-virtaddr' option",
-                found=f"that {what_lies_at(at, layout.CONFIG_SIZE)} in this process",
-                fix=f"start the primary with --base-virtaddr={fits:#x}, which fits this process",
-                reason="address-taken",
-            )
-
-    def join(self) -> None:
-        """Records that there is a secondary. EalError if the primary accepts none."""
-
-        def enabled(word: int) -> int | None:  # the status is the lowest byte of the word
-            if word & 0xFF == MP_DISABLED:
-                what = "Primary process refused secondary attachment"
-                raise _refused(what, reason="secondaries-refused")
-            return None if word & 0xFF == MP_ENABLED else word & ~0xFF | MP_ENABLED
-
-        SharedWord(self.va + type(self.c).mp_status.offset).change(enabled)
-
-    def close(self) -> None:
-        if self.va:
-            libc.munmap(self.va, SIZE)
-        self.va = 0
 
 
 # --- a copy that a tool looks at ------------------------------------------------------------------

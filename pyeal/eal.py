@@ -31,7 +31,7 @@ from .host import LOCAL, Host
 from .layout import FLAG_DO_NOT_FREE, MAX_MEMZONE, Memzone
 from .memseg import MemsegLists
 from .memzone import Memzones
-from .populate import Failure, Pagemap, Population
+from .populate import Pagemap, Population
 from .segments import Pages, Segments
 from .vaspace import VaSpace
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .layout import Memseg
     from .memseg import MemsegList
     from .mp import Channel
-    from .secondary import Secondary, Sync
+    from .secondary import AttachedConfig, Secondary, Sync
 
     Log = Callable[[str, str], object]
     Running = list[tuple[int, int]]  # (lcore, node) of those that run, the main one first
@@ -100,7 +100,7 @@ class Eal(memory.Memory):
     stage; a start that fails leaves nothing behind.
     """
 
-    config_file: config.Config | config.AttachedConfig
+    config_file: config.Config | AttachedConfig
     space: VaSpace
     phys_addrs: bool
     channel: Channel  # of a process whose files are shared
@@ -338,7 +338,7 @@ class Primary:
         e._undo.append(e.lists.unmap)
         e.lists.create(memseg.plan(sizes, e.sockets, e.release, opts.pagesz_mem))
         pa = e.iova_mode == "PA"
-        population = Population(e._pagemap, pa, Failure(e.log), e.node_of)
+        population = Population(e._pagemap, pa, e.log, e.node_of)
         held = e.footprint.backing(e, population)
         e.memalloc = Segments(e.lists, held)
         e._undo += [e.memalloc.close, held.abandon]

@@ -68,7 +68,7 @@ def choose(
     try:
         used = pages_per_socket(memory, opts.socket_mem, [*counts.items()], lcores)
     except EalError as e:
-        e.found = backing.failure.why
+        e.found = backing.population.why
         raise
     left = dict(zip(counts, used, strict=True))
     for size, row in left.items():

@@ -9,12 +9,11 @@ import os
 from errno import EACCES
 
 from .backing import READ_ONLY
-from .config import AttachedConfig
 from .errors import EalError
 from .fbarray import Arrays
 from .libc import PROT_READ
 from .peers import Alone, RwLock
-from .secondary import Secondary, SecondaryRights, Sync
+from .secondary import AttachedConfig, Secondary, SecondaryRights, Sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

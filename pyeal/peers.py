@@ -5,8 +5,8 @@ may be reset. eal.py decides it once; Segments, Heaps and Memzones find the obje
 
     Alone       nothing is shared (--no-shconf)
     Primary     changes memory and tells the secondaries
-    Secondary   asks the primary for each change
-    (an observer has its own: it changes nothing and takes no lock)
+    (secondary.py and observer.py have their own: a secondary asks the primary for each change, an
+    observer changes nothing and takes no lock)
 
 A word that another process can see is changed in one place only: SharedWord.change. Its exchange
 is libc.compare_exchange, or compare_exchange_private if no other process maps the memory.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .malloc_mp import GrowthClient, GrowthServer, Memory
+    from .malloc_mp import GrowthServer, Memory
     from .mp import Channel
     from .releases import Release
 
@@ -258,26 +258,3 @@ class Primary(Alone):
                 lock.release_dead()
             except EalError as e:  # what it guards is beyond repair, so it stays taken
                 self.log("ERR", e.text)
-
-
-class Secondary(Alone):
-    """A secondary; it requests nothing before connect()."""
-
-    exchange = staticmethod(libc.compare_exchange)
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-        self._client: GrowthClient | None = None
-
-    def connect(self, channel: Channel, release: Release, follow: Callable[[], object]) -> None:
-        """Follow the primary's announcements by follow(), and ask it for growth, from now on."""
-        from . import malloc_mp
-
-        self._client = malloc_mp.GrowthClient(channel, release, follow, self.log)
-
-    def grow(self, expand: Callable[[], object], *request: Any) -> bool:
-        return self._client is not None and self._client.grow(*request)
-
-    def shrink(self, free: Callable[[], object], va: int, length: int) -> None:
-        if self._client:
-            self._client.release_pages(va, length)

@@ -199,30 +199,18 @@ class PopulateThreads:
         self.go, self.done = [], []
 
 
-class Failure:
-    """The reason why a page failed last: logged, and kept for the error of the whole request."""
-
-    __slots__ = ("fix", "log", "why")
-
-    def __init__(self, log: Log) -> None:
-        self.log, self.why, self.fix = log, "", ""
-
-    def __call__(self, level: str, why: str, fix: str = "") -> None:
-        self.why, self.fix = why, fix
-        self.log(level, why)
-
-
 class Population:
     """How the pages of one EAL get their memory, and where that memory lies.
 
     pa: whether IO addresses are physical ones; else they are the virtual ones. node_of: the node
-    of each CPU, to populate a node's memory by its own CPUs.
+    of each CPU, to populate a node's memory by its own CPUs. why, fix: of the page that failed
+    last.
     """
 
     def __init__(
-        self, pagemap: Pagemap, pa: bool, failure: Failure, node_of: Mapping[int, int] | None = None
+        self, pagemap: Pagemap, pa: bool, log: Log, node_of: Mapping[int, int] | None = None
     ) -> None:
-        self.pagemap, self.pa, self.failure, self.log = pagemap, pa, failure, failure.log
+        self.pagemap, self.pa, self.log, self.why, self.fix = pagemap, pa, log, "", ""
         self.cpus: Collection[int] = os.sched_getaffinity(0)
         self.local_cpus = local_cpus(node_of or {}, self.cpus)
         self.map_flag = 0
@@ -230,6 +218,11 @@ class Population:
             libc.madvise(0, 0, MADV_POPULATE_WRITE)
         except OSError:  # before Linux 5.14: mmap populates, and reports no failure
             self.map_flag = MAP_POPULATE
+
+    def failure(self, level: str, why: str, fix: str = "") -> None:
+        """Logs why a page failed, and keeps it for the error of the whole request."""
+        self.why, self.fix = why, fix
+        self.log(level, why)
 
     def on_node(self, node: int) -> PreferredNode:
         """Returns the policy for memory of that node, populated by the node's own CPUs."""

@@ -9,11 +9,24 @@ linux/eal_memalloc.c: eal_memalloc_sync_with_primary
 
 from __future__ import annotations
 
+import os
 import time
 from ctypes import sizeof
 from errno import ENODEV, ENOMEM, ENOTSUP
 
-from . import backing, config, hugepages, layout, libc, memory, memseg, peers, runtime
+from . import (
+    backing,
+    config,
+    files,
+    hugepages,
+    layout,
+    libc,
+    memory,
+    memseg,
+    peers,
+    runtime,
+    vaspace,
+)
 from .backing import READ_WRITE
 from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits, runs
@@ -22,16 +35,19 @@ from .host import LOCAL, Host
 from .layout import Memseg, Memzone
 from .memseg import MemsegList, MemsegLists
 from .memzone import Memzones
-from .populate import Failure, Population
+from .populate import Population
 from .segments import Segments
-from .vaspace import VaSpace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from .backing.pagefiles import HugedirFiles
     from .eal import Eal
+    from .malloc_mp import GrowthClient
+    from .mp import Channel
+    from .releases import Release
 
     Log = Callable[[str, str], object]
     Running = list[tuple[int, int]]
@@ -46,12 +62,85 @@ class SecondaryRights(memory.Rights):
         raise EalError(ENOTSUP, "memalloc", what, fix=fix, reason="role")
 
 
+class AttachedConfig:
+    """A primary's config, mapped at the primary's address. rte_eal_config_reattach"""
+
+    flags, prot = os.O_RDWR, libc.PROT_RW
+
+    def __init__(self, path: str, release: Release) -> None:
+        kind = layout.config(release.family)
+        if config.is_ours(path):
+            what = f"Cannot attach to '{path}': its primary is this process"
+            raise config.refused(what, fix="attach from another process", reason="own-primary")
+        fd = files.open_shared(path, self.flags)
+        try:
+            if (size := os.fstat(fd).st_size) < layout.CONFIG_SIZE:
+                expected = f"{layout.CONFIG_SIZE} bytes"
+                what = f"'{path}' is damaged"
+                raise config.refused(what, expected=expected, found=str(size), reason="damaged")
+            at = int.from_bytes(os.pread(fd, 8, kind.mem_cfg_addr.offset), "little")
+            self.va = libc.mmap(at, config.SIZE, self.prot, libc.MAP_SHARED, fd)
+        finally:
+            os.close(fd)
+        self.c = kind.from_address(self.va)
+        if self.va != at:
+            end = max(m.base_va + m.len for m in self.c.memsegs)
+            got, fits = self.va, vaspace.free_base(max(end, at) - at)
+            self.close()
+            raise config.refused(
+                f"Cannot mmap memory for rte_config at [{at:#x}], got [{got:#x}]"
+                " - please use '--base-virtaddr' option",
+                found=f"that {vaspace.what_lies_at(at, layout.CONFIG_SIZE)} in this process",
+                fix=f"start the primary with --base-virtaddr={fits:#x}, which fits this process",
+                reason="address-taken",
+            )
+
+    def join(self) -> None:
+        """Records that there is a secondary. EalError if the primary accepts none."""
+
+        def enabled(word: int) -> int | None:  # the status is the lowest byte of the word
+            if word & 0xFF == config.MP_DISABLED:
+                what = "Primary process refused secondary attachment"
+                raise config.refused(what, reason="secondaries-refused")
+            return None if word & 0xFF == config.MP_ENABLED else word & ~0xFF | config.MP_ENABLED
+
+        peers.SharedWord(self.va + type(self.c).mp_status.offset).change(enabled)
+
+    def close(self) -> None:
+        if self.va:
+            libc.munmap(self.va, config.SIZE)
+        self.va = 0
+
+
+class SecondaryPeers(peers.Alone):
+    """The primary of a secondary, which requests nothing before connect()."""
+
+    exchange = staticmethod(libc.compare_exchange)
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self._client: GrowthClient | None = None
+
+    def connect(self, channel: Channel, release: Release, follow: Callable[[], object]) -> None:
+        """Follow the primary's announcements by follow(), and ask it for growth, from now on."""
+        from . import malloc_mp
+
+        self._client = malloc_mp.GrowthClient(channel, release, follow, self.log)
+
+    def grow(self, expand: Callable[[], object], *request: Any) -> bool:
+        return self._client is not None and self._client.grow(*request)
+
+    def shrink(self, free: Callable[[], object], va: int, length: int) -> None:
+        if self._client:
+            self._client.release_pages(va, length)
+
+
 class Secondary:
     """The stages of a secondary."""
 
     rights: SecondaryRights = SecondaryRights()
     known = True  # to other processes, by a channel
-    attach: type[config.AttachedConfig] = config.AttachedConfig
+    attach: type[AttachedConfig] = AttachedConfig
     arrays = Arrays
     access = READ_WRITE
 
@@ -72,7 +161,7 @@ class Secondary:
         e.iova_mode = runtime.choose_iova_mode(opts, e.phys_addrs, e.host, log)
         if not no_huge:
             e.infos = hugepages.read_info(e.file("hugepage_info"), e.release.numa_nodes_max)
-        e.space = VaSpace(0, log, primary=False)
+        e.space = vaspace.VaSpace(0, log, primary=False)
         e.arrays = self.arrays(e.space, e.runtime_dir)
         e._undo.append(e.arrays.close)
         try:
@@ -105,14 +194,14 @@ class Secondary:
         tsc = time.monotonic_ns()
         self.suffix = e.release.shadow_suffix.format(pid=e.pid, tsc=tsc)
         e.open_channel(f"mp_socket_{e.pid}_{tsc:x}")
-        self.peers: peers.Alone = peers.Secondary(e.log)
+        self.peers: peers.Alone = SecondaryPeers(e.log)
 
     def _memory(self) -> None:
         """Maps every page that the primary uses, as config says."""
         e, pa = self.eal, self.eal.iova_mode == "PA"
         e._undo.append(e.lists.unmap)
         e.lists.attach()
-        population = Population(e._pagemap, pa, Failure(e.log))
+        population = Population(e._pagemap, pa, e.log)
         held = backing.for_secondary(e.lists, e.options, e.infos, population, self.access)
         e.memalloc = Segments(e.lists, held)
         e._undo.append(e.memalloc.close)
@@ -130,7 +219,7 @@ class Secondary:
     def _connect(self) -> None:
         """Answers the primary's announcements from now on."""
         e = self.eal
-        assert isinstance(self.peers, peers.Secondary)
+        assert isinstance(self.peers, SecondaryPeers)
         self.peers.connect(e.channel, e.release, e.sync.follow)
         if not e.options.legacy_mem:
             e.sync.follow()  # changes between the first look and the socket's first answer

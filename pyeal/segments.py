@@ -54,7 +54,7 @@ class Segments:
     @property
     def why(self) -> str:
         """The reason why a page failed last."""
-        return self.backing.failure.why
+        return self.population.why
 
     def alloc(self, page_sz: int, socket: int, n: int, exact: bool = True, flags: int = 0) -> Pages:
         """Allocates n pages of one size on one node, consecutive in one list; fewer unless exact.
@@ -66,9 +66,9 @@ class Segments:
             what = "Cannot allocate pages"
             raise EalError(EINVAL, "memalloc", what, expected="at least one", found=f"{n}")
         self.backing.info(page_sz)  # refuses a size that cannot change
-        failure = self.backing.failure
-        full = failure.why = f"no memseg list of this size and node has room for {n}"
-        failure.fix = ""
+        failed = self.population
+        full = failed.why = f"no memseg list of this size and node has room for {n}"
+        failed.fix = ""
         with self.population.on_node(socket) as policy:
             for msl in self.lists:
                 if (msl.page_sz, msl.socket, msl.external) != (page_sz, socket, False):
@@ -86,9 +86,9 @@ class Segments:
             ENOMEM,
             "memalloc",
             f"Cannot allocate {n} pages of {page_sz >> 10} kB on node {socket}",
-            found=failure.why,
-            fix=failure.fix,
-            reason="lists-full" if failure.why == full else "",
+            found=failed.why,
+            fix=failed.fix,
+            reason="lists-full" if failed.why == full else "",
         )
 
     def _alloc_run(

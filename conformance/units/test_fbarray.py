@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from pyeal import fbarray, layout
 from pyeal.errors import EalError
 from pyeal.fbarray import Arrays, Fbarray, file_size, n_words
+from pyeal.look import arrays
 
 QUICK = settings(derandomize=True, database=None, deadline=None, max_examples=400)
 ELT = 8
@@ -191,9 +192,9 @@ def test_content_is_read_by_the_mask_in_the_bytes(length: int, elt_sz: int) -> N
     mask = b"\xff" * 8 * fbarray.n_words(length)
     data = b"e" * (length * elt_sz) + fbarray.n_words(length).to_bytes(8, "little") + mask
     data = data.ljust(fbarray.file_size(length, elt_sz), b"\0")
-    content = fbarray.ArrayContent(data, length, elt_sz)
+    content = arrays.ArrayContent(data, length, elt_sz)
 
-    assert fbarray.shape(data, [48, 72]) == (elt_sz, length)
+    assert arrays.shape(data, [48, 72]) == (elt_sz, length)
     assert content.runs() == [(0, length)]
     assert content.element(length - 1) == b"e" * elt_sz
     assert content.element(length) == content.element(-1) == b""
@@ -205,4 +206,4 @@ def test_content_is_read_by_the_mask_in_the_bytes(length: int, elt_sz: int) -> N
 def test_content_that_cannot_be_is_refused(length: int, elt_sz: int) -> None:
     """What a descriptor says is held against the bytes that are there: 4096 here."""
     with pytest.raises(ValueError, match="4096 bytes found, too short for"):
-        fbarray.ArrayContent(bytes(4096), length, elt_sz)
+        arrays.ArrayContent(bytes(4096), length, elt_sz)

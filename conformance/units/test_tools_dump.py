@@ -12,7 +12,7 @@ import pytest
 from conformance.harness import decode, recordings
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
 from pyeal import releases
-from pyeal.fbarray import shape
+from pyeal.look.arrays import shape
 from pyeal.tools import diff, dump
 
 every = pytest.mark.parametrize("release", RELEASES)

@@ -81,7 +81,7 @@ class LegacyFiles(PageFiles):
             text = f"{len(pages)} not {wanted} hugepages of size {size // MB} MB allocated"
             self.log("DEBUG", text)
             short = f"size= of {info.hugedir} leaves {n} of {wanted} free pages"
-            self.failure.why = self.failure.why or short
+            self.population.why = self.population.why or short
         self._locate(pages, va, size)
         self.mapped += len(pages)
         return sorted(pages, key=lambda p: p.physaddr)

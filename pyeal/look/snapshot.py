@@ -6,9 +6,10 @@ import os
 from struct import Struct, iter_unpack
 
 from pyeal import hugepages, layout, releases
-from pyeal.fbarray import ArrayContent, runs
+from pyeal.fbarray import runs
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import BAD_IOVA, FREELISTS, MallocElem
+from pyeal.look.arrays import ArrayContent
 from pyeal.look.config import config_of
 from pyeal.look.sources import Archive, Folder, ProcessMemory, Unreadable
 

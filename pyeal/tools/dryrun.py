@@ -99,7 +99,7 @@ class FakePopulation(Population):
     """Nothing is populated, and every page lies on the node that was asked for."""
 
     def __init__(self, real: Population) -> None:
-        super().__init__(real.pagemap, False, real.failure)
+        super().__init__(real.pagemap, False, real.log)
 
     def threads(self, length: int, policy: PreferredNode | None = None) -> PopulateThreads:
         return PopulateThreads(0, lambda: None)
@@ -121,8 +121,8 @@ class FakePages(Backing):
     ) -> None:
         self.real, self.limits, self.blocked = real, limits, blocked
         self.lists, self.infos = real.lists, real.infos
-        self.failure, self.log = real.failure, real.log
         self.population = FakePopulation(real.population)
+        self.failure, self.log = self.population.failure, real.log
 
     def _used(self, limit: PageLimit, msl: MemsegList) -> int:
         """Returns what a limit counts: pages, or one for each list that has one descriptor."""
@@ -227,7 +227,7 @@ class FakeLegacyPages(FakePages):
             wanted -= n
         if wanted:
             mine = [x for x in limits if x.covers(info.page_sz, 0)]
-            self.failure.why = min(mine, key=lambda x: x.pages).what if mine else ""
+            self.population.why = min(mine, key=lambda x: x.pages).what if mine else ""
         return self.pages[first:]
 
     def place(self, msl: MemsegList, placed: dict[int, Page]) -> None:

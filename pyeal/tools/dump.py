@@ -8,10 +8,11 @@ from errno import EINVAL
 
 from pyeal import layout, releases
 from pyeal.errors import EalError
-from pyeal.fbarray import ArrayContent, n_words, shape
+from pyeal.fbarray import n_words
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import Fbarray, Memseg, Memzone
 from pyeal.look import snapshot
+from pyeal.look.arrays import ArrayContent, shape
 from pyeal.look.config import config_of, release_of
 from pyeal.look.sources import Archive, Unreadable, read_file
 from pyeal.tools import BOLD, DIM, Progress, count, document, ink

@@ -19,7 +19,7 @@ from pyeal.heap import Heaps, elem
 from pyeal.hugepages import HugepageInfo
 from pyeal.memseg import MemsegLists
 from pyeal.peers import Alone
-from pyeal.populate import Failure, Pagemap, Population
+from pyeal.populate import Pagemap, Population
 from pyeal.segments import Segments
 from pyeal.vaspace import VaSpace, align
 
@@ -50,7 +50,7 @@ class Small:
         def log(level: str, text: str) -> object:
             return None
 
-        population = Population(Pagemap(), False, Failure(log))
+        population = Population(Pagemap(), False, log)
         held = backing.for_primary(self.lists, self.opts, [info], population)
         self.segments = Segments(self.lists, held)
         self.heaps = Heaps(self.lists, self.segments, self.opts, [0], 0, log, [], [])
