@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -74,11 +73,11 @@ def test_one_that_ends_soon_did_not_watch(open_channel):
     """Its end would often take 8 ms more."""
     before = watches()
     channel, _ = open_channel(60)
-    time.sleep(0.1)
-    during = watches()
+    watched = until(lambda: watches() != before, 0.1)
     channel.close()
 
-    assert during == watches() == before
+    assert not watched
+    assert watches() == before
 
 
 def test_who_ended_before_is_noticed(open_channel, secondary):

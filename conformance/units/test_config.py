@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conformance import MB
 from pyeal import config, hugepages, layout, releases
 from pyeal.errors import EalError
 
@@ -68,12 +69,12 @@ def test_an_incomplete_config_costs_the_timeout(tmp_path: Path) -> None:
 
 
 def test_what_write_info_writes_is_read(tmp_path: Path) -> None:
-    infos = hugepages.Infos([hugepages.HugepageInfo(2 << 20, "/mnt/huge", NODES)])
+    infos = hugepages.Infos([hugepages.HugepageInfo(2 * MB, "/mnt/huge", NODES)])
     infos[0].num_pages[0] = 5
     hugepages.write_info(str(tmp_path / "hugepage_info"), infos, NODES)
     (info,) = hugepages.read_info(str(tmp_path / "hugepage_info"), NODES)
 
-    assert (info.page_sz, info.hugedir, info.num_pages[0]) == (2 << 20, "/mnt/huge", 5)
+    assert (info.page_sz, info.hugedir, info.num_pages[0]) == (2 * MB, "/mnt/huge", 5)
 
 
 @pytest.mark.parametrize("size", [0, 1, RECORD - 1, 5 * RECORD])
@@ -85,7 +86,7 @@ def test_hugepage_info_of_a_wrong_size_is_damaged(tmp_path: Path, size: int) -> 
     assert (e.value.errno, e.value.reason) == (EACCES, "damaged")
 
 
-@pytest.mark.parametrize(("size", "hugedir"), [(3 << 20, b"/mnt/huge"), (2 << 20, b"mnt/huge")])
+@pytest.mark.parametrize(("size", "hugedir"), [(3 * MB, b"/mnt/huge"), (2 * MB, b"mnt/huge")])
 def test_a_record_that_cannot_be_is_damaged(tmp_path: Path, size: int, hugedir: bytes) -> None:
     record = layout.hugepage_info(NODES)()
     record.hugepage_sz, record.hugedir = size, hugedir

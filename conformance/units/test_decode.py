@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conformance import MODES, SHARED
+from conformance import MB, MODES, SHARED
 from conformance.harness import decode, host
 from conformance.harness.eal import Eal
 from conformance.harness.fake_host import build
@@ -128,7 +128,7 @@ def check_hugepage_info(eal: Eal) -> None:
 
     assert size == abi.files["hugepage_info"]["size"]
     assert len(records) == abi.constants["MAX_HUGEPAGE_SIZES"]
-    assert (info.hugepage_sz, info.hugedir) == (2 << 20, eal.box.hugedir("2M"))
+    assert (info.hugepage_sz, info.hugedir) == (2 * MB, eal.box.hugedir("2M"))
     assert info.num_pages == [PAGES] + [0] * (abi.constants["RTE_MAX_NUMA_NODES"] - 1)
     assert {r.lock_descriptor for r in records} == {-1}
 

@@ -7,13 +7,14 @@ from contextlib import ExitStack
 
 import pytest
 
+from conformance import MB
 from conformance.harness import host
 from conformance.harness.box import Box, Open
 from conformance.harness.child import installed
 from conformance.harness.eal import Eal
 
 STEPS, LIVE = 200, 24
-PAGES, PAGE, LINE = 64, 2 << 20, 64
+PAGES, PAGE, LINE = 64, 2 * MB, 64
 ALIGNS = 0, 0, 0, 64, 128, 4096, 1 << 21
 MODES = {  # pages of a box, arguments
     "no-huge": (0, ["--no-huge", "-m", "64"]),

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from conformance import GB, MB
 from conformance.harness import fake_host
 from pyeal import hugepages, lcores, options, releases
 from pyeal.errors import EalError
 from pyeal.host import FakeHost
 
-M2, G1 = 2 << 20, 1 << 30
+M2 = 2 * MB
 CASES = [
     pytest.param(host, e, release, id=f"{name}-{i}-{release}")
     for name in fake_host.names()
@@ -99,7 +100,7 @@ def test_a_size_without_a_mount_stays_behind_the_last_record(
     trees: dict[str, Path], order: str, dropped: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HPI-024: it lies in the next record if it was found after the counted ones."""
-    both = [("hugepages-1048576kB", G1), ("hugepages-2048kB", M2)]
+    both = [("hugepages-1048576kB", GB), ("hugepages-2048kB", M2)]
     monkeypatch.setattr(hugepages, "sizes", lambda host: both)
     dirs = {"big first": "/mnt/huge2M", "small first": "/mnt/huge1G"}
     infos, _ = survey(trees, "one-node-2M-1G", f"--huge-dir={dirs[order]}")
@@ -151,7 +152,7 @@ def test_a_pool_without_a_page_is_told_until_22_11(
 def test_pools_shows_every_counter(trees: dict[str, Path]) -> None:
     pools = hugepages.pools(FakeHost(trees["surplus-and-overcommit"]))
 
-    assert list(pools) == [G1, M2]
+    assert list(pools) == [GB, M2]
     assert pools[M2] == {
         "nr": 10, "free": 10, "resv": 3, "nr_overcommit": 5, "surplus": 2,
         "nodes": {0: {"nr": 10, "free": 10, "surplus": 0}},
@@ -161,7 +162,7 @@ def test_pools_shows_every_counter(trees: dict[str, Path]) -> None:
 def test_mounts_are_listed_in_order_and_decoded(trees: dict[str, Path]) -> None:
     host = FakeHost(trees["odd-mount-points"])
 
-    assert hugepages.mounts(host) == [("/mnt/my pages", M2), ("/mnt/gone (deleted)", G1)]
+    assert hugepages.mounts(host) == [("/mnt/my pages", M2), ("/mnt/gone (deleted)", GB)]
     assert hugepages.mounts(host, decoded=False)[0] == (r"/mnt/my\040pages", M2)
     assert hugepages.mounts(FakeHost(trees["one-gig-only"])) == [("/mnt/huge", None)]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conformance import modes, needs, sizes
+from conformance import MB, modes, needs, sizes
 from pyeal import hugepage_data
 
 pytestmark = needs(root=True, strace=True)
@@ -101,7 +101,7 @@ def test_a_start_that_fails_with_all_pages_mapped_leaves_nothing(
     start: Any, fake_host: Any, page: Any, extra: Any
 ) -> None:
     """No memory is wanted, so that the heap has none: the stages behind legacy memory fail."""
-    size = "2M" if page == 2 << 20 else "1G"
+    size = "2M" if page == 2 * MB else "1G"
     box = fake_host({size: {"2M": 6, "1G": 1}[size], "2M": 6})
     eal = start("--socket-mem", "0", *extra, box=box, init=False)
     eal.refused()
@@ -115,7 +115,7 @@ def test_a_start_that_fails_with_all_pages_mapped_leaves_nothing(
 @EXTRA
 def test_more_than_a_cgroup_allows_leaves_nothing(start: Any, cgroup: Any, extra: Any) -> None:
     """3 of 8 pages can be touched, and 4 are wanted."""
-    eal = start("-m", "8", *extra, cgroup=cgroup("2M", 6 << 20), init=False)
+    eal = start("-m", "8", *extra, cgroup=cgroup("2M", 6 * MB), init=False)
     refused = eal.refused()
 
     assert "Requested: 8MB, available: 6MB" in refused.text and "cgroup" in refused.text
@@ -141,7 +141,7 @@ def test_what_never_had_kept_survives_a_failed_start(start: Any, call: Any, erro
     """Four pages with their data; a start over them fails, the next one finds all of it."""
     args = "--huge-unlink=never", "--iova-mode=va"
     first = start(*args)
-    at = first.segments()[3].addr + (1 << 20)
+    at = first.segments()[3].addr + MB
     first.poke(at, b"pyeal")
     first.close()
     eal = start("-m", "4", *args, init=False)
@@ -174,10 +174,10 @@ def test_a_page_file_that_was_cut_is_refused_and_stays_as_it_is(start: Any) -> N
 def test_records_have_paths_of_any_length(tmp_path: Path, length: int) -> None:
     """Of 4096 bytes, whose end is that of the record; zeros behind them end the file's records."""
     path, file = "/" + "a" * (length - 1), tmp_path / "hugepage_data"
-    record = struct.pack("=8xQ8xQ4xi4096s", 0x100200000, 2 << 20, 7, path.encode())
+    record = struct.pack("=8xQ8xQ4xi4096s", 0x100200000, 2 * MB, 7, path.encode())
     file.write_bytes(record + record + bytes(hugepage_data.RECORD))
 
-    assert [*hugepage_data.read(str(file))] == [(0x100200000, 2 << 20, 7, path)] * 2
+    assert [*hugepage_data.read(str(file))] == [(0x100200000, 2 * MB, 7, path)] * 2
 
 
 @modes("no-huge")

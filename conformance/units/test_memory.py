@@ -8,6 +8,7 @@ from errno import EACCES, EINVAL, ENOTSUP
 import pytest
 
 import pyeal
+from conformance import MB
 from pyeal.observer import ObserverRights
 from pyeal.secondary import SecondaryRights
 
@@ -26,7 +27,7 @@ def test_the_old_names_work_and_warn(eal: pyeal.Eal) -> None:
         pytest.warns(DeprecationWarning, match=r"alloc\(\) is now Eal.alloc_pages\(\)"),
         pytest.raises(pyeal.EalError),  # memory is fixed in this mode
     ):
-        eal.alloc(2 << 20)
+        eal.alloc(2 * MB)
 
 
 def test_what_is_not_allocated_is_not_freed(eal: pyeal.Eal) -> None:

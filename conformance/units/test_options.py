@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from conformance import MB
+from conformance import GB, MB
 from pyeal import cparse, lcores, options, releases
 from pyeal.errors import EalError
 
 ORACLE = Path(__file__).with_name("oracle.py")
-M2, G1 = 2 * MB, 1 << 30
+M2, G1 = 2 * MB, GB
 
 # Arguments and what becomes of them in 22.11; a real librte_eal must accept them too.
 ACCEPTED: list[tuple[list[str], dict[str, object]]] = [

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from conformance import MB
 from conformance.units.layouts import ALL, EMPTY, FOUR, FULL, HOLES, LEGACY, NO_HUGE, TWO_NODES
 from pyeal.tools import picture, picture_svg
 
@@ -84,7 +85,7 @@ def test_layout_without_lists():
     [
         (0, "0B"),
         (4096, "4K"),
-        (2 << 20, "2M"),
+        (2 * MB, "2M"),
         (3 << 29, "1.5G"),
         (790528, "772K"),
         (1 << 40, "1T"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from conformance import GB, MB
 from conformance.harness import fake_host
 from pyeal import hugepages, lcores, memseg, options, releases
 from pyeal.errors import EalError
@@ -119,5 +120,5 @@ def test_many_types_share_what_there_is(tmp_path: Path) -> None:
     """512 GB for 16 types are 32 GB each: one list of 1 GB pages a node, and two of 2 MB pages."""
     lists = plan("eight-nodes-2M-1G", "22.11.11", tmp_path)
 
-    assert [(p.page_sz, p.n_segs) for p in lists] == [(1 << 30, 32)] * 8 + [(2 << 20, 8192)] * 16
+    assert [(p.page_sz, p.n_segs) for p in lists] == [(GB, 32)] * 8 + [(2 * MB, 8192)] * 16
     assert [p.number for p in lists] == [0] * 8 + [0, 1] * 8

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from conformance import SHARED
+from conformance import HUGE_FILES, MB, SHARED
 from conformance.harness import decode, recordings
 from pyeal import fbarray, layout, releases
 
@@ -102,15 +102,15 @@ def test_files_have_the_sizes_of_the_release(rec: Recording) -> None:
     assert sizes == wanted
 
 
-@pytest.mark.parametrize("mode", ["dynmem", "single-file", "legacy"], indirect=True)
+@pytest.mark.parametrize("mode", HUGE_FILES, indirect=True)
 def test_hugepage_info_names_the_mount(rec: Recording) -> None:
     release = releases.get(rec.seen["release"])
     data = rec.files["hugepage_info"]
     ours = layout.hugepage_info(release.numa_nodes_max).from_buffer_copy(data)
     theirs = decode.release(rec.seen["release"]).records("hugepage_info", data)
 
-    assert (ours.hugepage_sz, ours.hugedir) == (2 << 20, HUGE.encode())
-    assert (theirs[0].hugepage_sz, theirs[0].hugedir) == (2 << 20, HUGE)
+    assert (ours.hugepage_sz, ours.hugedir) == (2 * MB, HUGE.encode())
+    assert (theirs[0].hugepage_sz, theirs[0].hugedir) == (2 * MB, HUGE)
     assert theirs[0].num_pages[0] == ours.num_pages[0] == recordings.PAGES
     assert {r.lock_descriptor for r in theirs} == {-1}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from conformance import SHARED
+from conformance import MB, SHARED
 from conformance.harness import decode, recordings
 from conformance.harness.child import environment
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
@@ -78,7 +78,7 @@ def test_a_copy_in_any_form(how: str, tmp_path: Path) -> None:
     got = facts("inspect", what)
 
     assert (got["schema"], got["health"], got["mode"]) == ("pyeal.inspect/1", "copy", "dynmem")
-    assert got["bytes"] == 8 << 20 and got["pid"] is None and not got["problems"]
+    assert got["bytes"] == 8 * MB and got["pid"] is None and not got["problems"]
     assert "pages are not there" in pyeal("inspect", what)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from conformance import GB, MB
 from conformance.harness import recordings
 from conformance.units.layouts import ALL, FULL, TWO_NODES
 from conformance.units.recorded import facts, pyeal
@@ -29,10 +30,10 @@ def overlaid() -> dict[str, Any]:
     ml = layout["lists"][2]
     a = ml["base_va"]
     kept = [[m["base_va"], m["base_va"] + m["len"]] for m in layout["lists"]]
-    way = [[a + (8 << 30), a + (9 << 30), "/usr/lib/a <b>.so"]]
+    way = [[a + 8 * GB, a + 9 * GB, "/usr/lib/a <b>.so"]]
     return layout | {
         "overlays": [
-            {"pid": 7, "label": "secondary 7 app", "pages": [[a, a + (60 << 20)]], "kept": kept,
+            {"pid": 7, "label": "secondary 7 app", "pages": [[a, a + 60 * MB]], "kept": kept,
              "foreign": []},
             {"pid": 8, "label": "process 8 nginx", "pages": [], "kept": [], "foreign": way},
         ]
@@ -107,7 +108,7 @@ def test_files_and_terminal(tmp_path: Path) -> None:
     assert "████" in pyeal("map", RECORDING)
     assert facts("map", RECORDING)["schema"] == "pyeal.map/1"
     pyeal("inspect", RECORDING, "--html", tmp_path / "i.html")
-    assert data((tmp_path / "i.html").read_text())["heaps"][0]["size"] == 8 << 20
+    assert data((tmp_path / "i.html").read_text())["heaps"][0]["size"] == 8 * MB
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="wanted chromium, found none")

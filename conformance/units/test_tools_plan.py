@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conformance import GB
 from conformance.harness import fake_host
 from conformance.units.fake_view import FakeView, view
 from pyeal import dynmem, options, releases
@@ -155,7 +156,7 @@ def test_a_base_between_what_two_processes_have() -> None:
     one, two = Taken((0x100000000, 0x140000000)), Taken((0x180000000, 0x190000000))
 
     assert plan.free_base(1 << 24, [one]) == 0x141000000
-    assert plan.free_base(1 << 30, [one, two]) == 0x191000000
+    assert plan.free_base(GB, [one, two]) == 0x191000000
     assert plan.free_base(1 << 48, [one]) == 0
 
 

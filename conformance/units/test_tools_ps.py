@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from conformance import GB, MB
 from conformance.harness.child import environment
 from conformance.units.recorded import RELEASES, facts, pyeal, unpack
 from pyeal.tools import ps
@@ -46,7 +47,7 @@ def test_one_that_shares_nothing_is_found_in_its_memory(alive: tuple[str, int]) 
     (got,) = [e for e in facts("ps")["eals"] if e["pid"] == pid]
 
     assert (got["file_prefix"], got["mode"], got["release"]) == (prefix, "no-huge", "22.11.11")
-    assert (got["bytes"], got["runtime_dir"]) == (16 << 20, None)
+    assert (got["bytes"], got["runtime_dir"]) == (16 * MB, None)
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -56,7 +57,7 @@ def test_what_a_crash_left(release: str, run: Path) -> None:
     got = eals(run)["rte"]
 
     assert got["health"] == "stale" and got["pid"] is None
-    assert got["release"].startswith(release) and got["bytes"] == 8 << 20
+    assert got["release"].startswith(release) and got["bytes"] == 8 * MB
 
 
 def test_what_ended_is_shown_when_asked_for(run: Path) -> None:
@@ -84,8 +85,8 @@ def test_half_written_files_are_no_reason_to_fail(run: Path) -> None:
 
 def test_pages_in_words() -> None:
     pages = [
-        {"page_sz": 1 << 30, "socket_id": 1, "count": 1},
-        {"page_sz": 2 << 20, "socket_id": 0, "count": 32},
+        {"page_sz": GB, "socket_id": 1, "count": 1},
+        {"page_sz": 2 * MB, "socket_id": 0, "count": 32},
     ]
 
     assert ps.pages_text(pages) == "1×1G@1 32×2M@0"

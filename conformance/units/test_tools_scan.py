@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from conformance import GB
 from conformance.units.recorded import facts, pyeal, unpack
 from pyeal import releases
 from pyeal.look import locks, process
@@ -19,7 +20,6 @@ from pyeal.look.process import Process
 from pyeal.look.runtime_dir import RuntimeDir
 from pyeal.look.sources import Unreadable
 
-G = 1 << 30
 NEWEST = list(releases.RELEASES.values())[-1]
 
 
@@ -145,7 +145,7 @@ MAPS = b"""\
 
 def test_what_a_process_has_where_lists_lie() -> None:
     p = Process(os.getpid(), MAPS)
-    lists: list[Any] = [{"base_va": 0x100200000, "len": 16 * G}]
+    lists: list[Any] = [{"base_va": 0x100200000, "len": 16 * GB}]
     stranger = p.overlay(lists, "demo", member=False)
 
     assert list(p.configs()) == [(0x100000000, True, "/run/dpdk/demo", False)]

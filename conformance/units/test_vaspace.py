@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from conformance import MB
 from pyeal import libc
 from pyeal.libc import MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_SHARED, PAGE
 from pyeal.vaspace import Gap, VaSpace, map_into_gap, what_lies_at
@@ -64,10 +65,10 @@ def test_at_a_limit_on_address_space_the_reservation_stays(
 
 def test_one_that_the_kernel_would_choose_stays() -> None:
     """The place of the kernel's own choice: what is mapped next would lie in the hole."""
-    va = libc.reserve(0, 64 << 20)
-    with Gap(va, 64 << 20) as flag:
-        inside = what_lies_at(va, 64 << 20)
-    libc.munmap(va, 64 << 20)
+    va = libc.reserve(0, 64 * MB)
+    with Gap(va, 64 * MB) as flag:
+        inside = what_lies_at(va, 64 * MB)
+    libc.munmap(va, 64 * MB)
 
     assert (flag, inside != FREE) == (MAP_FIXED, True)
 

@@ -26,7 +26,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from conformance import MODES, until
+from conformance import HUGE_FILES, MB, MODES, until
 from conformance.campaigns.faults import compare
 from conformance.harness import fake_host, host, proc
 from conformance.harness.box import Box, BoxError, lifeline
@@ -41,8 +41,8 @@ PAGES = 12  # of 2M in the box
 ASKED = ["-m", "8"]
 LIMIT = 8.0  # seconds for one answer; a longer one counts as a hang
 MODES_OF = {m: [*MODES[m], *ASKED] for m in MODES}
-ATTACH = {f"{m}+secondary": m for m in ("dynmem", "single-file", "legacy")}
-KILLED = ["dynmem", "single-file", "legacy", *ATTACH]
+ATTACH = {f"{m}+secondary": m for m in HUGE_FILES}
+KILLED = [*HUGE_FILES, *ATTACH]
 
 
 # --- the target, forked
@@ -407,7 +407,7 @@ class Scene:
         if self.first == "legacy":
             return self.works(primary)
         try:
-            va = primary.ask("malloc", size=3 << 20, align=0, socket=-1)["va"]
+            va = primary.ask("malloc", size=3 * MB, align=0, socket=-1)["va"]
             if not va:
                 return "the primary cannot grow"
             primary.ask("free", va=va)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyeal
+from conformance import HUGE_FILES
 from conformance.campaigns.fuzz.engine import Case, Wrong
 from conformance.harness import decode, recordings
 from pyeal import layout, lcores, peers, releases
@@ -18,7 +19,7 @@ from pyeal.vaspace import VaSpace
 
 PREFIX = "fuzz"
 RECORDED = [f"{r}-{m}" for r in ("20.11", "22.11", "24.11", "25.11")
-            for m in ("dynmem", "single-file", "legacy")]  # fmt: skip
+            for m in HUGE_FILES]  # fmt: skip
 OURS = 0x500000000000  # below lies what EAL maps, above what the loader did
 EVERY = 256  # of so many answers one is compared with what fixtures/abi reads
 LIST = "base_va", "page_sz", "socket_id", "len", "external"

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from conformance import FIXTURES
+from conformance import FIXTURES, MB
 
 FOUND = FIXTURES / "fuzz"
 BATCH = 500  # inputs a child
 LIMIT = 15.0  # seconds an input: a busy machine is no hang
-MEMORY = 512 << 20  # bytes that a child may write to; address space costs nothing
+MEMORY = 512 * MB  # bytes that a child may write to; address space costs nothing
 REFUSED, READ = "refused", "read"
 WORDS = 0, 1, 2, 3, 63, 64, 4095, 4096, 4097, 1 << 16, 1 << 21, 1 << 31, (1 << 32) - 1, 1 << 47
 WORDS += (1 << 63, (1 << 64) - 4096, (1 << 64) - 1)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conformance import modes, needs
+from conformance import MB, modes, needs
 from conformance.campaigns.stress.shared import Shared
 from conformance.campaigns.stress.world import CANNOT
 
@@ -38,7 +38,7 @@ def test_a_torn_heap_is_mended(start, join, request, evidence):
             return now.check_heap(*now.heaps[0])
 
     own, other = areas(), join()
-    held = [other.malloc(size).va for size in (100, 5000, 3 << 20, 64, 700000, 300)]
+    held = [other.malloc(size).va for size in (100, 5000, 3 * MB, 64, 700000, 300)]
     for va in held[1::2]:
         eal.free(va)
     for va in held[::2]:

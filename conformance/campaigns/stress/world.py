@@ -18,10 +18,11 @@ import re
 import time
 from typing import NamedTuple
 
+from conformance import MB
 from conformance.campaigns.stress.shared import Inconsistent, Shared, must_be
 from conformance.harness.child import TargetError
 
-PAGE = 2 << 20
+PAGE = 2 * MB
 STAMP = 32  # bytes, half of them on each side of a page boundary
 BLOCK = 16
 BATCH = 64  # requests that a target is sent before the answers are read

@@ -30,7 +30,7 @@ from conformance.harness import box as boxes
 from conformance.harness import fake_host, host, peers
 
 HERE = Path(__file__).parent
-MB = {"2M": 2, "1G": 1024}  # of a page
+PAGE_MB = {"2M": 2, "1G": 1024}
 QUIET = ["--no-pci", "--no-telemetry"]
 STAGES = "begin", "discovery", "lists", "pages", "data", "heaps", "clock", "rest"
 LIMITS = {  # what limit.c does for the same pages, or for their records
@@ -220,7 +220,7 @@ class Room:
         if kind == "records":
             where = f"{host.RUN}/dpdk/limit"
             self.box.path(where).mkdir(exist_ok=True)
-        args = [kind, pages, MB[self.size], threads, f"{where}/timingmap_"]
+        args = [kind, pages, PAGE_MB[self.size], threads, f"{where}/timingmap_"]
         return self.run(self.rig.limit, args, cpus, quiet=[])
 
     def hold(self, arm, args):

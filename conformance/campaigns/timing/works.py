@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from conformance import MODES
-from conformance.campaigns.timing.rig import MB, Arm, one_cpu, rounds
+from conformance import HUGE_FILES, MODES
+from conformance.campaigns.timing.rig import PAGE_MB, Arm, one_cpu, rounds
 
 ONE, ALL = "one CPU", "all CPUs"
 MEASURES = {  # name: which runs, which part of them, which clock
@@ -27,7 +27,7 @@ def start(rig, work, pages, n):
     """A primary of so much memory, from nothing; with pages of 1G most of it is zeroing."""
     mode, large, _ = work.partition("-1G")
     size = "1G" if large else "2M"
-    args = [*MODES[mode], "-m", MB[size] * pages, "--file-prefix=timing"]
+    args = [*MODES[mode], "-m", PAGE_MB[size] * pages, "--file-prefix=timing"]
     with rig.room(0 if mode == "no-huge" else pages, mode == "in-memory", size) as room:
 
         def once(what, *more):
@@ -130,7 +130,7 @@ START = "memory-cpu", "memory-wall", "init-wall", "process-wall"
 WORKS = {  # name: what runs, what of it counts, for how many pages: all, the most, or so many
     **dict.fromkeys(MODES, (start, START, "all")),
     **dict.fromkeys(("dynmem-1G", "single-file-1G"), (start, START, 1)),
-    **{f"attach-{m}": (attach, START[:2], "all") for m in ("dynmem", "single-file", "legacy")},
+    **{f"attach-{m}": (attach, START[:2], "all") for m in HUGE_FILES},
     "restart": (restart, START[:2], "all"),
     "cleanup": (cleanup, ("cleanup-wall",), "most"),
     "hosting": (hosting, ("init-wall",), 32),

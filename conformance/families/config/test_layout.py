@@ -2,11 +2,10 @@
 
 import struct
 import threading
-import time
 
 import pytest
 
-from conformance import SHARED, modes, needs, requirement
+from conformance import MB, SHARED, modes, needs, requirement, until
 from conformance.harness.catalogue import holds
 from conformance.harness.fake_host import CPUS, NODES, build
 
@@ -184,7 +183,7 @@ def test_heap_slots_describe_the_detected_nodes_in_order(start, make_box, tmp_pa
     """
     box = make_box(binds=build(tmp_path, cpus={0: "0", 2: "1-7"}, show=(CPUS, NODES)))
     eal = start("-m", "8", mode="no-huge", box=box)
-    before, area = raw(eal), eal.malloc(1 << 20).va
+    before, area = raw(eal), eal.malloc(MB).va
     data, (msl,) = raw(eal), eal.lists()
     slots = [HEAPS_AT + HEAP * i for i in range(HEAPS)]
     found = [(text(data, s + 144, 32), at(data, s + 132), at(data, s + 136, "Q")) for s in slots]
@@ -193,7 +192,7 @@ def test_heap_slots_describe_the_detected_nodes_in_order(start, make_box, tmp_pa
     evidence(f"{found[:3]}, free {[hex(h) for h in heads]}, ends {[hex(e) for e in ends]}")
 
     assert eal.info().socket_ids == [0, 2]
-    assert found[:2] == [("socket_0", 0, 8 << 20), ("socket_2", 2, 0)]
+    assert found[:2] == [("socket_0", 0, 8 * MB), ("socket_2", 2, 0)]
     assert not any(data[slots[2] : slots[-1] + HEAP])
     assert [at(data, s) for s in slots[:2]] == [0, 0]
     assert len(heads) == 1
@@ -233,12 +232,15 @@ def test_lock_words_count_readers_and_mark_writers(start, evidence):
     seen = {v.lock for v in eal.walk("list").visits}
     page = f"{eal.prefix}map_{'2' if holds('<26.07', eal.release) else '0_2'}"
     eal.trace("flock", inject="flock:delay_enter=300000", path=f"{eal.box.hugedir('2M')}/{page}")
-    growth = threading.Thread(target=eal.malloc, args=(3 << 20,))
+    growth = threading.Thread(target=eal.malloc, args=(3 * MB,))
     growth.start()
     held = set()
-    while growth.is_alive():
+
+    def has_ended():
         held.add(eal.config().memory_hotplug_lock.cnt)
-        time.sleep(0.002)
+        return not growth.is_alive()
+
+    until(has_ended)
     growth.join()
     evidence(f"in a walk {seen}, while growing {held}")
 

@@ -3,7 +3,7 @@
 import errno
 import os
 
-from conformance import ALL, HUGE, MB, modes, needs, requirement, sizes
+from conformance import ALL, HUGE, HUGE_FILES, MB, modes, needs, requirement, sizes
 from conformance.harness import host, proc
 
 MEMSEG, ADDR = 48, 8  # bytes of struct rte_memseg, and where its address stands
@@ -113,7 +113,7 @@ def test_what_has_no_descriptor_is_refused(start, mode, evidence):
             "external": eal.fd(external.va)}  # fmt: skip
     wanted = {"NULL": "EINVAL", "foreign": "EINVAL", "external": "ENOTSUP"}
 
-    if mode in ("dynmem", "single-file", "legacy"):
+    if mode in HUGE_FILES:
         used = {s.seg for s in segs if s.list == mine.index}
         unused = next(i for i in range(mine.n_segs) if i not in used)
         va = mine.base_va + unused * mine.page_sz

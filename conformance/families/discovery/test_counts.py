@@ -4,11 +4,11 @@ import errno
 
 import pytest
 
-from conformance import DYNAMIC, modes, needs, requirement
+from conformance import DYNAMIC, MB, modes, needs, requirement
 from conformance.harness import fake_host
 from conformance.harness.catalogue import holds
 
-M2 = 2 << 20
+M2 = 2 * MB
 KERNEL = f"{fake_host.GLOBAL}/hugepages-2048kB"
 
 

@@ -5,10 +5,10 @@ import struct
 
 import pytest
 
-from conformance import HUGE, HUGE_FILES, modes, needs, requirement
+from conformance import GB, HUGE, HUGE_FILES, MB, modes, needs, requirement
 from conformance.harness.catalogue import holds
 
-M2, G1 = 2 << 20, 1 << 30
+M2 = 2 * MB
 NO_PAGE_1G = ("1G", "/run/hugepages/1G", "size=0")
 
 
@@ -93,7 +93,7 @@ def test_record_behind_the_counted_ones_may_name_a_dropped_size(
     found = [(sz, path.rstrip(b"\0").decode()) for sz, path in kept]
     evidence(f"{last} last: {found}")
 
-    assert found == [(M2, box.hugedir("2M")), (G1 if last == "1G" else 0, ""), (0, "")]
+    assert found == [(M2, box.hugedir("2M")), (GB if last == "1G" else 0, ""), (0, "")]
     assert [r.hugepage_sz for r in eal.hugepage_info()] == [M2]
 
 

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from conformance import HUGE, HUGE_FILES, modes, needs, requirement, until
+from conformance import HUGE, HUGE_FILES, MB, modes, needs, requirement, until
 from conformance.harness.catalogue import holds
 
-M2 = 2 << 20
+M2 = 2 * MB
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import errno
 
 import pytest
 
-from conformance import HUGE, HUGE_FILES, modes, needs, requirement
+from conformance import GB, HUGE, HUGE_FILES, MB, modes, needs, requirement
 
-M2, G1 = 2 << 20, 1 << 30
+M2 = 2 * MB
 NO_PAGE_1G = ("1G", "/run/hugepages/1G", "size=0")
 TWO_PAGES = f"size={2 * M2},min_size={2 * M2}"
 
@@ -120,7 +120,7 @@ def test_huge_dir_excludes_other_sizes(start, machine, evidence):
     evidence(f"with: {sizes[0]}; without: {both}")
 
     assert sizes == ({M2: box.hugedir("2M")}, {M2})
-    assert both == {G1: "/run/hugepages/1G", M2: box.hugedir("2M")}
+    assert both == {GB: "/run/hugepages/1G", M2: box.hugedir("2M")}
 
 
 @requirement("HPI-010")
@@ -136,5 +136,5 @@ def test_pages_without_a_mount_are_told_and_dropped(start, mode, machine, eviden
 
     text = "3 hugepages of size 1073741824 reserved, but no mounted hugetlbfs found for that size"
     assert [line for line in told if text in line]
-    assert sizes == ({M2, G1} if mode == "in-memory" else {M2})
+    assert sizes == ({M2, GB} if mode == "in-memory" else {M2})
     assert mode == "in-memory" or found(eal) == {M2: "/run/hugepages/2M"}

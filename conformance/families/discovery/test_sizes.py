@@ -5,10 +5,10 @@ import platform
 
 import pytest
 
-from conformance import HUGE, modes, needs, requirement
+from conformance import GB, HUGE, MB, modes, needs, requirement
 from conformance.harness import fake_host
 
-M2, G1 = 2 << 20, 1 << 30
+M2 = 2 * MB
 NO_PAGE_1G = ("1G", "/run/hugepages/1G", "size=0")
 
 
@@ -92,5 +92,5 @@ def test_sizes_are_sorted_descending(start, mode, machine, ordered, order, evide
     records = [] if mode == "in-memory" else [r.hugepage_sz for r in eal.hugepage_info()]
     evidence(f"sysfs: {order}; records {records}, lists {lists}")
 
-    assert mode == "in-memory" or records == [G1, M2]
-    assert lists == ([M2] if mode == "legacy" else [G1, M2])  # legacy releases lists without pages
+    assert mode == "in-memory" or records == [GB, M2]
+    assert lists == ([M2] if mode == "legacy" else [GB, M2])  # legacy releases lists without pages

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from conformance import HUGE, HUGE_FILES, modes, needs, requirement
+from conformance import GB, HUGE, HUGE_FILES, MB, modes, needs, requirement
 
-PAGE = 2 << 20
+PAGE = 2 * MB
 FREE = 9  # pages that are counted, although there are fewer
 
 
@@ -104,10 +104,10 @@ def test_open_files_limit_pages_with_files_of_their_own(start, mode, evidence):
 @modes("no-huge")
 def test_no_huge_needs_little_address_space(start, evidence):
     """64 MB in 1 GB of address space."""
-    eal = start("-m", "64", rlimits={"as": 1 << 30})
+    eal = start("-m", "64", rlimits={"as": GB})
     evidence(eal.info())
 
-    assert eal.info().physmem_size == 64 << 20
+    assert eal.info().physmem_size == 64 * MB
 
 
 @requirement("ERR-022")

@@ -137,7 +137,7 @@ def throw(peer, to, what):
     if raw := what.pop("raw", None):
         peer.ask("send_raw", to=to, hex=raw.hex())
     elif what.get("length", 0) < 0:  # -1 is the peer's own word for the true length
-        peer.ask("send", to=to, kind="MSG", name="junk", length=1 << 20)
+        peer.ask("send", to=to, kind="MSG", name="junk", length=MB)
     else:
         peer.ask("send", to=to, kind="MSG", name="junk", **what)
 

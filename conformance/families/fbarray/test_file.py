@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conformance import SHARED, modes, needs, requirement, until
+from conformance import MB, SHARED, modes, needs, requirement, until
 from conformance.harness.catalogue import holds
 
 PAGE = 4096
@@ -125,7 +125,7 @@ def test_count_is_the_number_of_set_bits(start, evidence):
         }
 
     seen = [counts()]
-    if va := eal.malloc(5 << 20).va:
+    if va := eal.malloc(5 * MB).va:
         seen.append(counts())
         eal.free(va)
         seen.append(counts())

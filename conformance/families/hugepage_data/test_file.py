@@ -9,10 +9,10 @@ import struct
 
 import pytest
 
-from conformance import ALL, modes, needs, requirement
+from conformance import ALL, GB, MB, modes, needs, requirement
 from conformance.harness import proc
 
-RECORD, PAGE = 4136, 2 << 20
+RECORD, PAGE = 4136, 2 * MB
 
 
 def records(eal):
@@ -38,7 +38,7 @@ def test_only_legacy_mode_writes_it(start, mode, evidence):
     if mode != "in-memory":
         alone = start("-m", "4", "--no-shconf", prefix=f"{eal.prefix}n")
         assert alone.run_files() == []
-        assert sum(s.len for s in alone.segments()) == 4 << 20
+        assert sum(s.len for s in alone.segments()) == 4 * MB
     evidence(f"hugepage_data: {there}")
 
     assert there == (mode == "legacy")
@@ -81,7 +81,7 @@ def test_kept_pages_come_first_and_the_rest_is_zero(start, fake_host, evidence):
     data, found = (eal.run / "hugepage_data").read_bytes(), records(eal)
     evidence([(r[3] >> 20, hex(r[2])) for r in found])
 
-    assert [r[3] for r in found] == [1 << 30, PAGE, PAGE, 0, 0]
+    assert [r[3] for r in found] == [GB, PAGE, PAGE, 0, 0]
     assert found[1][2] < found[2][2]
     assert not any(data[3 * RECORD :])
 

@@ -1,6 +1,6 @@
 """IOVA: the addresses that segments carry, and the mask that devices can reach."""
 
-from conformance import ALL, HUGE, MB, modes, needs, requirement, sizes
+from conformance import ALL, DYNAMIC, HUGE, MB, modes, needs, requirement, sizes
 from conformance.harness import host, proc
 
 BAD = (1 << 64) - 1
@@ -57,7 +57,7 @@ def test_pa_is_the_frame_of_the_first_byte(start, page, mode, fake_host, evidenc
 def test_va_is_the_address_itself(start, mode, evidence):
     """iova == addr for each used segment, of those that come later too, and any other address."""
     eal = start("-m", "4", "--iova-mode=va")
-    if mode in ("dynmem", "single-file", "in-memory"):
+    if mode in DYNAMIC:
         assert eal.malloc(1 * MB).va
     segs = eal.segments()
     evidence(f"{len(segs)} segments: {segs[0].addr:#x}->{segs[0].iova:#x} ...")

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from conformance import modes, needs, requirement, sizes
+from conformance import GB, MB, modes, needs, requirement, sizes
 from conformance.harness import host
 
 
@@ -39,7 +39,7 @@ def test_one_file_a_page_numbered_from_0_for_each_size(start, fake_host, filled,
     evidence(f"{names}, records {ids}")
 
     assert names == [f"{eal.prefix}map_{i}" for i in (0, 0, 1, 2)]
-    assert sorted(ids) == [(2 << 20, 0), (2 << 20, 1), (2 << 20, 2), (1 << 30, 0)]
+    assert sorted(ids) == [(2 * MB, 0), (2 * MB, 1), (2 * MB, 2), (GB, 0)]
 
 
 @requirement("LEG-008")
@@ -66,11 +66,11 @@ def test_a_failed_mmap_leaves_an_empty_file(start, fake_host, cgroup, stop, evid
     if stop == "mmap":
         eal = start(box=fake_host({"2M": 4}, free={"2M": 9}))
     else:
-        eal = start(cgroup=cgroup("2M", 6 << 20))
+        eal = start(cgroup=cgroup("2M", 6 * MB))
     sizes = [(eal.hugedir() / f).stat().st_size for f in eal.page_files()]
     evidence(f"sizes of the files: {sizes}")
 
-    assert sizes == {"mmap": [2 << 20] * 4 + [0], "touch": [2 << 20] * 3}[stop]
+    assert sizes == {"mmap": [2 * MB] * 4 + [0], "touch": [2 * MB] * 3}[stop]
 
 
 @requirement("LEG-010")
@@ -142,7 +142,7 @@ def test_without_numa_maps_all_pages_are_of_node_0(start, evidence):
 @modes("legacy")
 def test_more_than_there_is_is_refused_and_the_files_stay(start, cgroup, evidence):
     """A cgroup allows 3 pages and 8 are wanted: ENOMEM, and the 3 files remain."""
-    eal = start("-m", "16", cgroup=cgroup("2M", 6 << 20), init=False)
+    eal = start("-m", "16", cgroup=cgroup("2M", 6 * MB), init=False)
     refused = eal.refused()
     evidence(f"{refused}; left: {eal.page_files()}")
 

@@ -4,9 +4,9 @@ import errno
 
 import pytest
 
-from conformance import modes, needs, requirement
+from conformance import MB, modes, needs, requirement
 
-PAGE = 2 << 20
+PAGE = 2 * MB
 
 
 @requirement("LEG-022")
@@ -16,13 +16,13 @@ def test_memory_neither_grows_nor_tells_of_changes(start, evidence):
     """More than the heap has is refused; events and limits are ENOTSUP, and the pages stay."""
     eal = start("-m", "4")
     before = eal.segments()
-    grown, events, limit = eal.malloc(8 << 20), eal.events_register(), eal.limit_register(0, 1)
+    grown, events, limit = eal.malloc(8 * MB), eal.events_register(), eal.limit_register(0, 1)
     evidence(f"malloc {grown}, events {events}, limit {limit}")
 
     assert grown.va == 0
     assert (events.ret, events.errno) == (-1, errno.ENOTSUP)
     assert (limit.ret, limit.errno) == (-1, errno.ENOTSUP)
-    assert eal.free(eal.malloc(1 << 20).va).ret == 0
+    assert eal.free(eal.malloc(MB).va).ret == 0
     assert eal.segments() == before
 
 

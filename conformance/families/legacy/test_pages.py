@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from conformance import MB, modes, needs, requirement, sizes
+from conformance import GB, MB, modes, needs, requirement, sizes
 from conformance.harness import host, proc
 
 PAGE = 2 * MB
@@ -41,7 +41,7 @@ def test_pages_are_sorted_by_size_then_by_frame(start, fake_host, evidence):
     pages = [(r.size, r.physaddr) for r in eal.hugepage_data()]
     evidence([f"{p:#x}" for _, p in pages])
 
-    assert [size for size, _ in pages] == [1 << 30, *[PAGE] * 16]
+    assert [size for size, _ in pages] == [GB, *[PAGE] * 16]
     assert pages[1:] == sorted(pages[1:])
 
 
@@ -50,7 +50,7 @@ def test_pages_are_sorted_by_size_then_by_frame(start, fake_host, evidence):
 @sizes({"2M": 8, "1G": 1})
 def test_without_a_request_every_page_is_kept(start, fake_host, page, evidence):
     """No -m, no --socket-mem: all memory of the mount."""
-    n = {PAGE: 8, 1 << 30: 1}[page]
+    n = {PAGE: 8, GB: 1}[page]
     eal = start(box=fake_host({host.name(page): n}))
     evidence(f"{eal.info().physmem_size >> 20} MB in {len(eal.segments())} pages")
 
@@ -94,7 +94,7 @@ def test_the_lowest_pages_are_kept_and_the_others_given_back(start, filled, iova
 @sizes({"2M": 4, "1G": 1})
 def test_kept_pages_lie_in_their_list_locked_and_open(start, fake_host, page, evidence):
     """One mapping a page, at its list address, shared; a shared lock and a descriptor each."""
-    box = fake_host({host.name(page): {PAGE: 4, 1 << 30: 1}[page]})
+    box = fake_host({host.name(page): {PAGE: 4, GB: 1}[page]})
     eal = start("-m", str(page // MB), box=box)
     (seg,), (msl,) = eal.segments(), eal.lists()
     (record,) = [r for r in eal.hugepage_data() if r.size]
@@ -161,7 +161,7 @@ def test_lists_without_a_page_are_released(start, fake_host, evidence):
     files = eal.run_files("fbarray_memseg-*")
     evidence(f"{len(rest)} of {len(slots)} slots released; {files}")
 
-    assert {m.page_sz for m in rest} >= {1 << 30}
+    assert {m.page_sz for m in rest} >= {GB}
     assert [(m.base_va, m.heap, m.memseg_arr.count) for m in rest] == [(0, 0, 0)] * len(rest)
     assert all(bool(m.len) == (eal.release < "22.11") for m in rest)
     assert {m.socket_id for m in rest} == {0}

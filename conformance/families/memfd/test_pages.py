@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from conformance import MB, modes, needs, requirement, sizes
+from conformance import GB, MB, modes, needs, requirement, sizes
 from conformance.harness import proc
 
 F_GET_SEALS, F_SEAL_SEAL = 1034, 1
@@ -53,11 +53,11 @@ def test_single_file_is_one_memfd_for_each_list(start, page, make_box, evidence)
     2M:  the list that has a page grows by three and frees them as a hole; its length stays
     1G:  the heap's one page is full, so a list of 2M pages begins, and ends with what it began
     """
-    box = make_box(lease={"2M": 5} | ({"1G": 1} if page == 1 << 30 else {}))
+    box = make_box(lease={"2M": 5} | ({"1G": 1} if page == GB else {}))
     eal = start("--single-file-segments", "-m", str(page >> 20), box=box)
     first = eal.segments()[0].list
     ((fd, name),) = memfds(eal).items()
-    full = eal.malloc(page - 4 * MB) if page == 1 << 30 else None
+    full = eal.malloc(page - 4 * MB) if page == GB else None
 
     got = eal.malloc(5 * MB)
     segs = [s for s in eal.segments() if s.hugepage_sz == 2 * MB]

@@ -4,10 +4,10 @@ import errno
 
 import pytest
 
-from conformance import ALL, modes, needs, requirement, sizes
+from conformance import ALL, GB, MB, modes, needs, requirement, sizes
 from conformance.harness import host
 
-LOG2 = {2 << 20: "21", 1 << 30: "30"}
+LOG2 = {2 * MB: "21", GB: "30"}
 
 
 @requirement("MEMFD-001")
@@ -48,7 +48,7 @@ def test_probe_tries_the_largest_size_and_closes_at_once(start, page, fake_host,
 
     assert probe.args == ('"test"', f"MFD_HUGETLB|{LOG2[page]}<<MFD_HUGE_SHIFT")
     assert (after.name, int(after.args[0].partition("<")[0])) == ("close", probe.ret)
-    assert {s.hugepage_sz for s in eal.segments()} == {2 << 20}
+    assert {s.hugepage_sz for s in eal.segments()} == {2 * MB}
 
 
 @requirement("MEMFD-003")

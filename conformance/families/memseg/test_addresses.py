@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from conformance import ALL, DYNAMIC, HUGE, MB, modes, needs, requirement, sizes
+from conformance import ALL, DYNAMIC, GB, HUGE, MB, modes, needs, requirement, sizes
 from conformance.harness import host
 from conformance.harness.catalogue import holds
 from conformance.harness.fake_host import GLOBAL, build
@@ -146,7 +146,7 @@ def test_unused_segments_are_one_reservation(start, evidence):
         return (m.base_va + seg * m.page_sz, m.base_va + m.len, "---p", True, "")
 
     seen = [rest(1)]
-    va = eal.malloc(3 << 20).va
+    va = eal.malloc(3 * MB).va
     seen += [rest(3)]
     pages = [eal.map_at(s.addr) for s in eal.segments() if s.list == m.index]
     eal.free(va)
@@ -296,7 +296,7 @@ def test_base_is_hexadecimal_and_rounded_up_to_16_mib(start, mode, evidence):
 @modes(*HUGE)
 def test_too_little_address_space_is_the_end(start, mode, evidence):
     """20 GB of address space: nothing smaller is tried."""
-    eal = start("-m", "2", init=False, rlimits={"as": 20 << 30})
+    eal = start("-m", "2", init=False, rlimits={"as": 20 * GB})
     e = eal.refused()
     said = e.log + e.text
     evidence(e.text)

@@ -106,7 +106,7 @@ def test_list_record_is_136_bytes(start, mode, evidence):
     """
     eal = start("-m", "2")
     if mode in ("dynmem", "single-file"):
-        eal.malloc(3 << 20)
+        eal.malloc(3 * MB)
     lists, records = eal.lists(), slots(eal)
     mapped = {m.path.rpartition("_")[2]: m.start for m in eal.maps() if "/fbarray_" in m.path}
     evidence(records[lists[0].index].hex(" ", 8))

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from conformance import HUGE_FILES, MB, modes, needs, requirement, sizes
+from conformance import GB, HUGE_FILES, MB, modes, needs, requirement, sizes
 from conformance.harness import host
 from conformance.harness.catalogue import holds
 
@@ -72,7 +72,7 @@ def test_a_list_whose_addresses_are_taken_is_refused(start, join, evidence):
     eal = start("-m", "2")
     msl = lists(eal)[1]
     other = join(init=False)
-    other.block(msl.base_va + (1 << 30))
+    other.block(msl.base_va + GB)
     e = other.refused()
     said = next(line for line in e.log.splitlines() if "Cannot reserve" in line)
     evidence(said)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from conformance import BIG, modes, needs, requirement
+from conformance import BIG, GB, modes, needs, requirement
 from conformance.families.secondary.pairs import or_killed
 from conformance.harness.catalogue import holds
 
@@ -21,7 +21,7 @@ def test_the_channel_outlives_wrong_datagrams(start, join, peer, who, evidence):
     to = f"{eal.runtime_dir}/{name}"
     for raw in b"", b"\0", bytes(331), bytes(339), bytes(2000):
         p.ask("send_raw", to=to, hex=raw.hex())
-    for more in {"length": 257}, {"length": 1 << 30}, {"fds": 254}, {"fds": 1 << 20}:
+    for more in {"length": 257}, {"length": GB}, {"fds": 254}, {"fds": 1 << 20}:
         p.ask("send", to=to, kind="REQ", name="mp_malloc_sync", **more)
     p.ask("send", to=to, kind="REQ", name="mp_malloc_sync", param="00" * 7)
     p.ask("send", to=to, kind="MSG", name="mp_malloc_request", param="ff" * 80)

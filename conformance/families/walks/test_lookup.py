@@ -1,10 +1,9 @@
 """WALK: from addresses to segments and back, the size of all memory, and its dump."""
 
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 
-from conformance import ALL, modes, needs, requirement
+from conformance import ALL, MB, modes, needs, requirement, until
 from conformance.harness.catalogue import holds
 
 PAGE, BAD_IOVA = 4096, (1 << 64) - 1
@@ -21,12 +20,16 @@ def test_read_lock_is_held_while_memory_is_made(start, evidence):
     eal = start("-m", "4", mode="no-huge", init=False)
     trace = eal.trace("memfd_create", inject="memfd_create:delay_enter=500000:when=1")
     run, seen = eal.box.path(f"/run/dpdk/{eal.prefix}"), []
+
+    def has_started():
+        if (run / "fbarray_nohugemem").exists():
+            config = eal.decode.config((run / "config").read_bytes())
+            seen.append(config.memory_hotplug_lock.cnt)
+        return done.done()
+
     with ThreadPoolExecutor() as pool:
         done = pool.submit(eal.init)
-        while not done.done():
-            raw = (run / "config").read_bytes() if (run / "fbarray_nohugemem").exists() else b""
-            seen += [eal.decode.config(raw).memory_hotplug_lock.cnt] if raw else []
-            time.sleep(0.005)
+        until(has_started)
         done.result()
     after = eal.config().memory_hotplug_lock.cnt
     evidence(f"{len(seen)} looks: {sorted(set(seen))}; afterwards {after}")
@@ -75,7 +78,7 @@ def test_memory_size_is_all_used_pages_of_own_lists(start, evidence):
         return eal.info().physmem_size, used
 
     before = sizes()
-    grown = eal.malloc(5 << 20).va
+    grown = eal.malloc(5 * MB).va
     after = sizes()
     evidence(f"size and sum: {before}, then {after}")
 
@@ -112,7 +115,7 @@ def test_dump_has_a_line_for_each_segment(start, mode, evidence):
     without a shared config. What stands for its descriptor is no number to rely on.
     """
     eal = start("-m", "4", "-n", "12", "-r", "11")
-    eal.malloc(3 << 20)
+    eal.malloc(3 * MB)
     eal.extmem_register(PAGE, PAGE)
     lines = eal.dump().splitlines()
     total = [lines.pop()] if holds(">=24.11", eal.release) else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conformance import needs
+from conformance import GB, needs
 from conformance.harness.child import TargetDied, TargetHung
 from pyeal.tools.explain import read
 
@@ -36,7 +36,7 @@ def test_each_release_in_its_words(way, kind, start, make_box):
     box = make_box(pages, mounts=few if way == "few-inodes" else [])
     if way == "prefix-taken":
         start("-m", "2", target=kind, box=box)
-    limits = {"as": 1 << 30} if way == "no-address-space" else {}
+    limits = {"as": GB} if way == "no-address-space" else {}
     log = end_of(start(*args, target=kind, box=box, init=False, rlimits=limits))
     told = {p.id: line for p, line, certain in read(log.splitlines()) if certain}
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance import needs
+from conformance import ALL, GB, needs
 from conformance.harness import decode
 from conformance.harness.child import environment
 
@@ -94,7 +94,7 @@ def test_plan_is_what_init_does(make_box, evidence):
     assert 0 < sum(map(bool, outcomes)) < len(outcomes)
 
 
-@pytest.mark.parametrize("mode", ["dynmem", "single-file", "in-memory", "legacy", "no-huge"])
+@pytest.mark.parametrize("mode", ALL)
 @needs(root=True)
 def test_plan_is_what_librte_eal_does(mode, make_box, start, evidence):
     """Lists, addresses, page files, descriptors of pages, runtime files."""
@@ -142,7 +142,7 @@ def test_plan_of_each_release(kind, start, box):
 def test_a_base_that_is_free_in_both(start, box, tool):
     """A secondary with something at EAL's own base joins a primary at the base that plan names."""
     second = start("--proc-type=secondary", target="librte_eal", init=False)
-    second.block(0x100000000, 4 << 30)
+    second.block(0x100000000, 4 * GB)
     args = ["-m", "2", "--file-prefix", second.prefix]
     prefix = [*box.enter]
     said = json.loads(tool("plan", "--json", "--for-peer", second.pid, "--", *args, prefix=prefix))

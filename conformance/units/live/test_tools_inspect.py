@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import needs
+from conformance import MB, needs
 from conformance.harness import peers
 
 
@@ -36,7 +36,7 @@ class Telemetry:
 
     def _answer(self, request):
         self.sock.send(request.encode())
-        return json.loads(self.sock.recv(1 << 20))
+        return json.loads(self.sock.recv(MB))
 
     def ask(self, name, *params):
         if f"/eal/{name}" not in self.known:
@@ -57,8 +57,8 @@ def test_numbers_are_those_of_telemetry(start, make_box, kind, tool, evidence):
     program = Path(__file__).with_name("telemetry_target.py")
     target = "cmd:" + shlex.join(peer.command(program, peer.lib, peer.release))
     eal = start("-m", "8", target=target, box=make_box({"2M": 6}))
-    blocks = [eal.malloc(n).va for n in (64, 5000, 300_000, 64, 1 << 20)]
-    eal.memzone("reserve", "two pages of it", 3 << 20)
+    blocks = [eal.malloc(n).va for n in (64, 5000, 300_000, 64, MB)]
+    eal.memzone("reserve", "two pages of it", 3 * MB)
     eal.free(blocks[1])
     eal.free(blocks[3])
     with Telemetry(eal) as t:
@@ -86,7 +86,7 @@ def test_numbers_are_those_of_telemetry(start, make_box, kind, tool, evidence):
 def test_a_dead_process_by_its_files(start, kind, facts):
     """Config, arrays and pages are still there: all is as it was, element for element."""
     eal = start("-m", "6", target=kind)
-    for n in (64, 70_000, 1 << 20):
+    for n in (64, 70_000, MB):
         eal.malloc(n)
     alive = facts("inspect", eal.prefix, "--elements")
     eal.kill()
@@ -96,5 +96,5 @@ def test_a_dead_process_by_its_files(start, kind, facts):
 
     assert {k: dead[k] for k in same} == {k: alive[k] for k in same}
     assert (alive["health"], dead["health"], dead["holders"]) == ("running", "stale", [])
-    assert sum(e["size"] for e in elements) == 6 << 20
+    assert sum(e["size"] for e in elements) == 6 * MB
     assert sum(e["state"] == "Busy" for e in elements) == alive["heaps"][0]["Alloc_count"]

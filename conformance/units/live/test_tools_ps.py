@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from conformance import needs, until
+from conformance import MB, needs, until
 from conformance.harness.box import user
 
-PAGE = {"page_sz": 2 << 20, "socket_id": 0}
+PAGE = {"page_sz": 2 * MB, "socket_id": 0}
 
 
 def of(facts, key, **more):
@@ -33,7 +33,7 @@ def test_alive_and_after_kill_9(start, kind, facts):
     assert (got["pid"], got["release"], got["mode"]) == (eal.pid, eal.release, "dynmem")
     assert got["pages"] == [PAGE | {"count": 3}]
     assert got["health"] == "running" and got["other_namespace"]
-    assert (dead["pid"], dead["health"], dead["bytes"]) == (None, "stale", 6 << 20)
+    assert (dead["pid"], dead["health"], dead["bytes"]) == (None, "stale", 6 * MB)
 
 
 def test_in_memory_is_found_by_its_memory(start, make_box, kind, facts):
@@ -46,7 +46,7 @@ def test_in_memory_is_found_by_its_memory(start, make_box, kind, facts):
     assert [ml["name"] for ml in all_of_it["lists"]] == [ml.name for ml in eal.lists()]
     runs = [r["va"] for ml in all_of_it["lists"] for r in ml["runs"]]
     assert runs == [eal.segments()[0].addr]
-    assert all_of_it["heaps"][0]["Free_size"] > 1 << 20 and not all_of_it["problems"]
+    assert all_of_it["heaps"][0]["Free_size"] > MB and not all_of_it["problems"]
 
 
 @pytest.mark.parametrize("mode", ["single-file", "no-huge"])
@@ -54,7 +54,7 @@ def test_modes(start, make_box, mode, facts):
     eal = start("-m", "4", mode=mode, target="librte_eal:24.11", box=make_box({"2M": 2}))
     got = of(facts, eal.prefix)
 
-    assert (got["mode"], got["bytes"], got["health"]) == (mode, 4 << 20, "running")
+    assert (got["mode"], got["bytes"], got["health"]) == (mode, 4 * MB, "running")
 
 
 @needs(pages={"2M": 4})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from conformance import needs
+from conformance import MB, needs
 
 
 def items(facts, eal, *args, **more):
@@ -24,13 +24,13 @@ def test_after_kill_9_all_goes_and_nothing_else(start, kind, facts, prefix, evid
 
     assert {f["verdict"] for f in before} == {"held"}
     assert [(f["kind"], f["verdict"], f["bytes"]) for f in found[:2]] == [
-        ("page", "stale", 2 << 20)
+        ("page", "stale", 2 * MB)
     ] * 2
     assert (found[2]["kind"], found[2]["verdict"]) == ("directory", "stale")
     assert {f["deleted"] for f in deleted} == {True}
     assert not dead.page_files() and not dead.run.exists()
     assert len(alive.page_files()) == 2 and (alive.run / "config").exists()
-    assert alive.malloc(1 << 20).va
+    assert alive.malloc(MB).va
 
 
 @needs(pages={"2M": 2})
@@ -100,4 +100,4 @@ def test_the_file_of_a_page_that_legacy_memory_did_not_get(start, make_box, fact
     found = [f for f in items(facts, eal, code=1) if f["kind"] == "page"]
 
     assert {f["verdict"] for f in found} == {"stale"}
-    assert sorted(f["bytes"] for f in found) == [0, 2 << 20, 2 << 20]
+    assert sorted(f["bytes"] for f in found) == [0, 2 * MB, 2 * MB]
