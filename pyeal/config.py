@@ -217,8 +217,9 @@ def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
 class Copy:
     """The content of a config file: `magic`, `word` (the version), the release, or the nearest.
 
-    c: a copy of the structure; None if `word` is of no release or the content is too short.
-    unknown: what is said about such a word.
+    c: a copy of the structure; None if `word` is of no release, the content is too short, or a
+    build with other limits wrote it. abi: the facts of the build that wrote it, None without c.
+    unknown: what is said about such a word or build.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -231,8 +232,16 @@ class Copy:
         except ValueError as e:
             self.unknown = str(e)
         self.c: Any = None
-        if self.release and len(data) >= layout.CONFIG_SIZE:
-            self.c = layout.config(self.release.family).from_buffer_copy(data)
+        self.abi: layout.Abi | None = None
+        if self.release and len(data) > len(head):
+            from . import builds  # here, as a primary does not need it
+
+            try:
+                self.abi = builds.of_config(data)
+            except builds.OtherLimits as e:
+                self.unknown = str(e)
+        if self.release and self.abi:
+            self.c = layout.config(self.release.family, self.abi).from_buffer_copy(data)
 
     @property
     def complete(self) -> bool:

@@ -31,9 +31,9 @@ def n_words(length: int) -> int:
     return (length + 63) // 64
 
 
-def file_size(length: int, elt_sz: int) -> int:
-    """Return the bytes of the file. calc_data_size"""
-    return align(length * elt_sz + 8 + 8 * n_words(length), PAGE)
+def file_size(length: int, elt_sz: int, page: int = PAGE) -> int:
+    """Return the bytes of the file on a kernel with that page. calc_data_size"""
+    return align(length * elt_sz + 8 + 8 * n_words(length), page)
 
 
 def _invalid(what: str, expected: str = "", found: object = "") -> EalError:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     Log = Callable[[str, str], object]
     Enter = Callable[["HugepageInfo"], None]
 
-MAX_SIZES = 4 if os.uname().machine in ("aarch64", "armv7l", "armv8l") else 3  # MAX_HUGEPAGE_SIZES
+MAX_SIZES = layout.MAX_HUGEPAGE_SIZES
 MAX_RECORDS = 4  # of hugepage_info: 3, on Arm 4
+MAX_RECORD = 5136  # bytes of a record for 256 nodes
 U32 = 0xFFFFFFFF
 GLOBAL = "kernel/mm/hugepages"
 NODES = "devices/system/node"
@@ -333,10 +334,10 @@ def survey(
 def write_info(path: str, infos: Infos, nodes: int) -> None:
     """Writes the record of every size for secondaries. hugepage_info_init"""
     kind = layout.hugepage_info(nodes)
-    records = (kind * layout.MAX_HUGEPAGE_SIZES)()
+    records = (kind * MAX_SIZES)()
     for record in records:
         record.lock_descriptor = -1
-    for record, info in zip(records, infos, strict=False):
+    for record, info in zip(records[: len(infos)], infos, strict=True):
         record.hugepage_sz, record.hugedir = info.page_sz, os.fsencode(info.hugedir)
         record.num_pages[:] = info.num_pages
     if len(infos) < len(records):
@@ -349,7 +350,7 @@ def read_info(path: str, nodes: int) -> list[HugepageInfo]:
 
     EalError(EACCES): no file, or a damaged one.
     """
-    limit = MAX_RECORDS * sizeof(layout.hugepage_info(nodes))
+    limit = MAX_RECORDS * MAX_RECORD
     try:
         fd = files.open_shared(path, os.O_RDONLY)
         try:
@@ -365,10 +366,22 @@ def read_info(path: str, nodes: int) -> list[HugepageInfo]:
             reason="no-hugepage-info",
         ) from None
     try:
+        if len(data) != MAX_SIZES * sizeof(layout.hugepage_info(nodes)):
+            nodes = _other_nodes(data, nodes)
         return [info for info in decode_info(data, nodes) if info.hugedir]
     except ValueError as e:
         what = f"Cannot get hugepage information: {path} is damaged: {e}"
         raise EalError(EACCES, "hugepages", what, reason="damaged") from None
+
+
+def _other_nodes(data: bytes, nodes: int) -> int:
+    """Returns for how many nodes the primary's build is, if not for `nodes`: its size tells."""
+    from . import builds
+
+    try:
+        return builds.hugepage_shape(len(data))[1]
+    except builds.OtherLimits:
+        return nodes
 
 
 def decode_info(data: bytes, nodes: int) -> list[HugepageInfo]:

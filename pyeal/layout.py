@@ -6,6 +6,7 @@ families, and the build, whose facts are an Abi. `config(family, abi)`, `malloc_
 """
 
 import ctypes
+import os
 
 TYPE_CHECKING = False  # importing typing costs more than all of pyeal
 if TYPE_CHECKING:
@@ -55,20 +56,22 @@ Struct = ctypes.Structure
 class Abi:
     """What a build decides of the structures: line is RTE_CACHE_LINE_SIZE, which aligns a heap and
     its elements; hugepage_sizes is MAX_HUGEPAGE_SIZES, the records of hugepage_info; config_size is
-    the size of rte_mem_config. Pointers have 8 bytes, the lowest byte first.
+    the size of rte_mem_config; lists is RTE_MAX_MEMSEG_LISTS. Pointers have 8 bytes, the lowest
+    byte first. builds.py has the builds of other machines.
     """
 
-    __slots__ = ("config_size", "hugepage_sizes", "line")
+    __slots__ = ("config_size", "hugepage_sizes", "line", "lists")
 
-    def __init__(self, line: int, hugepage_sizes: int, config_size: int) -> None:
+    def __init__(
+        self, line: int, hugepage_sizes: int, config_size: int, lists: int = MAX_MEMSEG_LISTS
+    ) -> None:
         self.line, self.hugepage_sizes, self.config_size = line, hugepage_sizes, config_size
+        self.lists = lists
 
 
-ABIS = {
-    "x86_64": Abi(line=64, hugepage_sizes=3, config_size=25344),
-    "aarch64": Abi(line=128, hugepage_sizes=4, config_size=27520),
-}
-ABI = ABIS["x86_64"]  # of what this process makes
+# of what this process makes: a generic build for this machine
+_OWN = {"aarch64": (128, 4, 27520), "ppc64le": (128, 3, 27520)}.get(os.uname().machine)
+ABI = Abi(*(_OWN or (64, 3, 25344)))
 LINE, MAX_HUGEPAGE_SIZES, CONFIG_SIZE = ABI.line, ABI.hugepage_sizes, ABI.config_size
 
 
@@ -204,7 +207,8 @@ def malloc_heap(abi: Abi = ABI) -> "Any":
     return _structure(f"MallocHeap{size}", size, [*MallocHeap._fields_, ("pad", pad)])
 
 
-_CONFIG = (  # families that have the field, its name, its type or what makes it
+# families that have the field, its name, its type or what makes it
+_CONFIG: "tuple[tuple[str, str, Any], ...]" = (
     ("ABC", "magic", u32),
     ("ABC", "version", u32),
     ("ABC", "nchannel", u32),
@@ -217,11 +221,11 @@ _CONFIG = (  # families that have the field, its name, its type or what makes it
     ("ABC", "memory_hotplug_lock", i32),
     ("ABC", "mp_status", u8),
     ("ABC", "memzones", Fbarray),
-    ("ABC", "memsegs", lambda: MemsegList * MAX_MEMSEG_LISTS),
+    ("ABC", "memsegs", lambda abi: MemsegList * abi.lists),
     ("C", "mem_va_addr", u64),
     ("C", "mem_va_len", u64),
     ("C", "mem_va_page_sz", u64),
-    ("ABC", "tailq_head", lambda: tailq_head() * MAX_TAILQ),
+    ("ABC", "tailq_head", lambda abi: tailq_head() * MAX_TAILQ),
 )
 _CONFIG_REST = (  # behind malloc_heaps, which the build moves
     ("next_socket_id", i32),
@@ -240,11 +244,11 @@ def config(family: str, abi: Abi = ABI) -> "Any":
     lib/eal/common/eal_memcfg.h: struct rte_mem_config. The alignment of the heaps absorbs the
     fields that a family adds, so everything from malloc_heaps on has one offset for each build.
     """
-    name = f"MemConfig{family}{abi.line}"
+    name = f"MemConfig{family}{abi.line}_{abi.lists}"
     if name in _made:
         return _made[name]
     fields: list[Any] = [
-        (field, kind if isinstance(kind, type) else kind())
+        (field, kind if isinstance(kind, type) else kind(abi))
         for families, field, kind in _CONFIG
         if family in families
     ]

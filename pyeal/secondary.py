@@ -16,6 +16,7 @@ from errno import ENODEV, ENOMEM, ENOTSUP
 
 from . import (
     backing,
+    builds,
     config,
     files,
     hugepages,
@@ -74,10 +75,8 @@ class AttachedConfig:
             raise config.refused(what, fix="attach from another process", reason="own-primary")
         fd = files.open_shared(path, self.flags)
         try:
-            if (size := os.fstat(fd).st_size) < layout.CONFIG_SIZE:
-                expected = f"{layout.CONFIG_SIZE} bytes"
-                what = f"'{path}' is damaged"
-                raise config.refused(what, expected=expected, found=str(size), reason="damaged")
+            if os.fstat(fd).st_size != layout.CONFIG_SIZE:
+                builds.check(path, os.pread(fd, config.LIMIT, 0))
             at = int.from_bytes(os.pread(fd, 8, kind.mem_cfg_addr.offset), "little")
             self.va = libc.mmap(at, config.SIZE, self.prot, libc.MAP_SHARED, fd)
         finally:

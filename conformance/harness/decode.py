@@ -8,6 +8,7 @@ from functools import cache
 from conformance import FIXTURES
 
 LAYOUTS = FIXTURES / "abi/layouts.json"
+ARM64, OTHER = FIXTURES / "abi/layouts-arm64.json", FIXTURES / "abi/layouts-other.json"
 
 
 class Struct(dict):
@@ -17,10 +18,16 @@ class Struct(dict):
 
 
 @cache
-def layouts():
-    """Return release -> its block. A block with `like` has only the differences from that one."""
-    with open(LAYOUTS) as f:
+def layouts(build="x86_64"):
+    """Return release -> its block of a build: x86_64, aarch64, ppc64el, riscv64, arm64 bluefield.
+
+    A block with `like` has only the differences from that one.
+    """
+    with open({"x86_64": LAYOUTS, "aarch64": ARM64}.get(build, OTHER)) as f:
         found = json.load(f)["releases"]
+    if build not in ("x86_64", "aarch64"):
+        names = (n.partition(" ") for n in found)
+        found = {r: found[f"{r} {build}"] for r, _, b in names if b == build}
     for name, block in found.items():
         if "like" in block:
             found[name] = _over(found[block["like"]], block)
@@ -34,17 +41,18 @@ def _over(base, change):
 
 
 @cache
-def release(name):
+def release(name, build="x86_64"):
     """Return the decoder of a release, or of its line (24.11.4 -> 24.11.6).
 
     A release between two lines, a candidate and main are read as the nearest older line.
     """
-    if name in layouts():
-        return Decoder(name)
-    older = [r for r in layouts() if _line(r) <= _line(name)]
+    known = layouts(build)
+    if name in known:
+        return Decoder(name, build)
+    older = [r for r in known if _line(r) <= _line(name)]
     if not older:
-        raise LookupError(f"no layouts of release {name}; known: {', '.join(layouts())}")
-    return Decoder(max(older, key=_line))
+        raise LookupError(f"no layouts of release {name}; known: {', '.join(known)}")
+    return Decoder(max(older, key=_line), build)
 
 
 def _line(name):
@@ -52,8 +60,8 @@ def _line(name):
 
 
 class Decoder:
-    def __init__(self, name):
-        self.name, self._abi = name, layouts()[name]
+    def __init__(self, name, build="x86_64"):
+        self.name, self._abi = name, layouts(build)[name]
         self.structs, self.constants = self._abi["structs"], self._abi["constants"]
         self.files, self.wire = self._abi["files"], self._abi["wire"]
         self._readers = {}

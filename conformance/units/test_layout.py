@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conformance import FIXTURES
-from pyeal import layout, releases
+from pyeal import builds, layout, releases
 
 FILES = {"x86_64": "layouts.json", "aarch64": "layouts-arm64.json"}
 SAME = {  # C's structure, pyeal's where no build changes it
@@ -63,7 +63,7 @@ def differences(cls: Any, c: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("name", releases.RELEASES)
 def test_structures_lie_as_in_a_build(machine: str, name: str) -> None:
     """Size, and offset and size of every member, of each shared structure."""
-    structs, release, abi = BUILT[machine][name], releases.get(name), layout.ABIS[machine]
+    structs, release, abi = BUILT[machine][name], releases.get(name), builds.BUILDS[machine].abi
     nodes = len(layout.hugepage_info(1)._fields_) and next(
         m["dims"][0] for m in structs["hugepage_info"]["members"] if m["name"] == "num_pages"
     )
@@ -80,7 +80,7 @@ def test_structures_lie_as_in_a_build(machine: str, name: str) -> None:
 @pytest.mark.parametrize("machine", FILES)
 def test_a_line_of_a_build_decides_the_heaps(machine: str) -> None:
     """Heaps begin on a cache line, and each fills whole ones."""
-    abi = layout.ABIS[machine]
+    abi = builds.BUILDS[machine].abi
     for family in "ABC":
         heaps = layout.config(family, abi).malloc_heaps
 

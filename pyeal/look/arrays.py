@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from pyeal.fbarray import file_size, n_words, runs
-from pyeal.libc import PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+KERNEL_PAGES = 4096, 16384, 65536  # of the kernels on which EAL runs
+
 
 def shape(data: bytes, sizes: Collection[int]) -> tuple[int, int]:
     """Return (bytes of an element, elements) of an array by its content alone; ValueError.
 
-    Of the given sizes it is the one with which the count of mask words is in its place.
+    Of the given sizes it is the one with which the count of mask words is in its place; of the
+    pages of a kernel, the smallest with which the file is rounded up to its size.
     """
-    for elt_sz in sizes:
-        # file = elements, 8, 8 a mask word, rounded up to a page: that leaves a few lengths
-        most = (len(data) - 16) // elt_sz
-        least = max((len(data) - PAGE - 16) * 64 // (64 * elt_sz + 8), 1)
-        for length in range(min(most, least + PAGE // elt_sz + 64), least - 1, -1):
-            at = length * elt_sz
-            words = n_words(length).to_bytes(8, "little")
-            if data[at : at + 8] == words and file_size(length, elt_sz) == len(data):
-                return elt_sz, length
+    for page in (p for p in KERNEL_PAGES if len(data) % p == 0):
+        for elt_sz in sizes:
+            # file = elements, 8, 8 a mask word, rounded up to a page: that leaves a few lengths
+            most = (len(data) - 16) // elt_sz
+            least = max((len(data) - page - 16) * 64 // (64 * elt_sz + 8), 1)
+            for length in range(min(most, least + page // elt_sz + 64), least - 1, -1):
+                at = length * elt_sz
+                words = n_words(length).to_bytes(8, "little")
+                if data[at : at + 8] == words and file_size(length, elt_sz, page) == len(data):
+                    return elt_sz, length
     raise ValueError(f"array: expected elements of {sizes} bytes, found a file of {len(data)}")
 
 

@@ -1,0 +1,166 @@
+"""builds.py against the builds in fixtures/abi, and which build a file is of: no root."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.harness import decode, recordings
+from pyeal import builds, config, layout, releases, secondary
+from pyeal.errors import EalError
+
+NAMES = {  # of builds.py: of fixtures/abi
+    "x86_64": "x86_64",
+    "aarch64": "aarch64",
+    "aarch64-soc": "arm64 bluefield",
+    "ppc64le": "ppc64el",
+    "riscv64": "riscv64",
+}
+CASES = [
+    pytest.param(ours, theirs, release, id=f"{ours}-{release}")
+    for ours, theirs in NAMES.items()
+    for release in decode.layouts(theirs)
+]
+SHAPES = {  # bytes of hugepage_info: (records, nodes)
+    12336: (3, 1), 12360: (3, 2), 12384: (3, 4), 12432: (3, 8), 12528: (3, 16), 12720: (3, 32),
+    16448: (4, 1), 16480: (4, 2), 16512: (4, 4), 16576: (4, 8), 16704: (4, 16), 16960: (4, 32),
+    3 * 4160: (3, 12), 3 * 4368: (3, 64),
+}  # fmt: skip
+LINES = pytest.mark.parametrize("line", builds.LINES)
+
+
+def made(line: int, lists: int = 128, release: str = "22.11", va: int = 1 << 32) -> Any:
+    """A config as a build writes it, as far as it tells which."""
+    r = releases.get(release)
+    c = layout.config(r.family, builds.abi(line, lists, r.family))()
+    c.magic, c.version, c.mem_cfg_addr = layout.MAGIC, r.word, va
+    c.memzones.name, c.memzones.elt_sz = b"memzone", 72
+    c.malloc_heaps[0].name = b"socket_0"
+    return c
+
+
+@pytest.mark.parametrize(("ours", "theirs", "release"), CASES)
+def test_facts_are_those_of_the_build(ours: str, theirs: str, release: str) -> None:
+    b, abi = builds.BUILDS[ours], decode.release(release, theirs)
+    r, c = releases.get(release), abi.constants
+
+    assert (b.line, b.hugepage_sizes) == (c["RTE_CACHE_LINE_SIZE"], c["MAX_HUGEPAGE_SIZES"])
+    assert (b.nodes_of(r), b.lcores) == (c["RTE_MAX_NUMA_NODES"], c["RTE_MAX_LCORE"])
+    assert b.base == c["eal_get_baseaddr()"]
+    assert b.abi.config_size == abi.sizeof("rte_mem_config")
+    assert builds.hugepage_shape(abi.files["hugepage_info"]["size"]) == (
+        b.hugepage_sizes,
+        b.nodes_of(r),
+    )
+
+
+@pytest.mark.parametrize(("ours", "theirs", "release"), CASES)
+def test_structures_lie_as_in_the_build(ours: str, theirs: str, release: str) -> None:
+    b, abi, family = builds.BUILDS[ours], decode.release(release, theirs), releases.get(release)
+    kind = layout.config(family.family, b.abi)
+    names = (
+        "memsegs tailq_head malloc_heaps next_socket_id mem_cfg_addr legacy_mem"
+        " single_file_segments tsc_hz dma_maskbits"
+    ).split()
+
+    assert {n: getattr(kind, n).offset for n in names} == {
+        n: abi.offsetof("rte_mem_config", n) for n in names
+    }
+    assert ctypes.sizeof(layout.malloc_heap(b.abi)) == abi.sizeof("malloc_heap")
+    assert ctypes.sizeof(layout.hugepage_info(b.nodes_of(family))) == abi.sizeof("hugepage_info")
+
+
+def test_loongarch64_has_a_base_address_of_its_own() -> None:
+    b = builds.BUILDS["loongarch64"]
+
+    assert (b.line, b.nodes, b.lcores, b.base) == (64, 16, 64, 0x7000000000)
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_hugepage_info_tells_records_and_nodes_by_its_size(size: int) -> None:
+    assert builds.hugepage_shape(size) == SHAPES[size]
+
+
+@pytest.mark.parametrize("size", [0, 1, 4240, 12721, 1 << 20])
+def test_other_sizes_of_hugepage_info_are_other_limits(size: int) -> None:
+    with pytest.raises(builds.OtherLimits, match=f"built with other limits: .* of {size} bytes"):
+        builds.hugepage_shape(size)
+
+
+@LINES
+@pytest.mark.parametrize("release", ["22.11", "25.11", "26.07"])
+def test_a_config_tells_its_cache_lines(line: int, release: str) -> None:
+    whole = bytes(made(line, release=release))
+    early = bytes(len(whole))  # no heap yet: only the size tells
+
+    assert builds.of_config(whole).line == line  # type: ignore[union-attr]
+    assert builds.of_config(early).line == line  # type: ignore[union-attr]
+
+
+@LINES
+def test_memory_tells_its_cache_lines_without_an_end(line: int) -> None:
+    """Of --no-shconf mem_cfg_addr is 0: the name of the first heap is all that there is."""
+    data = bytes(made(line, va=0)).ljust(40000, b"\0")
+
+    assert builds.of_config(data, is_file=False).line == line  # type: ignore[union-attr]
+
+
+@LINES
+@pytest.mark.parametrize("lists", [32, 64, 127, 129, 256])
+@pytest.mark.parametrize("release", ["22.11", "25.11", "26.07"])
+def test_a_config_tells_how_many_lists_its_build_has(line: int, lists: int, release: str) -> None:
+    data = bytes(made(line, lists, release))
+    abi = builds.of_config(data)
+
+    assert abi and (abi.line, abi.lists) == (line, lists)
+    assert config.Copy(data).c.malloc_heaps[0].name == b"socket_0"
+
+
+def test_a_config_that_is_cut_off_is_no_config_of_another_build() -> None:
+    data = bytes(made(128))
+
+    assert builds.of_config(data[:26000]) is None
+    assert builds.of_config(data[:25344]) is None
+    assert builds.of_config(data[:8]) is None
+
+
+def test_a_config_of_another_size_is_of_other_limits() -> None:
+    with pytest.raises(builds.OtherLimits, match="built with other limits: config has 30000"):
+        builds.of_config(bytes(30000))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (bytes(made(128)), "build with 128-byte cache lines: expected 64-byte cache lines"),
+        (bytes(made(64, 64)), "built with other limits: expected 128 memseg lists, found 64"),
+        (bytes(30000), "built with other limits: config has 30000 bytes"),
+        (bytes(made(64))[:20000], "is damaged: expected 25344 bytes, found 20000"),
+    ],
+    ids=["lines", "lists", "other", "cut"],
+)
+def test_a_secondary_refuses_another_build_in_plain_words(
+    tmp_path: Path, data: bytes, words: str
+) -> None:
+    (tmp_path / "config").write_bytes(data)
+    os.chmod(tmp_path / "config", 0o600)
+    with pytest.raises(EalError, match=words):
+        secondary.AttachedConfig(str(tmp_path / "config"), releases.get("22.11"))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(recordings.OTHER_BUILDS.glob("*.zip")), ids=lambda p: p.stem
+)
+def test_recordings_tell_their_build(path: Path) -> None:
+    seen, files = recordings.read(path)
+    if not files:
+        pytest.skip("in-memory: a recording without files")
+    line = 64 if "riscv64" in path.name else 128
+
+    assert builds.of_config(files["config"]).line == line  # type: ignore[union-attr]
+    assert builds.of_config(files["config"].ljust(1 << 16, b"\0"), False).line == line  # type: ignore[union-attr]
+    assert seen["files"]["/run/dpdk/recording/config"] == len(files["config"])
