@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyeal import config, layout, releases
+from pyeal import builds, config, layout, releases
 from pyeal.look.locks import lock_holder
 from pyeal.look.sources import Folder, NotYet, ProcessMemory, Unreadable
 
@@ -25,52 +25,79 @@ class HeldConfig(config.Copy):
     def __init__(self, folder: Folder) -> None:
         fd = folder.open("config", config.LIMIT)
         try:
-            super().__init__(os.pread(fd, layout.CONFIG_SIZE, 0))
+            super().__init__(os.pread(fd, config.LIMIT, 0))
             self.alive, self.owner = lock_holder(fd)
             self.modified = os.fstat(fd).st_mtime
         finally:
             os.close(fd)
 
 
-def find_config(memory: ProcessMemory, areas: list[tuple[int, int]]) -> int:
-    """Return the address of `rte_mem_config` in a process that shares nothing, 0 without one."""
+MOST = max(builds.config_size(line) for line in builds.LINES)  # bytes of a usual build
+
+
+def find_config(memory: ProcessMemory, areas: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return (address, size) of `rte_mem_config` in a process that shares nothing, or (0, 0)."""
     word, step = layout.MAGIC.to_bytes(4, "little"), 4 << 20
     for start, end in areas:
         for at in range(start, end, step):
             try:
-                data = os.pread(memory.fd, min(step, end - at) + layout.CONFIG_SIZE, at)
+                data = os.pread(memory.fd, min(step, end - at) + MOST, at)
             except OSError:
                 break
             i = data.find(word)
             while i >= 0:
-                if i % 8 == 0 and _looks_like_config(data[i : i + layout.CONFIG_SIZE]):
-                    return at + i
+                if i % 8 == 0 and (size := _size_of_config(data[i : i + MOST])):
+                    return at + i, size
                 i = data.find(word, i + 1)
-    return 0
+    return 0, 0
 
 
-def _looks_like_config(data: bytes) -> bool:
-    if len(data) < layout.CONFIG_SIZE or data[4] > 99:  # a release; candidates have less
-        return False
+def _size_of_config(data: bytes) -> int:
+    """Return the size of the config with which these bytes of a process begin, 0 if it is none.
+
+    Its heaps are there before its magic is; a process has no end of file that could tell more.
+    """
+    abi = builds.of_config(data, is_file=False)
+    if abi is None or data[4] > 99:  # a release; candidates have less
+        return 0
     try:
-        c = config_of(data)[0]
+        c, _, _ = config_of(data[: abi.config_size], abi)
     except Unreadable:
-        return False
-    return bool(c.memzones.name == b"memzone" and c.memzones.elt_sz == 72)
+        return 0
+    return abi.config_size if c.memzones.name == b"memzone" and c.memzones.elt_sz == 72 else 0
 
 
-def config_of(data: bytes) -> tuple[Any, Release]:
-    """Return (a copy of rte_mem_config, its release) by the version word at offset 4.
+def build_of(data: bytes) -> layout.Abi:
+    """Return the facts of the build that wrote this config.
+
+    Raises NotYet for a config that is cut off, Unreadable for a build with other limits.
+    """
+    try:
+        abi = builds.of_config(data)
+    except builds.OtherLimits as e:
+        raise Unreadable(str(e)) from None
+    if abi is None:
+        sizes = sorted(builds.config_size(line) for line in builds.LINES)
+        most = next((n for n in sizes if n > len(data)), sizes[0])
+        raise NotYet("config", f"{most} bytes", f"{len(data)}")
+    return abi
+
+
+def config_of(data: bytes, abi: layout.Abi | None = None) -> tuple[Any, Release, layout.Abi]:
+    """Return (a copy of rte_mem_config, its release, its build) by the version word at offset 4.
 
     Raises NotYet before the word is written, Unreadable for anything else.
     """
-    if len(data) < layout.CONFIG_SIZE:
+    if len(data) < 8:
         raise NotYet("config", f"{layout.CONFIG_SIZE} bytes", f"{len(data)}")
     word = int.from_bytes(data[4:8], "little")
+    abi = abi or build_of(data)
+    if len(data) < abi.config_size:
+        raise NotYet("config", f"{abi.config_size} bytes", f"{len(data)}")
     if not word:
         raise NotYet("config: no version word yet: its primary is at the very start, or died there")
     release = release_of(word)
-    return layout.config(release.family).from_buffer_copy(data), release
+    return layout.config(release.family, abi).from_buffer_copy(data), release, abi
 
 
 def release_of(word: int) -> Release:

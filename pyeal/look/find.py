@@ -34,6 +34,9 @@ def _copied(path: str) -> ForeignEal:
         if not inner and len(archive.prefixes) > 1:
             names = ", ".join(f"{file}:{d}" for d in archive.prefixes)
             raise Unreadable(f"it has several directories with a config: {names}")
+        if "config" not in archive.names():
+            found = "none, as if the EAL shares nothing"
+            raise Unreadable(path, "a directory with a config", found)
         name = f"{file}:{archive.inner}"
     else:
         raise Unreadable(f"{path}: no such directory or archive")

@@ -7,6 +7,7 @@ import os
 import stat
 import time
 
+from pyeal import builds
 from pyeal.layout import FLAG_DIRTY, FLAG_DO_NOT_FREE
 from pyeal.look import locks, page_files
 from pyeal.look.machine import Machine
@@ -129,6 +130,7 @@ class Leftovers:
                 d = self._fact("directory", directory.path, directory.shown, st, directory.prefix)
                 d["bytes"] = sum(f["bytes"] for f in files)
                 d["files"] = [f["path"].rpartition("/")[2] for f in files]
+                d["build"] = builds.facts(e.snapshot.abi) if e and e.snapshot else None
                 if unseen := self._unseen_places(e):
                     d["verdict"], d["why"] = "unknown", unseen
                 elif e and e.health[0] == "stale":

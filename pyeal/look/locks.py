@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import functools
 import os
@@ -11,6 +12,7 @@ import struct
 from pyeal import layout
 
 INITIAL_PID_NS = "pid:[4026531836]"  # PROC_PID_INIT_INO of the kernel
+MEMSEG_LIST = ctypes.sizeof(layout.MemsegList)
 LOCK = re.compile(r"^\d+: (\D+ )(-?\d+) (\S+) (.+)$", re.M)
 # the bytes of `memsegs`, which a primary keeps locked: (first, last) of each layout family
 LOCKED = {
@@ -29,6 +31,12 @@ def in_initial_pid_ns() -> bool:
         return os.readlink("/proc/self/ns/pid") == INITIAL_PID_NS
     except OSError:
         return False
+
+
+def of_primary(lock: Lock) -> bool:
+    """Return whether it is the lock of a primary, with any number of memseg lists."""
+    first, length = lock.start, lock.end + 1 - lock.start
+    return first in {a for a, _ in LOCKED} and length > 0 and not length % MEMSEG_LIST
 
 
 class Lock:

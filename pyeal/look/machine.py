@@ -225,7 +225,7 @@ class Machine:
     def _of_other_users(self, found: list[ForeignEal]) -> Iterator[ForeignEal]:
         """Yield primaries of other users: /proc/locks shows them to every user."""
         known = {e.primary_pid for e in found}
-        primaries = {x.pid for x in self.locks("POSIX") if (x.start, x.end) in locks.LOCKED}
+        primaries = {x.pid for x in self.locks("POSIX") if locks.of_primary(x)}
         for pid in sorted(pid for pid in primaries - known if pid > 0):
             p = Process(pid)
             prefix = p.option("--file-prefix")  # unknown if the program sets it itself

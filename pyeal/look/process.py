@@ -255,7 +255,7 @@ class Process:
                     areas.append((start, end))
                     left -= end - start
         memory = ProcessMemory(self.pid)
-        memory.config = find_config(memory, areas)
+        memory.config, memory.config_size = find_config(memory, areas)
         if memory.config:
             return memory
         memory.close()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from struct import Struct, iter_unpack
 
-from pyeal import hugepages, layout, releases
-from pyeal.fbarray import runs
+from pyeal import builds, hugepages, layout
+from pyeal.fbarray import file_size, runs
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import BAD_IOVA, FREELISTS, MallocElem
-from pyeal.look.arrays import ArrayContent
+from pyeal.look.arrays import KERNEL_PAGES, ArrayContent
 from pyeal.look.config import config_of
 from pyeal.look.sources import Archive, Folder, ProcessMemory, Unreadable
 
@@ -66,7 +66,7 @@ class Snapshot:
     ) -> None:
         self.source, self.memory = source, memory
         self.problems: list[str] = []
-        self.c, self.release = config_of(source.read("config"))
+        self.c, self.release, self.abi = config_of(source.read("config"))
         self._seen: tuple[dict[int, Array], list[Dict]] | None = None
         self._zones: Array | None = None
         self._heaps: list[Dict] | None = None
@@ -93,7 +93,7 @@ class Snapshot:
     def _config(self) -> Any:
         """Return the config as it is now, or as it was if it has gone with its process."""
         try:
-            return config_of(self.source.read("config"))[0]
+            return config_of(self.source.read("config"), self.abi)[0]
         except (OSError, Unreadable):
             return self.c
 
@@ -275,6 +275,37 @@ class Snapshot:
 
     # files
 
+    def build(self) -> Dict:
+        """Return the facts of the build that wrote it; None is a fact that no file tells."""
+        records: int | None = None
+        nodes: int | None = None
+        try:
+            records, nodes = shape_of(self._file("hugepage_info"))
+        except Unreadable:
+            pass
+        return {
+            **builds.facts(self.abi),
+            "nodes": nodes,
+            "hugepage_sizes": records,
+            "like": builds.like(self.abi.line, records, nodes),
+        }
+
+    @property
+    def kernel_page(self) -> int | None:
+        """The page to which the kernel of its machine rounds files, as its arrays tell."""
+        found = []
+        for a in (self.c.memzones, *(m.memseg_arr for m in self.c.memsegs if sound(m))):
+            try:
+                found.append((self.source.array_bytes(a), a.len, a.elt_sz))
+            except OSError:
+                continue
+        for page in KERNEL_PAGES:
+            if any(size for size, *_ in found) and all(
+                size in (0, file_size(n, elt, page)) for size, n, elt in found
+            ):
+                return page
+        return None
+
     def hugepage_info(self) -> list[Dict]:
         return self._records("hugepage_info", hugepage_info)
 
@@ -401,17 +432,17 @@ def hugepage_info(data: bytes) -> list[Dict]:
             "num_pages": list(r.num_pages),
             "lock_descriptor": r.lock_descriptor,
         }
-        for r in (hugepages.info_records(data, nodes_of(len(data))) if data else ())
+        for r in (hugepages.info_records(data, shape_of(data)[1]) if data else ())
         if r.hugedir
     ]
 
 
-def nodes_of(size: int) -> int:
-    """Return the number of nodes in the records of a hugepage_info file of that size."""
-    for nodes in sorted({r.numa_nodes_max for r in releases.RELEASES.values()}):
-        if size == layout.MAX_HUGEPAGE_SIZES * (4112 + 4 * nodes):
-            return nodes
-    raise Unreadable(f"hugepage_info: no release has a file of {size} bytes")
+def shape_of(data: bytes) -> tuple[int, int]:
+    """Return (records, nodes) of a hugepage_info file. Raises Unreadable if its size is none's."""
+    try:
+        return builds.hugepage_shape(len(data))
+    except builds.OtherLimits as e:
+        raise Unreadable(str(e)) from None
 
 
 def hugepage_data(data: bytes) -> list[Dict]:

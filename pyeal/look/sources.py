@@ -66,6 +66,14 @@ class Folder:
     def array(self, desc: layout.Fbarray) -> bytes:
         return self.read(array_file(desc), file_size(desc.len, desc.elt_sz))
 
+    def array_bytes(self, desc: layout.Fbarray) -> int:
+        """Return the length of an array's file. Raises OSError."""
+        fd = self.open(array_file(desc))
+        try:
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
 
 def read_file(path: str) -> bytes:
     """Return the content of a file that the user named: links are followed. Raises OSError."""
@@ -110,6 +118,9 @@ class Archive:
     def array(self, desc: layout.Fbarray) -> bytes:
         return self.read(array_file(desc))
 
+    def array_bytes(self, desc: layout.Fbarray) -> int:
+        return len(self.array(desc))
+
 
 def _members(path: str) -> dict[str, Callable[[], bytes]]:
     """Return {name without ./: a function that reads it} of a tar or zip file.
@@ -138,11 +149,11 @@ def _members(path: str) -> dict[str, Callable[[], bytes]]:
 class ProcessMemory:
     """The memory of a process, read through /proc/PID/mem while the process runs on.
 
-    config: the address of its config, if it is an EAL that shares nothing.
+    config, config_size: where its config is, if it is an EAL that shares nothing.
     """
 
     def __init__(self, pid: int, config: int = 0) -> None:
-        self.pid, self.config = pid, config
+        self.pid, self.config, self.config_size = pid, config, layout.CONFIG_SIZE
         self.fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -162,7 +173,10 @@ class ProcessMemory:
     def read(self, name: str) -> bytes:
         if name != "config":
             raise FileNotFoundError(ENOENT, os.strerror(ENOENT), name)
-        return self.at(self.config, layout.CONFIG_SIZE)
+        return self.at(self.config, self.config_size)
 
     def array(self, desc: layout.Fbarray) -> bytes:
         return self.at(desc.data, file_size(desc.len, desc.elt_sz))
+
+    def array_bytes(self, desc: layout.Fbarray) -> int:
+        return 0  # memory has no length that could be seen

@@ -7,7 +7,7 @@ import os
 import re
 from errno import EINVAL
 
-from pyeal import releases
+from pyeal import builds, releases
 from pyeal.errors import EalError
 from pyeal.look.sources import Unreadable
 from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, Progress, count, document, dump, ink, table
@@ -23,9 +23,10 @@ TEXT = """Show what differs between two shared files of EAL, field by field; or,
 between their structures and all else on which two processes that share memory must agree.
 Exit code: 0 nothing differs; 1 something does, or a file cannot be read; 2 for wrong arguments."""
 EXAMPLES = """  pyeal diff 22.11 24.11              offsets, sizes, file names, message lengths
+  pyeal diff 22.11 22.11:aarch64      of two builds: what cache lines of 128 bytes move
   pyeal diff before/config after/config"""
 
-RELEASE = re.compile(r"\d\d\.\d\d(\.\d+)?$")
+RELEASE = re.compile(r"\d\d\.\d\d(\.\d+)?(:[\w-]+)?$")
 FACTS = {  # of releases.py: in words
     "word": "version word, which must be equal to attach",
     "family": "layout of rte_mem_config",
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     both = args.a, args.b
     if all(RELEASE.match(x) and not os.path.exists(x) for x in both):
         try:
-            found = of_releases(*map(releases.get, both))
+            (a, of_a), (b, of_b) = map(_build_of, both)
+            found = of_releases(a, b, of_a, of_b)
         except ValueError as e:
             raise EalError(EINVAL, "diff", str(e)) from None
     else:
@@ -105,11 +107,33 @@ def _differences(of: str, a: dict[str, Any], b: dict[str, Any]) -> list[Dict]:
     ]
 
 
-def of_releases(a: releases.Release, b: releases.Release) -> Dict:
-    """Structures' members, sizes, and facts that are not the same."""
+def _build_of(name: str) -> tuple[releases.Release, builds.Build]:
+    """Return the release and the build of "22.11" or "22.11:aarch64". ValueError"""
+    release, _, build = name.partition(":")
+    if build and build not in builds.BUILDS:
+        raise ValueError(f"build {build!r} is not known; known: {', '.join(builds.BUILDS)}")
+    return releases.get(release), builds.BUILDS[build or "x86_64"]
+
+
+BUILD = {  # of builds.py: in words
+    "line": "bytes of a cache line, on which heaps begin",
+    "nodes": "nodes that it is built for",
+    "lcores": "lcores that it is built for",
+    "hugepage_sizes": "records of hugepage_info",
+    "base": "address at which memory begins",
+}
+
+
+def of_releases(
+    a: releases.Release,
+    b: releases.Release,
+    of_a: builds.Build = builds.BUILDS["x86_64"],
+    of_b: builds.Build = builds.BUILDS["x86_64"],
+) -> Dict:
+    """Structures' members, sizes, and facts that are not the same; of_a, of_b: the builds."""
     found = []
     for name, kind in dump.STRUCTS.items():
-        one, two = kind(a.family, a.numa_nodes_max), kind(b.family, b.numa_nodes_max)
+        one, two = (kind(r.family, x.nodes_of(r), x.abi) for r, x in ((a, of_a), (b, of_b)))
         sizes = ({"size": ctypes.sizeof(k)} for k in (one, two))
         found += _differences(name, *sizes)
         members = (
@@ -123,12 +147,13 @@ def of_releases(a: releases.Release, b: releases.Release) -> Dict:
         if d["name"] == "word":
             d["a"], d["b"] = hex(d["a"]), hex(d["b"])
         found.append(d)
-    same = a.word == b.word
-    verdict = (
-        "a secondary of one can join a primary of the other"
-        if same
-        else ("a secondary of one cannot join a primary of the other: the version words differ")
-    )
+    for d in _differences("build", *({k: getattr(x, k) for k in BUILD} for x in (of_a, of_b))):
+        found.append(d | {"note": BUILD[d["name"]]})
+    verdict = "a secondary of one can join a primary of the other"
+    if a.word != b.word:
+        verdict = "a secondary of one cannot join a primary of the other: the version words differ"
+    elif of_a.line != of_b.line:
+        verdict = "a secondary of one cannot join a primary of the other: the cache lines differ"
     return {"differences": found, "attach": verdict}
 
 
@@ -155,6 +180,7 @@ def of_files(a: str, b: str) -> Dict:
             raise Unreadable(path, "one file", "a directory or archive")
         name, data = found
         facts, fields = dump.decode(dump.kind_of(name), data, name)
+        facts |= {f"build.{k}": v for k, v in facts.pop("build", {}).items()}
         values.append((facts, {n: v for _, _, n, v in fields}, {n: o for o, _, n, _ in fields}))
     (facts_a, one, at), (facts_b, two, _) = values
     if facts_a["kind"] != facts_b["kind"]:

@@ -6,13 +6,13 @@ import ctypes
 import os
 from errno import EINVAL
 
-from pyeal import layout, releases
+from pyeal import builds, layout, releases
 from pyeal.errors import EalError
-from pyeal.fbarray import n_words
+from pyeal.fbarray import file_size, n_words
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import Fbarray, Memseg, Memzone
 from pyeal.look import snapshot
-from pyeal.look.arrays import ArrayContent, shape
+from pyeal.look.arrays import KERNEL_PAGES, ArrayContent, shape
 from pyeal.look.config import config_of, release_of
 from pyeal.look.sources import Archive, Unreadable, read_file
 from pyeal.tools import BOLD, DIM, Progress, count, document, ink
@@ -137,13 +137,18 @@ Field = tuple[int, int, str, object]
 def decode(kind: str, data: bytes, name: str = "") -> tuple[Dict, list[Field]]:
     """(facts, (offset, size, name, value) of each member) of a file's content. Unreadable."""
     if kind == "config":
-        c, release = config_of(data)
-        facts = {"kind": kind, "release": release.name, "layout": release.family}
+        c, release, abi = config_of(data)
+        facts: Dict = {"kind": kind, "release": release.name, "layout": release.family}
+        if abi.line != layout.ABI.line:
+            facts["for"] = " or ".join(builds.like(abi.line))
+        facts["build"] = builds.facts(abi)
         return facts, list(fields(c))
     if kind == "hugepage_info":
-        nodes = snapshot.nodes_of(len(data))
+        records, nodes = snapshot.shape_of(data)
         info = layout.hugepage_info(nodes)
-        return {"kind": kind, "nodes": nodes}, list(_records(info, data, "", ctypes.sizeof(info)))
+        facts = {"kind": kind, "nodes": nodes}
+        facts["build"] = {"nodes": nodes, "hugepage_sizes": records}
+        return facts, list(_records(info, data, "", ctypes.sizeof(info)))
     if kind == "hugepage_data":
         n = len(snapshot.hugepage_data(data))
         return {"kind": kind, "records": n}, list(
@@ -166,6 +171,7 @@ def _array(data: bytes) -> tuple[Dict, list[Field]]:
     except ValueError:
         raise Unreadable(f"{len(data)} bytes are no array of a size that is known") from None
     end = elt_sz * length
+    pages = (p for p in KERNEL_PAGES if file_size(length, elt_sz, p) == len(data))
     name, kind = ELEMENTS.get(elt_sz, ("element", None))
     used = content.runs()
     facts: Dict = {
@@ -176,6 +182,7 @@ def _array(data: bytes) -> tuple[Dict, list[Field]]:
         "count": content.used.bit_count(),
         "mask_offset": end + 8,
         "runs": [list(r) for r in used],
+        "build": {"kernel_page": next(pages)},
     }
     found: list[Field] = [(end, 4, "mask.n_masks", int.from_bytes(data[end : end + 4], "little"))]
     for start, n in used:
@@ -233,14 +240,14 @@ def members(kind: Any, at: int = 0, head: str = "") -> dict[str, tuple[int, int]
     return found
 
 
-STRUCTS: dict[str, Callable[[str, int], Any]] = {  # by layout family and number of nodes
-    "rte_mem_config": lambda family, nodes: layout.config(family),
-    "hugepage_info": lambda family, nodes: layout.hugepage_info(nodes),
-    "rte_fbarray": lambda family, nodes: Fbarray,
-    "rte_memseg_list": lambda family, nodes: layout.MemsegList,
-    "rte_memseg": lambda family, nodes: Memseg,
-    "rte_memzone": lambda family, nodes: Memzone,
-    "malloc_heap": lambda family, nodes: layout.malloc_heap(),
-    "malloc_elem": lambda family, nodes: layout.MallocElem,
-    "hugepage_file": lambda family, nodes: layout.hugepage_file(),
+STRUCTS: dict[str, Callable[..., Any]] = {  # by family, nodes and build
+    "rte_mem_config": lambda family, nodes, abi=layout.ABI: layout.config(family, abi),
+    "hugepage_info": lambda family, nodes, abi=layout.ABI: layout.hugepage_info(nodes),
+    "rte_fbarray": lambda family, nodes, abi=layout.ABI: Fbarray,
+    "rte_memseg_list": lambda family, nodes, abi=layout.ABI: layout.MemsegList,
+    "rte_memseg": lambda family, nodes, abi=layout.ABI: Memseg,
+    "rte_memzone": lambda family, nodes, abi=layout.ABI: Memzone,
+    "malloc_heap": lambda family, nodes, abi=layout.ABI: layout.malloc_heap(abi),
+    "malloc_elem": lambda family, nodes, abi=layout.ABI: layout.MallocElem,
+    "hugepage_file": lambda family, nodes, abi=layout.ABI: layout.hugepage_file(),
 }

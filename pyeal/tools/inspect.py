@@ -118,6 +118,7 @@ def describe(e: ForeignEal, elements: bool = False) -> Dict:
             x["memzone"] = zones.get(x["addr"] + x["pad"] + ELEMENT)
     return {
         **facts(e),
+        "build": {**s.build(), "kernel_page": s.kernel_page},
         "iova_mode": s.iova_mode or None,
         "config": {w: getattr(s.c, w) for w in WORDS if hasattr(s.c, w)},
         "locks": {w: getattr(s.c, w) for w in LOCKS if hasattr(s.c, w)},
@@ -207,7 +208,7 @@ def _lines(e: ForeignEal, elements: bool) -> list[str]:
     health = d["health"] + (f": {d['why']}" if d["why"] else "")
     title = [
         ink(printable(d["file_prefix"] or "(no files)"), BOLD, CYAN),
-        f"DPDK {d['release']}",
+        f"DPDK {d['release']}{_of_build(d['build'])}",
         d["mode"],
         f"IOVA as {d['iova_mode']}" if d["iova_mode"] else "no IOVA",
         f"pid {d['pid']}" if d["pid"] else "no process",
@@ -234,6 +235,18 @@ def _lines(e: ForeignEal, elements: bool) -> list[str]:
         out += ["", _head("LOCKED", ", ".join(held))]
     out += [ink(f"! {p}", YELLOW) for p in d["problems"]]
     return out
+
+
+def _of_build(build: Dict) -> str:
+    """Return " for aarch64" if it is none for this machine, " for 8 nodes" with other limits."""
+    limits = []
+    if build["lists"] != layout.MAX_MEMSEG_LISTS:
+        limits.append(f"{build['lists']} lists")
+    if not build["like"]:
+        limits.append(f"{build['line']}-byte cache lines and {build['nodes']} nodes")
+    elif build["line"] != layout.ABI.line or "x86_64" not in build["like"]:
+        limits.append(" or ".join(build["like"]))
+    return f" for {', '.join(limits)}" if limits else ""
 
 
 def _head(name: str, words: str = "") -> str:

@@ -84,6 +84,7 @@ def layout_of(e: ForeignEal, beside: list[int] | None = None) -> Dict:
     role = {p.pid: "observer" for p in e.observers} | {p.pid: "secondary" for p in e.secondaries}
     return {
         **s.layout(),
+        "build": s.build(),
         "file_prefix": e.prefix or "(no files)",
         "runtime_dir": e.directory.shown if e.directory else None,
         "pid": e.primary_pid or None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from pyeal import libc, releases
+from pyeal import builds, layout, libc, releases
 from pyeal.libc import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_RW
 from pyeal.look.process import NO_LIMIT
 from pyeal.look.process_view import ProcessView
@@ -110,6 +110,11 @@ def facts(r: DryRun) -> dict[str, Any]:
     e, o = r.error, getattr(r, "options", None)
     out: dict[str, Any] = {
         "release": r.release.name,
+        "build": {
+            **builds.facts(layout.ABI),
+            "nodes": r.release.numa_nodes_max,
+            "hugepage_sizes": layout.MAX_HUGEPAGE_SIZES,
+        },
         "ok": e is None,
         "error": e
         and {"stage": e.stage, "errno": e.errno, "text": e.text, "limit": r.binding_link},

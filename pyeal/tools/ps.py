@@ -65,6 +65,7 @@ def facts(e: ForeignEal) -> Dict:
         "command": p.comm if p else None,
         "age_s": round(p.age if p else e.age, 1),
         "release": e.release or None,
+        "build": e.snapshot.build() if e.snapshot else None,
         "mode": e.mode or None,
         "pages": e.pages,
         "bytes": sum(x["page_sz"] * x["count"] for x in e.pages),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pyeal import layout
+from ctypes import sizeof
+
 from pyeal.look.process import NO_LIMIT
 from pyeal.look.process_view import ProcessView
 from pyeal.tools import size
@@ -139,7 +140,7 @@ def _primary_addresses(c: Case) -> Iterator[Finding]:
         yield Finding(UNKNOWN, "not reached")
         return
     m = c.config.c
-    spans = [(m.mem_cfg_addr, m.mem_cfg_addr + layout.CONFIG_SIZE, "config")]
+    spans = [(m.mem_cfg_addr, m.mem_cfg_addr + sizeof(m), "config")]
     spans += [
         (x.base_va, x.base_va + x.len, "list") for x in m.memsegs if x.base_va and not x.external
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyeal import releases
+from pyeal import builds, layout, releases
 from pyeal.errors import EalError
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding, process_name
 
@@ -92,19 +92,37 @@ def check(c: Case) -> Iterator[Finding]:
         )
         return
     if not c.config.c:
-        yield Finding(UNKNOWN, f"the primary is of {word}, whose layout is not known", 16)
+        if c.config.release:  # which is known: the build is not
+            yield Finding(FAIL, c.config.unknown or "the primary's config is cut off", 16)
+        else:
+            yield Finding(UNKNOWN, f"the primary is of {word}, whose layout is not known", 16)
         return
     note = f" ({c.config.release.note})" if c.config.release and c.config.release.note else ""
     yield Finding(OK, f"primary of {word}{note}, {process_name(c.config.owner)}")
     if not c.named:
         named = f", and name it: --as {word}" if note else ""
         yield Finding(OK, f"a secondary must be exactly {word}{named}", 16, harmless=True)
+    if c.config.abi and c.config.abi.line != layout.ABI.line:
+        yield _of_another_build(c.config.abi)
+        return
     yield from _its_pages(c)
     yield from _stopped(c)
     yield from _tailqs(c)
     if c.config.word >= releases.get("22.11").word:
         text = "a secondary that ends also cleans up the bus: the primary's device may stop"
         yield Finding(OK, text, 15, harmless=True)
+
+
+def _of_another_build(abi: layout.Abi) -> Finding:
+    """Return the finding on a primary whose structures no secondary of this machine has."""
+    return Finding(
+        FAIL,
+        f"the primary is written by a build with {abi.line}-byte cache lines",
+        16,
+        wanted=f"{layout.ABI.line}-byte cache lines",
+        found=f"a build for {' or '.join(builds.like(abi.line))}",
+        do="attach with the build of the primary",
+    )
 
 
 def _stopped(c: Case) -> Iterator[Finding]:
