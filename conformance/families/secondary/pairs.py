@@ -44,8 +44,8 @@ def ends(va, size):
 
 @contextmanager
 def or_killed(*eals):
-    """Kill the processes if the block fails: one that waits for an answer or for the lock of a
-    dead process cannot be asked to end."""
+    """Kill the processes if the block fails: a process that waits for an answer, or for the lock
+    of a dead process, cannot be asked to end."""
     try:
         yield
     except BaseException:

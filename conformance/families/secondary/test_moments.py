@@ -94,7 +94,7 @@ def test_kept_pages_are_joined_with_what_is_in_them(start, join, mode, evidence)
 def growth_is_shared(eal, other, at):
     """Grow and shrink by one process; return what the other reads of the new pages at an address.
 
-    It writes there, too, and the first one reads its bytes.
+    The other then writes to the new pages, and the first process reads its bytes.
     """
     va = eal.malloc(BIG).va
     assert va
