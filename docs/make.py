@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 from conformance.harness import decode
+from pyeal import builds
 
 HERE = Path(__file__).parent
 FIXTURES = HERE.parent / "fixtures"
@@ -142,6 +143,7 @@ def layouts():
         where = next(s["shared"] for s in of if s)
         sizes = " | ".join(str(s["size"]) if s else "-" for s in of)
         yield f"| [`{name}`](#{name}) | {sizes} | {where} |"
+    yield from builds_moved()
     for name in SHARED:
         of = [members(r["structs"].get(name, {})) for r in releases.values()]
         same = all(m == of[0] for m in of)
@@ -154,6 +156,43 @@ def layouts():
             kind = next(one[m][2] for one in of if m in one).replace("|", "\\|")
             cells = " | ".join(f"{one[m][0]} ({one[m][1]})" if m in one else "-" for one in of)
             yield f"| `{m}` | `{kind}` | {cells} |"
+
+
+LINES = """
+## What cache lines of 128 bytes move {#builds}
+
+A build decides the length of a cache line: 64 bytes on x86-64, riscv64 and loongarch64; 128 on
+ppc64le and, as distributions build it, on arm64; either for an SoC. The version word is the same.
+The size of `config` tells the length, and in memory the place of the first heap's name. These
+fields differ, in each release by the same offsets; everything before `malloc_heaps` is equal.
+`pyeal diff 22.11 22.11:aarch64` compares the two builds.
+
+| | 64-byte lines | 128-byte lines |
+|---|---|---|"""
+BUILDS = """
+A build also decides how many nodes and page sizes `hugepage_info` has, how many lcores EAL has, and
+at which address memory begins (`pyeal/builds.py`):
+
+| build | cache line | nodes | lcores | page sizes | `config` | `hugepage_info` | base address |
+|---|---|---|---|---|---|---|---|"""
+
+
+def builds_moved():
+    """Yield the lines of layouts.md about other builds than x86-64."""
+    a, b = (decode.release("22.11", build) for build in ("x86_64", "aarch64"))
+    of_a, of_b = (members(d.structs["rte_mem_config"]) for d in (a, b))
+    yield LINES
+    for name in "rte_mem_config", "malloc_heap":
+        yield f"| size of `{name}` | {a.sizeof(name)} | {b.sizeof(name)} |"
+    for m in of_a:
+        if of_a[m][:2] != of_b[m][:2]:
+            cells = " | ".join(f"{of[m][0]} ({of[m][1]})" for of in (of_a, of_b))
+            yield f"| `rte_mem_config.{m}` | {cells} |"
+    yield BUILDS
+    for x in builds.BUILDS.values():
+        info = x.hugepage_sizes * (4108 + 4 * x.nodes + 7 & -8)
+        sizes = f"{x.hugepage_sizes} | {x.abi.config_size} | {info}"
+        yield f"| {x.name} | {x.line} | {x.nodes} | {x.lcores} | {sizes} | {x.base:#x} |"
 
 
 def pages():

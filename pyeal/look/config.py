@@ -53,7 +53,7 @@ def find_config(memory: ProcessMemory, areas: list[tuple[int, int]]) -> tuple[in
 
 
 def _size_of_config(data: bytes) -> int:
-    """Return the size of the config with which these bytes of a process begin, 0 if it is none.
+    """Return the size of the config with which these bytes of a process begin, 0 without one.
 
     Its heaps are there before its magic is; a process has no end of file that could tell more.
     """

@@ -438,7 +438,7 @@ def hugepage_info(data: bytes) -> list[Dict]:
 
 
 def shape_of(data: bytes) -> tuple[int, int]:
-    """Return (records, nodes) of a hugepage_info file. Raises Unreadable if its size is none's."""
+    """Return (records, nodes) of a hugepage_info file. Raises Unreadable for any other size."""
     try:
         return builds.hugepage_shape(len(data))
     except builds.OtherLimits as e:

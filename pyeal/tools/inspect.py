@@ -238,7 +238,7 @@ def _lines(e: ForeignEal, elements: bool) -> list[str]:
 
 
 def _of_build(build: Dict) -> str:
-    """Return " for aarch64" if it is none for this machine, " for 8 nodes" with other limits."""
+    """Return " for aarch64" if it is for other machines, " for 8 nodes" with other limits."""
     limits = []
     if build["lists"] != layout.MAX_MEMSEG_LISTS:
         limits.append(f"{build['lists']} lists")
