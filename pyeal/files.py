@@ -36,8 +36,10 @@ def open_shared(path: str, flags: int, dir_fd: int | None = None, check: bool = 
     return fd
 
 
-def open_untrusted(path: str, limit: int, dir_fd: int | None = None) -> int:
-    """Opens for reading a regular file of at most `limit` bytes that any user may have made.
+def open_untrusted(
+    path: str, limit: int, dir_fd: int | None = None, flags: int = os.O_RDONLY
+) -> int:
+    """Opens, with those flags, a regular file of at most `limit` bytes that any user may have made.
 
     open(2) of a device node can have effects of its own. An O_PATH descriptor has none: the file
     is checked through it, and the same inode is then opened through /proc/self/fd. Tools need this
@@ -56,7 +58,7 @@ def open_untrusted(path: str, limit: int, dir_fd: int | None = None) -> int:
             text = f"expected at most {limit} bytes, found {st.st_size}"
             raise OSError(errno.EFBIG, text, path)
         try:
-            return os.open(f"/proc/self/fd/{at}", os.O_RDONLY | os.O_NONBLOCK)
+            return os.open(f"/proc/self/fd/{at}", flags | os.O_NONBLOCK)
         except OSError as e:
             raise OSError(e.errno, e.strerror, path) from None
     finally:

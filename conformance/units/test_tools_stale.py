@@ -139,3 +139,103 @@ def test_in_a_pid_namespace_nothing_is_stale(base: Path, monkeypatch: pytest.Mon
 
     assert [(f["kind"], f["verdict"]) for f in mine] == [("directory", "unknown")]
     assert "PID namespace" in mine[0]["why"]
+
+
+# --- what another user may have put there
+
+
+def dead(base: Path) -> Path:
+    return base / "dpdk" / name(base)
+
+
+def targets(base: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(base))
+    return [f for f in Leftovers(True).items if f["file_prefix"] == name(base)]
+
+
+@sees_all
+@pytest.mark.parametrize(
+    "content",
+    [b"[core]\n\tbare = false\n", b"x" * 25344, b"[core]\n".ljust(30000), bytes(25344), b""],
+    ids=["short", "full-size", "git", "zeros", "empty"],
+)
+def test_a_directory_with_another_programs_config_stays(base: Path, content: bytes) -> None:
+    (dead(base) / "config").write_bytes(content)
+    before = sorted(os.listdir(dead(base)))
+    pyeal("stale", name(base), "-a", "--delete", "-y", env={"RUNTIME_DIRECTORY": str(base)},
+          code=least() or int(not any(content)))  # fmt: skip
+
+    assert sorted(os.listdir(dead(base))) == before
+
+
+@sees_all
+def test_all_shows_what_ended_and_does_not_remove_it(base: Path) -> None:
+    """Without a page in use its primary ended in order."""
+    file = dead(base) / "config"
+    from pyeal.look.config import config_of
+
+    c, _, _ = config_of(file.read_bytes())
+    for m in c.memsegs:
+        m.memseg_arr.count = 0
+    file.write_bytes(bytes(c))
+    found = run(base, "-a", "--delete", "-y", code=least())
+
+    assert [f["verdict"] for f in found] == ["ended"] and len(os.listdir(dead(base))) == 7
+
+
+@sees_all
+@pytest.mark.parametrize("what", ["directory", "config", "array", "fifo", "decode", "foreign"])
+def test_what_was_exchanged_between_look_and_removal_stays(
+    base: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    d = dead(base)
+    (found,) = targets(base, monkeypatch)
+    array = d / "fbarray_memzone"
+    if what == "directory":
+        d.rename(d.with_name("elsewhere"))
+        unpack("22.11", "dynmem", base / "second").rename(d)
+    elif what == "decode":  # the same inode, other content
+        (d / "config").write_bytes(b"mine")
+    elif what == "foreign":
+        array.write_bytes(b"mine")
+    else:
+        file = d / "config" if what == "config" else array
+        data = file.read_bytes()
+        file.rename(base / "old")  # so that its inode is not used again
+        os.mkfifo(file) if what == "fifo" else file.write_bytes(data)
+    done, why = stale.delete(found)
+
+    assert not done and why
+    assert (d / "config").exists() and array.exists()
+
+
+@sees_all
+def test_one_held_array_keeps_the_whole_directory(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (found,) = targets(base, monkeypatch)
+    with open(dead(base) / "hugepage_info", "rb") as f:  # the last that is locked
+        fcntl.flock(f, fcntl.LOCK_SH)
+
+        assert stale.delete(found) == (False, "held meanwhile")
+    assert len(os.listdir(dead(base))) == 7
+
+
+@sees_all
+@pytest.mark.skipif(os.getuid() != 0, reason="wanted root, found another user")
+def test_a_mount_namespace_of_another_user_is_left_alone(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user binds root's directory to a name of his own: the path is not trusted."""
+    import subprocess
+
+    (found,) = targets(base, monkeypatch)
+    words = ["unshare", "-U", "-m", "sh", "-c", "echo; read x"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+        assert p.stdin and p.stdout
+        p.stdout.readline()
+        done, why = stale.delete(found | {"path": f"/proc/{p.pid}/root{found['path']}"})
+        p.stdin.close()
+
+    assert not done and "mount namespace of another user" in why
+    assert len(os.listdir(dead(base))) == 7

@@ -79,7 +79,9 @@ def build_of(data: bytes) -> layout.Abi:
     if abi is None:
         sizes = sorted(builds.config_size(line) for line in builds.LINES)
         most = next((n for n in sizes if n > len(data)), sizes[0])
-        raise NotYet("config", f"{most} bytes", f"{len(data)}")
+        # a primary gives the file its size before it writes the first byte
+        short = Unreadable if any(data) else NotYet
+        raise short("config", f"{most} bytes", f"{len(data)}")
     return abi
 
 
@@ -89,7 +91,8 @@ def config_of(data: bytes, abi: layout.Abi | None = None) -> tuple[Any, Release,
     Raises NotYet before the word is written, Unreadable for anything else.
     """
     if len(data) < 8:
-        raise NotYet("config", f"{layout.CONFIG_SIZE} bytes", f"{len(data)}")
+        short = Unreadable if any(data) else NotYet
+        raise short("config", f"{layout.CONFIG_SIZE} bytes", f"{len(data)}")
     word = int.from_bytes(data[4:8], "little")
     abi = abi or build_of(data)
     if len(data) < abi.config_size:

@@ -35,6 +35,10 @@ class Leftovers:
         self.every, self.now = every, time.time()
         self.machine = m = Machine(readings=1)
         self.eals = m.eals()
+        self.by_path = {e.directory.path: e for e in self.eals if e.directory}
+        self.by_prefix: dict[str, list[ForeignEal]] = {}
+        for e in self.eals:
+            self.by_prefix.setdefault(e.prefix, []).append(e)
         self.held = m.holders_of_files()
         self.sockets = m.sockets()
         self.unreadable = m.unreadable()
@@ -82,8 +86,8 @@ class Leftovers:
             return "held", _who(f["holders"])
         if unseen := self._unseen():
             return "unknown", unseen
-        for e in self.eals:
-            if e.prefix != f["file_prefix"] or not e.snapshot or not e.directory:
+        for e in self.by_prefix.get(f["file_prefix"], ()):
+            if not e.snapshot or not e.directory:
                 continue
             if e.primary and e.primary.option("--huge-unlink") == "never":
                 return "kept?", f"process {e.primary.pid} runs with --huge-unlink=never"
@@ -114,14 +118,14 @@ class Leftovers:
 
     def _directories(self) -> Iterator[Dict]:
         for directory in self.machine.directories():
-            path = directory.path
-            e = next((e for e in self.eals if e.directory and e.directory.path == path), None)
-            files = [f for f in self._ours(directory) if f]
+            e = self.by_path.get(directory.path)
+            if e is None:  # its `config`, if there is one, is not of an EAL
+                continue
+            files = list(self._ours(directory))
             if not files:
                 continue
-            alive = e is not None and bool(e.locked or e.holders)
-            if alive or any(f["holders"] for f in files):
-                lists = [ml["name"] for ml in e.snapshot.lists] if e and e.snapshot else []
+            if e.locked or e.holders or any(f["holders"] for f in files):
+                lists = [ml["name"] for ml in e.snapshot.lists] if e.snapshot else []
                 yield from (f for f in files if self._is_dead(f, lists))
             else:
                 st = _lstat(directory.path)
@@ -130,10 +134,15 @@ class Leftovers:
                 d = self._fact("directory", directory.path, directory.shown, st, directory.prefix)
                 d["bytes"] = sum(f["bytes"] for f in files)
                 d["files"] = [f["path"].rpartition("/")[2] for f in files]
-                d["build"] = builds.facts(e.snapshot.abi) if e and e.snapshot else None
+                d["build"] = builds.facts(e.snapshot.abi) if e.snapshot else None
+                d["looked_at"] = {
+                    n: (f["dev"], f["inode"]) for n, f in zip(d["files"], files, strict=True)
+                }
                 if unseen := self._unseen_places(e):
                     d["verdict"], d["why"] = "unknown", unseen
-                elif e and e.health[0] == "stale":
+                elif e.snapshot is None:
+                    d["verdict"], d["why"] = "unknown", e.why
+                elif e.health[0] == "stale":
                     d["verdict"], d["why"] = (
                         "stale",
                         "its primary died: no lock on config, no process",

@@ -220,6 +220,8 @@ class Machine:
                 e.snapshot.memory = PageFileMemory(e.snapshot, directory).at
         except (Unreadable, OSError) as err:
             e.why, e.early = str(err), isinstance(err, NotYet)
+            if isinstance(err, Unreadable) and not (e.early or e.locked or e.holders):
+                return None  # any program may call a file `config`
         return e
 
     def _of_other_users(self, found: list[ForeignEal]) -> Iterator[ForeignEal]:

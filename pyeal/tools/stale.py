@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import stat
 import sys
 
 from pyeal.look.leftovers import Leftovers
@@ -25,6 +22,7 @@ from pyeal.tools import (
     table,
 )
 from pyeal.tools.ps import not_seen, seen
+from pyeal.tools.removal import delete
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 
 TEXT = """List what dead EALs left behind: files that still hold hugepages, and files of runtime
 directories. Each verdict has its proof: lock, mappings, descriptors, sockets. Only --delete removes
-files, and never a file that a process holds.
+files: those whose verdict is stale, also with --all, and never a file that a process holds.
 Exit code: 0 nothing is left over; 1 something is, or may be; 2 for wrong arguments."""
 EXAMPLES = """  pyeal stale                  what is left, and which EAL left it
   pyeal stale demo --delete    remove what is proven stale of --file-prefix=demo"""
@@ -71,21 +69,27 @@ def run(args: argparse.Namespace) -> int:
         found.items = [f for f in found.items if f["file_prefix"] in args.prefixes]
     wanted = ("stale", "kept?") if args.kept else ("stale",)
     shown = [f for f in found.items if args.all or f["verdict"] not in ("held", "ended")]
-    targets = [
-        f for f in found.items if f["verdict"] in wanted or (args.all and f["verdict"] == "ended")
-    ]
+    targets = [f for f in found.items if f["verdict"] in wanted]
     hidden = bool(found.machine.unreadable_directories)
     if args.delete:
         if not args.json:
             _show(shown, args.verbose, hidden)
         if targets and (args.yes or _asked(targets)):
+            again = {
+                _key(f): f for f in Leftovers(args.all).items
+            }  # the answer may have taken long
             for f in targets:
-                f["deleted"], f["why"] = delete(f)
+                now = again.get(_key(f))
+                if now and now["verdict"] in wanted:
+                    f["deleted"], f["why"] = delete(f)
+                else:
+                    f["deleted"], f["why"] = False, now["why"] if now else "held or gone meanwhile"
         if not args.json:
             _tell(targets)
     if args.json:
         totals = {"reclaimable_bytes": sum(f["bytes"] for f in targets if f["kind"] == "page")}
-        print(document("stale", {**totals, "items": shown, **seen(found.machine)}))
+        items = [{k: v for k, v in f.items() if k != "looked_at"} for f in shown]
+        print(document("stale", {**totals, "items": items, **seen(found.machine)}))
     elif not args.delete:
         _show(shown, args.verbose, hidden)
         for line in not_seen(found.machine):
@@ -147,6 +151,10 @@ def _asked(targets: list[Dict]) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def _key(f: Dict) -> tuple[object, ...]:
+    return f["kind"], f["dev"], f["inode"], f["path"]
+
+
 def _tell(targets: list[Dict]) -> None:
     done = [f for f in targets if f.get("deleted")]
     for f in targets:
@@ -163,92 +171,3 @@ def _tell(targets: list[Dict]) -> None:
                 CYAN,
             )
         )
-
-
-def delete(f: Dict) -> tuple[bool, str]:
-    """Remove an item if it is still the same and no process holds it; return (whether, why).
-
-    The directory is locked for it, as EAL does while it allocates, and the file across the unlink.
-    """
-    path = f["path"]
-    try:
-        if f["kind"] == "directory":
-            return _delete_directory(path, f)
-        folder, _, name = path.rpartition("/")
-        dir_fd = _lock_directory(folder)
-        try:
-            _unlink(name, dir_fd, (f["dev"], f["inode"]))
-        finally:
-            os.close(dir_fd)
-    except BlockingIOError:
-        return False, "held meanwhile"
-    except OSError as e:
-        return False, e.strerror or str(e)
-    return True, "deleted"
-
-
-def _lock_directory(path: str) -> int:
-    """The directory's descriptor, locked; links on the way are only followed if root made them."""
-    root, _, rest = path.partition("/root/") if path.startswith("/proc/") else ("", "", path)
-    kind = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    fd = os.open(f"{root}/root/" if root else "/", kind)
-    try:
-        *parts, last = filter(None, rest.split("/"))
-        for part in parts:
-            st = os.stat(part, dir_fd=fd, follow_symlinks=False)
-            follow = stat.S_ISLNK(st.st_mode) and st.st_uid == 0
-            next_fd = os.open(part, kind | (0 if follow else os.O_NOFOLLOW), dir_fd=fd)
-            os.close(fd)
-            fd = next_fd
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        folder = os.open(last, flags, dir_fd=fd)
-    finally:
-        os.close(fd)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(folder)
-        raise
-    return folder
-
-
-def _unlink(name: str, dir_fd: int, was: tuple[int, int]) -> None:
-    """Unlinks one file under an exclusive lock; a socket, which cannot have one, without."""
-    st = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    if (st.st_dev, st.st_ino) != was:
-        raise OSError(0, "it is another file by now", name)
-    if stat.S_ISSOCK(st.st_mode):
-        os.unlink(name, dir_fd=dir_fd)
-        return
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        st = os.fstat(fd)
-        if (st.st_dev, st.st_ino) != was or not stat.S_ISREG(st.st_mode):
-            raise OSError(0, "it is another file by now", name)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(name, dir_fd=dir_fd)
-    finally:
-        os.close(fd)
-
-
-def _delete_directory(path: str, f: Dict) -> tuple[bool, str]:
-    """A runtime directory: config is locked as a primary locks it, and goes last."""
-    dir_fd = _lock_directory(path)
-    config = -1
-    try:
-        if "config" in f["files"]:
-            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            config = os.open("config", flags, dir_fd=dir_fd)
-            fcntl.lockf(config, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for name in sorted(f["files"], key="config".__eq__):
-            st = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-            _unlink(name, dir_fd, (st.st_dev, st.st_ino))
-        try:
-            os.rmdir(path)
-        except OSError:
-            return True, "deleted; files of others keep the directory"
-    finally:
-        if config >= 0:
-            os.close(config)
-        os.close(dir_fd)
-    return True, "deleted"
