@@ -68,6 +68,10 @@ class Machine(RuleBasedStateMachine):
             got = x.op(op, **params)
             assert (got, x.errno if got < 0 else 0) == (want, errno), f"{who}: {op} {params}"
 
+    def replaced(self, a: Array) -> bool:
+        """Whether a mapped array lies where this one was: EAL tells them apart by address alone."""
+        return not a.mapped and any(b.mapped and b.overlaps(a) for b in self.arrays)
+
     def pick(self, data: st.DataObject) -> Array:
         a: Array = data.draw(st.sampled_from(self.arrays), "array")
         return a
@@ -149,6 +153,8 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def detach(self, data: st.DataObject) -> None:
         a = self.pick(data)
+        if self.replaced(a):
+            return
         self.ask(a, "detach", *(0,) if a.mapped else (-1, ENOENT))
         a.mapped = False
 
@@ -157,6 +163,8 @@ class Machine(RuleBasedStateMachine):
     def destroy(self, data: st.DataObject, busy: bool) -> None:
         """busy: another process has it locked. (FBA-024: the refusal costs librte_eal its own.)"""
         a = self.pick(data)
+        if self.replaced(a):
+            return
         held = []
         for x in a.of.values() if busy else ():
             held.append(os.open(x.path, os.O_RDONLY))
