@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from conformance.harness import decode, recordings
 from pyeal import builds, config, layout, releases, secondary
+from pyeal.cli import main
 from pyeal.errors import EalError
+from pyeal.tools.doctor import model, primary
 
 NAMES = {  # of builds.py: of fixtures/abi
     "x86_64": "x86_64",
@@ -150,6 +153,50 @@ def test_a_secondary_refuses_another_build_in_plain_words(
     os.chmod(tmp_path / "config", 0o600)
     with pytest.raises(EalError, match=words):
         secondary.AttachedConfig(str(tmp_path / "config"), releases.get("22.11"))
+
+
+@pytest.fixture
+def other_limits(tmp_path: Path) -> Path:
+    """The runtime directory of an x86-64 build with 64 memseg lists and for eight nodes."""
+    info = layout.hugepage_info(8)
+    records = (info * 3)()
+    records[0].hugepage_sz, records[0].hugedir = 2 << 20, b"/mnt/huge"
+    (tmp_path / "config").write_bytes(bytes(made(64, 64)))
+    (tmp_path / "hugepage_info").write_bytes(bytes(records))
+    return tmp_path
+
+
+def test_tools_decode_a_build_with_other_limits(other_limits: Path, capsys: Any) -> None:
+    assert main(["inspect", str(other_limits)]) == 0
+    assert " for 64 lists, 64-byte cache lines and 8 nodes " in capsys.readouterr().out
+    assert main(["dump", str(other_limits / "hugepage_info")]) == 0
+    assert "nodes 8" in capsys.readouterr().out
+
+
+def test_tools_refuse_limits_that_they_do_not_decode(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "config").write_bytes(bytes(made(64))[:8] + bytes(30000))
+    assert main(["inspect", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+
+    assert "built with other limits: config has 30008 bytes" in said and "damaged" not in said
+
+
+def test_doctor_names_the_build_of_the_primary() -> None:
+    found = SimpleNamespace(
+        alive=True, complete=True, owner=1, word=releases.get("22.11").word, c=made(128),
+        release=releases.get("22.11"), abi=builds.BUILDS["aarch64"].abi,
+    )  # fmt: skip
+    case = SimpleNamespace(
+        secondary=True, config=found, config_error="", named=False, directory="/run/dpdk/rte",
+        release=releases.get("22.11"), o=SimpleNamespace(file_prefix="rte"), opts=True,
+    )  # fmt: skip
+    *_, last = primary.check(cast(model.Case, case))
+
+    assert (last.state, last.text) == (
+        model.FAIL,
+        "the primary is written by a build with 128-byte cache lines",
+    )
+    assert last.found == "a build for aarch64 or ppc64le"
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,23 @@ def test_what_write_info_writes_is_read(tmp_path: Path) -> None:
     assert (info.page_sz, info.hugedir, info.num_pages[0]) == (2 * MB, "/mnt/huge", 5)
 
 
+@pytest.mark.parametrize("nodes", [1, 2, 4, 8, 16, 64])
+def test_hugepage_info_of_a_build_for_other_nodes_is_read(tmp_path: Path, nodes: int) -> None:
+    """A secondary takes the number of nodes from its primary's file."""
+    infos = hugepages.Infos([hugepages.HugepageInfo(2 << 20, "/mnt/huge", nodes)])
+    hugepages.write_info(str(tmp_path / "hugepage_info"), infos, nodes)
+    (info,) = hugepages.read_info(str(tmp_path / "hugepage_info"), NODES)
+
+    assert (info.page_sz, info.hugedir, len(info.num_pages)) == (2 << 20, "/mnt/huge", nodes)
+
+
+def test_more_page_sizes_than_records_are_an_error(tmp_path: Path) -> None:
+    """Discovery refuses them before: none is dropped without a word."""
+    infos = [hugepages.HugepageInfo(1 << n, "/mnt/huge", NODES) for n in (16, 21, 25, 29, 30)]
+    with pytest.raises(ValueError, match="zip"):
+        hugepages.write_info(str(tmp_path / "hugepage_info"), hugepages.Infos(infos), NODES)
+
+
 @pytest.mark.parametrize("size", [0, 1, RECORD - 1, 5 * RECORD])
 def test_hugepage_info_of_a_wrong_size_is_damaged(tmp_path: Path, size: int) -> None:
     (tmp_path / "hugepage_info").write_bytes(bytes(size))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +15,8 @@ from conformance.harness import decode, recordings
 from pyeal.cli import main
 from pyeal.look.find import copied
 from pyeal.look.foreign import ForeignEal
+from pyeal.look.process import Process
+from pyeal.look.snapshot import Snapshot
 
 LIST = "index name base_va n_segs count page_sz socket_id version len external heap".split()
 ALL = sorted(recordings.OTHER_BUILDS.glob("*.zip"))
@@ -51,6 +56,43 @@ def eal(rec: Recording, request: pytest.FixtureRequest, tmp_path: Path) -> Forei
     for name, data in rec.files.items():
         (tmp_path / name).write_bytes(data)
     return copied(str(tmp_path))
+
+
+HOLD = """if True:
+    import json, sys
+    from pathlib import Path
+    from pyeal import libc
+    flags = libc.MAP_PRIVATE | libc.MAP_ANONYMOUS | libc.MAP_FIXED
+    for va, path in json.loads(sys.argv[1]):
+        data = Path(path).read_bytes()
+        libc.mmap(va, len(data), libc.PROT_RW, flags)
+        libc.memory(va, len(data))[:] = data
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def in_memory(rec: Recording, tmp_path: Path) -> Iterator[Snapshot]:
+    """The recording in a process that shares nothing: no file tells sizes there."""
+    at = {path.rpartition("/")[2]: start for start, *_, path in reversed(rec.seen["maps"])}
+    c = rec.abi.config(rec.files["config"])
+    at |= {f"fbarray_{m.memseg_arr.name}": m.memseg_arr.data for m in c.memsegs if m.base_va}
+    held = []
+    for name in rec.files:
+        if name == "config" or name.startswith("fbarray_"):
+            (tmp_path / name).write_bytes(rec.files[name])
+            held.append((at[name], str(tmp_path / name)))
+    argv = [sys.executable, "-c", HOLD, json.dumps(held)]
+    child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout and child.stdout.readline() == b"holds\n"
+        memory = Process(child.pid).own_config()
+        assert memory
+        yield Snapshot(memory, memory.at)
+        memory.close()
+    finally:
+        child.communicate(timeout=20)
 
 
 def described(capsys: Any, *argv: str) -> Any:
@@ -120,6 +162,17 @@ def test_build(rec: Recording, eal: ForeignEal) -> None:
     assert ("riscv64" if rec.riscv64 else "aarch64") in build["like"]
     assert (build["nodes"], build["hugepage_sizes"]) == ((4, 4) if hugepages else (None, None))
     assert s.kernel_page == (16384 if "vm16k" in rec.path.name else 4096)
+
+
+def test_memory_of_a_process_tells_the_same(rec: Recording, in_memory: Snapshot) -> None:
+    """--in-memory and --no-shconf: config is found in the process, and its bytes tell the build."""
+    s, mode = in_memory, "no-huge" if rec.mode == "no-huge" else "in-memory"
+
+    assert (s.mode, s.release.name) == (mode, rec.seen["release"])
+    assert s.build()["line"] == (64 if rec.riscv64 else 128)
+    assert [{k: ml[k] for k in LIST} for ml in s.lists] == rec.seen["lists"]
+    assert s.c.malloc_heaps[0].total_size == rec.seen["info"]["physmem_size"]
+    assert s.iova_mode == rec.seen["init"]["iova_mode"]
 
 
 def test_hugepage_info_names_every_mounted_size(rec: Recording, eal: ForeignEal) -> None:
