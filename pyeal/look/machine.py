@@ -26,6 +26,9 @@ MARKS = b"/dpdk/", b"map_", b"/memfd:seg_", b"/memfd:nohuge", b"anon_hugepage"
 PRIVATE = re.compile(ANONYMOUS.pattern + rb"|librte_eal|map_\d+(?:_\d+)?(?: \(deleted\))?\n")
 
 
+MOST_PREFIXES = 1000  # that are examined in one directory, besides those that processes use
+
+
 class Machine:
     """The processes, mounts, directories and locks of this machine at one moment.
 
@@ -38,6 +41,7 @@ class Machine:
         self.readings = readings or (2 if os.geteuid() else 1)
         self.unreadable_processes: list[int] = []
         self.unreadable_directories: set[str] = set()
+        self.crowded: dict[str, int] = {}  # directories of more than MOST_PREFIXES entries
         self.roots: dict[tuple[object, ...], str] = {}
         self.networks: dict[str, int] = {}  # namespace -> a process in it
         self.sees_all = locks.in_initial_pid_ns()
@@ -97,7 +101,11 @@ class Machine:
             users = self._list(inside(root, "/run/user"))
             bases = runtime_dir.bases({} if root else os.environ, users)
             for base in ("/run/dpdk", *bases):
-                for name in self._list(inside(root, base)):
+                names = self._list(path := inside(root, base))
+                if len(names) > MOST_PREFIXES:
+                    self.crowded[path] = len(names)
+                    names = sorted(names)[:MOST_PREFIXES]
+                for name in names:
                     self._add(found, root, f"{base}/{name}")
         return sorted(found.values(), key=lambda x: (x.prefix, x.path))
 

@@ -11,7 +11,7 @@ from pyeal.hugepage_data import RECORD
 from pyeal.layout import BAD_IOVA, FREELISTS, MallocElem
 from pyeal.look.arrays import KERNEL_PAGES, ArrayContent
 from pyeal.look.config import config_of
-from pyeal.look.sources import Archive, Folder, ProcessMemory, Unreadable
+from pyeal.look.sources import MOST_BYTES, Archive, Damaged, Folder, ProcessMemory, Unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 MEMSEG = Struct("<QQQQiIII")  # layout.Memseg: iova, addr, len, hugepage_sz, socket, _, _, flags
 STATES = {0: "Free", 1: "Busy", 2: "Pad"}
-MOST_ELEMENTS = 1_000_000  # more in one heap are a loop
+MOST_ELEMENTS = 1_000_000  # of one heap
+MEMZONE_SIZE = 72  # layout.Memzone
 TRIES = 3  # of a memory that changes while it is read
 
 
@@ -70,12 +71,14 @@ class Snapshot:
         self._seen: tuple[dict[int, Array], list[Dict]] | None = None
         self._zones: Array | None = None
         self._heaps: list[Dict] | None = None
+        self._room = MOST_BYTES  # for the arrays that are still to be read
 
     def _look(self) -> tuple[dict[int, Array], list[Dict]]:
         """Return the arrays of the lists, and the lists. They may be large."""
         if self._seen:
             return self._seen
         for _ in range(TRIES):
+            self._room = MOST_BYTES
             arrays = {i: self._array(m) for i, m in enumerate(self.c.memsegs) if sound(m)}
             again = self._config()
             if bytes(again.memsegs) == bytes(self.c.memsegs):
@@ -86,7 +89,8 @@ class Snapshot:
         lists = [self._list(i, m, arrays[i]) for i, m in enumerate(self.c.memsegs) if i in arrays]
         bad = [i for i, m in enumerate(self.c.memsegs) if m.base_va and i not in arrays]
         if bad:
-            self.problems.append(f"memsegs {bad}: sizes that contradict each other, left out")
+            text = f"damaged: memsegs {bad}: sizes that contradict each other, left out"
+            self.problems.append(text)
         self._seen = arrays, lists
         return self._seen
 
@@ -110,7 +114,15 @@ class Snapshot:
     @property
     def zones(self) -> Array:
         if self._zones is None:
-            self._zones = self._read(self.c.memzones)
+            desc, size = self.c.memzones, MEMZONE_SIZE
+            if desc.len and desc.elt_sz != size:
+                why = f"elt_sz: expected {size}, found {desc.elt_sz}"
+                self.problems.append(f"damaged: memzones.{why}")
+                self._zones = Array(desc, None, why)
+            else:
+                self._zones = self._read(desc)
+                if self._zones.why.startswith("damaged"):
+                    self.problems.append(f"{self._zones.why}: memzones.len {desc.len}")
         return self._zones
 
     def _array(self, m: layout.MemsegList) -> Array:
@@ -119,6 +131,11 @@ class Snapshot:
         )
 
     def _read(self, desc: layout.Fbarray) -> Array:
+        wanted = file_size(desc.len, desc.elt_sz)
+        if wanted > self._room:
+            most = f"arrays of at most {MOST_BYTES >> 20} MB together"
+            return Array(desc, None, f"damaged: expected {most}, found {wanted} bytes more")
+        self._room -= wanted
         try:
             return Array(desc, self.source.array(desc))
         except OSError as e:
@@ -240,23 +257,31 @@ class Snapshot:
     def _element(self, heap: int, va: int) -> MallocElem:
         assert self.memory
         e = MallocElem.from_buffer_copy(self.memory(va, 128))
-        if self.find(va) is None or e.state & 7 not in STATES or e.size < 64:
-            raise Unreadable(f"no element of heap {heap} at {va:#x}: the memory changed meanwhile")
+        found = self.find(va)
+        if found is None or e.state & 7 not in STATES or e.size < 64:
+            raise Damaged(f"heap {heap}: no element at {va:#x}, or the memory changed meanwhile")
+        end = found[0]["base_va"] + found[0]["len"]
+        if va + e.size > end:
+            raise Damaged(
+                f"heap {heap}: element at {va:#x}: size", f"at most {end - va}", f"{e.size}"
+            )
         return e
 
     def _chain(
-        self, heap: int, va: int, following: str, seen: list[int]
+        self, heap: int, va: int, following: str, seen: set[int]
     ) -> Iterator[tuple[int, MallocElem]]:
         while va:
-            seen[0] += 1
-            if seen[0] > MOST_ELEMENTS:
-                raise Unreadable(f"the elements of heap {heap} form a loop")
+            if va in seen:
+                raise Damaged(f"heap {heap}: `{following}` forms a loop at {va:#x}")
+            seen.add(va)
+            if len(seen) > MOST_ELEMENTS:
+                raise Damaged(f"heap {heap}: over {MOST_ELEMENTS:,} elements")
             e = self._element(heap, va)
             yield va, e
             va = getattr(e, following)
 
     def _free_elements(self, heap: int) -> Iterator[tuple[int, MallocElem]]:
-        seen = [0]
+        seen: set[int] = set()
         for head in self.c.malloc_heaps[heap].free_head[:FREELISTS]:
             yield from self._chain(heap, head, "free_next", seen)
 
@@ -264,7 +289,7 @@ class Snapshot:
         """Yield every element in order of address. Raises OSError, Unreadable."""
         if self.memory is None:
             return
-        for va, e in self._chain(heap, self.c.malloc_heaps[heap].first, "next", [0]):
+        for va, e in self._chain(heap, self.c.malloc_heaps[heap].first, "next", set()):
             yield {
                 "addr": va,
                 "size": e.size,

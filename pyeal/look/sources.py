@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MOST_BYTES = 1 << 30  # of one file
+MOST_BYTES = 64 << 20  # of one file, and of the arrays of an EAL together
 
 
 class Unreadable(EalError):
@@ -24,6 +24,13 @@ class Unreadable(EalError):
 
     def __str__(self) -> str:
         return self.text
+
+
+class Damaged(Unreadable):
+    """EAL's memory in which a word contradicts the others; the text names the place."""
+
+    def __init__(self, what: str, expected: str = "", found: str = "") -> None:
+        super().__init__(f"damaged: {what}", expected, found)
 
 
 class NotYet(Unreadable):

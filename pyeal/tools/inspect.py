@@ -299,6 +299,7 @@ def _heaps(d: Dict) -> list[str]:
 
 
 def _bar(share: float, width: int = 20) -> str:
+    share = min(max(share, 0.0), 1.0)
     full = min(round(share * width), width) or bool(share)
     said = f"{share:.0%}" if not 0 < share < 0.01 else "<1%"
     return "█" * full + "░" * (width - full) + f" {said}"

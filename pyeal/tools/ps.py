@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyeal.look.machine import Machine
+from pyeal.look.machine import MOST_PREFIXES, Machine
 from pyeal.tools import (
     BOLD,
     DIM,
@@ -131,6 +131,7 @@ def seen(machine: Machine) -> Dict:
         "all_processes_in_sight": machine.sees_all,
         "unreadable_processes": len(machine.unreadable_processes),
         "unreadable_directories": sorted(machine.unreadable_directories),
+        "crowded_directories": sorted(machine.crowded),
     }
 
 
@@ -143,6 +144,10 @@ def not_seen(machine: Machine) -> list[str]:
             + (": run as root" if os.getuid() else "")
         )
     lines += [f"{d} could not be listed" for d in sorted(machine.unreadable_directories)]
+    lines += [
+        f"{d} has {count(n, 'entry', 'entries')}, of which {MOST_PREFIXES:,} were examined"
+        for d, n in sorted(machine.crowded.items())
+    ]
     if not machine.sees_all:
         lines.append("this is a PID namespace of its own: processes outside are not visible")
     return lines

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = ("stale", "kept?") if args.kept else ("stale",)
     shown = [f for f in found.items if args.all or f["verdict"] not in ("held", "ended")]
     targets = [f for f in found.items if f["verdict"] in wanted]
-    hidden = bool(found.machine.unreadable_directories)
+    hidden = bool(found.machine.unreadable_directories or found.machine.crowded)
     if args.delete:
         if not args.json:
             _show(shown, args.verbose, hidden)

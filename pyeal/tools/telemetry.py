@@ -60,7 +60,7 @@ def memzone_info(s: Snapshot, i: int) -> Dict | None:
         "Flags": z.flags,
     }
     found = s.find(z.addr)
-    if found:
+    if found and z.hugepage_sz:
         page, base = z.hugepage_sz, z.addr & -z.hugepage_sz
         info |= {"Hugepage_size": page, "Hugepage_base": hex(base)}
         info["Hugepage_used"] = max(-(-z.len // page), 1)
