@@ -1,9 +1,12 @@
 """The 46 problems that stop EAL's memory: how the log shows them, what they mean, what to do.
 
+causes.py has the rows of one problem that need another fix, by more words of the line.
+
 The order is by frequency and damage. `says` are patterns for the log lines of all releases, 20.11
 to 26.07. A ~ in front marks a wrapper, which only reports that something before it failed. A ? in
 front marks a hint, which counts if a wrapper of the same problem follows. `links` are
 those of doctor's chain in which the problem shows before a start; `reach` is why it cannot show.
+`fix` may have {names}: facts.py fills in what the log and the machine show.
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ CERTAIN, HINT, WRAPPER = 0, 1, 2
 
 
 class Problem:
-    """One problem; id is None for a line that gives no reason."""
+    """One problem; id is None for a line that gives no reason, or is not about EAL's memory."""
 
     def __init__(
         self, id: int | None, title: str, links: str, says: tuple[str, ...], means: str, fix: str,
-        reach: str = "",
+        reach: str = "", harmless: bool = False,
     ) -> None:
+        self.harmless = harmless
         self.id, self.title, self.means, self.fix, self.reach = id, title, means, fix, reach
         self.links = tuple(filter(None, links.split(", ")))
         self.says = says
@@ -32,7 +36,48 @@ class Problem:
         return [(levels.get(s[0], CERTAIN), re.compile(s[s[0] in levels :], re.I))
                 for s in self.says]
 
+    def levels(self, line: str, lowered: str) -> list[tuple[int, re.Match[str]]]:
+        """Return (level, match) of each pattern that the line matches."""
+        found = []
+        for (level, pattern), needles in zip(self.patterns, self.needles, strict=True):
+            if any(n in lowered for n in needles) and (m := pattern.search(line)):
+                found.append((level, m))
+        return found
 
+    @cached_property
+    def needles(self) -> list[tuple[str, ...]]:
+        """Of each pattern, strings of which a matching line has one, in lower case."""
+        return [tuple(map(needle, branches(pattern.pattern))) for _, pattern in self.patterns]
+
+
+def branches(pattern: str) -> list[str]:
+    """Return the alternatives of a pattern; what is in parentheses stays together."""
+    found, depth = [""], 0
+    for token in TOKEN.findall(pattern):
+        depth += (token == "(") - (token == ")")
+        if token == "|" and not depth:
+            found.append("")
+        else:
+            found[-1] += token
+    return found
+
+
+def needle(branch: str) -> str:
+    """Return the longest text that each line which matches a branch contains."""
+    runs, depth = [""], 0
+    for token in TOKEN.findall(branch):
+        depth += (token == "(") - (token == ")")
+        plain = token[-1] if len(token) == 2 and not token[-1].isalnum() else token
+        if token[0] in "?*{":
+            runs[-1:] = [runs[-1][:-1], ""]
+        elif depth or len(plain) > 1 or (len(token) == 1 and token in "()+.^$|"):
+            runs.append("")
+        else:
+            runs[-1] += plain.lower()
+    return max(runs, key=len)
+
+
+TOKEN = re.compile(r"\\.|\[\]?[^\]]*\]|\{[^}]*\}|.", re.S)
 P = Problem
 PROBLEMS = (
     P(0, "arguments that EAL does not take", "arguments",
@@ -44,27 +89,23 @@ PROBLEMS = (
       "EAL stops before it looks at memory.",
       "pyeal plan --as RELEASE -- ARGS says which release takes what"),
     P(1, "no free hugepage", "pool",
-      (r"~cannot get hugepage information",
-       r"no (free|available) (?!1048576)\d+ kB hugepages reported",
-       r"no (free|available) hugepages reported in \S*hugepages-(?!1048576)\d+kB"),
+      (r"~cannot get hugepage information",),  # causes.POOL has another
       "No mounted page size has a page that is free and not reserved.",
-      "dpdk-hugepages.py -p 2M -r SIZE, or end the processes that hold them"),
+      "{reserve}; if pages are there and taken, pyeal ps shows by what"),
     P(2, "no hugetlbfs mount here", "mount, namespace",
-      (r"?reserved, but no mounted hugetlbfs", r"~cannot get hugepage information"),
+      (r"~cannot get hugepage information",),  # causes.UNMOUNTED has another
       "Pages are reserved, but this mount namespace has no hugetlbfs of their size: a container"
       " does not see its host's mounts.",
-      "mount -t hugetlbfs -o pagesize=2M none /dev/hugepages, -v /dev/hugepages:/dev/hugepages"
-      " for a container, or --in-memory"),
+      "{mount}; for a container, -v /dev/hugepages:/dev/hugepages; or --in-memory"),
     P(3, "pages held by files of dead processes", "pool, files of others",
       (r"HugePages_Free:\s+0\b",),
       "A process that was killed leaves its page files, and a file keeps its page.",
       "pyeal stale --delete; --huge-unlink or --in-memory leave nothing"),
     P(4, "the hugetlb cgroup's limit", "cgroup",
-      (r"SIGBUS: cannot mmap more", r"\bSIGBUS\b|bus error",
-       r"\b(exit(ed)?|code|status)\D{0,12}135\b"),
+      (r"SIGBUS: cannot mmap more",),  # causes.SIGNALS has others
       "The limit is enforced when a page is touched, and EAL never reads it; a pod that asks for"
       " no hugepages has a limit of 0.",
-      "hugepages-2Mi in the pod's requests and limits, or a larger hugetlb.2MB.max"),
+      "hugepages-{size}i in the pod's requests and limits, or a larger hugetlb.{size}B.max"),
     P(5, "another primary has this --file-prefix", "files of others",
       (r"cannot create lock on", r"is another primary process running", r"~cannot init config"),
       "A primary keeps its config file locked as long as it lives.",
@@ -72,7 +113,7 @@ PROBLEMS = (
     P(6, "more memory asked for than a node has", "pool",
       (r"not enough memory available",),
       "-m or --socket-mem exceeds what is free, on that node or on all.",
-      "dpdk-hugepages.py -p 2M -n NODE -r SIZE, or ask for less"),
+      "{reserve}, or ask for less"),
     P(7, "memory policy calls are forbidden", "policy",
       (r"[gs]et_mempolicy: operation not permitted", r"mempolicy: operation not permitted",
        r"set_mempolicy failed: operation not permitted"),
@@ -87,18 +128,16 @@ PROBLEMS = (
     P(9, "physical addresses cannot be seen", "IOVA",
       (r"cannot use IOVA as 'PA'", r"cannot obtain physical addresses",
        r"~(can'?t|cannot) get IOVA addr",
-       r"cannot open /proc/self/pagemap: (?!permission|too many)",
-       r"~physical addresses are unavailable"),
+       r"cannot open /proc/self/pagemap: (?!per|too|op)"),
       "Without CAP_SYS_ADMIN the kernel shows page frame numbers as 0. With IOVA as VA, which EAL"
       " chooses then by itself, that is no problem.",
       "--iova-mode=va and devices on vfio-pci, or run as root"),
     P(10, "no right to the hugepage directory or its files", "permission",
       (r"map_\w*'? failed: permission denied", r"open failed: permission denied",
        r"failed to lock hugepage directory", r"unable to open hugepage directory",
-       r"cannot create runtime directory|error creating '.*'|no DPDK runtime directory",
        r"(map_\w*'?|unlink\w*|remove '\S*)(.* failed)?: (operation not permitted|read-only file)"),
       "The mount belongs to root, or holds another user's files in a sticky directory.",
-      "mount -t hugetlbfs -o uid=,gid=,mode= for this user, or a --huge-dir of its own"),
+      "{own} as root, or a mount of its own: {mount_own}, and --huge-dir with it"),
     P(11, "a page's file could not be made", "permission, mount, descriptors",
       (r"~couldn'?t get fd on hugepage file", r"map_\w*'? failed: no space left",
        r"ftruncate\(\) failed: (?!permission)"),
@@ -118,7 +157,7 @@ PROBLEMS = (
     P(14, "a secondary cannot have the primary's addresses", "address space, files of others",
       (r"could not map memory from primary", r"disable ASLR|address space layout randomization",
        r"please use '--base-virtaddr'", r"cannot mmap memory for rte_config",
-       r"cannot get a virtual area at requested address", r"base virtual address hint .* not resp",
+       r"cannot get a virtual area at requested address",
        r"~cannot attach to primary process memseg lists", r"cannot reserve \d+ bytes at"),
       "Something of the secondary's own lies where the primary has its memory.",
       "pyeal plan --for-peer PID -- ARGS finds a --base-virtaddr that is free in both"),
@@ -178,12 +217,12 @@ PROBLEMS = (
       "The kernel finds no more contiguous blocks.",
       "echo 1 > /proc/sys/vm/compact_memory and try again; for sure: hugepages=N at boot"),
     P(27, "all pages lie on another node", "pool",
-      (r"no free .*reported on node [1-9]",),
+      (),  # causes.POOL has one
       "vm.nr_hugepages spreads as it can; EAL takes pages of the node it was asked for alone.",
-      "dpdk-hugepages.py -p 2M -n NODE -r SIZE"),
+      "{reserve}"),
     P(28, "a security module denies it", "permission",
       (r"apparmor=.DENIED", r"avc:\s+denied .*(hugetlbfs|hugepage)",
-       r"pagemap: permission denied", r"unable to check if memfd is supported",
+       r"unable to check if memfd is supported",
        r"ftruncate\(?\)? failed: permission denied"),
       "AppArmor, SELinux or a snap's profile.",
       "allow owner rw on hugetlbfs and / in the profile; dmesg | grep DENIED"),
@@ -219,16 +258,14 @@ PROBLEMS = (
       "pyeal plan -- -m MB, with a fifth more than the sum of the pools",
       reach="what an application will ask for is in its own hands"),
     P(35, "harmless: a page size without pages", "pool",
-      (r"no (free|available) (1048576 kB )?hugepages reported( in \S*1048576kB)?(?! on)\s*$",
-       r"no (free|available) 1048576 kB hugepages reported",
-       r"no (free|available) hugepages reported in \S*1048576kB"),
+      (),  # causes.POOL has one
       "EAL looks at every size that the kernel knows, and logs each one without a free page.",
-      "nothing to do, as long as another size has pages"),
+      "nothing to do, as long as another size has pages", harmless=True),
     P(36, "primary and secondaries do not answer each other", "files of others",
       (r"request timed out", r"not all secondaries have responded",
        r"secondary process failed to synchronize", r"fail to (recv reply|send request)"),
       "Memory grows in all processes or in none; a stopped or dead process keeps them waiting.",
-      "end the process that does not answer; -m takes what is needed at the start"),
+      "-m takes what is needed at the start; pyeal ps shows the process that does not answer"),
     P(37, "the primary unlinked its pages", "files of others",
       (r"~rte_service_init\(\) failed|error allocating rte services",),
       "With --huge-unlink or --in-memory there are no names by which a secondary could map them.",
@@ -261,7 +298,7 @@ PROBLEMS = (
     P(44, "the start waits indefinitely for a lock", "files of others",
       (),
       "EAL locks the hugepage directory while it starts, and waits for the process that has it.",
-      "end the process that holds it"),
+      "wait for it, or pyeal ps shows its state; end it only if it hangs"),
     P(45, "no address space", "address space",
       (r"cannot get a virtual area(?! at)",
        r"cannot (reserve|allocate|assign|preallocate) VA space",
@@ -288,8 +325,9 @@ BY_ID = {p.id: p for p in PROBLEMS}
 def of_line(line: str) -> list[tuple[Problem, int]]:
     """(problem, CERTAIN, HINT or WRAPPER) for what a log line says, the closest first."""
     found = []
+    lowered = line.lower()
     for p in PROBLEMS:
-        hits = [(level, m.start() - m.end()) for level, s in p.patterns if (m := s.search(line))]
+        hits = [(level, m.start() - m.end()) for level, m in p.levels(line, lowered)]
         if hits:
             found.append((*min(hits), p))
     found.sort(key=lambda f: (f[0], f[1], f[2].id))

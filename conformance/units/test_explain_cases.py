@@ -1,0 +1,149 @@
+"""pyeal explain: logs of users get the right answer, in every form in which a log is copied."""
+
+from __future__ import annotations
+
+import io
+import json
+import textwrap
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pyeal.tools import log
+from pyeal.tools.verdict import SPEAKING, Line, Reading, words_of
+
+CASES = tomllib.loads(
+    (Path(__file__).resolve().parents[2] / "fixtures/explain/cases.toml").read_text("utf-8")
+)["log"]
+NAMES = [case["name"] for case in CASES]
+
+
+def answer(data: bytes) -> list[tuple[object, str, str, str]]:
+    """Return (problem, verdict, title, fix) of each that explain finds."""
+    reading = Reading()
+    reading.read(log.lines(io.BytesIO(data)))
+    return [
+        (
+            "" if p.id is None else p.id,
+            "harmless" if p.harmless else "cause" if certain else "possible",
+            p.title,
+            reading.start.facts.fill(p.fix, line),
+        )
+        for p, line, certain in reading.told()
+    ]
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_a_log_gets_its_answer(case):
+    """The cause, how sure it is, its fix with the sizes and paths of the log; what is harmless."""
+    told = answer(case["text"].encode())
+    problem, verdict, title, fix = told[0]
+
+    assert (problem, verdict) == (case["problem"], case["verdict"])
+    assert case["title"] in title
+    assert case["fix"] in fix
+    assert not case["not_in_fix"] or case["not_in_fix"] not in fix
+    assert set(case["harmless"]) <= {p for p, v, _, _ in told[1:] if v == "harmless"}
+    assert all("remount," not in f and "{" not in f for *_, f in told)
+
+
+def each(form):
+    return lambda text: "\n".join(map(form, text.splitlines())) + "\n"
+
+
+def quoted_printable(text):
+    """Soft breaks at 76 characters, as mail has them."""
+    return "".join(
+        "=\n".join(line.replace("=", "=3D")[i : i + 75] for i in range(0, max(len(line), 1), 75))
+        + "\n"
+        for line in text.splitlines()
+    )
+
+
+FORMS = {
+    "coloured": each(lambda line: f"\x1b[1;31m{line}\x1b[0m"),
+    "colour-lost": each(lambda line: f"[31m{line}[0m"),
+    "syslog-colour": each(lambda line: f"#033[31m{line}#033[0m"),
+    "journald": each(lambda line: f"Nov 30 12:00:01 host app[4711]: {line}"),
+    "timestamps": each(lambda line: f"2026-11-30T12:00:01.123456Z {line}"),
+    "container-json": each(
+        lambda line: json.dumps({"log": line + "\n", "stream": "stderr", "time": "2026"})
+    ),
+    "coloured-json": each(lambda line: json.dumps({"msg": f"\x1b[31m{line}\x1b[0m", "level": "x"})),
+    "journald-json": each(lambda line: json.dumps({"MESSAGE": list(line.encode())})),
+    "cri": each(lambda line: f"2026-11-30T12:00:01Z stderr P {line[:9]}\n2026 stderr F {line[9:]}"),
+    "mail-quote": each(lambda line: f"> > {line}"),
+    "quoted-printable": quoted_printable,
+    "crlf": each(lambda line: line + "\r"),
+    "nul": each(lambda line: line.replace(" ", "\0 ", 1)),
+    "not-utf8": each(lambda line: line),
+    "html": each(lambda line: line.replace("'", "&#39;").replace("<", "&lt;")),
+    "typographic": each(lambda line: line.replace("'", "\u2019").replace(" ", "\u00a0", 1)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_the_form_of_a_log_does_not_matter(case, form):
+    data = FORMS[form](case["text"]).encode()
+    if form == "not-utf8":
+        data = b"\xff\xfe\x80 caf\xe9\n" + data + b"\xe9\n"
+    plain = answer(case["text"].encode())
+    if "=\n" in case["text"] and form not in ("crlf", "mail-quote", "not-utf8"):
+        pytest.skip("wanted a log as EAL printed it, found one that mail has wrapped")
+
+    assert [t[:2] for t in answer(data)] == [t[:2] for t in plain]
+
+
+@pytest.mark.parametrize("width", [80, 72, 60])
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_a_wrapped_log_has_the_same_cause(case, width):
+    """Mail breaks at a space, a screen anywhere."""
+    plain = answer(case["text"].encode())[0][:2]
+    mail = "\n".join(textwrap.fill(line, width) for line in case["text"].splitlines())
+    screen = "\n".join(
+        line[i : i + width]
+        for line in case["text"].splitlines()
+        for i in range(0, len(line), width)
+    )
+
+    assert answer(mail.encode())[0][:2] == plain
+    assert answer(screen.encode())[0][:2] == plain
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "EAL: get_seg_fd(): open '/dev/hugepages/rtemap_0' failed: Permission deni",
+        "EAL: get_seg_fd(): open '/dev/hugepages/rtemap_0' failed: Permission de...",
+        "EAL: get_seg_fd(): open '/dev/hugepages/rtemap_0' failed: Keine Berechtigung",
+        "EAL: get_seg_fd(): open '/dev/hugepages/rtemap_0' failed: 权限不够",
+    ],
+)
+def test_a_cut_line_and_other_languages(line):
+    assert answer(line.encode())[0][:2] == (10, "cause")
+
+
+def test_nothing_of_a_log_moves_the_cursor():
+    data = b"EAL: FATAL: \x1b[2J\x1b]0;title\x07\x9b31m\x08Cannot init memory\x7f\xc2\x9b\n"
+
+    assert next(iter(log.lines(io.BytesIO(data)))).isprintable()
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_no_line_that_speaks_is_skipped(case):
+    """The words by which lines are chosen are in every line that a pattern matches."""
+    for line in case["text"].splitlines():
+        says = Line(line)
+        if says.sure or says.hits or says.end:
+            assert not SPEAKING.isdisjoint(words_of(line)), line
+
+
+def test_a_long_log_is_read_in_bounded_memory():
+    """Only a few lines are kept, whatever the length of the log."""
+    reading = Reading()
+    reading.read(f"EAL: failed to do {i}: reason{i}" for i in range(30_000))
+
+    assert len(reading._known) <= 4096
+    assert len(reading.tail) <= 2000
