@@ -71,18 +71,7 @@ def abi(
     return Abi(line, hugepage_sizes, config_size(line, lists, family), lists)
 
 
-_LOW = 0x100000000
-BUILDS = {
-    b.name: b
-    for b in (  # name, cache line, nodes, lcores, page sizes, base address
-        Build("x86_64", 64, 32, 128, 3, _LOW),
-        Build("aarch64", 128, 4, 256, 4, _LOW),  # generic, as distributions build it
-        Build("aarch64-soc", 64, 1, 16, 4, _LOW),  # -Dplatform=bluefield; others differ in limits
-        Build("ppc64le", 128, 16, 128, 3, _LOW),
-        Build("riscv64", 64, 2, 128, 3, _LOW),
-        Build("loongarch64", 64, 16, 64, 3, 0x7000000000),
-    )
-}
+BUILDS = {name: Build(name, *facts) for name, facts in layout.BUILDS.items()}
 
 
 def like(line: int, hugepage_sizes: int | None = None, nodes: int | None = None) -> list[str]:

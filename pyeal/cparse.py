@@ -5,7 +5,9 @@ Each function raises ValueError, or returns None, for a text that EAL refuses.
 
 from __future__ import annotations
 
-MAX_LCORE, CPU_SETSIZE = 128, 1024  # RTE_MAX_LCORE, glibc's
+from .layout import MAX_LCORE as MAX_LCORE
+
+CPU_SETSIZE = 1024  # glibc's
 U64 = (1 << 64) - 1
 BLANK, DIGITS = " \t", "0123456789abcdef"
 

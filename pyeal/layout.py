@@ -69,10 +69,23 @@ class Abi:
         self.lists = lists
 
 
-# of what this process makes: a generic build for this machine
-_OWN = {"aarch64": (128, 4, 27520), "ppc64le": (128, 3, 27520)}.get(os.uname().machine)
-ABI = Abi(*(_OWN or (64, 3, 25344)))
-LINE, MAX_HUGEPAGE_SIZES, CONFIG_SIZE = ABI.line, ABI.hugepage_sizes, ABI.config_size
+BUILDS = {  # RTE_CACHE_LINE_SIZE, RTE_MAX_NUMA_NODES, RTE_MAX_LCORE, MAX_HUGEPAGE_SIZES, base
+    "x86_64": (64, 32, 128, 3, 0x100000000),
+    "aarch64": (128, 4, 256, 4, 0x100000000),  # generic, as distributions build it
+    "aarch64-soc": (64, 1, 16, 4, 0x100000000),  # -Dplatform=bluefield; others have other limits
+    "ppc64le": (128, 16, 128, 3, 0x100000000),
+    "riscv64": (64, 2, 128, 3, 0x100000000),
+    "loongarch64": (64, 16, 64, 3, 0x7000000000),
+}
+# of what this process makes: the build that PYEAL_BUILD names, or a generic one for this machine
+BUILD = os.environ.get("PYEAL_BUILD") or os.uname().machine
+if BUILD not in BUILDS:
+    if "PYEAL_BUILD" in os.environ:
+        raise ValueError(f"PYEAL_BUILD={BUILD}: expected one of {', '.join(BUILDS)}")
+    BUILD = "x86_64"
+LINE, MAX_NODES, MAX_LCORE, MAX_HUGEPAGE_SIZES, BASE = BUILDS[BUILD]
+CONFIG_SIZE = 27520 if LINE == 128 else 25344
+ABI = Abi(LINE, MAX_HUGEPAGE_SIZES, CONFIG_SIZE)
 
 
 def sized(size: int) -> "Callable[[type[S]], type[S]]":

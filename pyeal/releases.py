@@ -5,6 +5,8 @@ A row states what became true with a release. It holds until a later row states 
 
 from __future__ import annotations
 
+from . import layout
+
 DEFAULT = "22.11.11"
 # Each line's release that the suite runs against; others of the line differ by _FIXES alone.
 TESTED = "20.11.10", "21.11.9", "22.11.11", "23.11.7", "24.11.6", "25.11.2", "26.07"
@@ -196,6 +198,14 @@ def _facts(name: str) -> dict[str, object]:
     for fixed, change in _FIXES:
         if fixed[:5] == line and word_of(fixed) <= word_of(name):
             facts |= change
+    # the table is that of x86-64: the build has the last word
+    nodes, lcores = facts["numa_nodes_max"], facts["cpus_looked_at"]
+    facts["numa_nodes_max"] = min(nodes, layout.MAX_NODES)  # type: ignore[call-overload]
+    if lcores == 128:  # RTE_MAX_LCORE
+        facts["cpus_looked_at"] = layout.MAX_LCORE
+    tables: tuple[int, ...] = facts["service_tables"]  # type: ignore[assignment]
+    of_lcores = (n // 128 * layout.MAX_LCORE for n in tables[1:])
+    facts["service_tables"] = tables[0], *of_lcores
     return facts
 
 

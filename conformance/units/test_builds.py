@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -153,6 +156,60 @@ def test_a_secondary_refuses_another_build_in_plain_words(
     os.chmod(tmp_path / "config", 0o600)
     with pytest.raises(EalError, match=words):
         secondary.AttachedConfig(str(tmp_path / "config"), releases.get("22.11"))
+
+
+PRIMARY = """if True:
+    import os, shutil, sys
+    import pyeal
+    prefix = f"build{os.getpid()}"
+    eal = pyeal.init(["--no-huge", "-m", "8", "--file-prefix", prefix], release=sys.argv[1])
+    for name in "config", "fbarray_nohugemem":
+        shutil.copy(f"{eal.runtime_dir}/{name}", sys.argv[2])
+    eal.cleanup()
+    shutil.rmtree(eal.runtime_dir, ignore_errors=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("build", "release", "name"),
+    [
+        ("aarch64", "20.11", "20.11-vm-no-huge"),
+        ("aarch64", "22.11", "22.11-vm-no-huge"),
+        ("riscv64", "24.11", "other-riscv64-no-huge"),
+    ],
+)
+def test_a_primary_of_a_build_writes_its_words(
+    build: str, release: str, name: str, tmp_path: Path
+) -> None:
+    """Word by word those of librte_eal, but for the clock and the minor release."""
+    _, files = recordings.read(recordings.OTHER_BUILDS / f"{name}.zip")
+    env = os.environ | {"PYEAL_BUILD": build, "XDG_RUNTIME_DIR": str(tmp_path)}
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    argv = [sys.executable, "-c", PRIMARY, release, str(tmp_path)]
+    subprocess.run(argv, env=env, check=True, timeout=60)
+    abi = decode.release(release, "riscv64" if build == "riscv64" else "aarch64")
+    ours, theirs = (abi.config(d) for d in ((tmp_path / "config").read_bytes(), files["config"]))
+    differ = [k for k in ours if ours[k] != theirs[k]]
+
+    assert set(differ) <= {"tsc_hz", "version"}
+    assert (tmp_path / "fbarray_nohugemem").read_bytes() == files["fbarray_nohugemem"]
+
+
+def test_plan_for_another_build(capfd: Any) -> None:
+    assert main(["plan", "--build", "aarch64", "--json", "--", "--no-huge", "-m", "8"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    sizes = {f["name"]: f["bytes"] for f in found["runtime"]["files"]}
+
+    assert found["build"] == {"line": 128, "lists": 128, "nodes": 4, "hugepage_sizes": 4}
+    assert sizes["config"] == 27520
+
+
+def test_a_build_that_is_not_known_is_refused() -> None:
+    env = os.environ | {"PYEAL_BUILD": "vax", "PYTHONPATH": os.pathsep.join(sys.path)}
+    argv = [sys.executable, "-c", "from pyeal import layout"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True)
+
+    assert "PYEAL_BUILD=vax: expected one of x86_64, aarch64, " in done.stderr
 
 
 @pytest.fixture

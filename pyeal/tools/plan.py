@@ -7,6 +7,7 @@ memory of no cost, and given out as far as the machine's limits would let the ke
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from pyeal import builds, layout, libc, releases
@@ -159,6 +160,7 @@ def facts(r: DryRun) -> dict[str, Any]:
 def arguments(p: argparse.ArgumentParser) -> None:
     p.usage = "pyeal plan [options] -- EAL-ARGS"
     p.add_argument("--as", dest="release", metavar="RELEASE", help=f"{releases.SPAN} (22.11)")
+    p.add_argument("--build", choices=layout.BUILDS, help="of EAL (that of this machine)")
     p.add_argument("--pid", type=int, help="with that process's limits, mounts and groups")
     p.add_argument(
         "--for-peer", type=int, action="append", default=[], metavar="PID",
@@ -169,6 +171,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_release(args.release)
+    if args.build not in (None, layout.BUILD):
+        return _with_build(args)
     view = ProcessView(args.pid)
     with Progress("starting on fake pages"), DryRun(args.eal_args, args.release, view) as r:
         found = facts(r)
@@ -182,6 +186,18 @@ def run(args: argparse.Namespace) -> int:
     if found["ok"]:
         return 0
     return 2 if found["error"]["stage"] == "options" else 1
+
+
+def _with_build(args: argparse.Namespace) -> int:
+    """Plan in a process that has been told the build, on which every structure depends."""
+    import subprocess
+
+    argv = [sys.executable, "-c", "from pyeal.cli import main; raise SystemExit(main())", "plan"]
+    argv += ["--as", args.release] * bool(args.release) + ["--json"] * args.json
+    argv += [f"--pid={args.pid}"] * bool(args.pid) + [f"--for-peer={p}" for p in args.for_peer]
+    environ = os.environ | {"PYEAL_BUILD": args.build, "PYTHONPATH": os.pathsep.join(sys.path)}
+    sys.stdout.flush()
+    return subprocess.run([*argv, "--", *args.eal_args], env=environ).returncode
 
 
 def free_base_for(r: DryRun, length: int, peers: list[int]) -> int:
