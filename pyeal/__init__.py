@@ -8,9 +8,13 @@ with pyeal.init(["-m", "64", "--file-prefix", "demo"]) as eal:
 from __future__ import annotations
 
 import gc
+from _signal import NSIG, getsignal, signal  # type: ignore[import-not-found]
+from _thread import get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .eal import Eal
     from .errors import EalError
     from .layout import BAD_IOVA, FLAG_DIRTY, FLAG_DO_NOT_FREE, TAILQS
@@ -60,6 +64,80 @@ class gc_paused:  # reads as a function: `with gc_paused():`
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()
+
+
+class signals_deferred:
+    """Defers Python's signal handlers to the end of a block, so that none raises within it.
+
+    Only the main thread runs handlers: elsewhere, and within such a block, this does nothing.
+    """
+
+    active: signals_deferred | None = None  # the main thread's
+
+    def __enter__(self) -> signals_deferred:
+        self.handlers: dict[int, Any] = {}
+        self.pending: list[tuple[int, Any]] = []
+        self.allowed, self.thread = False, get_ident()
+        if signals_deferred.active:
+            return self
+        try:
+            for n, handler in enumerate(map(getsignal, range(1, NSIG)), 1):
+                if callable(handler):
+                    self.handlers[n] = handler
+                    signal(n, self._defer)
+            signals_deferred.active = self if self.handlers else None
+        except ValueError:  # not the main thread
+            self.handlers.clear()
+        except BaseException:
+            self._restore()
+            raise
+        return self
+
+    def _defer(self, n: int, frame: Any) -> None:
+        if not self.allowed:
+            self.pending.append((n, frame))
+            return
+        self.allowed = False  # for the clean-up, if the handler raises
+        self.handlers[n](n, frame)
+        self.allowed = True
+
+    def deliver(self) -> None:
+        """Runs the handlers of the signals that arrived since. Raises what they raise."""
+        while self.pending:
+            n, frame = self.pending.pop(0)
+            self.handlers[n](n, frame)
+
+    def _restore(self) -> None:
+        if signals_deferred.active is self:
+            signals_deferred.active = None
+        for n, handler in self.handlers.items():
+            if getsignal(n) == self._defer:
+                signal(n, handler)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._restore()
+        finally:
+            self._restore()  # the rest, if the first handler ran at once and raised
+            self.deliver()
+
+
+class signals_allowed:
+    """Runs signal handlers at once again: around a wait without a bound, and a caller's function.
+
+    Only in the thread that defers them.
+    """
+
+    def __enter__(self) -> None:
+        active = signals_deferred.active
+        self.block = active if active and active.thread == get_ident() else None
+        if self.block:
+            self.block.allowed = True
+            self.block.deliver()
+
+    def __exit__(self, *_: object) -> None:
+        if self.block:
+            self.block.allowed = False
 
 
 def __getattr__(name: str) -> object:

@@ -27,7 +27,7 @@ LIMIT = 1 << 20  # bytes of a file that can be one: EAL has made them a little l
 
 # POSIX locks do not exclude within a process, and closing any descriptor of a file drops them: a
 # second EAL of this process must not even open a config that a primary of this process has locked.
-_ours: set[tuple[int, int]] = set()
+_ours: dict[tuple[int, int], int] = {}  # and that process: a child by fork has none
 
 
 def refused(what: str, **fields: str) -> EalError:
@@ -41,7 +41,7 @@ def is_ours(path: str) -> bool:
         st = os.stat(path)
     except FileNotFoundError:
         return False
-    return (st.st_dev, st.st_ino) in _ours
+    return _ours.get((st.st_dev, st.st_ino)) == os.getpid()
 
 
 def has_primary(path: str, release: Release) -> bool:
@@ -118,7 +118,7 @@ class SharedConfig(Config):
                     raise
             else:
                 self.fd, self._inode = fd, (st.st_dev, st.st_ino)
-                _ours.add(self._inode)
+                _ours[self._inode] = os.getpid()
                 return
         what = f"Cannot create lock on '{path}'. Is another primary process running?"
         fix = "choose another --file-prefix, or --proc-type=secondary to join it"
@@ -128,7 +128,7 @@ class SharedConfig(Config):
         if self.va:
             libc.munmap(self.va, SIZE)
         if self.fd >= 0:
-            _ours.discard(self._inode)
+            _ours.pop(self._inode, None)
             os.close(self.fd)
         self.va, self.fd = 0, -1
 

@@ -8,9 +8,9 @@ alone needs (a mode's pages, a secondary, the message channel) is imported when 
 from __future__ import annotations
 
 import os
-from _thread import RLock
+from _thread import get_ident
 from ctypes import addressof, sizeof
-from errno import EALREADY, ENODEV
+from errno import EALREADY, EBUSY, ENODEV
 
 from . import (
     config,
@@ -23,8 +23,10 @@ from . import (
     peers,
     releases,
     runtime,
+    signals_allowed,
+    signals_deferred,
 )
-from .errors import EalError
+from .errors import CLOSED, EalError
 from .fbarray import Arrays
 from .heap import Heaps
 from .host import LOCAL, Host
@@ -119,7 +121,7 @@ class Eal(memory.Memory):
     ) -> None:
         self.host, self.footprint = host, footprint or Footprint()
         self.log: Log = log or (lambda level, text: None)
-        self.pid, self.mutex, self.tailqs = os.getpid(), RLock(), tailqs
+        self.pid, self.mutex, self.tailqs = os.getpid(), memory.Door(), tailqs
         self.infos: list[hugepages.HugepageInfo] = []
         self._pages: list[Pages] = []
         self._undo: list[Callable[[], object]] = []  # of a failed start, in reverse order
@@ -127,11 +129,13 @@ class Eal(memory.Memory):
         wanted = releases.get(release) if release else None
         self.release = wanted or releases.get(releases.DEFAULT)
         try:
-            with gc_paused():
+            with signals_deferred(), gc_paused():
                 self._start([*args], role, wanted, wait)
         except BaseException as e:
-            self.closed = True
-            self.undo()
+            with signals_deferred():
+                self.closed = self.mutex.closed = True
+                self.undo()
+                self._forget_memory()
             if isinstance(e, OSError):
                 raise EalError(e.errno or 0, "init", str(e)) from e
             raise
@@ -145,7 +149,8 @@ class Eal(memory.Memory):
         self.role = self._find_role(role or self.options.proc_type)
         if self.role != "primary":
             # the primary decides whose arguments and layouts hold
-            self.release = config.find_release(self.file("config"), timeout, wanted)
+            with signals_allowed():
+                self.release = config.find_release(self.file("config"), timeout, wanted)
             self.options = options.parse(args, self.release, self.log)
         running = lcores.enabled(self.options, cpus, self.host.affinity())
         self.sockets, self.node_of = cpus.nodes, cpus.node_of
@@ -185,23 +190,62 @@ class Eal(memory.Memory):
     def cleanup(self) -> None:
         """Gives everything back that is not in use; config, arrays and hugepage_info stay as files.
 
-        rte_eal_cleanup. EalError(EALREADY) the second time.
+        rte_eal_cleanup. An interrupt before it begins, or EalError(EBUSY) while another thread
+        walks or this is called by a callback, leaves the EAL as it was. Other errors are raised
+        after everything else was given back. EalError(EALREADY) the second time.
         """
-        if self.closed:
+        if self.closed and self.pid == os.getpid():
             raise EalError(EALREADY, "cleanup", "Already called cleanup")
         with self.mutex:
+            if get_ident() in self.lists.lock.ours:
+                what = "Cannot clean up from a callback of a walk"
+                raise EalError(EBUSY, "cleanup", what, fix="return from it first")
+            self.mutex.close()
             self.closed = True
-            self._stages.give_back()
-            still = self._stages.known and self._hold_still()
+            errors: list[Exception] = []
+            for step in (
+                self._stages.give_back,
+                self._stop_following,
+                self._stages.forget,
+                self._unmap,
+                self.config_file.close,
+            ):
+                try:
+                    step()
+                except (OSError, EalError) as e:  # the rest is given back all the same
+                    errors.append(e)
+            self._forget_memory()
+            if errors:
+                raise errors[0]
+
+    def _stop_following(self) -> None:
+        still = self._stages.known and self._hold_still()
+        try:
             if self._stages.known:
                 self.channel.close()
+        finally:
             self.memalloc.close()
             if still:
                 self.lists.lock.read_done()
-            self._stages.forget()
+
+    def _unmap(self) -> None:
+        try:
+            self.arrays.release(self.memzones.arr)
             self.lists.unmap()
+        finally:
             self.arrays.close()
-            self.config_file.close()
+
+    def _forget_memory(self) -> None:
+        """Makes whatever a caller keeps raise EalError: the memory is not mapped any more."""
+        for name in ("memzones", "heaps", "memalloc", "lists", "arrays"):
+            kept = self.__dict__.get(name)
+            if isinstance(kept, Heaps) and kept.heaps is not CLOSED:
+                for heap in kept.heaps:
+                    heap.c = heap.lock = CLOSED
+            if kept is not None and kept is not CLOSED:
+                kept.__dict__.update(dict.fromkeys(kept.__dict__, CLOSED))
+            self.__dict__[name] = CLOSED
+        self.config = self.config_file = CLOSED
 
     def _hold_still(self) -> bool:
         """Keeps peers from changing memory while this process stops to follow; whether it does.
@@ -229,17 +273,20 @@ class Eal(memory.Memory):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.closed:
+        """Cleans up; in a child of this process, whose pages and files these are not, nothing."""
+        if not self.closed and self.pid == os.getpid():
             self.cleanup()
 
     def others(self) -> dict[int, str]:
         """Returns the other living processes of this prefix: {pid: "primary" | "secondary"}."""
+        self.mutex.check()
         found = runtime.processes(self.runtime_dir, self.host) if self.shared else {}
         return {pid: role for pid, role in found.items() if pid != self.pid}
 
     def refresh(self) -> None:
         """Brings an observer's mappings in line with the primary's lists. EalError(ENOMEM)."""
-        self._stages.refresh()
+        with self.mutex:
+            self._stages.refresh()
 
     def open_channel(self, name: str, on_death: Callable[[], object] | None = None) -> None:
         """Opens the channel to other processes, with a socket of that name. rte_mp_channel_init"""

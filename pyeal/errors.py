@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from errno import EINVAL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class EalError(Exception):
     """A stage of EAL failed.
@@ -49,6 +55,23 @@ class EalError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuilt, (self.errno, self.stage, self.what, self.__dict__)
+
+
+class Closed:
+    """Stands in place of memory that is not mapped any more: each use raises EalError(EINVAL)."""
+
+    def _refuse(self, *_: object) -> Any:
+        fix = "begin another one with pyeal.init()"
+        raise EalError(EINVAL, "eal", "This EAL was cleaned up", fix=fix, reason="closed")
+
+    use = __getattr__ = __iter__ = __len__ = __bytes__ = __index__ = __getitem__ = _refuse
+    __setitem__ = __contains__ = __enter__ = _refuse
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+CLOSED: Any = Closed()
 
 
 def _rebuilt(errno: int, stage: str, what: str, fields: dict[str, object]) -> EalError:

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+from _weakref import ref
 from ctypes import addressof, memset, sizeof
 from errno import EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT, EWOULDBLOCK
 
 from . import files, layout, libc
-from .errors import EalError
+from .errors import CLOSED, EalError
 from .libc import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PAGE, PROT_RW
 from .vaspace import VaSpace, align
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from typing import Any
 
 INT_MAX = 2**31 - 1
 
@@ -70,16 +72,30 @@ class Fbarray:
     free entries); they raise EalError(EINVAL) for bad arguments.
     """
 
-    __slots__ = ("desc", "words")
+    __slots__ = ("desc", "elements", "words")
 
     def __init__(self, desc: layout.Fbarray | None) -> None:
         self.desc = desc = _given(desc)
         end = desc.data + desc.len * desc.elt_sz
         self.words = libc.memory(end + 8, 8 * n_words(desc.len))
+        self.elements: Any = None  # a ctypes array, which each element refers to
 
-    def release(self) -> None:
-        """Release the view; required before the memory is unmapped."""
+    def view(self, kind: Any, i: int) -> Any:
+        """Return element i as a structure in place, which release() knows of."""
+        self._check(i)
+        if self.elements is None:
+            self.elements = (kind * self.desc.len).from_address(self.desc.data)
+        return self.elements[i]
+
+    def release(self) -> bool:
+        """Release the view, as is required before the memory is unmapped; each use raises then.
+
+        Returns False if a caller keeps the view of an element: the memory must not be unmapped.
+        """
         self.words.release()
+        kept = ref(self.elements) if self.elements is not None else bool
+        self.desc = self.words = self.elements = CLOSED
+        return not kept()
 
     @property
     def ones(self) -> int:
@@ -221,6 +237,7 @@ class Arrays:
     def __init__(self, space: VaSpace, directory: str | None) -> None:
         self.space, self.directory = space, directory
         self.areas: dict[int, tuple[int, int]] = {}  # data address -> (bytes, fd or -1)
+        self.viewed: set[int] = set()  # data addresses that a caller's records are views of
 
     def path(self, name: str) -> str:
         return f"{self.directory}/fbarray_{name}"
@@ -340,7 +357,7 @@ class Arrays:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 raise _as_eal(e, f"Cannot remove array {name}") from None
         del self.areas[va]
-        _undo(va, size, fd)
+        self._drop(va, size, fd)
         memset(addressof(desc), 0, sizeof(desc))
 
     def close(self, remove: bool = False) -> None:
@@ -350,8 +367,23 @@ class Arrays:
                 name = os.readlink(f"/proc/self/fd/{fd}")
                 if not name.endswith(" (deleted)"):
                     os.unlink(name)
-            _undo(va, size, fd)
+            self._drop(va, size, fd)
         self.areas.clear()
+
+    def release(self, arr: Fbarray) -> None:
+        """Release a view of an array before the array is unmapped."""
+        va = arr.desc.data
+        if not arr.release():
+            self.viewed.add(va)
+
+    def _drop(self, va: int, size: int, fd: int) -> None:
+        """Unmap an array; zeros of this process replace it if a caller keeps a view."""
+        if va in self.viewed:
+            libc.mmap(va, size, PROT_RW, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS)
+            if fd >= 0:
+                os.close(fd)
+        else:
+            _undo(va, size, fd)
 
 
 def _given(desc: layout.Fbarray | None) -> layout.Fbarray:

@@ -12,6 +12,8 @@ import os
 import stat
 import time
 
+from . import signals_allowed
+
 
 def open_shared(path: str, flags: int, dir_fd: int | None = None, check: bool = True) -> int:
     """Opens a regular file of root or of this user; O_CREAT makes it with mode 0600.
@@ -153,13 +155,20 @@ class DirectoryLock:
         self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             if self.timeout is None:
-                fcntl.flock(self.fd, self.kind)
+                self._wait()
             else:
                 self._try(self.timeout)
         except BaseException:
             os.close(self.fd)
             raise
         return self.fd
+
+    def _wait(self) -> None:
+        try:
+            fcntl.flock(self.fd, self.kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with signals_allowed():
+                fcntl.flock(self.fd, self.kind)
 
     def _try(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout

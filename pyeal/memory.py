@@ -6,10 +6,14 @@ descriptors, and the layout as plain data.
 
 from __future__ import annotations
 
+import os
+import time
+from _thread import allocate_lock, get_ident
 from ctypes import addressof, memset, sizeof
-from errno import EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOTSUP
+from errno import EBUSY, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOTSUP, EPERM
 
-from .errors import EalError
+from . import signals_deferred
+from .errors import CLOSED, EalError
 from .layout import BAD_IOVA
 from .libc import PAGE
 from .populate import frames
@@ -17,9 +21,8 @@ from .segments import Pages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _thread import RLock
     from collections.abc import Callable, Iterator
-    from typing import Any
+    from typing import Any, TypeVar
 
     from .fbarray import Arrays
     from .heap import Heap, Heaps
@@ -31,7 +34,93 @@ if TYPE_CHECKING:
     from .releases import Release
     from .segments import Segments
 
+    F = TypeVar("F", bound=Callable[..., Any])
+
 MAX_DMA_BITS = 63
+DRAIN = 10.0  # seconds that a cleanup waits for other threads
+
+
+class Door:
+    """Lets one thread at a time change an EAL, in the process that began it, until its cleanup.
+
+    Within it signal handlers are deferred: one that raises must not leave a lock taken or a change
+    half done, and one that calls in must not find them so. Raises EalError: EPERM in another
+    process, EINVAL after cleanup, EBUSY for a callback of a call that is under way.
+    """
+
+    def __init__(self) -> None:
+        self.pid, self.lock, self.owner = os.getpid(), allocate_lock(), 0
+        self.closed = False
+        self.readers: list[int] = []  # a thread for each call that only reads
+
+    def check(self) -> None:
+        if (pid := os.getpid()) != self.pid:
+            what, fix = "Cannot use the EAL of another process", "begin one in this process"
+            expected, found = f"process {self.pid}", f"process {pid}, its child by fork"
+            raise EalError(
+                EPERM, "eal", what, expected=expected, found=found, fix=fix, reason="forked"
+            )
+        if self.closed and self.owner != get_ident():
+            CLOSED.use()
+
+    def __enter__(self) -> None:
+        self.check()
+        if self.owner == get_ident():
+            what, fix = "Cannot call in from a callback of this EAL", "return from it first"
+            raise EalError(EBUSY, "eal", what, fix=fix, reason="re-entered")
+        block = signals_deferred()
+        block.__enter__()
+        try:
+            while not self.lock.acquire(timeout=0.1):
+                block.deliver()
+                self.check()
+            self.block, self.owner = block, get_ident()
+            if self.closed:
+                self._leave()
+                CLOSED.use()
+        except BaseException:
+            block.__exit__()
+            raise
+
+    def _leave(self) -> None:
+        self.owner = 0
+        self.lock.release()
+
+    def __exit__(self, *_: object) -> None:
+        block = self.block
+        self._leave()
+        block.__exit__()
+
+    def close(self) -> None:
+        """Refuses calls from now on, and waits for those of other threads that read.
+
+        Raises EalError(EBUSY) if one does not end; the door is open again then.
+        """
+        self.closed, deadline = True, time.monotonic() + DRAIN
+        while set(self.readers) - {get_ident()}:
+            if time.monotonic() > deadline:
+                self.closed = False
+                what, fix = "Cannot clean up while a thread walks", "end the walk first"
+                raise EalError(EBUSY, "cleanup", what, fix=fix, reason="walking")
+            time.sleep(0.001)
+
+
+def reads(fn: F) -> F:
+    """Makes a method refuse as Door does, and cleanup wait for it."""
+
+    def method(self: Memory, *args: Any, **named: Any) -> Any:
+        door, me = self.mutex, get_ident()
+        door.check()
+        try:
+            door.readers.append(me)
+            door.check()  # once more: cleanup looks at the readers after it closed the door
+            return fn(self, *args, **named)
+        finally:
+            if me in door.readers:
+                door.readers.remove(me)
+
+    method.__doc__, method.__name__, method.__wrapped__ = fn.__doc__, fn.__name__, fn  # type: ignore
+    return method  # type: ignore[return-value]
 
 
 class Rights:
@@ -47,7 +136,7 @@ class Rights:
 class Memory:
     """The memory of one EAL. A start sets the attributes; Eal is the class to make one of."""
 
-    mutex: RLock  # one thread at a time changes memory
+    mutex: Door  # one thread at a time changes memory
     rights: Rights
     options: Options
     release: Release
@@ -65,6 +154,7 @@ class Memory:
 
     # lists, segments, walks
 
+    @reads
     def memseg_lists(self) -> list[MemsegList]:
         """Returns every list in slot order, empty and external ones included."""
         return list(self.lists)
@@ -76,6 +166,7 @@ class Memory:
                 for i in range(start, start + n):
                     yield msl, i, msl.seg(i)
 
+    @reads
     def walk_lists(
         self, fn: Callable[[MemsegList], int | None], unlocked: bool = False, heap: bool = False
     ) -> int:
@@ -86,12 +177,14 @@ class Memory:
         """
         return self.lists.walk_lists(fn, unlocked, heap)
 
+    @reads
     def walk_segments(
         self, fn: Callable[[MemsegList, Memseg], int | None], unlocked: bool = False
     ) -> int:
         """Calls fn(list, record) for each used segment, in the same way. rte_memseg_walk"""
         return self.lists.walk_segments(fn, unlocked)
 
+    @reads
     def walk_contig(
         self, fn: Callable[[MemsegList, Memseg, int], int | None], unlocked: bool = False
     ) -> int:
@@ -109,27 +202,36 @@ class Memory:
         EalError: ENOMEM, and no page stays allocated; ENOTSUP in any process but a primary.
         """
         self.rights.pages()
-        with self.mutex, self.lists.lock:
-            pages = self.memalloc.alloc(page_size, socket, n, exact)
-            if not self.lists.peers.announce(False, 0):
-                self._free_pages(pages)
-                raise EalError(ENOMEM, "memalloc", "not every secondary could map the new pages")
-        self._pages.append(pages)
-        return pages
+        pages = None
+        try:
+            with self.mutex, self.lists.lock:
+                pages = self.memalloc.alloc(page_size, socket, n, exact)
+                if not self.lists.peers.announce(False, 0):
+                    self._free_pages(pages)
+                    what = "not every secondary could map the new pages"
+                    raise EalError(ENOMEM, "memalloc", what)
+                self._pages.append(pages)
+                return pages
+        except BaseException:  # a signal handler's, after the call: the caller has no pages
+            if pages in self._pages:
+                self.free_pages(pages)
+            raise
 
     def free_pages(self, pages: Pages) -> None:
         """Frees what alloc_pages() returned. EalError(EINVAL) for anything else."""
-        if pages not in self._pages:
-            what = f"Cannot free {pages!r}: it is not allocated, or in a heap"
-            raise EalError(EINVAL, "memalloc", what)
-        with self.mutex, self.lists.lock:
-            self._free_pages(pages)
-        self._pages.remove(pages)
+        with self.mutex:
+            if pages not in self._pages:
+                what = f"Cannot free {pages!r}: it is not allocated, or in a heap"
+                raise EalError(EINVAL, "memalloc", what)
+            with self.lists.lock:
+                self._free_pages(pages)
+            self._pages.remove(pages)
 
     def _free_pages(self, pages: Pages) -> None:
         self.memalloc.free(pages)
         self.lists.peers.announce(False, 0)
 
+    @reads
     def allocations(self) -> list[Pages]:
         """Returns what alloc_pages() allocated and free_pages() has not freed yet."""
         return list(self._pages)
@@ -139,8 +241,15 @@ class Memory:
     def malloc(self, size: int, align: int = 0, socket: int = -1) -> int:
         """Allocates from a heap; returns the address, 0 if there is no memory. rte_malloc_socket"""
         self.rights.change()
-        with self.mutex:
-            return self.heaps.malloc(size, align, socket)
+        va = 0
+        try:
+            with self.mutex:
+                va = self.heaps.malloc(size, align, socket)
+                return va
+        except BaseException:  # a signal handler's, after the call: the caller has no address
+            if va:
+                self.free(va)
+            raise
 
     def free(self, va: int) -> None:
         """Frees an address that malloc() returned. rte_free. EalError(EINVAL) for any other."""
@@ -170,6 +279,7 @@ class Memory:
         with self.mutex:
             return self.memzones.reserve(name, size, socket, align)
 
+    @reads
     def memzone_lookup(self, name: str) -> Memzone | None:
         """Returns the zone of that name, of any process. rte_memzone_lookup"""
         return self.memzones.lookup(name)
@@ -182,6 +292,7 @@ class Memory:
 
     # events and limits
 
+    @reads
     def on_memory_event(self, fn: Callable[[str, int, int], object]) -> None:
         """Has fn("alloc" | "free", va, bytes) called after pages are added, and before they go.
 
@@ -190,6 +301,7 @@ class Memory:
         self._must_change("register memory events")
         self.heaps.on_event.append(fn)
 
+    @reads
     def limit(self, socket: int, size: int) -> None:
         """Keeps the heap of a node below size bytes. rte_mem_alloc_validator_register
 
@@ -246,7 +358,7 @@ class Memory:
         with self.mutex, self.lists.lock:
             for msl in self.lists:
                 if msl.external and (msl.base_va, msl.len) == (va, length):
-                    msl.arr.release()
+                    self.arrays.release(msl.arr)
                     self.arrays.destroy(msl.c.memseg_arr)
                     memset(addressof(msl.c), 0, sizeof(msl.c))
                     del self.lists.slots[msl.index]
@@ -256,10 +368,12 @@ class Memory:
 
     # addresses and descriptors
 
+    @reads
     def memseg_of(self, va: int) -> tuple[MemsegList, int] | None:
         """Returns (list, index) of an address of any list, used or not. rte_mem_virt2memseg"""
         return self.lists.of(va)
 
+    @reads
     def iova(self, va: int) -> int:
         """Returns the IO address of an address, BAD_IOVA if it has none. rte_mem_virt2iova"""
         if self.iova_mode == "VA":
@@ -270,6 +384,7 @@ class Memory:
             return BAD_IOVA
         return page if page == BAD_IOVA else page + va % PAGE
 
+    @reads
     def virt(self, iova: int) -> int:
         """Returns the address of an IO address of a used segment, else 0. rte_mem_iova2virt"""
         for _, _, ms in self.segments():
@@ -277,6 +392,7 @@ class Memory:
                 return ms.addr + iova - ms.iova
         return 0
 
+    @reads
     def fd(self, msl: MemsegList | int, seg: int) -> tuple[int, int]:
         """Returns (descriptor, offset) of a segment of a list or of a slot. rte_memseg_get_fd
 
@@ -289,6 +405,7 @@ class Memory:
             msl = found
         return self.memalloc.fd(msl, seg)
 
+    @reads
     def fd_of(self, va: int | None) -> tuple[int, int]:
         """Returns the same for the segment that contains an address. EalError(EINVAL) if none."""
         found = self.memseg_of(va) if va else None
@@ -298,10 +415,12 @@ class Memory:
         return self.memalloc.fd(*found)
 
     @property
+    @reads
     def physmem_size(self) -> int:
         """Bytes of all used pages of EAL's own lists. rte_eal_get_physmem_size"""
         return sum(m.count * m.page_sz for m in self.lists if not m.external)
 
+    @reads
     def check_dma_mask(self, bits: int) -> int:
         """Returns 0 if all memory is below 2**bits (as all later memory will be), 1 if not.
 
@@ -317,6 +436,7 @@ class Memory:
 
     # for people and tools
 
+    @reads
     def dump(self) -> str:
         """Returns a line for each used segment. rte_dump_physmem_layout"""
         lines = []
@@ -346,6 +466,7 @@ class Memory:
             return "in-memory"
         return "single-file" if o.single_file_segments else "dynmem"
 
+    @reads
     def layout(self) -> dict[str, object]:
         """Returns the lists and their runs of used segments as plain data, for JSON."""
         return {

@@ -10,8 +10,8 @@ from ctypes import addressof, memset, sizeof
 from errno import EINVAL, ENOMEM
 from struct import Struct, pack
 
-from . import layout, libc
-from .errors import EalError
+from . import layout, libc, signals_allowed, signals_deferred
+from .errors import CLOSED, EalError
 from .fbarray import Arrays, Fbarray, bits
 from .layout import MAX_MEMSEG_LISTS, Memseg
 from .peers import RwLock, SharedLock
@@ -131,7 +131,8 @@ class MemsegList:
 
     def seg(self, i: int) -> Memseg:
         """Return the record of segment i, in place."""
-        return Memseg.from_address(self.arr.address(i))
+        record: Memseg = self.arr.view(Memseg, i)
+        return record
 
     def fill(
         self, start: int, iovas: list[int], nchannel: int, nrank: int, flags: list[int]
@@ -294,7 +295,7 @@ class MemsegLists:
         for msl in self:
             if not msl.count:
                 libc.munmap(msl.base_va, msl.len)
-                msl.arr.release()
+                self.arrays.release(msl.arr)
                 c = msl.c
                 c.base_va = c.heap = 0
                 if self.release.zeroes_released:
@@ -310,7 +311,8 @@ class MemsegLists:
         for msl in self:
             if not msl.external:
                 libc.munmap(msl.base_va, msl.len)
-            msl.arr.release()
+            self.arrays.release(msl.arr)
+            msl.c = CLOSED
         self.slots.clear()
 
     # the walks: common/eal_common_memory.c: rte_memseg_list_walk, rte_memseg_walk, ...
@@ -340,16 +342,18 @@ class MemsegLists:
         )
 
     def _walk(self, items: Any, fn: Callable[..., int | None], unlocked: bool) -> int:
-        if not unlocked:
-            self.lock.read()
-        try:
-            for args in items:
-                if answer := fn(*args):
-                    return answer
-            return 0
-        finally:
+        with signals_deferred():
             if not unlocked:
-                self.lock.read_done()
+                self.lock.read()
+            try:
+                with signals_allowed():
+                    for args in items:
+                        if answer := fn(*args):
+                            return answer
+                return 0
+            finally:
+                if not unlocked:
+                    self.lock.read_done()
 
     def of(self, va: int) -> tuple[MemsegList, int] | None:
         """Return the list that an address belongs to, and the segment, used or not; or None."""

@@ -30,7 +30,7 @@ class Memzones:
     def __iter__(self) -> Any:
         for start, n in self.arr.runs():
             for i in range(start, start + n):
-                yield Memzone.from_address(self.arr.address(i))
+                yield self.arr.view(Memzone, i)
 
     def _find(self, name: str) -> Memzone | None:
         wanted = name.encode()
@@ -63,7 +63,7 @@ class Memzones:
             va = self.heaps.malloc(size, max(align, LINE), socket)
             if not va:
                 raise _no(ENOMEM, name, f"{size} bytes on node {socket}", "no heap that has them")
-            zone = Memzone.from_address(self.arr.address(slot))
+            zone: Memzone = self.arr.view(Memzone, slot)
             msl = self.heaps.page_of(va - HEADER)[0]
             zone.name, zone.iova, zone.addr, zone.len = name.encode(), self.iova(va), va, size
             zone.hugepage_sz, zone.socket_id, zone.flags = msl.page_sz, msl.socket, 0

@@ -15,8 +15,9 @@ is libc.compare_exchange, or compare_exchange_private if no other process maps t
 from __future__ import annotations
 
 import time
+from _thread import get_ident
 from ctypes import c_int
-from errno import ETIMEDOUT
+from errno import EDEADLK, ETIMEDOUT
 
 from . import libc
 from .errors import EalError
@@ -75,7 +76,7 @@ class SharedLock(SharedWord):
     ) -> None:
         super().__init__(va, exchange)
         self.all_ended, self.repair = all_ended, repair
-        self.ours: list[None] = []  # one entry for each thread here that holds it or waits for it
+        self.ours: list[int] = []  # each thread here that holds it or waits for it
 
     def acquire(self, free: Callable[[int], bool], add: int) -> None:
         """Add to the word as soon as free(value) holds.
@@ -83,14 +84,17 @@ class SharedLock(SharedWord):
         Raises EalError: ETIMEDOUT after 5 s, ENOTSUP if this machine offers no atomic exchange,
         and whatever repair() raises; in the last case the lock stays taken.
         """
-        self.ours.append(None)
+        if (me := get_ident()) in self.ours and not free(self.value):
+            what = "Cannot take a lock that this thread holds"
+            raise EalError(EDEADLK, "lock", what, fix="return from the walk first", reason="held")
+        self.ours.append(me)
         try:
             was_dead = self._take(free, add)
         except OSError as e:
-            self.ours.pop()
+            self.ours.remove(me)
             raise EalError(e.errno or 0, "lock", e.strerror or "") from None
         except EalError:
-            self.ours.pop()
+            self.ours.remove(me)
             raise
         if was_dead:
             self.repair()
@@ -123,7 +127,7 @@ class SharedLock(SharedWord):
     def release(self, add: int) -> None:
         """Subtract what acquire() added."""
         self.change(lambda value: value - add)
-        self.ours.pop()
+        self.ours.remove(get_ident())
 
     def release_dead(self) -> None:
         """Reset the word if a dead process holds it, after repair().
@@ -132,10 +136,10 @@ class SharedLock(SharedWord):
         """
         if self.ours or not self.value or not self.all_ended():
             return
-        self.ours.append(None)
+        self.ours.append(get_ident())
         self.repair()
         self.change(lambda value: 0)
-        self.ours.pop()
+        self.ours.remove(get_ident())
 
 
 class RwLock(SharedLock):

@@ -1,0 +1,293 @@
+"""One process and its EAL: fork, the end, other threads, callbacks, and signals at any moment."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from errno import EALREADY, EBUSY, EDEADLK, EINVAL, EPERM
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import pyeal
+
+PRIVATE = ["--no-huge", "-m", "8", "--no-shconf"]
+TRIALS = 300
+SEED = 20261130
+
+
+class Alarm(Exception):
+    """What the handler of a test raises."""
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments of a primary that has files and a socket."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return ["--no-huge", "-m", "8", f"--file-prefix=one-process-{os.getpid()}"]
+
+
+@pytest.fixture
+def eal(shared: list[str]) -> Iterator[pyeal.Eal]:
+    with pyeal.init(shared) as eal:
+        yield eal
+
+
+def in_child(act: Callable[[], object]) -> int:
+    """Runs this in a forked child; returns the errno of its EalError, 0 without one."""
+    if (pid := os.fork()) == 0:
+        code = 255
+        try:
+            act()
+            code = 0
+        except pyeal.EalError as e:
+            code = e.errno
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_child_that_leaves_the_with_takes_nothing(eal: pyeal.Eal) -> None:
+    before = sorted(os.listdir(eal.runtime_dir))
+
+    assert in_child(lambda: eal.__exit__(None, None, None)) == 0
+
+    assert sorted(os.listdir(eal.runtime_dir)) == before
+    assert "mp_socket" in before
+    eal.free(eal.malloc(64))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(lambda eal: eal.cleanup(), id="cleanup"),
+        pytest.param(lambda eal: eal.malloc(64), id="malloc"),
+        pytest.param(lambda eal: eal.layout(), id="layout"),
+        pytest.param(lambda eal: eal.walk_lists(lambda msl: 0), id="walk"),
+        pytest.param(lambda eal: eal.memzone_lookup("none"), id="memzone"),
+        pytest.param(lambda eal: eal.alloc_pages(2 << 20), id="pages"),
+    ],
+)
+def test_a_child_is_refused(eal: pyeal.Eal, act: Callable[[pyeal.Eal], object]) -> None:
+    assert in_child(lambda: act(eal)) == EPERM
+
+
+KEPT: dict[str, Callable[[dict[str, Any]], object]] = {
+    "malloc": lambda k: k["eal"].malloc(64),
+    "free": lambda k: k["eal"].free(k["va"]),
+    "alloc-pages": lambda k: k["eal"].alloc_pages(2 << 20),
+    "layout": lambda k: k["eal"].layout(),
+    "dump": lambda k: k["eal"].dump(),
+    "segments": lambda k: list(k["eal"].segments()),
+    "generator": lambda k: next(k["walk"]),
+    "memseg-lists": lambda k: k["eal"].memseg_lists(),
+    "walk": lambda k: k["eal"].walk_segments(lambda msl, ms: 0),
+    "memzone-lookup": lambda k: k["eal"].memzone_lookup("zone"),
+    "memzone-reserve": lambda k: k["eal"].memzone_reserve("other", 64),
+    "memseg-of": lambda k: k["eal"].memseg_of(k["va"]),
+    "physmem-size": lambda k: k["eal"].physmem_size,
+    "dma-mask": lambda k: k["eal"].check_dma_mask(40),
+    "list-count": lambda k: k["list"].count,
+    "list-name": lambda k: k["list"].name,
+    "list-segment": lambda k: k["list"].seg(0),
+    "list-array": lambda k: k["arr"].used(),
+    "list-runs": lambda k: k["arr"].runs(),
+    "heaps": lambda k: k["heaps"].malloc(64),
+    "heap": lambda k: k["heap"].__enter__(),
+    "zones": lambda k: k["zones"].lookup("zone"),
+}
+
+
+@pytest.mark.parametrize("use", KEPT)
+def test_after_cleanup_each_use_is_an_error(shared: list[str], use: str) -> None:
+    """Also of what a caller keeps: it must never end in SIGSEGV."""
+    eal = pyeal.init(shared)
+    kept: dict[str, Any] = {"eal": eal, "va": eal.malloc(64), "walk": eal.segments()}
+    next(kept["walk"])
+    eal.memzone_reserve("zone", 64)
+    kept["list"] = eal.memseg_lists()[0]
+    kept["arr"] = kept["list"].arr
+    kept |= {"heaps": eal.heaps, "heap": eal.heaps.heaps[0], "zones": eal.memzones}
+    eal.cleanup()
+
+    with pytest.raises(pyeal.EalError) as e:
+        KEPT[use](kept)
+
+    assert (e.value.errno, e.value.reason) == (EINVAL, "closed")
+
+
+def test_a_kept_record_reads_zeros_after_cleanup(shared: list[str]) -> None:
+    eal = pyeal.init(shared)
+    record, zone = next(eal.segments())[2], eal.memzone_reserve("zone", 64)
+    assert (record.len, zone.len) == (4096, 64)
+
+    eal.cleanup()
+
+    assert (record.len, zone.len) == (0, 0)
+
+
+def test_a_second_cleanup_says_so(shared: list[str]) -> None:
+    eal = pyeal.init(shared)
+    eal.cleanup()
+    with pytest.raises(pyeal.EalError) as e:
+        eal.cleanup()
+
+    assert e.value.errno == EALREADY
+
+
+def test_other_threads_are_refused_while_it_cleans_up(shared: list[str]) -> None:
+    eal, wrong, uses = pyeal.init(shared), list[BaseException](), [0]
+    begun = threading.Event()
+
+    def use() -> None:
+        try:
+            while True:
+                eal.free(eal.malloc(64))
+                eal.layout()
+                eal.walk_segments(lambda msl, ms: 0)
+                uses[0] += 1
+                begun.set()
+        except pyeal.EalError as e:
+            if e.errno != EINVAL:
+                wrong.append(e)
+        except BaseException as e:
+            wrong.append(e)
+        begun.set()
+
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for t in threads:
+        t.start()
+    begun.wait(10)
+    eal.cleanup()
+    for t in threads:
+        t.join(10)
+
+    assert uses[0]
+    assert not wrong
+
+
+def test_a_walk_cannot_clean_up(eal: pyeal.Eal) -> None:
+    with pytest.raises(pyeal.EalError) as e:
+        eal.walk_lists(lambda msl: eal.cleanup())
+
+    assert e.value.errno == EBUSY
+    eal.free(eal.malloc(64))
+
+
+def test_a_lock_of_this_thread_is_not_waited_for(eal: pyeal.Eal) -> None:
+    with eal.lists.lock, pytest.raises(pyeal.EalError) as e:
+        eal.lists.lock.write()
+
+    assert e.value.errno == EDEADLK
+    assert eal.lists.lock.value == 0
+
+
+def test_a_callback_that_calls_in_is_refused(eal: pyeal.Eal) -> None:
+    with eal.mutex, pytest.raises(pyeal.EalError) as e:
+        eal.malloc(64)
+
+    assert e.value.errno == EBUSY
+    eal.free(eal.malloc(64))
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+class At:
+    """Raises a signal at the n-th line that pyeal runs; `lines` is how many there were."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.lines, self.folder = n, 0, os.path.dirname(pyeal.__file__)
+
+    def __enter__(self) -> At:
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(self.folder) else None
+
+    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.n:
+                signal.raise_signal(signal.SIGUSR1)
+        return self._line
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    def handler(signum: int, frame: Any) -> None:
+        raise Alarm
+
+    old = signal.signal(signal.SIGUSR1, handler)
+    yield
+    signal.signal(signal.SIGUSR1, old)
+
+
+def taken() -> tuple[set[str], int]:
+    """The descriptors of this process, and the bytes that EAL's lists and arrays have mapped."""
+    fds = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            fds.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+        except FileNotFoundError:  # of the listing itself
+            pass
+    big = 0
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, _, last = line.split()[0].partition("-")
+        size = int(last, 16) - int(first, 16)
+        if 0x100000000 <= int(first, 16) < 0x500000000000:  # where EAL maps
+            big += size
+    return fds, big
+
+
+def life(args: list[str]) -> None:
+    """A start, allocations and an end, as a program that heeds its signals writes it."""
+    eal = None
+    try:
+        eal = pyeal.init(args)
+        va = eal.malloc(4096)
+        eal.memzone_reserve("zone", 64)
+        eal.walk_segments(lambda msl, ms: 0)
+        eal.memzone_free("zone")
+        eal.free(va)
+        eal.cleanup()
+    finally:
+        if eal and not eal.closed:
+            eal.cleanup()
+
+
+@pytest.mark.parametrize("kind", ["private", "shared"])
+def test_a_signal_at_any_line_costs_nothing(
+    kind: str, shared: list[str], alarm: None, tmp_path: Path
+) -> None:
+    """An exception of a handler leaves no descriptor, no mapping and no lock, and the next start
+    in the process works."""
+    args = PRIVATE if kind == "private" else shared
+    life(args)
+    with At(0) as whole:
+        life(args)
+    before, rng, raised = taken(), random.Random(SEED), 0
+    for _ in range(TRIALS):
+        n = rng.randrange(1, whole.lines)
+        try:
+            with At(n):
+                life(args)
+        except Alarm:
+            raised += 1
+
+        assert taken() == before, f"line {n} of {whole.lines}"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, f"line {n}"
+    life(args)
+
+    assert raised > TRIALS * 0.9
