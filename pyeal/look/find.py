@@ -6,11 +6,12 @@ import os
 from errno import EACCES, EINVAL, ENOENT
 
 from pyeal.errors import EalError
+from pyeal.look.archives import Archive
 from pyeal.look.foreign import ForeignEal
 from pyeal.look.machine import Machine, same_file
 from pyeal.look.runtime_dir import RuntimeDir
 from pyeal.look.snapshot import Snapshot
-from pyeal.look.sources import Archive, Folder, Unreadable
+from pyeal.look.sources import Folder, Unreadable
 
 
 def copied(path: str) -> ForeignEal:

@@ -11,12 +11,14 @@ from pyeal.hugepage_data import RECORD
 from pyeal.layout import BAD_IOVA, FREELISTS, MallocElem
 from pyeal.look.arrays import KERNEL_PAGES, ArrayContent
 from pyeal.look.config import config_of
-from pyeal.look.sources import MOST_BYTES, Archive, Damaged, Folder, ProcessMemory, Unreadable
+from pyeal.look.sources import MOST_BYTES, Damaged, Folder, ProcessMemory, Unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
+
+    from pyeal.look.archives import Archive
 
     Dict = dict[str, Any]
 

@@ -9,10 +9,6 @@ from pyeal import files, layout
 from pyeal.errors import EalError
 from pyeal.fbarray import file_size
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 MOST_BYTES = 64 << 20  # of one file, and of the arrays of an EAL together
 
 
@@ -97,60 +93,6 @@ def _head(fd: int, most: int) -> bytes:
 
 def _id(st: os.stat_result) -> tuple[int, int]:
     return st.st_dev, st.st_ino
-
-
-class Archive:
-    """A runtime directory in a zip or tar file, compressed or not; inner: its path in there."""
-
-    def __init__(self, path: str, inner: str | None = None) -> None:
-        self.path = path
-        self.files = _members(path)
-        at = [n.rpartition("/")[0] for n in self.files if n.rpartition("/")[2] == "config"]
-        if inner is None:
-            inner = next(iter(at), "")
-        self.inner = inner.strip("/")
-        self.prefixes = at
-
-    def names(self) -> list[str]:
-        d = self.inner + "/" if self.inner else ""
-        rest = (n[len(d) :] for n in self.files if n.startswith(d))
-        return sorted(n for n in rest if n and "/" not in n)
-
-    def read(self, name: str) -> bytes:
-        name = f"{self.inner}/{name}".lstrip("/")
-        if name not in self.files:
-            raise FileNotFoundError(ENOENT, os.strerror(ENOENT), f"{self.path}:{name}")
-        return self.files[name]()
-
-    def array(self, desc: layout.Fbarray) -> bytes:
-        return self.read(array_file(desc))
-
-    def array_bytes(self, desc: layout.Fbarray) -> int:
-        return len(self.array(desc))
-
-
-def _members(path: str) -> dict[str, Callable[[], bytes]]:
-    """Return {name without ./: a function that reads it} of a tar or zip file.
-
-    Raises Unreadable if it is neither.
-    """
-    import tarfile
-    import zipfile
-
-    if zipfile.is_zipfile(path):
-        z = zipfile.ZipFile(path)
-        return {n: lambda n=n: z.read(n) for n in z.namelist() if not n.endswith("/")}  # type: ignore[misc]
-    try:
-        t = tarfile.open(path)
-        members = [m for m in t.getmembers() if m.isreg()]
-    except (tarfile.TarError, EOFError) as e:
-        raise Unreadable(path, "a directory, a tar or a zip file", str(e)) from None
-
-    def take(m: tarfile.TarInfo) -> bytes:
-        f = t.extractfile(m)
-        return f.read() if f else b""
-
-    return {m.name.removeprefix("./"): lambda m=m: take(m) for m in members}  # type: ignore[misc]
 
 
 class ProcessMemory:

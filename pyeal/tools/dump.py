@@ -12,9 +12,10 @@ from pyeal.fbarray import file_size, n_words
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import Fbarray, Memseg, Memzone
 from pyeal.look import snapshot
+from pyeal.look.archives import Archive
 from pyeal.look.arrays import KERNEL_PAGES, ArrayContent, shape
 from pyeal.look.config import config_of, release_of
-from pyeal.look.sources import Archive, Unreadable, read_file
+from pyeal.look.sources import Unreadable, read_file
 from pyeal.tools import BOLD, DIM, Progress, count, document, ink
 
 TYPE_CHECKING = False
