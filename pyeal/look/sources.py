@@ -9,7 +9,8 @@ from pyeal import files, layout
 from pyeal.errors import EalError
 from pyeal.fbarray import file_size
 
-MOST_BYTES = 64 << 20  # of one file, and of the arrays of an EAL together
+MOST_BYTES = 64 << 20  # that are read of one file, and of the arrays of an EAL together
+MOST_LENGTH = 1 << 30  # of a file of which only the first bytes are read
 
 
 class Unreadable(EalError):
@@ -52,7 +53,7 @@ class Folder:
     def names(self) -> list[str]:
         return sorted(os.listdir(self.path))
 
-    def open(self, name: str, limit: int = MOST_BYTES) -> int:
+    def open(self, name: str, limit: int = MOST_LENGTH) -> int:
         """Return a descriptor to read a file of at most `limit` bytes. Raises OSError."""
         dir_fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
