@@ -42,6 +42,7 @@ class ProcessView(Host):
         )
         self._flocked: dict[str, list[tuple[str, int]]] | None = None
         self._page_files: dict[str, list[PageFile]] = {}
+        self.primary_build: dict[str, int] | None = None  # of the prefix that doctor checks
 
     def path(self, path: str) -> str:
         """Return a path of that process as this one can open it."""

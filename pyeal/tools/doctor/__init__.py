@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
             "first": first,
             "links": links,
             "touch": [{"step": s, "error": e} for s, e in steps],
+            "build": view.primary_build,
         }
         print(document("doctor", facts))
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyeal import options, releases
+from pyeal import builds, options, releases
 from pyeal.errors import EalError
 from pyeal.look.config import HeldConfig
 from pyeal.look.process_view import ProcessView
@@ -66,6 +66,8 @@ class Case:
             self.directory = view.runtime_dir(self.opts.file_prefix, self.release)
             try:
                 self.config = view.config(self.directory)
+                if self.config and self.config.abi:
+                    view.primary_build = builds.facts(self.config.abi)
             except OSError as e:
                 self.config_error = e.strerror or str(e)
         alive = bool(self.config and self.config.alive)
