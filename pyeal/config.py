@@ -1,16 +1,15 @@
-"""`config`, the file of rte_mem_config: create it, find a primary's, decode a copy.
+"""`config`, the file of rte_mem_config: create it, and tell whether a primary has it.
 
-linux/eal.c: rte_eal_config_create, rte_eal_config_attach; common/eal_common_mcfg.c
+linux/eal.c: rte_eal_config_create; common/eal_common_mcfg.c
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import time
 from errno import EACCES, EAGAIN, ENODEV
 
-from . import files, layout, libc, releases
+from . import files, layout, libc
 from .errors import EalError
 from .libc import MAP_FIXED, MAP_SHARED, PAGE, PROT_RW
 from .vaspace import VaSpace, align
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
 
     from .releases import Release
 
-MP_DISABLED, MP_ENABLED = 1, 2
 SIZE = align(layout.CONFIG_SIZE, PAGE)  # bytes of its mapping
-LIMIT = 1 << 20  # bytes of a file that can be one: EAL has made them a little larger before
 
 # POSIX locks do not exclude within a process, and closing any descriptor of a file drops them: a
 # second EAL of this process must not even open a config that a primary of this process has locked.
@@ -161,97 +158,3 @@ def _spare_survivors(path: str) -> None:
         ) from None
     finally:
         os.close(fd)
-
-
-# --- the config of another process ----------------------------------------------------------------
-
-
-def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
-    """Waits for a primary's config to be complete and returns the primary's release.
-
-    EalError(0): there is no config, it stays incomplete, or its version is not the wanted one.
-    """
-    try:
-        for level in (os.path.dirname(os.path.dirname(path)), os.path.dirname(path)):
-            files.check_directory(level)
-        fd = files.open_shared(path, os.O_RDONLY)
-    except OSError as e:
-        what = f"Cannot open '{path}' for rte_mem_config: {e.filename}: {e.strerror}"
-        fix = "start a primary with this --file-prefix first"
-        raise refused(what, fix=fix, reason="no-primary") from None
-    try:
-        deadline, pause = time.monotonic() + timeout, 0.001
-        while True:
-            copy = Copy(os.pread(fd, 8, 0))
-            if copy.complete:
-                break
-            if time.monotonic() > deadline:
-                raise refused(
-                    f"the primary of '{path}' has not finished its start within {timeout:g} s",
-                    expected=f"magic {layout.MAGIC:#x}",
-                    found=f"{copy.magic:#x}",
-                    fix="end the primary if it hangs; if it is dead, start another one",
-                    reason="incomplete",
-                )
-            time.sleep(pause)
-            pause = min(pause * 2, 0.1)
-    finally:
-        os.close(fd)
-    found, fix = copy.release, ""
-    if found and found.read_as and not wanted:  # a secondary writes: no guess without consent
-        copy.unknown, fix, found = found.note, f"--as {found.name} attaches to it", None
-    if found is None or (wanted and wanted.word != copy.word):
-        raise refused(
-            "Primary and secondary process DPDK version mismatch",
-            expected=wanted.name if wanted else "a known release",
-            found=f"{found.name if found else copy.unknown} in '{path}'",
-            fix=fix,
-            reason="version",
-        )
-    return found
-
-
-# --- a copy that a tool looks at ------------------------------------------------------------------
-
-
-class Copy:
-    """The content of a config file: `magic`, `word` (the version), the release, or the nearest.
-
-    c: a copy of the structure; None if `word` is of no release, the content is too short, or a
-    build with other limits wrote it. abi: the facts of the build that wrote it, None without c.
-    unknown: what is said about such a word or build.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        head = data[:8].ljust(8, b"\0")
-        self.magic, self.word = (int.from_bytes(head[i : i + 4], "little") for i in (0, 4))
-        self.release: Release | None = None
-        self.unknown = ""
-        try:
-            self.release = releases.nearest(self.word)
-        except ValueError as e:
-            self.unknown = str(e)
-        self.c: Any = None
-        self.abi: layout.Abi | None = None
-        if self.release and len(data) > len(head):
-            from . import builds  # here, as a primary does not need it
-
-            try:
-                self.abi = builds.of_config(data)
-            except builds.OtherLimits as e:
-                self.unknown = str(e)
-        if self.release and self.abi:
-            self.c = layout.config(self.release.family, self.abi).from_buffer_copy(data)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the primary has finished its start."""
-        return self.magic == layout.MAGIC
-
-
-def read(path: str, dir_fd: int | None = None) -> Copy:
-    """Decodes a config that any user may have made. Raises OSError.
-
-    dir_fd: the descriptor of the directory that a relative path begins in.
-    """
-    return Copy(files.read_untrusted(path, LIMIT, dir_fd))

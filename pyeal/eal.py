@@ -42,11 +42,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from .attached import AttachedConfig
     from .backing import Backing
     from .layout import Memseg
     from .memseg import MemsegList
     from .mp import Channel
-    from .secondary import AttachedConfig, Secondary, Sync
+    from .secondary import Secondary, Sync
 
     Log = Callable[[str, str], object]
     Running = list[tuple[int, int]]  # (lcore, node) of those that run, the main one first
@@ -148,9 +149,11 @@ class Eal(memory.Memory):
         self.options = options.parse(args, self.release, self.log)
         self.role = self._find_role(role or self.options.proc_type)
         if self.role != "primary":
+            from .attached import find_release
+
             # the primary decides whose arguments and layouts hold
             with signals_allowed():
-                self.release = config.find_release(self.file("config"), timeout, wanted)
+                self.release = find_release(self.file("config"), timeout, wanted)
             self.options = options.parse(args, self.release, self.log)
         running = lcores.enabled(self.options, cpus, self.host.affinity())
         self.sockets, self.node_of = cpus.nodes, cpus.node_of

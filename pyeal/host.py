@@ -1,7 +1,7 @@
 """Where the facts of a machine come from: /sys, /proc, mounts, limits, environment, user.
 
-Whatever asks about the machine takes a Host. LOCAL is the machine as this process sees it; a
-FakeHost is a folder; pyeal.look.process_view has the machine as another process sees it.
+Whatever asks about the machine takes a Host. LOCAL is the machine as this process sees it.
+pyeal.look.process_view has it as another process sees it, pyeal.look.fake_host is a folder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from . import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from .releases import Release
 
@@ -60,24 +60,6 @@ class Host:
 
 
 LOCAL = Host()
-
-
-class FakeHost(Host):
-    """A folder with `sys` and `proc` in it.
-
-    statfs: what statfs(2) would return there; that of the real path if it is not given.
-    """
-
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        statfs: Callable[[str], tuple[int, int]] | None = None,
-    ) -> None:
-        self.sys, self.proc, self.mounts = f"{root}/sys", f"{root}/proc", f"{root}/proc/mounts"
-        self._statfs = statfs or super().statfs
-
-    def statfs(self, path: str) -> tuple[int, int]:
-        return self._statfs(path)
 
 
 def parse_maps(text: str) -> Iterator[tuple[int, int, str, str]]:

@@ -65,7 +65,7 @@ class Infos(list[HugepageInfo]):
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _value(path: str, log: Log, unread: list[str] | None = None) -> int | None:
+def counter(path: str, log: Log, unread: list[str] | None = None) -> int | None:
     """Returns the number in a sysfs file, None if there is none. eal_parse_sysfs_value
 
     unread: the path and the reason are added to it if the file cannot be opened.
@@ -139,34 +139,6 @@ def default_size(host: Host = LOCAL) -> int:
     return 0
 
 
-def pools(host: Host = LOCAL) -> dict[int, dict[str, int | dict[int, dict[str, int]]]]:
-    """Returns every counter of every pool: {page size: {counter: n, "nodes": {node: {...}}}}."""
-
-    def counters(path: str) -> dict[str, int]:
-        return {
-            name.removesuffix("_hugepages"): n
-            for name in sorted(os.listdir(path))
-            if name.endswith("_hugepages")  # not demote, which is write-only
-            and (n := _value(f"{path}/{name}", lambda level, text: None)) is not None
-        }
-
-    found: dict[int, dict[str, int | dict[int, dict[str, int]]]] = {}
-    nodes_at = f"{host.sys}/{NODES}"
-    nodes = sorted(
-        int(n[4:])
-        for n in (os.listdir(nodes_at) if os.path.isdir(nodes_at) else ())
-        if n.startswith("node") and n[4:].isdecimal()
-    )
-    for name, sz in sorted(sizes(host), key=lambda s: -s[1]):
-        found[sz] = {**counters(f"{host.sys}/{GLOBAL}/{name}")}
-        found[sz]["nodes"] = {
-            k: counters(path)
-            for k in nodes
-            if os.path.isdir(path := f"{nodes_at}/node{k}/hugepages/{name}")
-        }
-    return found
-
-
 class Survey:
     """Reads a host for one set of options."""
 
@@ -214,13 +186,13 @@ class Survey:
     def overall(self, name: str, page_sz: int, reusable: int) -> int:
         """Returns how many pages the kernel can give on all nodes. get_num_hugepages"""
         path = f"{self.host.sys}/{GLOBAL}/{name}"
-        resv = _value(f"{path}/resv_hugepages", self.log, self.unread)
+        resv = counter(f"{path}/resv_hugepages", self.log, self.unread)
         if resv is None:
             return 0
-        if (free := _value(f"{path}/free_hugepages", self.log, self.unread)) is None:
+        if (free := counter(f"{path}/free_hugepages", self.log, self.unread)) is None:
             return 0
-        over = _value(f"{path}/nr_overcommit_hugepages", self.log, self.unread) or 0
-        surplus = _value(f"{path}/surplus_hugepages", self.log, self.unread) or 0
+        over = counter(f"{path}/nr_overcommit_hugepages", self.log, self.unread) or 0
+        surplus = counter(f"{path}/surplus_hugepages", self.log, self.unread) or 0
         n = max(free - resv, 0) + max(over - surplus, 0)
         if n == 0 and (reusable or not self.release.none_available_if_reusable):
             text = self.release.none_available
@@ -232,7 +204,7 @@ class Survey:
         path = f"{self.host.sys}/{NODES}/node{node}/hugepages"
         if not os.path.isdir(path):
             return 0
-        n = _value(f"{path}/{name}/free_hugepages", self.log, self.unread)
+        n = counter(f"{path}/{name}/free_hugepages", self.log, self.unread)
         if n == 0:
             text = self.release.none_free
             self.log("WARNING", text.format(dir=name, kb=page_sz >> 10, node=node))
@@ -312,20 +284,6 @@ class Survey:
 def _none(found: str, fix: str, reason: str) -> EalError:
     what = "Cannot get hugepage information"
     return EalError(EACCES, "hugepages", what, found=found, fix=fix, reason=reason)
-
-
-def survey(
-    options: Options,
-    release: Release,
-    nodes: list[int],
-    host: Host = LOCAL,
-    log: Log | None = None,
-) -> Infos:
-    """Returns what discover() would, by reading alone; stale files are not counted.
-
-    EalError(EACCES) if no page of any size counts.
-    """
-    return Survey(options, release, nodes, host, log).run(None)
 
 
 # --- the file hugepage_info ----------------------------------------------------------------------

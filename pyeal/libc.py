@@ -83,37 +83,30 @@ _NR = {  # of the calls that libc has no wrapper for, and of those that are made
 # CDLL releases the interpreter during the call, so that threads populate pages in parallel. PyDLL
 # keeps it, which is faster for a call of a few microseconds.
 _long = ctypes.CDLL(None, use_errno=True)
-_short = ctypes.PyDLL(None, use_errno=True)
+short = ctypes.PyDLL(None, use_errno=True)
 
 
-def _bind(lib: ctypes.CDLL, name: str, result: type, *args: type) -> ctypes._FuncPointer:
+def bind(lib: ctypes.CDLL, name: str, result: type, *args: type) -> ctypes._FuncPointer:
     fn = lib[name]  # indexing returns a new function object each time
     fn.restype, fn.argtypes = result, args
     return fn
 
 
-_personality = _bind(_short, "personality", c_int, c_ulong)
+_personality = bind(short, "personality", c_int, c_ulong)
 _mmap_args = c_void_p, c_size_t, c_int, c_int, c_int, c_long
-_mmap = _bind(_short, "mmap", c_void_p, *_mmap_args)
-_mmap_populate = _bind(_long, "mmap", c_void_p, *_mmap_args)
-_munmap = _bind(_long, "munmap", c_int, c_void_p, c_size_t)
-_madvise = _bind(_long, "madvise", c_int, c_void_p, c_size_t, c_int)
-_fallocate = _bind(_long, "fallocate", c_int, c_int, c_int, c_long, c_long)
-_prlimit = _bind(_short, "prlimit", c_int, c_int, c_int, c_void_p, c_void_p)
-_memfd_create = _bind(_short, "memfd_create", c_int, ctypes.c_char_p, ctypes.c_uint)
-_statfs = _bind(_short, "statfs", c_int, ctypes.c_char_p, c_void_p)
-_policy = _bind(_short, "syscall", c_long, c_long, c_void_p, c_void_p, c_ulong, c_void_p, c_ulong)
-_set_policy = _bind(_short, "syscall", c_long, c_long, c_int, c_void_p, c_ulong)
-_move_pages = _bind(
-    _short, "syscall", c_long, c_long, c_int, c_ulong, c_void_p, c_void_p, c_void_p, c_int
+_mmap = bind(short, "mmap", c_void_p, *_mmap_args)
+_mmap_populate = bind(_long, "mmap", c_void_p, *_mmap_args)
+_munmap = bind(_long, "munmap", c_int, c_void_p, c_size_t)
+_madvise = bind(_long, "madvise", c_int, c_void_p, c_size_t, c_int)
+_fallocate = bind(_long, "fallocate", c_int, c_int, c_int, c_long, c_long)
+_prlimit = bind(short, "prlimit", c_int, c_int, c_int, c_void_p, c_void_p)
+_memfd_create = bind(short, "memfd_create", c_int, ctypes.c_char_p, ctypes.c_uint)
+_statfs = bind(short, "statfs", c_int, ctypes.c_char_p, c_void_p)
+_policy = bind(short, "syscall", c_long, c_long, c_void_p, c_void_p, c_ulong, c_void_p, c_ulong)
+_set_policy = bind(short, "syscall", c_long, c_long, c_int, c_void_p, c_ulong)
+_move_pages = bind(
+    short, "syscall", c_long, c_long, c_int, c_ulong, c_void_p, c_void_p, c_void_p, c_int
 )
-
-
-_inotify_init1 = _bind(_short, "inotify_init1", c_int, c_int)
-_inotify_add_watch = _bind(
-    _short, "inotify_add_watch", c_int, c_int, ctypes.c_char_p, ctypes.c_uint32
-)
-IN_CREATE = 0x100
 
 
 # faster than an array type of ctypes, which has to be made for each length
@@ -122,7 +115,7 @@ _view = ctypes.pythonapi["PyMemoryView_FromMemory"]
 _view.restype, _view.argtypes = ctypes.py_object, (c_void_p, ctypes.c_ssize_t, c_int)
 
 
-def _os_error(what: str) -> OSError:
+def os_error(what: str) -> OSError:
     """Returns the OSError of the call that was just made, with `what` in its text."""
     no = ctypes.get_errno()
     return OSError(no, f"{what}: {os.strerror(no)}")
@@ -133,7 +126,7 @@ def mmap(addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: in
     call = _mmap_populate if flags & MAP_POPULATE else _mmap
     va = call(addr, length, prot, flags, fd, offset)
     if va == MAP_FAILED:
-        e = _os_error(f"mmap of {length:#x} bytes at {addr:#x} (fd {fd}, offset {offset:#x})")
+        e = os_error(f"mmap of {length:#x} bytes at {addr:#x} (fd {fd}, offset {offset:#x})")
         if flags & MAP_FIXED:
             _reserve_again(addr, length)
         raise e
@@ -210,7 +203,7 @@ def _unnamed(data: bytes, folder: str) -> int:
         if fd < 0:
             fd = _memfd_create(b"pyeal-native", kind)  # before Linux 6.3
         if fd < 0:
-            raise _os_error("memfd_create of pyeal-native")
+            raise os_error("memfd_create of pyeal-native")
     try:
         if os.write(fd, data) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
@@ -226,7 +219,7 @@ def _native(name: str, result: type | None, *args: type) -> Callable[..., Any] |
     """Returns that function of native.c, or None if this process has no native code."""
     if not load_native() or not _code:
         return None
-    fn = _short._FuncPtr(_code[0] + _code[1][name])  # PYFUNCTYPE would make a class
+    fn = short._FuncPtr(_code[0] + _code[1][name])  # PYFUNCTYPE would make a class
     fn.restype, fn.argtypes = result, args
     return fn
 
@@ -271,7 +264,7 @@ def syscall_batch(
                 break
     else:
         kind = c_long if call in ("lseek", "mmap", "pread") else c_int
-        fn = _bind(_short, call, kind, *[c_long] * len(args))
+        fn = bind(short, call, kind, *[c_long] * len(args))
         while done < n and (go_on or not done or rows[6 * done - 6] >= 0):
             result = fn(*rows[6 * done : 6 * done + len(args)])
             rows[6 * done] = -ctypes.get_errno() if result == -1 else result
@@ -330,17 +323,17 @@ def mmap_batch(
 
 def munmap(addr: int, length: int) -> None:
     if _munmap(addr, length):
-        raise _os_error(f"munmap of {length:#x} bytes at {addr:#x}")
+        raise os_error(f"munmap of {length:#x} bytes at {addr:#x}")
 
 
 def madvise(addr: int, length: int, advice: int) -> None:
     if _madvise(addr, length, advice):
-        raise _os_error(f"madvise({advice}) of {length:#x} bytes at {addr:#x}")
+        raise os_error(f"madvise({advice}) of {length:#x} bytes at {addr:#x}")
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     if _fallocate(fd, mode, offset, length):
-        raise _os_error(f"fallocate({mode}) of {length:#x} bytes at {offset:#x} of fd {fd}")
+        raise os_error(f"fallocate({mode}) of {length:#x} bytes at {offset:#x} of fd {fd}")
 
 
 def raise_open_files() -> int:
@@ -353,7 +346,7 @@ def raise_open_files() -> int:
         limits[0] = limits[1]
         if not _prlimit(0, RLIMIT_NOFILE, limits, None):
             return limits[1]
-    raise _os_error("prlimit(RLIMIT_NOFILE)")
+    raise os_error("prlimit(RLIMIT_NOFILE)")
 
 
 def reserve(addr: int, length: int, flags: int = 0) -> int:
@@ -365,7 +358,7 @@ def statfs(path: str) -> tuple[int, int]:
     """Returns type and block size of the file system at path. statfs(2)"""
     buf = (c_long * 32)()
     if _statfs(os.fsencode(path), buf):
-        raise _os_error(f"statfs of {path}")
+        raise os_error(f"statfs of {path}")
     return buf[0], buf[1]
 
 
@@ -379,7 +372,7 @@ def get_mempolicy() -> tuple[int, bytes]:
     mode, mask = c_int(), ctypes.create_string_buffer(MAX_NODES // 8)
     where = ctypes.addressof(mode), ctypes.addressof(mask)
     if _policy(_NR.get("get_mempolicy", -1), *where, MAX_NODES, 0, 0):
-        raise _os_error("get_mempolicy")
+        raise os_error("get_mempolicy")
     return mode.value, mask.raw
 
 
@@ -388,7 +381,7 @@ def set_mempolicy(mode: int, mask: bytes = b"") -> None:
     buf = ctypes.create_string_buffer(mask, len(mask)) if mask else None
     bits = len(mask) * 8 + 1 if mask else 0  # the kernel ignores the highest of them
     if _set_policy(_NR.get("set_mempolicy", -1), mode, buf and ctypes.addressof(buf), bits):
-        raise _os_error(f"set_mempolicy({mode}, {mask.hex()})")
+        raise os_error(f"set_mempolicy({mode}, {mask.hex()})")
 
 
 def page_nodes(va: int, page_sz: int, n: int) -> list[int]:
@@ -399,7 +392,7 @@ def page_nodes(va: int, page_sz: int, n: int) -> list[int]:
     addrs = packed("Q", range(va, va + n * page_sz, page_sz)).tobytes()
     status = ctypes.create_string_buffer(4 * n)
     if _move_pages(_NR.get("move_pages", -1), 0, n, addrs, None, status, 0) < 0:
-        raise _os_error(f"move_pages query of {n} pages at {va:#x}")
+        raise os_error(f"move_pages query of {n} pages at {va:#x}")
     return memoryview(status).cast("B").cast("i").tolist()
 
 
@@ -483,30 +476,6 @@ def compare_exchange_private(va: int, old: int, new: int) -> bool:
             return False
         word.value = new
     return True
-
-
-def inotify_init() -> int:
-    """Returns a descriptor that is readable after a file was created in a watched directory."""
-    fd = int(_inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-    if fd < 0:
-        raise _os_error("inotify_init1")
-    return fd
-
-
-def inotify_watch(fd: int, path: str) -> None:
-    """Adds a directory to those that are watched."""
-    if _inotify_add_watch(fd, os.fsencode(path), IN_CREATE) < 0:
-        raise _os_error(f"inotify_add_watch of {path}")
-
-
-def inotify_created(fd: int) -> list[str]:
-    """Returns the names of the files that were created since the last call."""
-    data, at, names = os.read(fd, 1 << 16), 0, []
-    while at < len(data):  # int wd, uint32_t mask, cookie, len; char name[len]
-        end = at + 16 + int.from_bytes(data[at + 12 : at + 16], "little")
-        names.append(os.fsdecode(data[at + 16 : end].rstrip(b"\0")))
-        at = end
-    return names
 
 
 def zero(va: int, length: int) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from .fbarray import Arrays
-    from .heap import Heap, Heaps
+    from .heap import Heaps
     from .layout import Memseg, Memzone
     from .memseg import MemsegList, MemsegLists
     from .memzone import Memzones
@@ -439,20 +439,12 @@ class Memory:
     @reads
     def dump(self) -> str:
         """Returns a line for each used segment. rte_dump_physmem_layout"""
-        lines = []
-        for msl, i, ms in self.segments():
-            try:
-                fd = self.memalloc.backing.fd(msl, i)[0]
-            except EalError as e:
-                fd = -e.errno
-            lines.append(
-                f"Segment {msl.index}-{i}: IOVA:{ms.iova:#x}, len:{ms.len}, virt:{ms.addr:#x}, "
-                f"socket_id:{ms.socket_id}, hugepage_sz:{ms.hugepage_sz}, "
-                f"nchannel:{ms.nchannel:x}, nrank:{ms.nrank:x} fd:{fd}"
-            )
+        from . import describe
+
+        text = describe.segments(self.segments(), self.memalloc.backing)
         if self.release.total_line_in_dump:
-            lines.append(f"Total Memory Segments size = {self.physmem_size >> 20}M")
-        return "".join(line + "\n" for line in lines)
+            text += f"Total Memory Segments size = {self.physmem_size >> 20}M\n"
+        return text
 
     @property
     def mode(self) -> str:
@@ -469,6 +461,8 @@ class Memory:
     @reads
     def layout(self) -> dict[str, object]:
         """Returns the lists and their runs of used segments as plain data, for JSON."""
+        from . import describe
+
         return {
             "release": self.release.name,
             "mode": self.mode,
@@ -476,8 +470,8 @@ class Memory:
             "file_prefix": self.options.file_prefix,
             "runtime_dir": self.runtime_dir,
             "pid": self.pid,
-            "lists": [_list_layout(msl) for msl in self.lists],
-            "heaps": [_heap_layout(heap) for heap in self.heaps.heaps],
+            "lists": [describe.memseg_list(msl) for msl in self.lists],
+            "heaps": [describe.heap(heap) for heap in self.heaps.heaps],
             "ignored": self.options.ignored,
         }
 
@@ -487,46 +481,3 @@ def _renamed(old: str, new: str) -> None:
 
     text = f"Eal.{old} is now Eal.{new}; the old name goes with the next release"
     warnings.warn(text, DeprecationWarning, stacklevel=3)
-
-
-def _list_layout(msl: MemsegList) -> dict[str, object]:
-    facts = ("base_va", "len", "page_sz", "socket_id", "version", "external", "heap")
-    return {
-        "index": msl.index,
-        "name": msl.name,
-        **{name: getattr(msl.c, name) for name in facts},
-        "n_segs": msl.n_segs,
-        "count": msl.count,
-        "runs": [_run_layout(msl, start, n) for start, n in msl.arr.runs()],
-    }
-
-
-def _heap_layout(heap: Heap) -> dict[str, object]:
-    return {
-        "name": heap.c.name.decode("ascii", "replace"),
-        "socket_id": heap.socket,
-        "total_size": heap.c.total_size,
-        "alloc_count": heap.c.alloc_count,
-    }
-
-
-def _run_layout(msl: MemsegList, start: int, n: int) -> dict[str, object]:
-    """A run of used segments; within it, pieces that are contiguous in IO addresses."""
-    iova_runs: list[dict[str, int]] = []
-    following = -1
-    for i in range(start, start + n):
-        ms = msl.seg(i)
-        if iova_runs and ms.iova == following:
-            iova_runs[-1]["n"] += 1
-        else:
-            iova_runs.append({"iova": ms.iova, "n": 1})
-        # pages without an address stay together, pages with one must follow each other
-        following = ms.iova if ms.iova == BAD_IOVA else ms.iova + ms.len
-    return {
-        "seg": start,
-        "n": n,
-        "va": msl.va(start),
-        "len": n * msl.page_sz,
-        "flags": msl.seg(start).flags,
-        "iova_runs": iova_runs,
-    }

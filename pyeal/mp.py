@@ -16,7 +16,7 @@ import time
 from errno import EEXIST, EFAULT
 from struct import Struct, unpack_from
 
-from . import libc
+from . import inotify
 from .errors import EalError
 from .files import DirectoryLock, discard, why_untrusted
 
@@ -163,7 +163,7 @@ class Channel:
     def watch(self, on_death: Callable[[], object]) -> None:
         """Call on_death() after the end of any secondary's process. Before start()."""
         try:
-            self._born = libc.inotify_init()
+            self._born = inotify.init()
         except OSError as e:  # EMFILE: fs.inotify.max_user_instances
             return self._blind(e)
         self._poll.register(self._born, select.POLLIN)
@@ -180,7 +180,7 @@ class Channel:
         try:
             if time.monotonic() < self._settles and not self._sockets():
                 return
-            libc.inotify_watch(self._born, self.directory)
+            inotify.watch(self._born, self.directory)
             for peer in self.peers():  # also those that ended before
                 self._follow(peer)
         except OSError as e:  # ENOSPC: fs.inotify.max_user_watches
@@ -200,7 +200,7 @@ class Channel:
 
     def _look(self, fd: int) -> None:
         if fd == self._born:
-            for name in libc.inotify_created(fd):
+            for name in inotify.created(fd):
                 self._follow(name)
         elif fd in self._lives:
             self._lives.remove(fd)

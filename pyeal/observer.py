@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from errno import EACCES
 
+from .attached import AttachedConfig
 from .backing import READ_ONLY
 from .errors import EalError
 from .fbarray import Arrays
 from .libc import PROT_READ
 from .peers import Alone, RwLock
-from .secondary import AttachedConfig, Secondary, SecondaryRights, Sync
+from .secondary import Secondary, SecondaryRights, Sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ may be reset. eal.py decides it once; Segments, Heaps and Memzones find the obje
     (secondary.py and observer.py have their own: a secondary asks the primary for each change, an
     observer changes nothing and takes no lock)
 
-A word that another process can see is changed in one place only: SharedWord.change. Its exchange
-is libc.compare_exchange, or compare_exchange_private if no other process maps the memory.
+A word that another process can see is changed in one place only: `change`. Its exchange is
+libc.compare_exchange, or compare_exchange_private if no other process maps the memory.
 """
 
 from __future__ import annotations
@@ -37,28 +37,20 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT = 1.0  # seconds
 
 
-class SharedWord:
-    """A signed 4-byte word at va that other processes change meanwhile."""
+def change(
+    va: int, new: Callable[[int], int | None], exchange: Exchange = libc.compare_exchange
+) -> bool:
+    """Replace the value v of a signed 4-byte word by new(v), and return False if that is None.
 
-    def __init__(self, va: int, exchange: Exchange = libc.compare_exchange) -> None:
-        self.va, self.exchange = va, exchange
-
-    @property
-    def value(self) -> int:
-        return c_int.from_address(self.va).value
-
-    def change(self, new: Callable[[int], int | None]) -> bool:
-        """Replace the value v by new(v), and return False if that is None.
-
-        Raises OSError(ENOTSUP) if this machine offers no atomic exchange.
-        """
-        while (changed := new(old := self.value)) is not None:
-            if self.exchange(self.va, old, changed):
-                return True
-        return False
+    Raises OSError(ENOTSUP) if this machine offers no atomic exchange.
+    """
+    while (changed := new(old := c_int.from_address(va).value)) is not None:
+        if exchange(va, old, changed):
+            return True
+    return False
 
 
-class SharedLock(SharedWord):
+class SharedLock:
     """A lock word that several processes take; 0 means free.
 
     all_ended: returns whether every process that attached has ended. A word that stays taken then
@@ -74,9 +66,15 @@ class SharedLock(SharedWord):
         all_ended: Callable[[], bool] = lambda: False,
         repair: Callable[[], object] = lambda: None,
     ) -> None:
-        super().__init__(va, exchange)
-        self.all_ended, self.repair = all_ended, repair
+        self.va, self.exchange, self.all_ended, self.repair = va, exchange, all_ended, repair
         self.ours: list[int] = []  # each thread here that holds it or waits for it
+
+    @property
+    def value(self) -> int:
+        return c_int.from_address(self.va).value
+
+    def change(self, new: Callable[[int], int | None]) -> bool:
+        return change(self.va, new, self.exchange)
 
     def acquire(self, free: Callable[[int], bool], add: int) -> None:
         """Add to the word as soon as free(value) holds.

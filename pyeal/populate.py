@@ -274,8 +274,7 @@ class Population:
             entries = self.pagemap.entries(va, size, n)
         except OSError as e:
             if not failed:
-                why = f"can't get IOVA addr: /proc/self/pagemap: {e.strerror}"
-                self.failure("DEBUG", why)
+                self.failure("DEBUG", f"can't get IOVA addr: /proc/self/pagemap: {e.strerror}")
             return []
         good = n
         if min(entries, default=0) < PRESENT:

@@ -9,16 +9,12 @@ linux/eal_memalloc.c: eal_memalloc_sync_with_primary
 
 from __future__ import annotations
 
-import os
 import time
 from ctypes import sizeof
 from errno import ENODEV, ENOMEM, ENOTSUP
 
 from . import (
     backing,
-    builds,
-    config,
-    files,
     hugepages,
     layout,
     libc,
@@ -26,8 +22,8 @@ from . import (
     memseg,
     peers,
     runtime,
-    vaspace,
 )
+from .attached import AttachedConfig
 from .backing import READ_WRITE
 from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits, runs
@@ -38,6 +34,7 @@ from .memseg import MemsegList, MemsegLists
 from .memzone import Memzones
 from .populate import Population
 from .segments import Segments
+from .vaspace import VaSpace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,54 +58,6 @@ class SecondaryRights(memory.Rights):
         what = "Cannot allocate pages: only a primary can"
         fix = "use malloc(), for which the primary adds pages"
         raise EalError(ENOTSUP, "memalloc", what, fix=fix, reason="role")
-
-
-class AttachedConfig:
-    """A primary's config, mapped at the primary's address. rte_eal_config_reattach"""
-
-    flags, prot = os.O_RDWR, libc.PROT_RW
-
-    def __init__(self, path: str, release: Release) -> None:
-        kind = layout.config(release.family)
-        if config.is_ours(path):
-            what = f"Cannot attach to '{path}': its primary is this process"
-            raise config.refused(what, fix="attach from another process", reason="own-primary")
-        fd = files.open_shared(path, self.flags)
-        try:
-            if os.fstat(fd).st_size != layout.CONFIG_SIZE:
-                builds.check(path, os.pread(fd, config.LIMIT, 0))
-            at = int.from_bytes(os.pread(fd, 8, kind.mem_cfg_addr.offset), "little")
-            self.va = libc.mmap(at, config.SIZE, self.prot, libc.MAP_SHARED, fd)
-        finally:
-            os.close(fd)
-        self.c = kind.from_address(self.va)
-        if self.va != at:
-            end = max(m.base_va + m.len for m in self.c.memsegs)
-            got, fits = self.va, vaspace.free_base(max(end, at) - at)
-            self.close()
-            raise config.refused(
-                f"Cannot mmap memory for rte_config at [{at:#x}], got [{got:#x}]"
-                " - please use '--base-virtaddr' option",
-                found=f"that {vaspace.what_lies_at(at, layout.CONFIG_SIZE)} in this process",
-                fix=f"start the primary with --base-virtaddr={fits:#x}, which fits this process",
-                reason="address-taken",
-            )
-
-    def join(self) -> None:
-        """Records that there is a secondary. EalError if the primary accepts none."""
-
-        def enabled(word: int) -> int | None:  # the status is the lowest byte of the word
-            if word & 0xFF == config.MP_DISABLED:
-                what = "Primary process refused secondary attachment"
-                raise config.refused(what, reason="secondaries-refused")
-            return None if word & 0xFF == config.MP_ENABLED else word & ~0xFF | config.MP_ENABLED
-
-        peers.SharedWord(self.va + type(self.c).mp_status.offset).change(enabled)
-
-    def close(self) -> None:
-        if self.va:
-            libc.munmap(self.va, config.SIZE)
-        self.va = 0
 
 
 class SecondaryPeers(peers.Alone):
@@ -160,7 +109,7 @@ class Secondary:
         e.iova_mode = runtime.choose_iova_mode(opts, e.phys_addrs, e.host, log)
         if not no_huge:
             e.infos = hugepages.read_info(e.file("hugepage_info"), e.release.numa_nodes_max)
-        e.space = vaspace.VaSpace(0, log, primary=False)
+        e.space = VaSpace(0, log, primary=False)
         e.arrays = self.arrays(e.space, e.runtime_dir)
         e._undo.append(e.arrays.close)
         try:

@@ -9,16 +9,7 @@ from errno import E2BIG, EADDRNOTAVAIL
 from . import libc
 from .errors import EalError
 from .host import parse_maps
-from .libc import (
-    MADV_DONTDUMP,
-    MAP_ANONYMOUS,
-    MAP_FIXED,
-    MAP_FIXED_NOREPLACE,
-    MAP_PRIVATE,
-    PAGE,
-    PROT_NONE,
-    PROT_RW,
-)
+from .libc import MADV_DONTDUMP, MAP_FIXED, MAP_FIXED_NOREPLACE, PAGE, PROT_RW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,23 +60,16 @@ class VaSpace:
         exact = (bool(wanted) and wanted % page_sz == 0 and not hint) or page_sz == PAGE
         length = size if exact else size + page_sz
         if length > 2**64 - 1:
-            raise EalError(
-                E2BIG, "vaspace", f"Map size too big: {length:#x} bytes", reason="address-space"
-            )
+            raise _refused(E2BIG, f"Map size too big: {length:#x} bytes")
         tries = 0
         while True:
             try:
                 got = libc.reserve(wanted, length)
             except OSError as e:
-                raise EalError(
-                    e.errno or 0,
-                    "vaspace",
-                    "Cannot get a virtual area",
-                    expected=f"{size:#x} bytes at {wanted:#x}",
-                    found=os.strerror(e.errno or 0),
-                    reason="address-space",
-                    fix="raise ulimit -v, or set vm.overcommit_memory to 0",
-                ) from None
+                what, errno = "Cannot get a virtual area", e.errno or 0
+                area, why = f"{size:#x} bytes at {wanted:#x}", os.strerror(errno)
+                fix = "raise ulimit -v, or set vm.overcommit_memory to 0"
+                raise _refused(errno, what, expected=area, found=why, fix=fix) from None
             if not hint or got == wanted:
                 break
             tries += 1
@@ -98,13 +82,9 @@ class VaSpace:
         if wanted and va != wanted:
             if not hint:
                 libc.munmap(got, length)
-                raise EalError(
-                    EADDRNOTAVAIL,
-                    "vaspace",
-                    f"Cannot get a virtual area at requested address: {wanted:#x} (got {va:#x}); "
-                    f"{what_lies_at(wanted, size)}",
-                    reason="address-taken",
-                )
+                what = f"Cannot get a virtual area at requested address: {wanted:#x} (got {va:#x})"
+                why = what_lies_at(wanted, size)
+                raise _refused(EADDRNOTAVAIL, f"{what}; {why}", reason="address-taken")
             self._not_respected(wanted, va)
         elif self.cursor:
             self.cursor = va + size
@@ -126,6 +106,10 @@ class VaSpace:
             "   This may cause issues with mapping memory into secondary processes",
         ):
             self.log("WARNING" if loud else "DEBUG", text)
+
+
+def _refused(errno: int, what: str, reason: str = "address-space", **fields: str) -> EalError:
+    return EalError(errno, "vaspace", what, reason=reason, **fields)
 
 
 class Gap:
@@ -170,8 +154,8 @@ class Gap:
 
     def _reserve_between(self) -> None:
         vas, lengths = zip(*self.between, strict=True)
-        kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
-        got = libc.syscall_batch("mmap", len(vas), vas, lengths, PROT_NONE, kind, -1, 0)
+        kind = libc.MAP_PRIVATE | libc.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+        got = libc.syscall_batch("mmap", len(vas), vas, lengths, libc.PROT_NONE, kind, -1, 0)
         if got[-1] < 0:
             give_back(self.va, self.length)
             raise OSError(-got[-1], f"{len(vas)} gaps between pages: {os.strerror(-got[-1])}")
@@ -215,16 +199,6 @@ def give_back(va: int, length: int) -> None:
     """Makes pages a reservation again: no access, no memory, not in core dumps."""
     libc.reserve(va, length, MAP_FIXED)
     libc.madvise(va, length, MADV_DONTDUMP)
-
-
-def free_base(length: int, step: int = 16 << 20, proc: str = "/proc") -> int:
-    """Returns an address for --base-virtaddr with length bytes free behind it, 0 if none."""
-    at = BASE
-    for start, end, _ in mappings(proc):
-        if start - at >= length:
-            return at
-        at = max(at, align(end, step))
-    return 0
 
 
 def what_lies_at(va: int, length: int, proc: str = "/proc") -> str:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from conformance.harness import decode, recordings
-from pyeal import builds, config, layout, releases, secondary
+from pyeal import attached, builds, layout, releases
 from pyeal.cli import main
 from pyeal.errors import EalError
 from pyeal.tools.doctor import model, primary
@@ -123,7 +123,7 @@ def test_a_config_tells_how_many_lists_its_build_has(line: int, lists: int, rele
     abi = builds.of_config(data)
 
     assert abi and (abi.line, abi.lists) == (line, lists)
-    assert config.Copy(data).c.malloc_heaps[0].name == b"socket_0"
+    assert attached.Copy(data).c.malloc_heaps[0].name == b"socket_0"
 
 
 def test_a_config_that_is_cut_off_is_no_config_of_another_build() -> None:
@@ -155,7 +155,7 @@ def test_a_secondary_refuses_another_build_in_plain_words(
     (tmp_path / "config").write_bytes(data)
     os.chmod(tmp_path / "config", 0o600)
     with pytest.raises(EalError, match=words):
-        secondary.AttachedConfig(str(tmp_path / "config"), releases.get("22.11"))
+        attached.AttachedConfig(str(tmp_path / "config"), releases.get("22.11"))
 
 
 PRIMARY = """if True:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conformance import MB
-from pyeal import config, hugepages, layout, releases
+from pyeal import attached, hugepages, layout, releases
 from pyeal.errors import EalError
 
 RELEASE = releases.get("22.11.11")
@@ -23,14 +23,14 @@ def words(magic: int, version: int) -> bytes:
 
 
 def test_the_first_two_words_are_enough_to_know_the_release() -> None:
-    copy = config.Copy(words(layout.MAGIC, RELEASE.word))
+    copy = attached.Copy(words(layout.MAGIC, RELEASE.word))
 
     assert (copy.complete, copy.release, copy.c) == (True, RELEASE, None)
 
 
 def test_a_whole_copy_has_the_structure() -> None:
     data = words(0, RELEASE.word).ljust(layout.CONFIG_SIZE, b"\0")
-    copy = config.Copy(data)
+    copy = attached.Copy(data)
 
     assert not copy.complete
     assert copy.c.version == RELEASE.word
@@ -38,7 +38,7 @@ def test_a_whole_copy_has_the_structure() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\1", words(layout.MAGIC, 0xFFFFFFFF)])
 def test_no_release_is_no_error(data: bytes) -> None:
-    copy = config.Copy(data)
+    copy = attached.Copy(data)
 
     assert (copy.release, copy.c) == (None, None)
     assert copy.unknown
@@ -47,7 +47,7 @@ def test_no_release_is_no_error(data: bytes) -> None:
 def test_a_pipe_called_config_is_refused_without_a_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config")
     with pytest.raises(OSError) as e:
-        config.read(str(tmp_path / "config"))
+        attached.read(str(tmp_path / "config"))
 
     assert e.value.errno == EPERM
 
@@ -55,7 +55,7 @@ def test_a_pipe_called_config_is_refused_without_a_wait(tmp_path: Path) -> None:
 def test_a_missing_config_names_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "dpdk/x").mkdir(parents=True)
     with pytest.raises(EalError, match="Fix: start a primary") as e:
-        config.find_release(str(tmp_path / "dpdk/x/config"), 0, None)
+        attached.find_release(str(tmp_path / "dpdk/x/config"), 0, None)
 
     assert (e.value.errno, e.value.reason) == (0, "no-primary")
 
@@ -63,7 +63,7 @@ def test_a_missing_config_names_what_to_do(tmp_path: Path) -> None:
 def test_an_incomplete_config_costs_the_timeout(tmp_path: Path) -> None:
     (tmp_path / "config").write_bytes(words(0, RELEASE.word))
     with pytest.raises(EalError, match="has not finished its start within 0 s") as e:
-        config.find_release(str(tmp_path / "config"), 0, None)
+        attached.find_release(str(tmp_path / "config"), 0, None)
 
     assert e.value.reason == "incomplete"
 

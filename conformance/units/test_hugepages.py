@@ -14,7 +14,8 @@ from conformance import GB, MB
 from conformance.harness import fake_host
 from pyeal import hugepages, lcores, options, releases
 from pyeal.errors import EalError
-from pyeal.host import FakeHost
+from pyeal.look.fake_host import FakeHost
+from pyeal.look.pools import all_pools
 
 M2 = 2 * MB
 CASES = [
@@ -46,13 +47,13 @@ def test_discovery_counts_what_the_host_file_says(
     found: list[list[object]] = []
     refusal = ""
     try:
-        infos = hugepages.survey(
+        infos = hugepages.Survey(
             options.parse(e.args, r),
             r,
             lcores.discover(r, fake).nodes,
             fake,
             lambda level, text: said.append(text),
-        )
+        ).run(None)
         found = [[i.page_sz, i.hugedir, i.num_pages, i.lock_fd] for i in infos]
     except EalError as error:
         refusal = error.text
@@ -85,13 +86,13 @@ def survey(
 ) -> tuple[hugepages.Infos, list[str]]:
     r = releases.get(release)
     said: list[str] = []
-    infos = hugepages.survey(
+    infos = hugepages.Survey(
         options.parse([*args], r),
         r,
         [0],
         FakeHost(trees[name], fake_host.load(name).statfs),
         lambda level, text: said.append(text),
-    )
+    ).run(None)
     return infos, said
 
 
@@ -113,7 +114,7 @@ def test_statfs_has_to_say_hugetlbfs(trees: dict[str, Path]) -> None:
     r = releases.get("26.07")
     host = FakeHost(trees["one-node-2M-1G"], lambda path: (0xEF53, M2))
     with pytest.raises(EalError, match="no free page of a mounted size for --huge-dir"):
-        hugepages.survey(options.parse(["--huge-dir=/data"], r), r, [0], host)
+        hugepages.Survey(options.parse(["--huge-dir=/data"], r), r, [0], host).run(None)
 
 
 @pytest.mark.parametrize(("release", "taken"), [("22.11.1", True), ("22.11.2", False)])
@@ -125,7 +126,7 @@ def test_a_huge_dir_beside_its_mount_point_was_taken_until_22_11_2(
     host = FakeHost(trees["one-node-2M-1G"], lambda path: (0, 0))
     args = options.parse(["--huge-dir=/mnt/huge2M-of-vm"], r)
     try:
-        dirs = [info.hugedir for info in hugepages.survey(args, r, [0], host)]
+        dirs = [info.hugedir for info in hugepages.Survey(args, r, [0], host).run(None)]
     except EalError as error:
         dirs = [error.stage]
 
@@ -150,10 +151,10 @@ def test_a_pool_without_a_page_is_told_until_22_11(
 
 
 def test_pools_shows_every_counter(trees: dict[str, Path]) -> None:
-    pools = hugepages.pools(FakeHost(trees["surplus-and-overcommit"]))
+    found = all_pools(FakeHost(trees["surplus-and-overcommit"]))
 
-    assert list(pools) == [GB, M2]
-    assert pools[M2] == {
+    assert list(found) == [GB, M2]
+    assert found[M2] == {
         "nr": 10, "free": 10, "resv": 3, "nr_overcommit": 5, "surplus": 2,
         "nodes": {0: {"nr": 10, "free": 10, "surplus": 0}},
     }  # fmt: skip

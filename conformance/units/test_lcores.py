@@ -10,7 +10,7 @@ import pytest
 from conformance.harness import fake_host
 from pyeal import lcores, options, releases
 from pyeal.errors import EalError
-from pyeal.host import FakeHost
+from pyeal.look.fake_host import FakeHost
 
 DETECTED = [
     pytest.param(host, d, release, id=f"{name}-{release}")

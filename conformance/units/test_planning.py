@@ -10,7 +10,7 @@ from conformance import GB, MB
 from conformance.harness import fake_host
 from pyeal import hugepages, lcores, memseg, options, releases
 from pyeal.errors import EalError
-from pyeal.host import FakeHost
+from pyeal.look.fake_host import FakeHost
 
 Lists = tuple[int, int, str, str]  # how many, segments of all, name of the first and of the last
 
@@ -83,7 +83,7 @@ def plan(name: str, release: str, root: Path) -> list[memseg.ListPlan]:
     fake_host.expand(name, root)
     fake = FakeHost(root, host.statfs)
     nodes = lcores.discover(r, fake).nodes
-    infos = hugepages.survey(options.parse(e.args, r), r, nodes, fake)
+    infos = hugepages.Survey(options.parse(e.args, r), r, nodes, fake).run(None)
     return memseg.plan([info.page_sz for info in infos], nodes, r)
 
 

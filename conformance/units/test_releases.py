@@ -4,7 +4,7 @@ import pytest
 
 from conformance.harness import catalogue, decode
 from pyeal import heap, releases, runtime
-from pyeal.host import FakeHost
+from pyeal.look.fake_host import FakeHost
 
 
 def test_a_release_is_found_by_name_line_and_word():

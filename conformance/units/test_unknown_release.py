@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from conformance.units.recorded import facts, pyeal, unpack
-from pyeal import config, layout, releases
+from pyeal import attached, layout, releases
 from pyeal.errors import EalError
 from pyeal.tools.doctor import model, primary
 
@@ -45,14 +45,14 @@ def path(tmp_path: Path) -> str:
 
 def test_a_secondary_refuses_it_and_names_the_way(path: str) -> None:
     with pytest.raises(EalError, match=f"found {NOTE} in ") as caught:
-        config.find_release(path, 0, None)
+        attached.find_release(path, 0, None)
 
     assert (caught.value.stage, caught.value.reason) == ("config", "version")
     assert caught.value.fix == f"--as {NAME} attaches to it"
 
 
 def test_a_secondary_that_names_it_follows_it(path: str) -> None:
-    found = config.find_release(path, 0, releases.get(NAME))
+    found = attached.find_release(path, 0, releases.get(NAME))
 
     assert (found.name, found.read_as, found.family) == (NAME, "25.11.3", "B")
 

@@ -168,8 +168,16 @@ class Backing:
 
         EalError: ENOTSUP for memory that has none, ENODEV if none is open.
         """
-        what = f"Segment {seg} of {msl.name} has no descriptor: its memory has none"
-        raise EalError(ENOTSUP, "memalloc", what)
+        what, found = f"Segment {seg} of {msl.name} has no descriptor", self._find_fd(msl, seg)
+        if msl.external or not found:
+            raise EalError(ENOTSUP, "memalloc", f"{what}: its memory has none")
+        if found[0] < 0:
+            raise EalError(ENODEV, "memalloc", f"{what} that is open")
+        return found
+
+    def _find_fd(self, msl: MemsegList, seg: int) -> tuple[int, int] | None:
+        """Returns the same, descriptor -1 if none is open; None for memory that has none."""
+        return None
 
     def set_fd(self, msl: MemsegList, seg: int, fd: int) -> None:
         """Stores a page's descriptor. EalError(ENOTSUP) if a list has one for all its pages."""
@@ -206,10 +214,6 @@ class Backing:
     def _map_failed(self, msl: MemsegList, e: OSError) -> None:
         why = os.strerror(e.errno or 0)
         self.failure("DEBUG", f"mmap() failed: {why}", more_pages(msl.page_sz, msl.socket))
-
-    def _not_open(self, msl: MemsegList, seg: int) -> EalError:
-        what = f"Segment {seg} of {msl.name} has no descriptor that is open"
-        return EalError(ENODEV, "memalloc", what)
 
 
 class PagePerFd(Backing):
@@ -256,13 +260,8 @@ class PagePerFd(Backing):
         table = self._table(msl)
         return [(seg, table.pop(seg)) for seg in range(start, start + n) if seg in table]
 
-    def fd(self, msl: MemsegList, seg: int) -> tuple[int, int]:
-        if msl.external:
-            return super().fd(msl, seg)
-        fd = self.open_files.get(msl.index, {}).get(seg, -1)
-        if fd < 0:
-            raise self._not_open(msl, seg)
-        return fd, 0
+    def _find_fd(self, msl: MemsegList, seg: int) -> tuple[int, int]:
+        return self.open_files.get(msl.index, {}).get(seg, -1), 0
 
     def set_fd(self, msl: MemsegList, seg: int, fd: int) -> None:
         self._table(msl)[seg] = fd
@@ -332,12 +331,8 @@ class ListPerFd(Backing):
     def _remove(self, msl: MemsegList, dir_fd: int) -> None:
         """Removes the file of a list that has no page left."""
 
-    def fd(self, msl: MemsegList, seg: int) -> tuple[int, int]:
-        if msl.external:
-            return super().fd(msl, seg)
-        if msl.index not in self.list_fds:
-            raise self._not_open(msl, seg)
-        return self.list_fds[msl.index], seg * msl.page_sz
+    def _find_fd(self, msl: MemsegList, seg: int) -> tuple[int, int]:
+        return self.list_fds.get(msl.index, -1), seg * msl.page_sz
 
     def close_list(self, msl: MemsegList) -> None:
         if msl.index in self.list_fds:

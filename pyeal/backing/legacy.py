@@ -293,10 +293,8 @@ class LegacyFiles(PageFiles):
 
     # descriptors
 
-    def fd(self, msl: MemsegList, seg: int) -> tuple[int, int]:
-        if not (self.storable or msl.external):
-            raise self._not_open(msl, seg)
-        return super().fd(msl, seg)
+    def _find_fd(self, msl: MemsegList, seg: int) -> tuple[int, int]:
+        return super()._find_fd(msl, seg) if self.storable else (-1, 0)
 
     def set_fd(self, msl: MemsegList, seg: int, fd: int) -> None:
         if not self.storable:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from ctypes import sizeof
-from errno import ENOMEM
+from errno import EACCES, EINVAL, ENOMEM, EPERM
 
-from .. import libc, memfd
+from .. import libc
 from ..errors import EalError
 from ..layout import PGSIZE_4K, Memseg
 from .base import Backing, ListPerFd, PagePerFd, add_opened
@@ -39,7 +39,34 @@ class Probed(Backing):
 
     @classmethod
     def usable(cls, sizes: list[int], opts: Options, release: Release, log: Log) -> type[Backing]:
-        return cls if memfd.probe(sizes, opts, release, log) else Anonymous
+        """Returns this class, or Anonymous if memfd_create knows no hugepages (EINVAL).
+
+        Only the largest size is tried. Any other error is EalError(ENOMEM), and so is EINVAL with
+        --single-file-segments. Releases without the probe assume that memfds work.
+        linux/eal_memalloc.c: eal_memalloc_init, test_memfd_create
+        """
+        if release.probes_memfd:
+            try:
+                os.close(os.memfd_create("test", libc.MFD_HUGETLB | libc.log2_flag(sizes[0])))
+            except OSError as e:
+                if e.errno != EINVAL:
+                    raise EalError(
+                        ENOMEM,
+                        "memfd",
+                        "Unable to check if memfd is supported",
+                        expected=f"memfd_create of {sizes[0] >> 10} kB pages",
+                        found=e.strerror or "",
+                        fix="run without --in-memory, or allow memfd_create (seccomp?)",
+                        reason="memfd-denied" if e.errno in (EACCES, EPERM) else "memfd",
+                    ) from None
+                log("INFO", "Using memfd is not supported, falling back to anonymous hugepages")
+                if opts.single_file_segments:
+                    what = "Single-file segments mode cannot be used without memfd support"
+                    fix = "run without --single-file-segments or without --in-memory"
+                    raise EalError(ENOMEM, "memfd", what, fix=fix, reason="memfd") from None
+                return Anonymous
+        log("DEBUG", "Using memfd for anonymous memory")
+        return cls
 
 
 class Memfds(Probed, PagePerFd):

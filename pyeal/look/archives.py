@@ -10,7 +10,7 @@ import os
 from errno import ENOENT
 from functools import partial
 
-from pyeal import config, files
+from pyeal import attached, files
 from pyeal.look.sources import Unreadable, array_file
 
 TYPE_CHECKING = False
@@ -70,7 +70,7 @@ def _limited(path: str, name: str, size: int, read: Callable[[], bytes]) -> Call
     """Return a function that reads a member, and raises Unreadable if it is too large or broken."""
 
     def take() -> bytes:
-        limit = config.LIMIT if name.rpartition("/")[2] == "config" else MOST_MEMBER
+        limit = attached.LIMIT if name.rpartition("/")[2] == "config" else MOST_MEMBER
         if size > limit:
             most = f"a file of at most {limit >> 20} MB"
             raise Unreadable(f"{path}:{name}", most, f"{size} bytes")

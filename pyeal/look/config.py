@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyeal import builds, config, layout, releases
+from pyeal import attached, builds, layout, releases
 from pyeal.look.locks import lock_holder
 from pyeal.look.sources import Folder, NotYet, ProcessMemory, Unreadable
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pyeal.releases import Release
 
 
-class HeldConfig(config.Copy):
+class HeldConfig(attached.Copy):
     """The config of a runtime directory, and the primary that holds it.
 
     alive: whether a process holds its lock, as a primary does all its life.
@@ -23,9 +23,9 @@ class HeldConfig(config.Copy):
     """
 
     def __init__(self, folder: Folder) -> None:
-        fd = folder.open("config", config.LIMIT)
+        fd = folder.open("config", attached.LIMIT)
         try:
-            super().__init__(os.pread(fd, config.LIMIT, 0))
+            super().__init__(os.pread(fd, attached.LIMIT, 0))
             self.alive, self.owner = lock_holder(fd)
             self.modified = os.fstat(fd).st_mtime
         finally:

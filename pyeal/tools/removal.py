@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from errno import EPERM, ESTALE
 
 from pyeal import builds, files
-from pyeal.config import LIMIT
+from pyeal.attached import LIMIT
 from pyeal.fbarray import file_size
 from pyeal.hugepage_data import RECORD
 from pyeal.look.arrays import KERNEL_PAGES, shape

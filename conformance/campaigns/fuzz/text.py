@@ -9,8 +9,9 @@ from pathlib import Path
 from conformance.campaigns.fuzz import attach
 from conformance.campaigns.fuzz.engine import Case, Wrong
 from conformance.harness import fake_host
-from pyeal import EalError, cparse, hugepages, lcores, options, releases, runtime, vaspace
-from pyeal.host import FakeHost
+from pyeal import EalError, attached, cparse, hugepages, lcores, options, releases, runtime, vaspace
+from pyeal.look.fake_host import FakeHost
+from pyeal.look.pools import all_pools
 from pyeal.releases import RELEASES
 
 # fmt: off
@@ -122,15 +123,15 @@ class Text:
             raise Wrong("a clock that runs backwards")
         runtime.processes(proc, fake)
         vaspace.what_lies_at(*AT, proc)
-        bounded([vaspace.free_base(AT[1], proc=proc)], 0, U64)
+        bounded([attached.free_base(AT[1], proc=proc)], 0, U64)
         for _, size in hugepages.mounts(fake, release.mounts_decoded):
             bounded([size or 0], 0, U64 - 1)
         bounded([hugepages.default_size(fake)], 0, U64 - 1)
         if os.path.isdir(f"{fake.sys}/{hugepages.GLOBAL}"):
-            hugepages.pools(fake)
+            all_pools(fake)
         e = host.expects[sum(at for at, _ in case.edits) % len(host.expects)]
         o = options.parse(e.args, release)
-        for info in hugepages.survey(o, release, cpus.nodes, fake):
+        for info in hugepages.Survey(o, release, cpus.nodes, fake).run(None):
             bounded(info.num_pages, 0, hugepages.U32)
             bounded([info.page_sz], 1, U64 - 1)
 

@@ -13,7 +13,11 @@ from time import clock_gettime as now
 WALL, CPU = 1, 2  # CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID
 marks: list[tuple[str, float, float, int]] = []
 # what only such a start imports, and so only when it comes to it
-LATER = {"--legacy-mem": "legacy", "--no-huge": "no_huge", "--proc-type=secondary": "secondary"}
+LATER = {
+    "--legacy-mem": "legacy",
+    "--no-huge": "backing.memory",
+    "--proc-type=secondary": "secondary",
+}
 # what begins where: module, attribute, mark before it, mark after it
 STAGES = (
     ("eal", "Footprint.discover", "discovery", ""),
@@ -23,7 +27,7 @@ STAGES = (
     ("secondary", "Sync.follow", "pages", ""),
     ("secondary", "Sync.map_legacy", "pages", ""),
     ("legacy", "init", "pages", ""),
-    ("no_huge", "init", "pages", ""),
+    ("backing.memory", "NoHuge.create", "pages", ""),
     ("hugepage_data", "write", "data", "pages"),
     ("hugepages", "unlock", "heaps", ""),
     ("memzone", "Memzones.__init__", "rest", ""),
@@ -68,7 +72,10 @@ def main():
     from pyeal import TAILQS, init
 
     for arg in {*sys.argv} & {*LATER}:
-        __import__(f"pyeal.{LATER[arg]}")
+        try:
+            __import__(f"pyeal.{LATER[arg]}")
+        except ModuleNotFoundError:  # another revision
+            pass
     for stage in STAGES:
         wrap(*stage)
     # what DPDK's log would say on stderr, from the same level on

@@ -6,6 +6,7 @@ import os
 
 from pyeal import hugepages, libc
 from pyeal.errors import EalError
+from pyeal.look.pools import all_pools
 from pyeal.look.process import Process, pids
 from pyeal.tools import size
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding, listed
@@ -27,7 +28,7 @@ def check(c: Case) -> Iterator[Finding]:
         yield Finding(OK, "not needed: --no-huge")
         return
     try:
-        c.pools = dict(hugepages.pools(c.view))
+        c.pools = dict(all_pools(c.view))
     except EalError as e:
         wsl = "microsoft" in os.uname().release.lower()
         yield Finding(
