@@ -13,7 +13,7 @@ import fcntl
 import os
 from _weakref import ref
 from ctypes import addressof, memset, sizeof
-from errno import EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT, EWOULDBLOCK
+from errno import EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT, EOPNOTSUPP, EWOULDBLOCK
 
 from . import files, layout, libc
 from .errors import CLOSED, EalError
@@ -72,13 +72,29 @@ class Fbarray:
     free entries); they raise EalError(EINVAL) for bad arguments.
     """
 
-    __slots__ = ("desc", "elements", "words")
+    __slots__ = ("desc", "elements", "fd", "words")
 
-    def __init__(self, desc: layout.Fbarray | None) -> None:
+    def __init__(self, desc: layout.Fbarray | None, fd: int = -1) -> None:
         self.desc = desc = _given(desc)
+        self.fd = fd  # of the file, if there is one
         end = desc.data + desc.len * desc.elt_sz
         self.words = libc.memory(end + 8, 8 * n_words(desc.len))
         self.elements: Any = None  # a ctypes array, which each element refers to
+
+    def allocate(self, start: int, n: int = 1) -> None:
+        """Give elements their blocks in the file, as is required before they are stored to.
+
+        A store that finds no room ends the process with SIGBUS. Raises EalError(ENOSPC).
+        """
+        if self.fd < 0:
+            return
+        size = self.desc.elt_sz
+        try:
+            libc.fallocate(self.fd, libc.FALLOC_KEEP_SIZE, start * size, n * size)
+        except OSError as e:
+            if e.errno != EOPNOTSUPP:  # then there is no way to know
+                what = f"Cannot extend array {_name(self.desc)}"
+                raise _as_eal(e, what) from None
 
     def view(self, kind: Any, i: int) -> Any:
         """Return element i as a structure in place, which release() knows of."""
@@ -275,7 +291,7 @@ class Arrays:
         self.areas[va] = size, fd
         memset(addressof(desc), 0, sizeof(desc))
         desc.name, desc.len, desc.elt_sz, desc.data = name.encode(), length, elt_sz, va
-        return Fbarray(desc)
+        return Fbarray(desc, fd)
 
     def attach(self, desc: layout.Fbarray | None, elt_sz: int = 0) -> Fbarray:
         """Map an array of another process at the same address. rte_fbarray_attach
@@ -300,7 +316,7 @@ class Arrays:
             _undo(va, size, fd)
             raise _as_eal(e, f"Cannot attach array {name}") from None
         self.areas[va] = size, fd
-        return Fbarray(desc)
+        return Fbarray(desc, fd if self.prot == PROT_RW else -1)
 
     def _lock_attached(self, fd: int) -> None:
         """Keep the array's owner from removing it. EAL: eal_file_lock"""
@@ -317,7 +333,10 @@ class Arrays:
         """Copy data into the elements, through the file: that saves a fault for each page."""
         va, _, fd = self._area(desc)
         if fd >= 0:
-            os.pwrite(fd, data, offset)
+            try:
+                files.write_all(fd, data, offset)
+            except OSError as e:
+                raise _as_eal(e, f"Cannot extend array {_name(desc)}") from None
         else:
             libc.memory(va + offset, len(data))[:] = data
 

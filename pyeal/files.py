@@ -105,7 +105,7 @@ def others_may_write(directory: int | str) -> bool:
     return bool(st.st_mode & 0o022) or st.st_uid not in (0, os.geteuid())
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Writes data at an offset. Raises OSError(ENOSPC) if the file system has room for a part only.
 
     Written bytes have their blocks: a mapping of them cannot end in SIGBUS.

@@ -139,6 +139,7 @@ class MemsegList:
     ) -> None:
         """Write the records of consecutive pages, then mark them used."""
         n, at, size = len(iovas), self.arr.address(start), self.page_sz
+        self.arr.allocate(start, n)
         one = pack("=QQQQiIII", 0, 0, size, size, self.socket, nchannel, nrank, 0)
         records = libc.memory(at, n * sizeof(Memseg))
         records[:] = one * n
@@ -159,6 +160,7 @@ class MemsegList:
             make(iovas[i], base + i * size, *rest) if i in iovas else gap
             for i in range(first, last + 1)
         ]
+        self.arr.allocate(first, len(records))
         libc.memory(self.arr.address(first), len(records) * 48)[:] = b"".join(records)
         self.arr.mark_all(bits(iovas))
 

@@ -60,6 +60,7 @@ class Memzones:
             slot = self.arr.find(0, used=False)
             if slot < 0:
                 raise _no(ENOSPC, name, "a free zone", f"all {self.arr.desc.len} in use")
+            self.arr.allocate(slot)
             va = self.heaps.malloc(size, max(align, LINE), socket)
             if not va:
                 raise _no(ENOMEM, name, f"{size} bytes on node {socket}", "no heap that has them")

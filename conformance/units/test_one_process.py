@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 import pyeal
+from conformance import needs
+from conformance.harness.child import environment
 
 PRIVATE = ["--no-huge", "-m", "8", "--no-shconf"]
 TRIALS = 300
@@ -291,3 +294,51 @@ def test_a_signal_at_any_line_costs_nothing(
     life(args)
 
     assert raised > TRIALS * 0.9
+
+
+# --- no room --------------------------------------------------------------------------------------
+
+START = """
+import pyeal
+try:
+    with pyeal.init(["--no-huge", "-m", "16", "--file-prefix=small"]) as eal:
+        for i in range(200):
+            eal.memzone_reserve(f"zone-{i}", 64)
+    print("started")
+except pyeal.EalError as e:
+    print("refused", e)
+"""
+
+
+@needs(root=True)
+@pytest.mark.parametrize("kB", [4, 16, 64, 128, 200, 256, 512, 600, 700, 800, 1024, 2048, 4096])
+def test_a_small_runtime_directory_is_an_error(kB: int, tmp_path: Path) -> None:
+    """A store into a file without room would be SIGBUS."""
+    script = f'mount -t tmpfs -o size={kB}k none "$0" && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, str(tmp_path), sys.executable, "-c", START],
+        env=environment() | {"RUNTIME_DIRECTORY": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done
+    assert done.stdout.startswith("started" if kB >= 2048 else ("started", "refused"))
+
+
+@needs(root=True, pages={"2M": 1})
+def test_a_covered_mount_is_an_error(tmp_path: Path) -> None:
+    """Page files on another file system would be ordinary memory, and SIGBUS without room."""
+    script = 'mount -t hugetlbfs none "$0" && mount -t tmpfs none "$0" && exec "$@"'
+    args = ["--huge-dir", str(tmp_path), "-m", "2", "--file-prefix=covered"]
+    start = START.replace('["--no-huge", "-m", "16", "--file-prefix=small"]', repr(args))
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, str(tmp_path), sys.executable, "-c", start],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done
+    assert "refused" in done.stdout
+    assert "another file system" in done.stdout

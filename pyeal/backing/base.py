@@ -76,6 +76,7 @@ class LockedDirectory(NoDirectory):
 
     def __enter__(self) -> int:
         if self.info.lock_fd >= 0:
+            self._check(self.info.lock_fd)
             return self.info.lock_fd
         lock = files.DirectoryLock(self.info.hugedir, timeout=self.timeout)
         try:
@@ -86,7 +87,25 @@ class LockedDirectory(NoDirectory):
             why = f"Cannot lock '{self.info.hugedir}': {e.strerror}"
             raise EalError(ENOMEM, "memalloc", why) from None
         self.lock = lock
+        self._check(fd)
         return fd
+
+    def _check(self, fd: int) -> None:
+        """Raises EalError(ENODEV) if another file system covers the mount: it has no hugepages.
+
+        The block size of hugetlbfs is its page size.
+        """
+        if self.must and (size := os.fstatvfs(fd).f_bsize) != self.info.page_sz:
+            self.__exit__()
+            raise EalError(
+                ENODEV,
+                "memalloc",
+                f"Cannot allocate pages in '{self.info.hugedir}'",
+                expected=f"hugetlbfs with pages of {self.info.page_sz} bytes",
+                found=f"another file system with blocks of {size} bytes",
+                fix=f"umount {self.info.hugedir}, or name another mount with --huge-dir",
+                reason="not-hugetlbfs",
+            )
 
     def __exit__(self, *_: object) -> None:
         if self.lock:
