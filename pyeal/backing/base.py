@@ -75,8 +75,12 @@ class LockedDirectory(NoDirectory):
         self.lock: files.DirectoryLock | None = None
 
     def __enter__(self) -> int:
+        fd = self._lock()
+        self._check(fd)
+        return fd
+
+    def _lock(self) -> int:
         if self.info.lock_fd >= 0:
-            self._check(self.info.lock_fd)
             return self.info.lock_fd
         lock = files.DirectoryLock(self.info.hugedir, timeout=self.timeout)
         try:
@@ -87,7 +91,6 @@ class LockedDirectory(NoDirectory):
             why = f"Cannot lock '{self.info.hugedir}': {e.strerror}"
             raise EalError(ENOMEM, "memalloc", why) from None
         self.lock = lock
-        self._check(fd)
         return fd
 
     def _check(self, fd: int) -> None:
