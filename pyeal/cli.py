@@ -102,7 +102,9 @@ def _failed(e: EalError | OSError, as_json: bool) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    print(f"pyeal: {text}", file=sys.stderr)
+    from pyeal.tools import printable
+
+    print(f"pyeal: {printable(text)}", file=sys.stderr)
     return code
 
 

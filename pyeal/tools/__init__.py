@@ -12,6 +12,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
 BOLD, DIM, RED, GREEN, YELLOW, CYAN = 1, 2, 31, 32, 33, 36
 
@@ -116,6 +117,17 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def printable_facts(facts: Any) -> Any:
+    """Return facts in which each text is printable: what a command draws for a terminal."""
+    if isinstance(facts, str):
+        return printable(facts)
+    if isinstance(facts, dict):
+        return {printable_facts(k): printable_facts(v) for k, v in facts.items()}
+    if isinstance(facts, (list, tuple)):
+        return type(facts)(printable_facts(x) for x in facts)
+    return facts
 
 
 def table(rows: Iterable[Sequence[str]], right: str = "") -> str:

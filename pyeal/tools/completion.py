@@ -99,11 +99,13 @@ _pyeal() {
             dir) compgen -d -- "$cur" ;;
             command) compgen -c -- "$cur" ;;
             pid) compgen -W "$(cd /proc && printf '%s\n' [0-9]*)" -- "$cur" ;;
-            prefix) compgen -W "$(
+            prefix)
+                # compgen -W would expand $(...) in a name, and anyone can make a directory in /tmp
                 for word in {/var/run,"${XDG_RUNTIME_DIR:-/tmp}"}/dpdk/*/config; do
-                    [[ ! -e $word ]] || (word=${word%/config} && echo "${word##*/}")
-                done
-            )" -- "$cur" ;;
+                    [[ -e $word ]] || continue
+                    word=${word%/config} word=${word##*/}
+                    [[ $word != "$cur"* || $word == *[!A-Za-z0-9_.:-]* ]] || echo "$word"
+                done ;;
             esac
         done
     )

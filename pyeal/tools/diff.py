@@ -10,7 +10,20 @@ from errno import EINVAL
 from pyeal import builds, releases
 from pyeal.errors import EalError
 from pyeal.look.sources import Unreadable
-from pyeal.tools import BOLD, CYAN, DIM, GREEN, RED, Progress, count, document, dump, ink, table
+from pyeal.tools import (
+    BOLD,
+    CYAN,
+    DIM,
+    GREEN,
+    RED,
+    Progress,
+    count,
+    document,
+    dump,
+    ink,
+    printable,
+    table,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,11 +94,11 @@ def run(args: argparse.Namespace) -> int:
     last = ""
     for line, d in zip(lines[1:], rows, strict=True):
         if d["of"] != last:
-            print(ink(d["of"], CYAN))
+            print(ink(printable(d["of"]), CYAN))
             last = d["of"]
         print(ink(line, GREEN if d["a"] is None else RED if d["b"] is None else 0))
     if verdict := found.get("attach"):
-        print(ink(verdict, DIM))
+        print(ink(printable(verdict), DIM))
     return 1
 
 

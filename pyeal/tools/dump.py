@@ -16,7 +16,7 @@ from pyeal.look.archives import Archive
 from pyeal.look.arrays import KERNEL_PAGES, ArrayContent, shape
 from pyeal.look.config import config_of, release_of
 from pyeal.look.sources import Unreadable, read_file
-from pyeal.tools import BOLD, DIM, Progress, count, document, ink
+from pyeal.tools import BOLD, DIM, Progress, count, document, ink, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         with Progress(f"reading {args.file}"):
             found = load(args.file)
         if isinstance(found, list):
-            print(document("dump", {"files": found}) if args.json else "\n".join(found))
+            names = "\n".join(map(printable, found))
+            print(document("dump", {"files": found}) if args.json else names)
             return 0
         name, data = found
         kind = args.kind or kind_of(name)
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         print(document("dump", {"file": args.file, **facts, "fields": rows}))
         return 0
     said = ", ".join(f"{k} {v}" for k, v in facts.items() if not isinstance(v, (list, dict)))
-    print(ink(args.file, BOLD) + f"  {said}")
+    print(ink(printable(args.file), BOLD) + f"  {said}")
     if kind == "config" and (note := release_of(int.from_bytes(data[4:8], "little")).note):
         print(note)
     for offset, size, name, value in shown:

@@ -18,6 +18,7 @@ from pyeal.tools import (
     document,
     ink,
     log,
+    printable_facts,
 )
 from pyeal.tools.doctor.chain import LINKS, examine
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Finding
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(document("explain", {"problems": rows}))
     else:
-        print("\n\n".join(map(shown, rows)) or _nothing(reading.n))
+        print("\n\n".join(map(shown, printable_facts(rows))) or _nothing(reading.n))
     return 0 if rows else 1
 
 

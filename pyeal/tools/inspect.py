@@ -25,6 +25,7 @@ from pyeal.tools import (
     ink,
     picture,
     printable,
+    printable_facts,
     size,
     table,
     telemetry,
@@ -204,10 +205,10 @@ def _page(e: ForeignEal, path: str) -> None:
 
 
 def _lines(e: ForeignEal, elements: bool) -> list[str]:
-    d = describe(e, elements)
+    d = printable_facts(describe(e, elements))
     health = d["health"] + (f": {d['why']}" if d["why"] else "")
     title = [
-        ink(printable(d["file_prefix"] or "(no files)"), BOLD, CYAN),
+        ink(d["file_prefix"] or "(no files)", BOLD, CYAN),
         f"DPDK {d['release']}{_of_build(d['build'])}",
         d["mode"],
         f"IOVA as {d['iova_mode']}" if d["iova_mode"] else "no IOVA",
@@ -398,4 +399,4 @@ def prometheus(e: ForeignEal) -> str:
 
 
 def _escaped(value: object) -> str:
-    return str(value).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return printable(str(value)).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

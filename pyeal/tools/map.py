@@ -10,7 +10,16 @@ from pyeal.errors import EalError
 from pyeal.layout import BAD_IOVA
 from pyeal.look.find import find
 from pyeal.look.process import Process
-from pyeal.tools import Progress, coloured, columns, picture, picture_svg, size, telemetry
+from pyeal.tools import (
+    Progress,
+    coloured,
+    columns,
+    picture,
+    picture_svg,
+    printable_facts,
+    size,
+    telemetry,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         write(args.html, html(layout))
     if not (args.json or args.svg or args.html):
-        print(picture.terminal(layout, columns(), coloured()))
+        print(picture.terminal(printable_facts(layout), columns(), coloured()))
     return 0
 
 
@@ -136,6 +145,8 @@ def html(layout: Dict) -> str:
             (z["Name"], z["Address"], z["Length"], z["Socket"]) for z in layout.get("memzones", ())
         ],
     }
+    # ASCII, in which no text can end the script: < is the only sign that HTML reads there
+    data = printable_facts(data)
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     page = os.path.join(os.path.dirname(os.path.abspath(__file__)), "map.html")
     with open(page, encoding="utf-8") as f:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyeal.tools import count, size
+from pyeal.tools import count, printable, size
 from pyeal.tools.picture import (
     BAD_IOVA,
     DIRTY,
@@ -43,7 +43,9 @@ text{font:13px ui-sans-serif,system-ui,'Segoe UI',Roboto,'DejaVu Sans',sans-seri
 
 
 def esc(s: object) -> str:
-    return str(s).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Return a text for an element or an attribute of XML: control characters are spelt out."""
+    s = printable(str(s)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return s.replace('"', "&quot;").replace("'", "&#39;")
 
 
 def rect(x: float, y: float, w: float, h: float, fill: str, tip: str = "", more: str = "") -> str:

@@ -16,6 +16,8 @@ from pyeal.tools import (
     count,
     document,
     ink,
+    printable,
+    printable_facts,
     size,
     table,
 )
@@ -105,14 +107,14 @@ def run(args: argparse.Namespace) -> int:
         print(document("ps", {"eals": shown, **seen(machine)}))
         return 0
     if shown:
-        _show(shown)
+        _show(printable_facts(shown))
     else:
         print("no EAL" + (" is running" if len(found) else ""))
     ended = len(found) - len(shown)
     if ended:
         print(ink(f"{count(ended, 'directory', 'directories')} of ended ones: pyeal ps -a", DIM))
     for line in not_seen(machine):
-        print(ink(line, DIM))
+        print(ink(printable(line), DIM))
     return 0
 
 

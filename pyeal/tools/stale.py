@@ -18,6 +18,7 @@ from pyeal.tools import (
     document,
     ink,
     printable,
+    printable_facts,
     size,
     table,
 )
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     elif not args.delete:
         _show(shown, args.verbose, hidden)
         for line in not_seen(found.machine):
-            print(ink(line, DIM))
+            print(ink(printable(line), DIM))
         if any(f["verdict"] == "stale" for f in shown):
             print(ink("pyeal stale --delete removes what is stale", DIM))
     left = [
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(shown: list[Dict], verbose: bool, hidden: bool) -> None:
+    shown = printable_facts(shown)
     if not shown:
         print("nothing is left over" + " where this user can look" * hidden)
         return
@@ -132,9 +134,7 @@ def _show(shown: list[Dict], verbose: bool, hidden: bool) -> None:
         print(f"{line:{width}}{ink(word, COLOURS[verdict])}: {why}")
         for f in files if verbose and kind == "page" else ():
             proof = "" if f["holders"] else "  no lock, no mapping, no descriptor"
-            print(
-                ink(f"  {printable(f['shown'])}  {size(f['bytes'])}  {age(f['age_s'])}{proof}", DIM)
-            )
+            print(ink(f"  {f['shown']}  {size(f['bytes'])}  {age(f['age_s'])}{proof}", DIM))
 
 
 # --- deleting
@@ -156,10 +156,11 @@ def _key(f: Dict) -> tuple[object, ...]:
 
 
 def _tell(targets: list[Dict]) -> None:
+    targets = printable_facts(targets)
     done = [f for f in targets if f.get("deleted")]
     for f in targets:
         if f.get("deleted") is False:
-            print(ink(f"kept {printable(f['shown'])}: {f['why']}", YELLOW))
+            print(ink(f"kept {f['shown']}: {f['why']}", YELLOW))
     pages = [f for f in done if f["kind"] == "page"]
     if not done:
         print("nothing was deleted")

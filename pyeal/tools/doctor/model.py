@@ -6,6 +6,7 @@ from pyeal import builds, options, releases
 from pyeal.errors import EalError
 from pyeal.look.config import HeldConfig
 from pyeal.look.process_view import ProcessView
+from pyeal.tools import printable
 from pyeal.tools.dryrun import DryRun
 
 TYPE_CHECKING = False
@@ -37,8 +38,10 @@ class Finding:
         do: str = "",
         harmless: bool = False,
     ) -> None:
-        self.state, self.text, self.problems, self.harmless = state, text, problems, harmless
-        self.wanted, self.found, self.do = wanted, found, do
+        self.state, self.problems, self.harmless = state, problems, harmless
+        # paths, mount options and commands of other users are in them
+        self.text, self.wanted = printable(text), printable(wanted)
+        self.found, self.do = printable(found), printable(do)
 
     def facts(self) -> dict[str, object]:
         """Return it as plain data, for JSON."""
