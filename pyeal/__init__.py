@@ -125,12 +125,16 @@ class signals_deferred:
 class signals_allowed:
     """Runs signal handlers at once again: around a wait without a bound, and a caller's function.
 
-    Only in the thread that defers them.
+    Only in the thread that defers them, and if `within` is given, only if that block does.
     """
+
+    def __init__(self, within: signals_deferred | None = None) -> None:
+        self.within = within
 
     def __enter__(self) -> None:
         active = signals_deferred.active
-        self.block = active if active and active.thread == get_ident() else None
+        ours = active and active.thread == get_ident() and self.within in (None, active)
+        self.block = active if ours else None
         if self.block:
             self.block.allowed = True
             self.block.deliver()

@@ -205,7 +205,7 @@ class Eal(memory.Memory):
                 raise EalError(EBUSY, "cleanup", what, fix="return from it first")
             self.mutex.close()
             self.closed = True
-            errors: list[Exception] = []
+            errors: list[BaseException] = []
             for step in (
                 self._stages.give_back,
                 self._stop_following,
@@ -215,7 +215,7 @@ class Eal(memory.Memory):
             ):
                 try:
                     step()
-                except (OSError, EalError) as e:  # the rest is given back all the same
+                except BaseException as e:  # the rest is given back all the same
                     errors.append(e)
             self._forget_memory()
             if errors:

@@ -103,15 +103,15 @@ class Fbarray:
             self.elements = (kind * self.desc.len).from_address(self.desc.data)
         return self.elements[i]
 
-    def release(self) -> bool:
+    def release(self) -> Any:
         """Release the view, as is required before the memory is unmapped; each use raises then.
 
-        Returns False if a caller keeps the view of an element: the memory must not be unmapped.
+        Returns a weak reference to the elements, or None if no caller keeps the view of one.
         """
         self.words.release()
-        kept = ref(self.elements) if self.elements is not None else bool
+        kept = ref(self.elements) if self.elements is not None else None
         self.desc = self.words = self.elements = CLOSED
-        return not kept()
+        return kept if kept and kept() is not None else None
 
     @property
     def ones(self) -> int:
@@ -242,6 +242,14 @@ class Fbarray:
         return runs(self._bits(used))
 
 
+def _unmap_zeros(va: int, size: int) -> None:
+    del _zeros[va]
+    libc.munmap(va, size)
+
+
+_zeros: dict[int, Any] = {}  # addresses of former arrays -> what a caller's records view
+
+
 class Arrays:
     """The arrays that this process has mapped.
 
@@ -253,7 +261,9 @@ class Arrays:
     def __init__(self, space: VaSpace, directory: str | None) -> None:
         self.space, self.directory = space, directory
         self.areas: dict[int, tuple[int, int]] = {}  # data address -> (bytes, fd or -1)
-        self.viewed: set[int] = set()  # data addresses that a caller's records are views of
+        self.viewed: dict[
+            int, Any
+        ] = {}  # data address -> a reference to what a caller's records view
 
     def path(self, name: str) -> str:
         return f"{self.directory}/fbarray_{name}"
@@ -392,13 +402,15 @@ class Arrays:
     def release(self, arr: Fbarray) -> None:
         """Release a view of an array before the array is unmapped."""
         va = arr.desc.data
-        if not arr.release():
-            self.viewed.add(va)
+        if kept := arr.release():
+            self.viewed[va] = kept
 
     def _drop(self, va: int, size: int, fd: int) -> None:
-        """Unmap an array; zeros of this process replace it if a caller keeps a view."""
-        if va in self.viewed:
+        """Unmap an array; zeros of this process replace it as long as a caller keeps a view."""
+        elements = self.viewed.pop(va, bool)()
+        if elements:
             libc.mmap(va, size, PROT_RW, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS)
+            _zeros[va] = ref(elements, lambda _: _unmap_zeros(va, size))
             if fd >= 0:
                 os.close(fd)
         else:

@@ -344,11 +344,11 @@ class MemsegLists:
         )
 
     def _walk(self, items: Any, fn: Callable[..., int | None], unlocked: bool) -> int:
-        with signals_deferred():
+        with signals_deferred() as block:
             if not unlocked:
                 self.lock.read()
             try:
-                with signals_allowed():
+                with signals_allowed(block):
                     for args in items:
                         if answer := fn(*args):
                             return answer

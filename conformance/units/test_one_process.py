@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from ctypes import addressof
 from errno import EALREADY, EBUSY, EDEADLK, EINVAL, EPERM
 from pathlib import Path
 from types import FrameType
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 import pyeal
-from conformance import needs
+from conformance import MODES, needs
 from conformance.harness.child import environment
 
 PRIVATE = ["--no-huge", "-m", "8", "--no-shconf"]
@@ -134,6 +135,19 @@ def test_a_kept_record_reads_zeros_after_cleanup(shared: list[str]) -> None:
     eal.cleanup()
 
     assert (record.len, zone.len) == (0, 0)
+    kept = {addressof(record) & -4096: "record", addressof(zone) & -4096: "zone"}
+    assert len(mapped(kept)) == 2
+
+    del record, zone
+
+    assert not mapped(kept)
+
+
+def mapped(addresses: dict[int, str]) -> list[str]:
+    """Those of the addresses that this process has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    ranges = [tuple(int(a, 16) for a in line.split()[0].split("-")) for line in lines]
+    return [name for va, name in addresses.items() if any(a <= va < b for a, b in ranges)]
 
 
 def test_a_second_cleanup_says_so(shared: list[str]) -> None:
@@ -260,9 +274,11 @@ def life(args: list[str]) -> None:
     try:
         eal = pyeal.init(args)
         va = eal.malloc(4096)
+        grown = eal.malloc(5 << 20)
         eal.memzone_reserve("zone", 64)
         eal.walk_segments(lambda msl, ms: 0)
         eal.memzone_free("zone")
+        eal.free(grown)
         eal.free(va)
         eal.cleanup()
     finally:
@@ -276,12 +292,33 @@ def test_a_signal_at_any_line_costs_nothing(
 ) -> None:
     """An exception of a handler leaves no descriptor, no mapping and no lock, and the next start
     in the process works."""
-    args = PRIVATE if kind == "private" else shared
+    interrupt_at_random(PRIVATE if kind == "private" else shared, TRIALS)
+
+
+@pytest.fixture
+def hugedir(tmp_path: Path) -> Iterator[str]:
+    at = tmp_path / "huge"
+    at.mkdir()
+    subprocess.run(["mount", "-t", "hugetlbfs", "none", at], check=True)
+    yield str(at)
+    subprocess.run(["umount", at], check=True)
+
+
+@needs(root=True, pages={"2M": 8})
+@pytest.mark.parametrize("mode", ["dynmem", "single-file", "legacy"])
+def test_a_signal_at_any_line_costs_no_page(
+    mode: str, shared: list[str], alarm: None, hugedir: str
+) -> None:
+    args = [*MODES[mode], "-m", "4", *shared[3:], "--huge-dir", hugedir]
+    interrupt_at_random(args, TRIALS // 5)
+
+
+def interrupt_at_random(args: list[str], trials: int) -> None:
     life(args)
     with At(0) as whole:
         life(args)
     before, rng, raised = taken(), random.Random(SEED), 0
-    for _ in range(TRIALS):
+    for _ in range(trials):
         n = rng.randrange(1, whole.lines)
         try:
             with At(n):
@@ -293,7 +330,7 @@ def test_a_signal_at_any_line_costs_nothing(
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, f"line {n}"
     life(args)
 
-    assert raised > TRIALS * 0.9
+    assert raised > trials * 0.9
 
 
 # --- no room --------------------------------------------------------------------------------------
