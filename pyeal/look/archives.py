@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MOST_UNPACKED = 1 << 30  # bytes of an archive, packed or unpacked
 MOST_MEMBERS = 50_000
-MOST_MEMBER = 32 << 20  # bytes of one that is read
+MOST_MEMBER = 32 << 20  # bytes of a member that is read
 MOST_DEPTH = 32  # folders above a member
 MOST_DIRECTORY = 8 << 20  # bytes of the list of members that a zip file has
 MOST_READ = 1 << 20  # bytes that are read at once: a header of a tar file, a piece of a member
