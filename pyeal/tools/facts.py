@@ -45,8 +45,10 @@ class Facts:
         for text in texts:
             self.add(text)
 
-    def add(self, line: str) -> None:
-        self.page_sz = page_size(line) or self.page_sz
+    def add(self, line: str, sized: bool = True) -> None:
+        """Take what a line shows; its page size only if it is about pages that are used."""
+        if sized:
+            self.page_sz = page_size(line) or self.page_sz
         if m := NODE.search(line):
             self.node = int(next(filter(None, m.groups())))
         if m := PATH.search(line):
@@ -86,6 +88,7 @@ class Facts:
             "node": NOT_KNOWN if node is None else node,
             "reserve": fixes.reserve(sz, node) + (BOOT if sz >= GB else ""),
             "mount": fixes.mount(sz),
+            "mount_other": fixes.mount(sz, place),
             "mount_own": fixes.mount(sz, place, f",uid={user},mode=0700"),
             "own": fixes.own(huge, user),
             "runtime": runtime,

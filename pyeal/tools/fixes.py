@@ -36,7 +36,12 @@ def reserve(page_sz: int, node: int | None = None, more: int = LEAST) -> str:
             now = int(f.read())
     except (OSError, ValueError):
         now = 0
-    return f"echo {now + pages(more, page_sz)} > {at}"
+    return resize(page_sz, now + pages(more, page_sz), node)
+
+
+def resize(page_sz: int, n: int, node: int | None = None) -> str:
+    """Return the command that gives a pool n pages."""
+    return f"echo {n} > {pool(page_sz, node)}"
 
 
 def mount(page_sz: int, at: str = "", options: str = "") -> str:
@@ -44,6 +49,12 @@ def mount(page_sz: int, at: str = "", options: str = "") -> str:
     word = size(page_sz)
     at = at or ("/dev/hugepages" if word == "2M" else f"/dev/hugepages{word}")
     return f"mkdir -p {at}; mount -t hugetlbfs -o pagesize={word}{options} none {at}"
+
+
+def another_mount(page_sz: int) -> str:
+    """Return the command that mounts a hugetlbfs without limits, for --huge-dir."""
+    at = f"/mnt/huge-{size(page_sz)}"
+    return f"{mount(page_sz, at)}  # then --huge-dir {at}"
 
 
 def own(directory: str, uid: int | str) -> str:

@@ -36,18 +36,39 @@ class Problem:
         return [(levels.get(s[0], CERTAIN), re.compile(s[s[0] in levels :], re.I))
                 for s in self.says]
 
-    def levels(self, line: str, lowered: str) -> list[tuple[int, re.Match[str]]]:
-        """Return (level, match) of each pattern that the line matches."""
-        found = []
-        for (level, pattern), needles in zip(self.patterns, self.needles, strict=True):
-            if any(n in lowered for n in needles) and (m := pattern.search(line)):
-                found.append((level, m))
-        return found
-
     @cached_property
     def needles(self) -> list[tuple[str, ...]]:
         """Of each pattern, strings of which a matching line has one, in lower case."""
         return [tuple(map(needle, branches(pattern.pattern))) for _, pattern in self.patterns]
+
+
+class Table:
+    """Problems whose patterns are tried only on a line that has a text of theirs."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = problems
+
+    @cached_property
+    def _by_needle(self) -> dict[str, list[tuple[Problem, int, re.Pattern[str]]]]:
+        found: dict[str, list[tuple[Problem, int, re.Pattern[str]]]] = {}
+        for p in self.problems:
+            for (level, pattern), needles in zip(p.patterns, p.needles, strict=True):
+                for n in needles:
+                    found.setdefault(n, []).append((p, level, pattern))
+        return found
+
+    def matches(self, line: str) -> dict[Problem, list[tuple[int, re.Match[str]]]]:
+        """Return (level, match) of each pattern that the line matches, by its problem."""
+        lowered = line.lower()
+        found: dict[Problem, list[tuple[int, re.Match[str]]]] = {}
+        tried: set[tuple[Problem, re.Pattern[str]]] = set()
+        for n in [n for n in self._by_needle if n in lowered]:
+            for p, level, pattern in self._by_needle[n]:
+                if (p, pattern) not in tried:
+                    tried.add((p, pattern))
+                    if m := pattern.search(line):
+                        found.setdefault(p, []).append((level, m))
+        return found
 
 
 def branches(pattern: str) -> list[str]:
@@ -322,13 +343,14 @@ GAVE_UP = P(
 BY_ID = {p.id: p for p in PROBLEMS}
 
 
+TABLE = Table(PROBLEMS)
+
+
 def of_line(line: str) -> list[tuple[Problem, int]]:
     """(problem, CERTAIN, HINT or WRAPPER) for what a log line says, the closest first."""
-    found = []
-    lowered = line.lower()
-    for p in PROBLEMS:
-        hits = [(level, m.start() - m.end()) for level, m in p.levels(line, lowered)]
-        if hits:
-            found.append((*min(hits), p))
+    found = [
+        (*min((level, m.start() - m.end()) for level, m in hits), p)
+        for p, hits in TABLE.matches(line).items()
+    ]
     found.sort(key=lambda f: (f[0], f[1], f[2].id))
     return [(p, level) for level, _, p in found]

@@ -26,7 +26,7 @@ from pyeal.tools.causes import (
     UNMOUNTED_HARMLESS,
 )
 from pyeal.tools.facts import Facts, page_size
-from pyeal.tools.problems import BY_ID, CERTAIN, GAVE_UP, HINT, WRAPPER, Problem, of_line
+from pyeal.tools.problems import BY_ID, CERTAIN, GAVE_UP, HINT, WRAPPER, Problem, Table, of_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,9 +39,13 @@ SIGNAL, OTHER = 3, 4  # levels, after those of problems.py
 POOL_NOTE, MOUNT_NOTE = "pool", "mount"
 
 LAST = 2_000  # EAL's lines at the end of a log in which its last word is looked for
-LOOKS = 20_000  # lines that differ
+CAUSE_TABLE, SIGNAL_TABLE, OTHER_TABLE = Table(CAUSES), Table(SIGNALS), Table(OTHERS)
+LOOKS = 8_000  # lines that differ
+END_WORDS = ("fatal", "panic", "exit", "emer", "init", "start", "setup", "with", "status=",
+             "dumped", "off", "crashloop")  # fmt: skip
 TEMPLATES, MOST = 4096, 64  # lines that are remembered, notes of a start
 EALS_WORDS = frozenset((b"eal", b"argparse", b"panic", b"cause"))
+LAST_WORDS = frozenset((b"fatal", b"panic", b"exit", b"exited", b"exiting", b"denied"))
 EALS = re.compile(r"\b(?:EAL|ARGPARSE|PANIC|Cause)\b")
 ENDS, ERRORS = ("FATAL", "PANIC", "EXIT", "CRITICAL"), ("ERR", "stderr")
 
@@ -99,8 +103,9 @@ class Line:
             self.note = next((h for h in HINTS if h[0].search(text)), ())
         signal = any(level == SIGNAL for _, level in self.hits)
         low = text.lower()
-        self.end = signal or END.search(low) is not None or GENERAL.search(low) is not None
-        self.again = AGAIN.search(low) is not None
+        ends = any(w in low for w in END_WORDS)
+        self.end = signal or (ends and bool(END.search(low) or GENERAL.search(low)))
+        self.again = "detected" in low and AGAIN.search(low) is not None
         self.on = not self.end and not self.hits and ON.search(low) is not None
 
     @property
@@ -109,20 +114,16 @@ class Line:
 
 
 def _hits(text: str) -> list[tuple[Problem, int]]:
-    found = []
-    lowered = text.lower()
-    for p in CAUSES:
-        levels = [level for level, _ in p.levels(text, lowered)]
-        if levels:
-            found.append((p, min(levels)))
-            if min(levels) == CERTAIN:
-                return found[-1:]
-    if not found:
-        found = of_line(text)
+    matches = CAUSE_TABLE.matches(text)
+    levels = {p: min(level for level, _ in matches[p]) for p in CAUSES if p in matches}
+    if sure := next((p for p, level in levels.items() if level == CERTAIN), None):
+        return [(sure, CERTAIN)]
+    found = list(levels.items()) or of_line(text)
     if found and found[0][1] == CERTAIN:
         return found[:1]
-    for level, table in ((SIGNAL, SIGNALS), (OTHER, OTHERS)):
-        found += [(p, level) for p in table if p.levels(text, lowered)]
+    for level, table in ((SIGNAL, SIGNAL_TABLE), (OTHER, OTHER_TABLE)):
+        matches = table.matches(text)
+        found += [(p, level) for p in table.problems if p in matches]
     return found
 
 
@@ -144,7 +145,7 @@ class Start:
         self.wrapped: set[int | None] = set()
         self.ended = self.gave_up = self.fatal = ""
         self.pending = False  # whether something was seen that a start may outlive
-        self.looks = LOOKS // 4  # how many lines are looked at for whether it went on
+        self.looks = LOOKS  # how many lines are looked at for whether it went on
         self.facts = Facts()
 
     def goes_on(self) -> None:
@@ -234,16 +235,16 @@ class Reading:
         return line
 
     def _says(self, line: str, words: list[bytes]) -> Line | None:
-        """Return what a line says; None in a log with too many lines that differ, if not EAL's."""
+        """Return what a line says; None after too many lines that differ, unless one may end it."""
         template = NUMBER.sub("5555", line)
         found = self._known.get(template)
         if found is None:
-            if self.looked >= LOOKS and EALS_WORDS.isdisjoint(words):
+            if self.looked >= LOOKS and LAST_WORDS.isdisjoint(words):
                 return None
             if len(self._known) >= TEMPLATES:
                 self._known.clear()
             self.looked += 1
-            self.start.facts.add(line)
+            self.start.facts.add(line, sized=not POOL.search(line))
             found = self._known[template] = Line(line)
         return found
 
@@ -282,12 +283,14 @@ class Judge:
         s = self.start
         hits = sorted(s.hits.items(), key=lambda h: (h[1].on, h[1].at))
         sure = [(p, x.line, not x.on or bool(s.ended)) for p, x in hits if x.level == CERTAIN]
-        causes, harmless = self._notes(bool(sure))
+        causes, harmless = self._notes(_ids(sure))
         certain = [
             *sure,
             *(t for t in causes if t[2]),
             *((p, x.line, True) for p, x in hits if x.level == HINT and p.id in s.wrapped),
         ]
+        if certain and certain[0][0].id == 1 and not sure and 2 not in _ids(certain):
+            certain.append((BY_ID[2], certain[0][1], False))  # another size may lack a mount
         if certain:
             return certain + harmless
         signals = [(p, x.line) for p, x in hits if x.level == SIGNAL]
@@ -307,24 +310,27 @@ class Judge:
                     found.insert(0, word)
         return found + harmless
 
-    def _notes(self, explained: bool) -> tuple[list[Told], list[Told]]:
+    def _notes(self, told: list[int | None]) -> tuple[list[Told], list[Told]]:
         """Return the notes that are causes, and those that are harmless."""
         s = self.start
         causes: list[Told] = []
         harmless: dict[Problem, Told] = {}
         for key, x in sorted(s.notes.items(), key=lambda n: -n[1].at):
-            went_on = x.on or explained or (bool(s.ended) and not self.memory)
+            went_on = x.on or bool(told) or (bool(s.ended) and not self.memory)
             kind = key[0]
+            if kind == POOL_NOTE and key[1] != HUGE and {1, 6} & set(told):
+                continue
             if kind == POOL_NOTE:
                 p, certain = self._pool(x.line, went_on)
-            elif kind == MOUNT_NOTE and explained:
+            elif kind == MOUNT_NOTE and told:
                 continue
             elif kind == MOUNT_NOTE:
                 p, certain = self._mount(went_on)
             else:
                 p, certain = self._hint(key[1], key[2], went_on)
             if p.harmless:
-                harmless.setdefault(p, (p, x.line, True))
+                if p.id not in told:
+                    harmless.setdefault(p, (p, x.line, True))
             elif p not in [c[0] for c in causes]:
                 causes.append((p, x.line, certain))
         return causes, list(harmless.values())
@@ -352,6 +358,10 @@ class Judge:
         if went_on or fine or not (self.start.ended or secondary):
             return good, True
         return cause, False
+
+
+def _ids(told: list[Told]) -> list[int | None]:
+    return [p.id for p, _, _ in told]
 
 
 def read(lines: Iterable[str]) -> list[Told]:

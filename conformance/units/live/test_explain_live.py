@@ -49,4 +49,4 @@ def test_a_good_start_is_no_problem(kind, start, box):
     log = start("-m", "4", target=kind, box=box).log
 
     assert [(p.id, line) for p, line, certain in read(log.splitlines())
-            if certain and p.id != 35] == []  # fmt: skip
+            if certain and not p.harmless] == []  # fmt: skip

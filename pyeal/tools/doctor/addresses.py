@@ -99,7 +99,7 @@ def check(c: Case) -> Iterator[Finding]:
             45,
             wanted=f"{mappings:,} mappings",
             found=f"vm.max_map_count {maps_most:,}",
-            do=f"sysctl vm.max_map_count={mappings * 2}",
+            do=f"sysctl vm.max_map_count={maps_most + mappings * 2}",
         )
     if not collision and not missed:
         yield Finding(OK, f"{size(need)} reserved from {spans[0][0]:#x} on")

@@ -52,7 +52,7 @@ STAGES = {  # stage of an error that no check explained: its link
     "iova": "IOVA",
     "memfd": "permission",
 }
-ROOT_ONLY = ("mkdir", "mount", "umount", "echo", "sysctl", "dpdk-hugepages.py")
+ROOT_ONLY = ("mkdir", "mount", "umount", "chown", "echo", "sysctl")
 SLOW = 2.0  # seconds of zeroing at a start that are worth a finding
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyeal import hugepages
 from pyeal.errors import EalError
 from pyeal.look.process_view import ProcessView
-from pyeal.tools import size
+from pyeal.tools import fixes, size
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
 
 TYPE_CHECKING = False
@@ -44,10 +44,11 @@ def check(c: Case) -> Iterator[Finding]:
         dirs = {sz: d for sz in known.values() if (d := survey.hugedir(sz))}
     if not dirs:
         sizes_ = _reserved(c, known)
-        word = size(min(sizes_ or known.values(), default=2 << 20))
+        wanted = min(sizes_ or known.values(), default=2 << 20)
+        word = size(wanted)
         if c.o.huge_dir:
             where = ", ".join(f"{at} ({size(sz)})" for at, sz in points) or "no hugetlbfs mount"
-            do = f"--huge-dir {points[0][0]}" if points else _mount_line(word)
+            do = f"--huge-dir {points[0][0]}" if points else fixes.mount(wanted)
             yield Finding(
                 FAIL,
                 f"--huge-dir {c.o.huge_dir} is not what EAL can use",
@@ -68,7 +69,7 @@ def check(c: Case) -> Iterator[Finding]:
                 32,
                 wanted=f"a hugetlbfs of {word} pages in this mount namespace",
                 found=found,
-                do=_mount_line(word),
+                do=fixes.mount(wanted),
             )
         return
     if c.error and c.error.reason == "stacked-mounts":
@@ -80,15 +81,13 @@ def check(c: Case) -> Iterator[Finding]:
     chosen = ", ".join(f"{d} for {size(sz)}" for sz, d in sorted(dirs.items())[::-1])
     limit = c.dry_run.binding_limit if c.dry_run else None
     if limit and c.failed_at("mount"):
-        needed, sz = c.needed(limit.page_sz), limit.page_sz
-        value = size(needed) if limit.option == "size" else needed // sz
         yield Finding(
             FAIL,
             f"the mount's {limit.option}= is too small",
             6,
             wanted=size(c.requested),
             found=limit.what,
-            do=f"mount -o remount,{limit.option}={value} {dirs.get(sz, chosen)}",
+            do=fixes.another_mount(limit.page_sz),
         )
     else:
         yield Finding(OK, chosen)
@@ -130,11 +129,6 @@ def _rule(c: Case) -> str:
         "parent": "a directory at or below a hugetlbfs mount point",
         "statfs": "a directory in a hugetlbfs",
     }[c.release.huge_dir_rule]
-
-
-def _mount_line(word: str) -> str:
-    at = "/dev/hugepages" if word == "2M" else f"/dev/hugepages{word}"
-    return f"mkdir -p {at}; mount -t hugetlbfs -o pagesize={word} none {at}"
 
 
 def _elsewhere(c: Case) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyeal import hugepages
+from pyeal.tools import fixes
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
 
 TYPE_CHECKING = False
@@ -41,10 +42,6 @@ def check(c: Case) -> Iterator[Finding]:
         yield Finding(OK, f"user {c.view.uid} may do what is needed")
 
 
-def _owner_line(c: Case, at: str) -> str:
-    return f"mount -o remount,uid={c.view.uid},mode=0700 {at}"
-
-
 def _hugedir_rights(c: Case) -> Iterator[Finding]:
     v = c.view
     dirs = [d for d in c.hugedirs.values() if d]
@@ -75,7 +72,7 @@ def _hugedir_rights(c: Case) -> Iterator[Finding]:
                 11,
                 wanted=f"read, write and search for user {v.uid}",
                 found=mine,
-                do=_owner_line(c, d),
+                do=fixes.own(d, c.view.uid),
             )
         elif st.st_mode & 0o1000 and v.uid not in (0, st.st_uid):
             prefix = f"{c.o.file_prefix}map_"
@@ -118,7 +115,7 @@ def _runtime_rights(c: Case) -> Iterator[Finding]:
                 18,
                 wanted=f"a runtime directory {at}",
                 found=f"{d} of user {st.st_uid}, mode {st.st_mode & 0o7777:04o}",
-                do="export XDG_RUNTIME_DIR=$(mktemp -d)",
+                do=fixes.runtime_dir(at if v.uid == 0 else "", v.uid),
             )
         break
     if c.config_error and not c.secondary:

@@ -8,7 +8,7 @@ from pyeal import hugepages, libc
 from pyeal.errors import EalError
 from pyeal.look.pools import all_pools
 from pyeal.look.process import Process, pids
-from pyeal.tools import size
+from pyeal.tools import fixes, size
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding, listed
 
 TYPE_CHECKING = False
@@ -60,7 +60,7 @@ def check(c: Case) -> Iterator[Finding]:
                     f"node {bare} has no free {word} page",
                     27,
                     8,
-                    do=f"dpdk-hugepages.py -p {word} -n {bare} -r SIZE",
+                    do=fixes.reserve(sz, bare),
                 )
         elif any(w[1] for w in usable.values()):
             yield Finding(OK, f"no {word} pages reserved: not a problem", 35, harmless=True)
@@ -96,12 +96,13 @@ def _shortage(c: Case, usable: Usable) -> Iterator[Finding]:
 
 
 def _none_free(c: Case, usable: Usable, stale: list[tuple[str, int]]) -> Finding:
-    word = size(_default(c, usable))
+    default = _default(c, usable)
+    word = size(default)
     want = f"at least one free page of {word}"
     total = sum(w[0] for w in usable.values())
     if not total:
         found = f"none in {', '.join(map(size, usable)) or 'any size'}"
-        do = f"dpdk-hugepages.py -p {word} -r {size(max(c.requested, 64 << 20))}"
+        do = fixes.resize(default, fixes.pages(max(c.requested, fixes.LEAST), default))
         return Finding(FAIL, "no hugepages are reserved", 1, 26, wanted=want, found=found, do=do)
     rows: tuple[int, ...] = (1,)
     do, by = "pyeal ps", "by processes that are not visible"
@@ -110,7 +111,7 @@ def _none_free(c: Case, usable: Usable, stale: list[tuple[str, int]]) -> Finding
         rows, do = (3, 1), "pyeal stale --delete"
         by = f"{size(sum(n for _, n in stale))} by files of dead processes"
     elif held:
-        do = f"kill {held[0][1]}"
+        do = fixes.resize(default, usable[default][0] + fixes.pages(fixes.LEAST, default))
         by = ", ".join(f"{size(n)} by {name} ({pid})" for n, pid, name in held[:3])
     found = f"none free of {total:,}, {by}"
     return Finding(FAIL, "all hugepages are taken", *rows, wanted=want, found=found, do=do)
@@ -130,7 +131,7 @@ def _all_reserved(c: Case, usable: Usable) -> Finding:
         1,
         wanted=f"a free {word} page that no process reserved",
         found=reserved or "none free",
-        do=f"dpdk-hugepages.py -p {word} -r {size((usable[default][0] + 32) * default)}",
+        do=fixes.resize(default, usable[default][0] + fixes.pages(fixes.LEAST, default)),
     )
 
 
@@ -143,10 +144,10 @@ def _too_few(c: Case, usable: Usable, e: EalError) -> Finding:
     counted = {sz: w for sz, w in usable.items() if sz in c.hugedirs} or usable
     free = {k: sum(sz * w[3].get(k, 0) for sz, w in counted.items()) for k in _nodes(counted)}
     if node is None:
-        where, option = "", ""
+        where = ""
         asked, have, reserved = c.requested, sum(free.values()), usable[default][0]
     else:
-        where, option = f" on node {node}", f"-n {node} "
+        where = f" on node {node}"
         asked, have = socket_mem.get(node, 0), free.get(node, 0)
         reserved = c.pools[default]["nodes"].get(node, {}).get("nr", 0)
     missing = max(asked - have, default)
@@ -169,7 +170,7 @@ def _too_few(c: Case, usable: Usable, e: EalError) -> Finding:
         *rows,
         wanted=f"{size(asked)}{where}",
         found=found,
-        do=f"dpdk-hugepages.py -p {word} {option}-r {size(reserved * default + missing)}",
+        do=fixes.resize(default, reserved + fixes.pages(missing, default), node),
     )
 
 

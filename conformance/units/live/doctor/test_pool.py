@@ -16,7 +16,7 @@ def test_nothing_reserved(world, tmp_path):
 
     said = target.doctor("pool")
     assert "no hugepages are reserved" in said
-    assert "dpdk-hugepages.py -p 2M -r" in said
+    assert "/hugepages-2048kB/nr_hugepages" in said
     assert 1 in explain(target.refused())
 
 
@@ -49,7 +49,7 @@ def test_more_than_there_is(world):
 
     said = target.doctor("pool")
     assert "asked for" in said
-    assert "dpdk-hugepages.py -p 2M -r" in said
+    assert "/hugepages-2048kB/nr_hugepages" in said
     assert 6 in explain(target.refused())
 
 
