@@ -64,7 +64,7 @@ def _prefix_taken(c: Case) -> Iterator[Finding]:
                 17,
                 wanted=f"{name} unlocked",
                 found=process_name(pid),
-                do=f"kill {pid}",
+                do=f"--file-prefix {c.o.file_prefix}2; as the last resort kill {pid}",
             )
             return
 
@@ -87,7 +87,7 @@ def _directory_lock(c: Case) -> Iterator[Finding]:
                     44,
                     wanted="it unlocked",
                     found=process_name(pid),
-                    do=f"kill {pid}",
+                    do=f"--huge-dir of another mount; as the last resort kill {pid}",
                 )
 
 

@@ -155,7 +155,8 @@ class Target:
         return said
 
     def fix(self, link):
-        """Run the command that doctor gives for this test's problem, as root in the box."""
+        """End the target, and run the command that doctor gives for the problem, as root."""
+        self.eal.kill()
         findings = next(x for x in self.ask()[1]["links"] if x["link"] == link)["findings"]
         do = next(f["do"] for f in findings if f["state"] == self.world.problem[1])
         self.world.note(f"fix: {do}")
