@@ -210,3 +210,14 @@ COMP_WORDS=(pyeal stale ''); _pyeal 2>/dev/null; printf '%s\\n' "${COMPREPLY[@]}
     assert "fine_1" in offered
     assert not [x for x in offered if "$" in x or ";" in x or "`" in x]
     assert not (tmp_path / tmp_path.name).exists()
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_markdown_keeps_its_cells(name: str) -> None:
+    """Names of hosts and targets in a summary: a cell stays one, without HTML or a link."""
+    from conformance.runner.report.pages import cell
+
+    text = cell(name + "![x](http://host)")
+
+    assert control(text + "\n") == [] and "\n" not in text and "<" not in text
+    assert not re.search(r"(?<!\\)[|`\[\]]", text)

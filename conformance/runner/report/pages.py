@@ -189,11 +189,22 @@ def page(found, plain=""):
 # --- Markdown
 
 
+def printable(text):
+    """Return a text in one line, without characters that a terminal obeys or that reorder text."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(text))
+
+
+def cell(text):
+    """Return a text for a table of Markdown: a name of another machine is no cell, link or HTML."""
+    signs = {"&": "&amp;", "<": "&lt;"} | {c: f"\\{c}" for c in "|`[]"}
+    return "".join(signs.get(c, c) for c in printable(text))
+
+
 def markdown(m):
     """The matrix for a README or a CI summary: passed / deviating / failed / could not."""
     columns = [column(m, c) for c in range(len(m.columns))]
     out = [
-        f"| family | {' | '.join(c['name'] for c in columns)} |",
+        f"| family | {' | '.join(cell(c['name']) for c in columns)} |",
         "|---" * (len(columns) + 1) + "|",
     ]
     families = sorted(set(m.families.values()), key=lambda f: (f == NO_ROW, f))
@@ -220,7 +231,8 @@ def by_host(m):
     yield "|---|---|---|---|---|"
     for h in worst[:LISTED]:
         f, n = m.facts[h], " / ".join(str(sums[h][w]) for w in WORDS)
-        yield f"| {' | '.join([*(f.get(k, '') for k in ('name', 'kernel', 'cpu')), pools(f), n])} |"
+        facts = (cell(f.get(k, "")) for k in ("name", "kernel", "cpu"))
+        yield f"| {' | '.join([*facts, cell(pools(f)), n])} |"
     if rest := worst[LISTED:]:
         n = sum(1 for h in rest if sums[h]["failed"])
         yield f"| and {len(rest)} more | | | | {n or 'none'} of them with failures |"
@@ -245,7 +257,8 @@ def failures(m, columns):
     for id, name, g in found[:LISTED]:
         where = f", {len(g.hosts)} of {len(m.facts)} hosts" if len(m.facts) > 1 else ""
         why = next(t.reason for t in g.tests if t.verdict == "failed")
-        yield f"- {id} on {name}{where}: `{why[:200].replace('`', chr(39))}`"
+        why = printable(why[:200]).replace("`", "'")
+        yield f"- {id} on {cell(name)}{where}: `{why}`"
     if len(found) > LISTED:
         yield f"- and {len(found) - LISTED} more"
 
