@@ -17,7 +17,7 @@ SIZES = (  # (pattern, bytes of one of it)
     (re.compile(r"(?:huge)?pages? of size (\d{5,})\b", re.I), 1),
     (re.compile(r"(?:huge)?pages? of size (\d{1,4}) ?([kmg])|\b(\d{1,4}) ?([mg])i?B? huge|"
                 r"hugepages-(\d+)([mg])i\b|pagesize=(\d+)([kmg])|"
-                r"hugetlb\.(\d+)([kmg])B", re.I), 0),
+                r"hugetlb\.(\d+)([kmg])B|/huge[a-z]*[-_/]?(\d{1,3})([kmg])B?/", re.I), 0),
 )  # fmt: skip
 NODE = re.compile(r"\bnode (\d{1,3})\b|\bsocket(?: id)?[ =:]*(\d{1,3})\b|wanted (\d{1,3}),", re.I)
 PATH = re.compile(r"['(\" ](/[^\s'\"():;,]*(?: [^\s'\"():;,]+)*?)(?=['\")]|: |:?$|,? failed)")

@@ -220,7 +220,8 @@ class Reading:
         text, says = line, self._says(line, words)
         if says is None:
             return line
-        if not says.sure and (not EALS_WORDS.isdisjoint(words) or "EAL" in before):
+        signal = any(level == SIGNAL for _, level in says.hits)
+        if not (says.sure or signal) and (not EALS_WORDS.isdisjoint(words) or "EAL" in before):
             for whole in _joined(before, line, [text for text, _ in ahead]):
                 other = self._says(whole, words)
                 if not other:
