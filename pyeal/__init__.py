@@ -73,6 +73,7 @@ class signals_deferred:
     """
 
     active: signals_deferred | None = None  # the main thread's
+    last: tuple[list[Any], list[int]] = ([], [])  # all handlers, and which are Python's
 
     def __enter__(self) -> signals_deferred:
         self.handlers: dict[int, Any] = {}
@@ -81,10 +82,14 @@ class signals_deferred:
         if signals_deferred.active:
             return self
         try:
-            for n, handler in enumerate(map(getsignal, range(1, NSIG)), 1):
-                if callable(handler):
-                    self.handlers[n] = handler
-                    signal(n, self._defer)
+            found = list(map(getsignal, range(1, NSIG)))
+            seen, numbers = signals_deferred.last
+            if found != seen:
+                numbers = [n for n, handler in enumerate(found, 1) if callable(handler)]
+                signals_deferred.last = found, numbers
+            for n in numbers:
+                self.handlers[n] = found[n - 1]
+                signal(n, self._defer)
             signals_deferred.active = self if self.handlers else None
         except ValueError:  # not the main thread
             self.handlers.clear()
