@@ -32,7 +32,6 @@ from .heap import Heaps
 from .host import LOCAL, Host
 from .layout import FLAG_DO_NOT_FREE, MAX_MEMZONE, Memzone
 from .memseg import MemsegLists
-from .memzone import Memzones
 from .populate import Pagemap, Population
 from .segments import Pages, Segments
 from .vaspace import VaSpace
@@ -233,14 +232,14 @@ class Eal(memory.Memory):
 
     def _unmap(self) -> None:
         try:
-            self.arrays.release(self.memzones.arr)
+            self.arrays.release(self.zones)
             self.lists.unmap()
         finally:
             self.arrays.close()
 
     def _forget_memory(self) -> None:
         """Makes whatever a caller keeps raise EalError: the memory is not mapped any more."""
-        for name in ("memzones", "heaps", "memalloc", "lists", "arrays"):
+        for name in ("_memzones", "heaps", "memalloc", "lists", "arrays"):
             kept = self.__dict__.get(name)
             if isinstance(kept, Heaps) and kept.heaps is not CLOSED:
                 for heap in kept.heaps:
@@ -334,7 +333,7 @@ class Primary:
         e.arrays = Arrays(e.space, e.runtime_dir if e.shared else None)
         e._undo.append(lambda: e.arrays.close(remove=True))
         try:
-            zones = e.arrays.create(e.config.memzones, "memzone", MAX_MEMZONE, sizeof(Memzone))
+            e.zones = e.arrays.create(e.config.memzones, "memzone", MAX_MEMZONE, sizeof(Memzone))
         except EalError as error:
             raise error.within("Cannot init memzone", ENODEV, "memzone") from None
         secondaries = peers.Primary(log) if e.shared else None
@@ -350,7 +349,7 @@ class Primary:
             e.lists.lock.read_done()
         e.heaps = Heaps(e.lists, e.memalloc, opts, e.sockets, main, log, e._pages, [])
         e.heaps.create()
-        e.memzones = Memzones(zones, e.heaps, e.iova)
+        e.lists.rwlock("mlock")  # of the zones: one of those that a dead process may have held
         e.config.tsc_hz = runtime.tsc_hz(e.release.clock_step, e.host)
         self.tables = e.heaps.service_tables()
         if secondaries:

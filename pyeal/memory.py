@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, TypeVar
 
-    from .fbarray import Arrays
+    from .fbarray import Arrays, Fbarray
     from .heap import Heaps
     from .layout import Memseg, Memzone
     from .memseg import MemsegList, MemsegLists
@@ -148,9 +148,19 @@ class Memory:
     lists: MemsegLists
     memalloc: Segments
     heaps: Heaps
-    memzones: Memzones
+    zones: Fbarray  # of struct rte_memzone
+    _memzones: Memzones | None = None
     _pagemap: Pagemap
     _pages: list[Pages]  # allocated by alloc_pages() and not freed yet
+
+    @property
+    def memzones(self) -> Memzones:
+        """The zones by name; a start needs none of that code."""
+        if self._memzones is None:
+            from .memzone import Memzones
+
+            self._memzones = Memzones(self.zones, self.heaps, self.iova)
+        return self._memzones
 
     # lists, segments, walks
 

@@ -184,14 +184,15 @@ class MemsegLists:
         self.config, self.arrays, self.space, self.release = config, arrays, space, release
         self.peers = peers
         self.slots: dict[int, MemsegList] = {}  # those that exist, by slot
-        self._locks: dict[int, SharedLock] = {}  # those taken here, by address
+        self._locks: dict[int, RwLock] = {}  # those taken here, by address
         self.lock = self.rwlock("memory_hotplug_lock")
 
     def rwlock(self, name: str) -> RwLock:
-        """Return the lock of that name in config."""
+        """Return the lock of that name in config, one object for all who ask."""
         va = addressof(self.config) + getattr(type(self.config), name).offset
-        lock = self._locks[va] = self.peers.rwlock(va, self.release)
-        return lock
+        if va not in self._locks:
+            self._locks[va] = self.peers.rwlock(va, self.release)
+        return self._locks[va]
 
     def config_locks(self) -> list[SharedLock]:
         """Return every lock of config, also those that only DPDK's libraries take."""

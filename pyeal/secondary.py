@@ -31,7 +31,6 @@ from .heap import Heaps
 from .host import LOCAL, Host
 from .layout import Memseg, Memzone
 from .memseg import MemsegList, MemsegLists
-from .memzone import Memzones
 from .populate import Population
 from .segments import Segments
 from .vaspace import VaSpace
@@ -113,7 +112,7 @@ class Secondary:
         e.arrays = self.arrays(e.space, e.runtime_dir)
         e._undo.append(e.arrays.close)
         try:
-            zones = e.arrays.attach(e.config.memzones, sizeof(Memzone))
+            e.zones = e.arrays.attach(e.config.memzones, sizeof(Memzone))
         except EalError as error:
             raise error.within("Cannot attach to memzone list", ENODEV, "memzone") from None
         e.lists = MemsegLists(e.config, e.arrays, e.space, e.release, self.peers)
@@ -129,7 +128,6 @@ class Secondary:
         sockets = [h.socket_id for h in e.config.malloc_heaps if h.name.startswith(b"socket_")]
         on_event = e.sync.on_event
         e.heaps = Heaps(e.lists, e.memalloc, opts, sockets, main, log, e._pages, on_event)
-        e.memzones = Memzones(zones, e.heaps, e.iova)
         self._connect()
 
     def _join(self) -> None:

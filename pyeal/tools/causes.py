@@ -1,7 +1,7 @@
 """Causes that share a problem's number and need a fix of their own, and what is no problem.
 
 CAUSES: looked at before problems.py; the first that matches a line stands for its problem.
-NOTES: what EAL logs of a start that goes on, too; how the log ends decides what they are.
+NOTES: what EAL also logs of a start that goes on; the end of the log decides what they are.
 SIGNALS: how a process ended, for a log that does not say why.
 OTHERS: what a log near EAL's shows that is not about EAL's memory.
 """
@@ -20,7 +20,7 @@ CAUSES = (
     P(10, "the runtime directory's parent does not exist", "permission",
       (r"error creating '[^']*'?: no such file",),
       "EAL creates <base>/dpdk/<prefix>, and not <base>. /run/user/UID exists only while that user"
-      " is logged in, which nobody is in a container or under a service.",
+      " is logged in, which is never the case in a container or under a service.",
       "{runtime}, or mkdir -p {parent}"),
     P(10, "the runtime directory lies on a read-only file system", "permission",
       (r"error creating '[^']*'?: read-only", r"(runtime dir|/dpdk/)[^:]*: read-only"),
@@ -152,7 +152,7 @@ ENDED = (
 )
 _EXIT = rf"{ENDED}\D{{0,9}}"
 SIGNALS = (
-    P(4, "killed by SIGBUS: a page could not be had when it was touched", "cgroup, pool",
+    P(4, "killed by SIGBUS: no page was available at the first access", "cgroup, pool",
       (rf"\bSIGBUS\b|\bbus error\b|\bsignal[ =:(]*7\b|=7/BUS|signal=BUS|{_EXIT}135\b",),
       "Either the hugetlb cgroup's limit, or a pool that others emptied: both are enforced when a"
       " page is touched.",
@@ -166,14 +166,14 @@ SIGNALS = (
       (rf"\bSIGABRT\b|\baborted\b|\bsignal[ =:(]*6\b|=6/ABRT|signal=ABRT|{_EXIT}134\b",),
       "rte_panic() and assert() end a process so; the line before the end says which.",
       "look at the last lines before it; pyeal doctor -- ARGS looks at all that a start needs"),
-    P(None, "killed from outside (SIGKILL): mostly for want of memory", "",
+    P(None, "killed from outside (SIGKILL): mostly because memory ran out", "",
       (rf"\bSIGKILL\b|\bOOM ?killed\b|out of memory: kill|oom-kill|(^|[\s:])killed\s*$"
        rf"|\bsignal[ =:(]*9\b|=9/KILL|signal=KILL|{_EXIT}137\b",),
       "EAL never ends so by itself. The kernel's OOM killer looks at ordinary memory, not at"
       " hugepages; a health probe or a time limit kills as well.",
       "dmesg | grep -i -e oom -e killed; a larger memory limit, or fewer hugepages reserved",
       reach="it happens while the process runs"),
-    P(None, "crashed (SIGSEGV): not for want of EAL's memory", "",
+    P(None, "crashed (SIGSEGV): not because EAL's memory ran out", "",
       (rf"\bSIGSEGV\b|segmentation fault|segfault|\bsignal[ =:(]*11\b|=11/SEGV|signal=SEGV"
        rf"|{_EXIT}139\b",),
       "EAL reports what it lacks; a crash is an error in a program, mostly after a call that"

@@ -1,7 +1,7 @@
 """Find the causes in a log: what its lines say, and what the end of the start makes of them.
 
-A line that EAL prints in a start that goes on, too, is a cause only if the start ended after it
-for want of memory. A wrapper, which only reports that something before it failed, never hides a
+A line that EAL also prints in a start that goes on is a cause only if the start ended after it
+because memory ran out. A wrapper, which only reports that something before it failed, never hides a
 cause; a hint never hides that EAL gave up.
 """
 
