@@ -192,10 +192,11 @@ def _with_build(args: argparse.Namespace) -> int:
     """Plan in a process that has been told the build, on which every structure depends."""
     import subprocess
 
-    argv = [sys.executable, "-c", "from pyeal.cli import main; raise SystemExit(main())", "plan"]
+    argv = [sys.executable, "-P", "-m", "pyeal", "plan"]
     argv += ["--as", args.release] * bool(args.release) + ["--json"] * args.json
     argv += [f"--pid={args.pid}"] * bool(args.pid) + [f"--for-peer={p}" for p in args.for_peer]
-    environ = os.environ | {"PYEAL_BUILD": args.build, "PYTHONPATH": os.pathsep.join(sys.path)}
+    place = os.path.dirname(os.path.dirname(layout.__file__))
+    environ = os.environ | {"PYEAL_BUILD": args.build, "PYTHONPATH": place}
     sys.stdout.flush()
     return subprocess.run([*argv, "--", *args.eal_args], env=environ).returncode
 
