@@ -15,7 +15,6 @@ from errno import EALREADY, EBUSY, ENODEV
 from . import (
     config,
     gc_paused,
-    hugepages,
     lcores,
     memory,
     memseg,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     from .attached import AttachedConfig
     from .backing import Backing
+    from .hugepages import HugepageInfo, Infos
     from .layout import Memseg
     from .memseg import MemsegList
     from .mp import Channel
@@ -74,8 +74,10 @@ class Footprint:
         base = eal.options.base_virtaddr
         return config.SharedConfig(eal.file("config"), eal.release, eal.space, base)
 
-    def discover(self, eal: Eal) -> hugepages.Infos:
+    def discover(self, eal: Eal) -> Infos:
         """Returns the page sizes that count; their directories stay locked."""
+        from . import hugepages
+
         return hugepages.discover(eal.options, eal.release, eal.sockets, eal.host, eal.log)
 
     def backing(self, eal: Eal, population: Population) -> Backing:
@@ -122,7 +124,7 @@ class Eal(memory.Memory):
         self.host, self.footprint = host, footprint or Footprint()
         self.log: Log = log or (lambda level, text: None)
         self.pid, self.mutex, self.tailqs = os.getpid(), memory.Door(), tailqs
-        self.infos: list[hugepages.HugepageInfo] = []
+        self.infos: list[HugepageInfo] = []
         self._pages: list[Pages] = []
         self._undo: list[Callable[[], object]] = []  # of a failed start, in reverse order
         self.closed = False
@@ -345,7 +347,7 @@ class Primary:
             log("ERR", "Cannot init memory")
             raise runtime.in_memory_stage(error) from None
         finally:
-            hugepages.unlock(e.infos)
+            self._unlock()
             e.lists.lock.read_done()
         e.heaps = Heaps(e.lists, e.memalloc, opts, e.sockets, main, log, e._pages, [])
         e.heaps.create()
@@ -372,12 +374,21 @@ class Primary:
 
     def _discover(self) -> None:
         """Counts pages; hugepage directories stay locked. eal_hugepage_info_init"""
+        from . import hugepages
+
         e = self.eal
         e.infos = infos = e.footprint.discover(e)
-        e._undo.append(lambda: hugepages.unlock(infos))
+        e._undo.append(self._unlock)
         if e.shared:
             hugepages.write_info(e.file("hugepage_info"), infos, e.release.numa_nodes_max)
             e._undo.append(lambda: self._remove("hugepage_info"))
+
+    def _unlock(self) -> None:
+        """Unlocks the hugepage directories. eal_hugedirs_unlock"""
+        if self.eal.infos:
+            from . import hugepages
+
+            hugepages.unlock(self.eal.infos)
 
     def _memory(self, nodes: list[int]) -> None:
         """Lists and pages. common/eal_common_memory.c: rte_eal_memory_init"""

@@ -43,9 +43,11 @@ DRAIN = 10.0  # seconds that a cleanup waits for other threads
 class Door:
     """Lets one thread at a time change an EAL, in the process that began it, until its cleanup.
 
-    Within it signal handlers are deferred: one that raises must not leave a lock taken or a change
-    half done, and one that calls in must not find them so. Raises EalError: EPERM in another
-    process, EINVAL after cleanup, EBUSY for a callback of a call that is under way.
+    Within it signal handlers are deferred: a handler that raises must not leave a lock taken or a
+    change half done, and a handler that calls in must not find them so.
+
+    Raises EalError: EPERM in another process, EINVAL after cleanup, EBUSY for a callback of a call
+    that is under way.
     """
 
     def __init__(self) -> None:

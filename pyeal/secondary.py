@@ -15,7 +15,6 @@ from errno import ENODEV, ENOMEM, ENOTSUP
 
 from . import (
     backing,
-    hugepages,
     layout,
     libc,
     memory,
@@ -107,6 +106,8 @@ class Secondary:
         e.phys_addrs = e._pagemap.works()
         e.iova_mode = runtime.choose_iova_mode(opts, e.phys_addrs, e.host, log)
         if not no_huge:
+            from . import hugepages
+
             e.infos = hugepages.read_info(e.file("hugepage_info"), e.release.numa_nodes_max)
         e.space = VaSpace(0, log, primary=False)
         e.arrays = self.arrays(e.space, e.runtime_dir)

@@ -30,7 +30,8 @@ STAGES = (
     ("backing.memory", "NoHuge.create", "pages", ""),
     ("hugepage_data", "write", "data", "pages"),
     ("hugepages", "unlock", "heaps", ""),
-    ("memzone", "Memzones.__init__", "rest", ""),
+    ("runtime", "tsc_hz", "rest", ""),
+    ("secondary", "Secondary._connect", "rest", ""),
 )
 
 
@@ -71,9 +72,10 @@ def main():
     sys.path.insert(0, sys.argv[1])
     from pyeal import TAILQS, init
 
-    for arg in {*sys.argv} & {*LATER}:
+    later = [LATER[arg] for arg in {*sys.argv} & {*LATER}]
+    for name in (*later, *(["hugepages"] if "--no-huge" not in sys.argv else [])):
         try:
-            __import__(f"pyeal.{LATER[arg]}")
+            __import__(f"pyeal.{name}")
         except ModuleNotFoundError:  # another revision
             pass
     for stage in STAGES:
