@@ -106,6 +106,11 @@ class signals_deferred:
         self.handlers[n](n, frame)
         self.allowed = True
 
+    @staticmethod
+    def pending_now() -> bool:
+        """Returns whether a signal arrived that this thread's block defers."""
+        return signals_deferred.active is not None and bool(signals_deferred.active.pending)
+
     def deliver(self) -> None:
         """Runs the handlers of the signals that arrived since. Raises what they raise."""
         while self.pending:

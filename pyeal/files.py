@@ -12,7 +12,7 @@ import os
 import stat
 import time
 
-from . import signals_allowed
+from . import signals_allowed, signals_deferred
 
 
 def open_shared(path: str, flags: int, dir_fd: int | None = None, check: bool = True) -> int:
@@ -164,11 +164,13 @@ class DirectoryLock:
         return self.fd
 
     def _wait(self) -> None:
-        try:
-            fcntl.flock(self.fd, self.kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with signals_allowed():
-                fcntl.flock(self.fd, self.kind)
+        if signals_deferred.pending_now():  # their handlers run only if the lock is not free
+            try:
+                return fcntl.flock(self.fd, self.kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+        with signals_allowed():
+            fcntl.flock(self.fd, self.kind)
 
     def _try(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
