@@ -61,7 +61,7 @@ def test_more_than_a_node_has(world):
 
     said = target.doctor("pool")
     assert "asked for on node 0" in said
-    assert "-n 0" in said
+    assert "node0/hugepages" in said
     assert 6 in explain(target.refused())
 
 
@@ -74,7 +74,7 @@ def test_all_on_the_other_node(world, tmp_path):
 
     said = target.doctor("pool")
     assert "on node 1" in said
-    assert "-n 1" in said
+    assert "node1/hugepages" in said
     assert 6 in explain(target.refused())
 
 
