@@ -27,6 +27,7 @@ STATES = {0: "Free", 1: "Busy", 2: "Pad"}
 MOST_ELEMENTS = 1_000_000  # of one heap
 MEMZONE_SIZE = 72  # layout.Memzone
 TRIES = 3  # of a memory that changes while it is read
+LARGEST = 8 << 30  # bytes of an array: 512 GB in pages of 4 kB have 6 GB of records
 
 
 def text(raw: bytes) -> str:
@@ -136,7 +137,8 @@ class Snapshot:
         wanted = file_size(desc.len, desc.elt_sz)
         if wanted > self._room:
             most = f"arrays of at most {MOST_BYTES >> 20} MB together"
-            return Array(desc, None, f"damaged: expected {most}, found {wanted} bytes more")
+            word = "damaged" if wanted > LARGEST else "too large to be read"
+            return Array(desc, None, f"{word}: expected {most}, found {wanted} bytes more")
         self._room -= wanted
         try:
             return Array(desc, self.source.array(desc))
