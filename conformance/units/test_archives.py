@@ -18,10 +18,11 @@ from pyeal.look import archives
 from pyeal.look.sources import Unreadable
 
 PEAK = """
-import sys, resource
+import re, sys
 from pyeal import cli
 code = cli.main(sys.argv[1:])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "code", code)
+status = open("/proc/self/status").read()  # ru_maxrss counts the process before exec, too
+print("peak", int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) // 1024, "code", code)
 """
 
 
