@@ -158,10 +158,9 @@ class Memory:
     @property
     def memzones(self) -> Memzones:
         """The zones by name; a start needs none of that code."""
-        if self._memzones is None:
-            from .memzone import Memzones
+        from .memzone import Memzones
 
-            self._memzones = Memzones(self.zones, self.heaps, self.iova)
+        self._memzones = self._memzones or Memzones(self.zones, self.heaps, self.iova)
         return self._memzones
 
     # lists, segments, walks
