@@ -27,7 +27,7 @@ def maker(kind, args):
     if kind == "pyeal":
         import resource  # noqa: F401
 
-        from pyeal import describe, dynmem, legacy, malloc_mp, mp, secondary  # noqa: F401
+        from pyeal import describe, dynmem, hugepages, legacy, malloc_mp, mp, secondary  # noqa: F401
         from pyeal.agent import Target
         from pyeal.backing import legacy as _  # noqa: F401
         from pyeal.libc import load_native
