@@ -12,7 +12,7 @@ from . import builds, files, layout, libc, releases
 from .config import SIZE, is_ours, refused
 from .libc import MAP_SHARED, PROT_RW
 from .peers import change
-from .vaspace import BASE, align, mappings, what_lies_at
+from .vaspace import align, mappings, what_lies_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class AttachedConfig:
 
 def free_base(length: int, step: int = 16 << 20, proc: str = "/proc") -> int:
     """Returns an address for --base-virtaddr with length bytes free behind it, 0 if none."""
-    at = BASE
+    at = layout.BASE
     for start, end, _ in mappings(proc):
         if start - at >= length:
             return at

@@ -9,13 +9,13 @@ from errno import E2BIG, EADDRNOTAVAIL
 from . import libc
 from .errors import EalError
 from .host import parse_maps
+from .layout import BASE
 from .libc import MADV_DONTDUMP, MAP_FIXED, MAP_FIXED_NOREPLACE, PAGE, PROT_RW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-BASE = {"loongarch64": 0x7000000000}.get(os.uname().machine, 0x100000000)
 TRIES = 5  # moves of the cursor before the kernel's own choice is taken
 
 _choosing = allocate_lock()  # an address; all EALs of the process begin at the same ones

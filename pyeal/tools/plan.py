@@ -29,7 +29,7 @@ from pyeal.tools import (
     size,
 )
 from pyeal.tools.dryrun import DryRun
-from pyeal.vaspace import BASE, align
+from pyeal.vaspace import align
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def per_file() -> float:
 def free_base(length: int, views: list[ProcessView], bits: int = 47) -> int:
     """The lowest --base-virtaddr with length bytes free behind it in all processes; 0 if none."""
     taken = sorted((start, end) for v in views for start, end, _ in v.maps())
-    at = align(BASE, GAP) + GAP  # config lies right before the base
+    at = align(layout.BASE, GAP) + GAP  # config lies right before the base
     for start, end in taken:
         if start - at >= length:
             break
