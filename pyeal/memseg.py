@@ -299,12 +299,12 @@ class MemsegLists:
             if not msl.count:
                 libc.munmap(msl.base_va, msl.len)
                 self.arrays.release(msl.arr)
+                del self.slots[msl.index]  # also if destroy fails: nothing of it is mapped
                 c = msl.c
                 c.base_va = c.heap = 0
                 if self.release.zeroes_released:
                     c.len = 0
                 self.arrays.destroy(c.memseg_arr)
-                del self.slots[msl.index]
 
     def unmap(self) -> None:
         """Unmap the lists' address space; Arrays unmaps their arrays.

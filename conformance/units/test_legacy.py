@@ -94,6 +94,29 @@ def test_a_failed_start_leaves_nothing(
     assert refused.errno == 12
 
 
+@needs(pages={"2M": 6})
+@modes("legacy")
+@pytest.mark.parametrize(
+    ("call", "error", "run"),
+    [
+        pytest.param("flock", "EAGAIN:when=3", "/run/dpdk", id="lock"),
+        pytest.param("unlink", "EBUSY", RUN, id="unlink"),
+    ],
+)
+def test_an_unused_list_that_cannot_be_removed_leaves_nothing(
+    start: Any, call: Any, error: Any, run: Any
+) -> None:
+    """List 1 is unmapped, then its array is in use: the other lists are unmapped, too."""
+    eal = start("-m", "4", "--iova-mode=va", init=False)
+    path = f"{run}/{eal.prefix}/fbarray_memseg-2048k-0-1"
+    trace = eal.trace(call, inject=f"{call}:error={error}", path=path)
+    refused = eal.refused()
+
+    assert any(c.injected for c in trace.stop())
+    assert left(eal) == []
+    assert refused.stage == "fbarray"
+
+
 @modes("legacy")
 @EXTRA
 @sizes({"2M": 6, "1G": 1})
