@@ -111,10 +111,13 @@ def pytest(argv):
     return tests.main(argv)
 
 
-COMMANDS = {f.__name__: f for f in (
-    run, smoke, report, summary, machines, peers, hugepages, record,
-    faults, fuzz, mutations, programs, stress, pytest,
-)}  # fmt: skip
+COMMANDS = {
+    name: globals()[name]
+    for name in (
+        "run smoke report summary machines peers hugepages record faults fuzz mutations programs "
+        "stress pytest"
+    ).split()
+}
 
 
 def main(argv):

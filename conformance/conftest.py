@@ -409,8 +409,9 @@ def start(request, tmp_path, prefix, make_box, cgroup, forkservers):
     default = f"{prefix}_{next(NUMBERS)}"
     test_mode = params_of(request.node).get("mode", "dynmem")
 
-    def start(*args, mode=test_mode, box=None, init=True, prefix=default, target=None, fresh=False,
-              **more):  # fmt: skip
+    def start(
+        *args, mode=test_mode, box=None, init=True, prefix=default, target=None, fresh=False, **more
+    ):
         box = box or request.getfixturevalue("box")
         args = [*MODES[mode], *args]
         if "--file-prefix" not in args:

@@ -23,10 +23,15 @@ SCHEMAS = {
 }
 REAL = {"conform": "FBA-017", "report": "", "hugepages": "", "peers": "--list"}
 VALUES = {  # of GitHub's expressions
-    "inputs.target": "pyeal", "inputs.peer": "", "inputs.reserve": "2M:16", "inputs.ids": "",
-    "runner.name": "runner 1", "matrix.eal": "pyeal", "matrix.name": "small",
+    "inputs.target": "pyeal",
+    "inputs.peer": "",
+    "inputs.reserve": "2M:16",
+    "inputs.ids": "",
+    "runner.name": "runner 1",
+    "matrix.eal": "pyeal",
+    "matrix.name": "small",
     "matrix.reserve": "2M:16",
-}  # fmt: skip
+}
 
 
 def load(name):
@@ -60,8 +65,9 @@ def test_jobs_name_labels_that_are_described(name):
     known = set(re.findall(r"`([\w-]+)`", (ROOT / "docs/runners.md").read_text()))
     wanted = set()
     for job in load(name)["jobs"].values():
-        runs = [job["runs-on"]] + [i["runner"] for i in
-                job.get("strategy", {}).get("matrix", {}).get("include", [])]  # fmt: skip
+        runs = [job["runs-on"]] + [
+            i["runner"] for i in job.get("strategy", {}).get("matrix", {}).get("include", [])
+        ]
         wanted |= {label for r in runs for label in ([r] if isinstance(r, str) else r)}
 
     assert {w for w in wanted if "$" not in w} <= known | {"self-hosted", "ubuntu-24.04"}

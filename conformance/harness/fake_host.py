@@ -21,8 +21,13 @@ DIR = FIXTURES / "hosts"
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 HUGETLBFS = 0x958458F6
 GLOBAL, NODES, CPUS = "sys/kernel/mm/hugepages", "sys/devices/system/node", "sys/devices/system/cpu"
-COUNTERS = {"nr": "nr_hugepages", "free": "free_hugepages", "resv": "resv_hugepages",
-            "over": "nr_overcommit_hugepages", "surplus": "surplus_hugepages"}  # fmt: skip
+COUNTERS = {
+    "nr": "nr_hugepages",
+    "free": "free_hugepages",
+    "resv": "resv_hugepages",
+    "over": "nr_overcommit_hugepages",
+    "surplus": "surplus_hugepages",
+}
 
 
 def names() -> list[str]:
@@ -71,17 +76,27 @@ class HostTree:
         self.mounts = [line.split(" ", 1) for line in facts.get("mounts", ())]
         self.affinity = set(numbers(facts["affinity"])) if "affinity" in facts else None
         self.detected = [
-            Detected(d.get("releases", ""), numbers(d["lcores"]), d["nodes"],
-                     [(n, k) for n, k in d["enabled"]] if "enabled" in d else None)
+            Detected(
+                d.get("releases", ""),
+                numbers(d["lcores"]),
+                d["nodes"],
+                [(n, k) for n, k in d["enabled"]] if "enabled" in d else None,
+            )
             for d in facts["detected"]
-        ]  # fmt: skip
+        ]
         self.expects = [
-            Expect(e["args"].split(), e.get("releases", ""),
-                   {size(k): e["counts"][k] for k in sorted(e.get("counts", ()), key=size)[::-1]},
-                   e.get("fails", ""), e.get("says", []), e.get("max_sizes"),
-                   e.get("locks", True), e.get("hangs", False))
+            Expect(
+                e["args"].split(),
+                e.get("releases", ""),
+                {size(k): e["counts"][k] for k in sorted(e.get("counts", ()), key=size)[::-1]},
+                e.get("fails", ""),
+                e.get("says", []),
+                e.get("max_sizes"),
+                e.get("locks", True),
+                e.get("hangs", False),
+            )
             for e in facts["expect"]
-        ]  # fmt: skip
+        ]
 
     def files(self) -> dict[str, str]:
         """Path below the root -> content."""

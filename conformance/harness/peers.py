@@ -185,8 +185,10 @@ def _make(name, facts, tree, tmp, mirror, say):
     suite = apt.update([mirror] if mirror else mirrors(), facts["suites"])
     python, programs = facts["python"], "packages" in facts
     wanted = facts.get("packages") or [
-        facts["eal"], f"python{python}-minimal", f"libpython{python}-stdlib"
-    ]  # fmt: skip
+        facts["eal"],
+        f"python{python}-minimal",
+        f"libpython{python}-stdlib",
+    ]
     names = [n for n in apt.closure(wanted) if not left_out(n, facts)]
     debs = apt.download(names, tmp / "debs")
     size = sum(d.stat().st_size for d in debs)
@@ -194,9 +196,12 @@ def _make(name, facts, tree, tmp, mirror, say):
     for deb in debs:
         unpack(deb, tree)
     record = {
-        "release": "", "python": python, "suite": suite, "described": facts,
+        "release": "",
+        "python": python,
+        "suite": suite,
+        "described": facts,
         "packages": sorted(d.stem.rpartition("_")[0].replace("%3a", ":") for d in debs),
-    }  # fmt: skip
+    }
     # 20.11 has no function for it, and the others' ends with Debian's own number if at all
     version = next(p for p in record["packages"] if p.startswith(facts["eal"] + "_"))
     record["release"] = re.search(r"_(?:\d+:)?([\d.]+)", version)[1]
@@ -227,8 +232,15 @@ def mirrors():
     """Debian mirrors among the sources of this machine's apt: those that have a suite of ours."""
     ours = {"stable", "oldstable", "oldoldstable", "testing", "unstable"}
     ours |= {s for name in releases() for s in described(name)["suites"]}
-    lines = _run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)",
-                  "Created-By: Packages"]).splitlines()  # fmt: skip
+    lines = _run(
+        [
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(REPO_URI) $(RELEASE) $(COMPONENT)",
+            "Created-By: Packages",
+        ]
+    ).splitlines()
     found = [x for x in map(str.split, lines) if x[1:] == [x[1], "main"] and x[1] in ours]
     if not found:
         raise Unobtainable(
@@ -335,8 +347,9 @@ def _run(argv, say=lambda text: None, what="", cwd=None):
         env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         env["LC_ALL"] = "C.UTF-8"
         try:
-            p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd,
-                                 env=env)  # fmt: skip
+            p = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=env
+            )
         except FileNotFoundError:
             raise Unobtainable(
                 f"wanted {argv[0]}, found none: peers come as Debian packages"

@@ -25,8 +25,12 @@ class Call(NamedTuple):
 
 
 # What a process does for itself, whatever its EAL does: waits, threads, memory.
-OWN = {"brk", "clock_nanosleep", "clone3", "futex", "gettid", "mprotect", "munmap", "nanosleep",
-       "restart_syscall", "rseq", "rt_sigprocmask", "set_robust_list"}  # fmt: skip
+OWN = set(
+    (
+        "brk clock_nanosleep clone3 futex gettid mprotect munmap nanosleep restart_syscall rseq "
+        "rt_sigprocmask set_robust_list"
+    ).split()
+)
 
 
 def of_eal(calls):

@@ -90,8 +90,12 @@ class Machine:
 
     def pages(self, of):
         """(node, page size, number) of the sizes that `of` picks."""
-        return [(k, sz, count) for k, n in enumerate(self.nodes)
-                for sz, count in n.get("pages", {}).items() if of(host.size(sz))]  # fmt: skip
+        return [
+            (k, sz, count)
+            for k, n in enumerate(self.nodes)
+            for sz, count in n.get("pages", {}).items()
+            if of(host.size(sz))
+        ]
 
     def hardware(self):
         """Memory and CPUs as QEMU is told, node by node; a socket each."""
@@ -119,8 +123,13 @@ class Machine:
         """What fixtures/machines/init reads."""
         small = self.pages(lambda sz: sz <= 2 << 20)
         pages = [f"node{k}/hugepages/{host.kernel_dir(sz)}/nr_hugepages={n}" for k, sz, n in small]
-        words = {"name": self.name, "path": os.path.dirname(sys.executable), "tty": tty,
-                 "pages": " ".join(pages), "command": shlex.join(argv)}  # fmt: skip
+        words = {
+            "name": self.name,
+            "path": os.path.dirname(sys.executable),
+            "tty": tty,
+            "pages": " ".join(pages),
+            "command": shlex.join(argv),
+        }
         return "".join(f"{k}={shlex.quote(str(v))}\n" for k, v in words.items())
 
     def differs(self, said):
@@ -166,8 +175,12 @@ def compiled():
     """Have pytest keep the tests as it compiles them: emulated, that takes a minute a run."""
     argv = ["-m", "pytest", "-c", SUITE / "pytest.toml", SUITE, "--collect-only", "-q"]
     env = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(SUITE.parent)}
-    subprocess.run([sys.executable, "-P", *argv, "-p", "no:cacheprovider"], env=env,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-P", *argv, "-p", "no:cacheprovider"],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def reach(path, seen):
@@ -186,8 +199,11 @@ def tree(top, seen):
     reach(top, seen)
     for d, folders, files in os.walk(os.path.realpath(top)):
         folders[:] = [f for f in folders if not any(fnmatchcase(f, p) for p in LEFT_OUT)]
-        seen.update(os.path.join(d, f) for f in [*folders, *files]
-                    if not any(fnmatchcase(f, p) for p in LEFT_OUT))  # fmt: skip
+        seen.update(
+            os.path.join(d, f)
+            for f in [*folders, *files]
+            if not any(fnmatchcase(f, p) for p in LEFT_OUT)
+        )
 
 
 def libraries(files):
@@ -226,9 +242,12 @@ def wanted_peers(argv):
 def archive(names, folder, to):
     """Append files below a folder, by name, to a first file system."""
     done = subprocess.run(
-        [BUSYBOX, "cpio", "-o", "-0", "-H", "newc", "-R", "0:0"], cwd=folder, stdout=to,
-        input="\0".join(str(n).lstrip("/") for n in names).encode(), stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [BUSYBOX, "cpio", "-o", "-0", "-H", "newc", "-R", "0:0"],
+        cwd=folder,
+        stdout=to,
+        input="\0".join(str(n).lstrip("/") for n in names).encode(),
+        stderr=subprocess.PIPE,
+    )
     if done.returncode:
         raise Broken(f"cpio: {done.stderr.decode().strip()}")
 
@@ -273,12 +292,28 @@ def qemu(machine, image, initrd, accel, tmp):
         (tmp / name).write_bytes(b"")
     consoles = f"file,path={tmp}/console", "stdio,signal=off", f"file,path={tmp}/said"
     return [
-        *lifeline(), QEMU, "-machine", "pc", "-accel", accel, "-cpu", CPU[accel],
-        *"-nodefaults -no-user-config -display none -no-reboot".split(), *machine.hardware(),
-        "-kernel", image, "-initrd", initrd, "-append", machine.command_line(),
-        *(x for n, c in enumerate(consoles)
-          for x in ("-chardev", f"{c},id=c{n}", "-serial", f"chardev:c{n}")),
-    ]  # fmt: skip
+        *lifeline(),
+        QEMU,
+        "-machine",
+        "pc",
+        "-accel",
+        accel,
+        "-cpu",
+        CPU[accel],
+        *"-nodefaults -no-user-config -display none -no-reboot".split(),
+        *machine.hardware(),
+        "-kernel",
+        image,
+        "-initrd",
+        initrd,
+        "-append",
+        machine.command_line(),
+        *(
+            x
+            for n, c in enumerate(consoles)
+            for x in ("-chardev", f"{c},id=c{n}", "-serial", f"chardev:c{n}")
+        ),
+    ]
 
 
 class NotUp(Broken):
@@ -327,8 +362,9 @@ def attend(machine, command, tmp, patience, limit, say):
     begun = heard = time.monotonic()
     up, text = False, b"?"
     with open(tmp / "errors", "wb") as err:
-        vm = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=err)  # fmt: skip
+        vm = subprocess.Popen(
+            list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err
+        )
     try:
         while text:  # until the end of its output
             if select.select([vm.stdout], [], [], 0.1)[0]:
@@ -415,14 +451,31 @@ def main(argv):
     r.add_argument("--report", type=Path, metavar="DIR", help="default: conform-report-MACHINE")
     m = sub.add_parser("matrix", help="run a command in several, merge their reports into one")
     m.add_argument("machines", nargs="+", metavar="MACHINE", choices=names())
-    m.add_argument("--with", dest="beside", action="append", default=[], metavar="RUN.jsonl",
-                   type=Path, help="another run in the page: this machine's own")  # fmt: skip
-    m.add_argument("--report", type=Path, metavar="DIR", default=Path("conform-report-machines"),
-                   help="default: conform-report-machines; each machine's is in it")  # fmt: skip
+    m.add_argument(
+        "--with",
+        dest="beside",
+        action="append",
+        default=[],
+        metavar="RUN.jsonl",
+        type=Path,
+        help="another run in the page: this machine's own",
+    )
+    m.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        default=Path("conform-report-machines"),
+        help="default: conform-report-machines; each machine's is in it",
+    )
     for c in r, m:
         c.usage = f"%(prog)s [options] MACHINE{'...' * (c is m)} -- COMMAND [ARGS]"
-        c.add_argument("--limit", type=float, default=1800, metavar="S",
-                       help="seconds a machine has, default: 1800")  # fmt: skip
+        c.add_argument(
+            "--limit",
+            type=float,
+            default=1800,
+            metavar="S",
+            help="seconds a machine has, default: 1800",
+        )
     argv = sys.argv[1:] if argv is None else argv
     at = argv.index("--") if "--" in argv else len(argv)
     args, command = p.parse_args(argv[:at]), argv[at + 1 :]

@@ -48,15 +48,22 @@ def look(eal, mode):
         d = os.path.realpath(d)
         paths |= {d: p} | {f"{d}/{f}": p / f for f in sorted(os.listdir(p))}
     seen = {
-        "release": eal.release, "mode": mode, "args": eal.args, "target": eal.target,
+        "release": eal.release,
+        "mode": mode,
+        "args": eal.args,
+        "target": eal.target,
         "init": {"iova_mode": eal.iova_mode, "runtime_dir": os.path.realpath(eal.runtime_dir)},
-        "info": eal.info(), "lists": eal.lists(), "segments": eal.segments(),
+        "info": eal.info(),
+        "lists": eal.lists(),
+        "segments": eal.segments(),
         "files": {f: p.stat().st_size for f, p in paths.items() if not p.is_dir()},
-        "maps": [[m.start, m.end, m.perms, m.offset, m.path] for m in eal.maps()
-                 if BASE <= m.start < END],
-        "locks": [[f, x.kind, x.mode, x.start, x.end] for f, p in paths.items()
-                  for x in proc.locks(p)],
-    }  # fmt: skip
+        "maps": [
+            [m.start, m.end, m.perms, m.offset, m.path] for m in eal.maps() if BASE <= m.start < END
+        ],
+        "locks": [
+            [f, x.kind, x.mode, x.start, x.end] for f, p in paths.items() for x in proc.locks(p)
+        ],
+    }
     del seen["info"]["path"]
     files = {p.name: p.read_bytes() for p in eal.run.iterdir() if stat.S_ISREG(p.stat().st_mode)}
     return seen, files
@@ -88,5 +95,7 @@ def main(argv):
             with tempfile.TemporaryDirectory() as tmp:
                 seen, files = record(release, mode, Path(tmp))
             write(to := FOLDER / f"{release}-{mode}.zip", seen, files)
-            print(f"{seen['release']:9} {mode:12} {len(seen['segments'])} pages, "
-                  f"{len(files)} files, {to.stat().st_size} bytes")  # fmt: skip
+            print(
+                f"{seen['release']:9} {mode:12} {len(seen['segments'])} pages, "
+                f"{len(files)} files, {to.stat().st_size} bytes"
+            )

@@ -258,8 +258,9 @@ def targets(args):
 
 def pairs(found, patterns):
     """Targets of one release and different kinds, each with the other to join it."""
-    if patterns and not any(fnmatchcase(i, p) and i.startswith(PAIRED)
-                            for i in catalogue.rows() for p in patterns):  # fmt: skip
+    if patterns and not any(
+        fnmatchcase(i, p) and i.startswith(PAIRED) for i in catalogue.rows() for p in patterns
+    ):
         return
     for a, b in itertools.permutations(found, 2):
         other = a.spec.partition(":")[0] != b.spec.partition(":")[0]
@@ -351,7 +352,7 @@ def run_target(t, args, facts, folder, tmp):
         "PYTHONPATH": os.pathsep.join(path),
         "CONFORM_PROGRESS": str(w),
         "CONFORM_COLLECTED": str(collected),
-    }  # fmt: skip
+    }
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # asserts are rewritten once, not by every worker
     if args.quick:
         env["CONFORM_QUICK"] = "1"

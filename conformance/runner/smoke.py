@@ -37,13 +37,11 @@ NEEDED = "init", "cleanup"
 INIT = {"ret": int, "iova_mode": str, "runtime_dir": str}
 # what verbs answer that only look: a type, a list of objects of these keys, or an object of them
 LOOKS = {
-    "lists": ["index", "name", "base_va", "page_sz", "socket_id", "version", "len", "external",
-              "heap", "n_segs", "count"],
-    "segments": ["list", "seg", "addr", "iova", "len", "hugepage_sz", "socket_id", "nchannel",
-                 "nrank", "flags"],
+    "lists": "index name base_va page_sz socket_id version len external heap n_segs count".split(),
+    "segments": "list seg addr iova len hugepage_sz socket_id nchannel nrank flags".split(),
     "info": {"physmem_size", "using_phys_addrs", "iova_mode", "socket_ids"},
     "dump": str,
-}  # fmt: skip
+}
 
 
 class Check(NamedTuple):
@@ -66,8 +64,12 @@ class Smoke:
     def start(self):
         self.n += 1
         argv = [*self.box.enter, *lifeline(), *self.argv]
-        return Child(argv, self.tmp / f"{self.n}.log", limit=self.limit,
-                     env=environment() | self.box.environment())  # fmt: skip
+        return Child(
+            argv,
+            self.tmp / f"{self.n}.log",
+            limit=self.limit,
+            env=environment() | self.box.environment(),
+        )
 
     def args(self):
         return ["--no-huge", "-m", "16", "--file-prefix", f"smoke_{os.getpid()}_{self.n}"]
@@ -194,9 +196,10 @@ CHECKS = {
 
 def main(argv):
     p = argparse.ArgumentParser(
-        prog="pyeal conform smoke", description=__doc__,
+        prog="pyeal conform smoke",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument("target", metavar="TARGET", help="as for --target: 'cmd:PROGRAM ARGS', ...")
     p.add_argument("--limit", type=float, default=20, metavar="S", help="an answer takes no longer")
     p.add_argument("--json", action="store_true", help="schema pyeal.smoke/1")
@@ -222,8 +225,17 @@ def main(argv):
             s.box.close()
     wrong = [c for c in found if not c.good]
     if args.json:
-        print(json.dumps({"schema": "pyeal.smoke/1", "target": args.target, "good": not wrong,
-                          "checks": [c._asdict() for c in found]}, indent=2))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "schema": "pyeal.smoke/1",
+                    "target": args.target,
+                    "good": not wrong,
+                    "checks": [c._asdict() for c in found],
+                },
+                indent=2,
+            )
+        )
     elif wrong:
         print(f"\n{len(wrong)} of {len(found)} wrong: conformance/PROTOCOL.md says what is wanted")
     else:

@@ -84,7 +84,11 @@ def test_what_is_not_caught_is_told():
     found = {m: answer for m, *answer in sweep.replayed([none, broken, ends, both])}
 
     assert {m: verdict for m, (verdict, *_) in found.items()} == {
-        none: SURVIVED, broken: COULD_NOT, ends: COULD_NOT, both: COULD_NOT}  # fmt: skip
+        none: SURVIVED,
+        broken: COULD_NOT,
+        ends: COULD_NOT,
+        both: COULD_NOT,
+    }
     assert "SyntaxError" in found[broken][2]
     assert "hello: pyeal does not start" in found[ends][2]
     assert found[both][2].startswith("without the fault: ")

@@ -37,8 +37,9 @@ class Peer:
         os.close(fd)
         return name
 
-    def send(self, to: str, kind: str, name: str, param: str = "", length: int = -1,
-             fds: int = 0) -> None:  # fmt: skip
+    def send(
+        self, to: str, kind: str, name: str, param: str = "", length: int = -1, fds: int = 0
+    ) -> None:
         """One message to a socket; length and fds as the header is to say, true or not."""
         data = bytes.fromhex(param)
         n = len(data) if length < 0 else length
@@ -53,8 +54,12 @@ class Peer:
             return None
         data, _, _, sender = self._sock.recvmsg(4096, 4096)
         kind, name, n, _, param = self._fields.unpack(data)
-        return {"kind": KINDS[kind], "name": name.partition(b"\0")[0].decode(),
-                "param": param[:n].hex(), "sender": sender}  # fmt: skip
+        return {
+            "kind": KINDS[kind],
+            "name": name.partition(b"\0")[0].decode(),
+            "param": param[:n].hex(),
+            "sender": sender,
+        }
 
 
 if __name__ == "__main__":

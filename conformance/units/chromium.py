@@ -16,9 +16,15 @@ from conformance import until
 
 FOUND = shutil.which("chromium") or shutil.which("google-chrome")
 ARGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
-    "--disable-extensions", "--disable-background-networking", "--remote-debugging-pipe",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--remote-debugging-pipe",
+]
 
 
 class Chromium:
@@ -29,9 +35,14 @@ class Chromium:
         argv = [FOUND, *ARGS, f"--user-data-dir={folder}", "about:blank"]
         null = subprocess.DEVNULL
         self.process = subprocess.Popen(
-            argv, stdin=null, stdout=null, stderr=null, start_new_session=True, pass_fds=[3, 4],
+            argv,
+            stdin=null,
+            stdout=null,
+            stderr=null,
+            start_new_session=True,
+            pass_fds=[3, 4],
             preexec_fn=lambda: [os.dup2(fd, n) for n, fd in enumerate(far, 3)],
-        )  # fmt: skip
+        )
         for fd in theirs, ours, *far:
             os.close(fd)
         try:

@@ -98,7 +98,10 @@ def fleet(folder, n, ids, tests=1):
 
 
 if __name__ == "__main__":
-    many = [f"{f}-{i:03}" for f in ("CFG", "DYN", "FBA", "LEG", "MSL", "SEC", "SEG", "HPI")
-            for i in range(1, 41)]  # fmt: skip
+    many = [
+        f"{f}-{i:03}"
+        for f in ("CFG", "DYN", "FBA", "LEG", "MSL", "SEC", "SEG", "HPI")
+        for i in range(1, 41)
+    ]
     for made in fleet(Path(sys.argv[1]), int(sys.argv[2]), many, tests=2):
         print(made)

@@ -18,11 +18,15 @@ def bounds(examples: int, steps: int) -> settings:
     """The same few examples in every ordinary run; 50 times as many others, and what fails made
     short, with HYPOTHESIS_PROFILE=nightly."""
     return settings(
-        deadline=None, database=None, derandomize=not NIGHTLY, report_multiple_bugs=False,
-        max_examples=examples * (50 if NIGHTLY else 1), stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        derandomize=not NIGHTLY,
+        report_multiple_bugs=False,
+        max_examples=examples * (50 if NIGHTLY else 1),
+        stateful_step_count=steps,
         suppress_health_check=list(HealthCheck),
         phases=list(Phase) if NIGHTLY else [Phase.generate],
-    )  # fmt: skip
+    )
 
 
 class World:

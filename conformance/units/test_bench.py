@@ -35,12 +35,21 @@ def a_run(target: list[float], over: list[float] = C, **more: list[float]) -> di
         for pages in (64, 128)
         for role, data in {"target": target, "reference": over, **more}.items()
     ]
-    machine = {"target": "pyeal", "reference": "librte_eal 22.11.11", "kernel": "6.1", "cpus": 2,
-               "numa_nodes": 1, "hugepages": {"2M": 128}}  # fmt: skip
+    machine = {
+        "target": "pyeal",
+        "reference": "librte_eal 22.11.11",
+        "kernel": "6.1",
+        "cpus": 2,
+        "numa_nodes": 1,
+        "hugepages": {"2M": 128},
+    }
     return {
-        "machine_info": machine, "datetime": "2026-01-02T03:04", "commit_info": {"id": "0123"},
-        "benchmarks": benchmarks, "rows": [judge(ROW, found(target, over=over))],
-    }  # fmt: skip
+        "machine_info": machine,
+        "datetime": "2026-01-02T03:04",
+        "commit_info": {"id": "0123"},
+        "benchmarks": benchmarks,
+        "rows": [judge(ROW, found(target, over=over))],
+    }
 
 
 def keep(storage: Path, number: int, run: dict[str, Any]) -> None:
@@ -171,8 +180,10 @@ def test_what_the_reference_waits_for_is_no_longer_on_a_slow_machine(mine, word)
     row = ROW._replace(measure="memory-wall", target=0.44)
     at = "dynmem", 512, "memory-wall"
     of = {(*at, "target"): [mine] * 3, (*at, "reference"): [0.11] * 3}
-    idle = {(*at[:2], waits_of(at[2]), role): [s] * 3 for role, s in
-            (("target", 0.0), ("reference", 0.05))}  # fmt: skip
+    idle = {
+        (*at[:2], waits_of(at[2]), role): [s] * 3
+        for role, s in (("target", 0.0), ("reference", 0.05))
+    }
     slow = {("import", 0, "process-wall", "interpreter"): [0.0154] * 3}
     said = judge(row, of | idle | slow)
 

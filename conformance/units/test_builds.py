@@ -32,10 +32,21 @@ CASES = [
     for release in decode.layouts(theirs)
 ]
 SHAPES = {  # bytes of hugepage_info: (records, nodes)
-    12336: (3, 1), 12360: (3, 2), 12384: (3, 4), 12432: (3, 8), 12528: (3, 16), 12720: (3, 32),
-    16448: (4, 1), 16480: (4, 2), 16512: (4, 4), 16576: (4, 8), 16704: (4, 16), 16960: (4, 32),
-    3 * 4160: (3, 12), 3 * 4368: (3, 64),
-}  # fmt: skip
+    12336: (3, 1),
+    12360: (3, 2),
+    12384: (3, 4),
+    12432: (3, 8),
+    12528: (3, 16),
+    12720: (3, 32),
+    16448: (4, 1),
+    16480: (4, 2),
+    16512: (4, 4),
+    16576: (4, 8),
+    16704: (4, 16),
+    16960: (4, 32),
+    3 * 4160: (3, 12),
+    3 * 4368: (3, 64),
+}
 LINES = pytest.mark.parametrize("line", builds.LINES)
 
 
@@ -240,13 +251,24 @@ def test_tools_refuse_limits_that_they_do_not_decode(tmp_path: Path, capsys: Any
 
 def test_doctor_names_the_build_of_the_primary() -> None:
     found = SimpleNamespace(
-        alive=True, complete=True, owner=1, word=releases.get("22.11").word, c=made(128),
-        release=releases.get("22.11"), abi=builds.BUILDS["aarch64"].abi,
-    )  # fmt: skip
+        alive=True,
+        complete=True,
+        owner=1,
+        word=releases.get("22.11").word,
+        c=made(128),
+        release=releases.get("22.11"),
+        abi=builds.BUILDS["aarch64"].abi,
+    )
     case = SimpleNamespace(
-        secondary=True, config=found, config_error="", named=False, directory="/run/dpdk/rte",
-        release=releases.get("22.11"), o=SimpleNamespace(file_prefix="rte"), opts=True,
-    )  # fmt: skip
+        secondary=True,
+        config=found,
+        config_error="",
+        named=False,
+        directory="/run/dpdk/rte",
+        release=releases.get("22.11"),
+        o=SimpleNamespace(file_prefix="rte"),
+        opts=True,
+    )
     *_, last = primary.check(cast(model.Case, case))
 
     assert (last.state, last.text) == (

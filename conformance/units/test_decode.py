@@ -70,8 +70,10 @@ def check_config(eal: Eal, mode: str) -> None:
     assert (c.nchannel, c.nrank) == (4, 2)
     zones = abi.files["fbarray"]["examples"]["memzone"]
     assert (c.memzones.name, c.memzones.elt_sz, c.memzones.len) == (
-        "memzone", zones["elt_sz"], zones["len"]
-    )  # fmt: skip
+        "memzone",
+        zones["elt_sz"],
+        zones["len"],
+    )
     assert len(c.memsegs) == abi.constants["RTE_MAX_MEMSEG_LISTS"]
     assert [i for i, m in enumerate(c.memsegs) if m.base_va] == [m.index for m in lists]
     for m in lists:
@@ -122,9 +124,10 @@ def check_arrays(eal: Eal) -> None:
 
 def check_hugepage_info(eal: Eal) -> None:
     abi, size = eal.decode, (eal.run / "hugepage_info").stat().st_size
-    (info,), records = eal.hugepage_info(), abi.records(
-        "hugepage_info", (eal.run / "hugepage_info").read_bytes()
-    )  # fmt: skip
+    (info,), records = (
+        eal.hugepage_info(),
+        abi.records("hugepage_info", (eal.run / "hugepage_info").read_bytes()),
+    )
 
     assert size == abi.files["hugepage_info"]["size"]
     assert len(records) == abi.constants["MAX_HUGEPAGE_SIZES"]

@@ -69,10 +69,17 @@ def case(n: int, on: str, outcome: str, error: str = "EIO", mode: str = "dynmem"
 
 def test_two_targets_beside_each_other() -> None:
     """First with first, last with last; a difference needs an entry, an entry a difference."""
-    one = [case(1, "read a", "ends"), case(9, "read a", "goes on"), case(2, "read b", "goes on"),
-           case(3, "only here", "ends")]  # fmt: skip
-    other = [case(4, "read a", "ends"), case(2, "read b", "ends"),
-             case(1, "read b", "died") | {"wrong": compare.NOT_REACHED}]  # fmt: skip
+    one = [
+        case(1, "read a", "ends"),
+        case(9, "read a", "goes on"),
+        case(2, "read b", "goes on"),
+        case(3, "only here", "ends"),
+    ]
+    other = [
+        case(4, "read a", "ends"),
+        case(2, "read b", "ends"),
+        case(1, "read b", "died") | {"wrong": compare.NOT_REACHED},
+    ]
     entry = {"on": "read b", "outcomes": ["goes on", "ends"], "why": "it is kinder"}
     stale = {"on": "read c", "outcomes": ["goes on", "ends"], "why": "nothing"}
     last = {"on": "read a", "errno": "EIO", "outcomes": ["goes on", "ends"], "why": "the last"}

@@ -87,9 +87,16 @@ def test_each_way_to_be_wrong_is_found() -> None:
     )
 
     assert sorted(done.stdout.splitlines()) == sorted(
-        ["3 SIGSEGV", "5 KeyError in <string>: read", "7 wrong: seven", "9 hangs for 0.2 s",
-         "11 exit 4", "13 MemoryError in <string>: read", "1 13 1"]
-    ), done.stderr  # fmt: skip
+        [
+            "3 SIGSEGV",
+            "5 KeyError in <string>: read",
+            "7 wrong: seven",
+            "9 hangs for 0.2 s",
+            "11 exit 4",
+            "13 MemoryError in <string>: read",
+            "1 13 1",
+        ]
+    ), done.stderr
 
 
 def test_a_case_is_the_same_in_every_run(tmp_path: Path) -> None:

@@ -63,9 +63,13 @@ def test_a_real_eal_counts_what_the_host_file_says(
     env = os.environ | {"RUNTIME_DIRECTORY": RUN, "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            run, env=env, text=True, timeout=2 if e.hangs else 20,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            run,
+            env=env,
+            text=True,
+            timeout=2 if e.hangs else 20,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
     except subprocess.TimeoutExpired:
         assert e.hangs
         return
@@ -89,8 +93,10 @@ def test_a_real_eal_counts_what_the_host_file_says(
     d = next(d for d in host.detected if fake_host.holds(d.releases, release))
     types = {(sz, node) for sz in e.counts for node in d.nodes if e.locks}
     assert types == {
-        (sz, node) for sz in e.counts for node in range(32)
+        (sz, node)
+        for sz in e.counts
+        for node in range(32)
         if f"Detected memory type: socket_id:{node} hugepage_sz:{sz}" in said
-    }  # fmt: skip
+    }
     assert f"Detected CPU lcores: {len(d.lcores)}\n" in said
     assert f"Detected NUMA nodes: {len(d.nodes)}\n" in said

@@ -37,9 +37,12 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize(("host", "e", "release"), CASES)
 def test_discovery_counts_what_the_host_file_says(
-    host: fake_host.HostTree, e: fake_host.Expect, release: str, trees: dict[str, Path],
+    host: fake_host.HostTree,
+    e: fake_host.Expect,
+    release: str,
+    trees: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(hugepages, "MAX_SIZES", e.max_sizes or 3)
     root, r = trees[host.name], releases.get(release)
     fake = FakeHost(root, host.statfs)
@@ -155,9 +158,13 @@ def test_pools_shows_every_counter(trees: dict[str, Path]) -> None:
 
     assert list(found) == [GB, M2]
     assert found[M2] == {
-        "nr": 10, "free": 10, "resv": 3, "nr_overcommit": 5, "surplus": 2,
+        "nr": 10,
+        "free": 10,
+        "resv": 3,
+        "nr_overcommit": 5,
+        "surplus": 2,
         "nodes": {0: {"nr": 10, "free": 10, "surplus": 0}},
-    }  # fmt: skip
+    }
 
 
 def test_mounts_are_listed_in_order_and_decoded(trees: dict[str, Path]) -> None:

@@ -192,8 +192,12 @@ class Machine(RuleBasedStateMachine):
 
 def test_all_agree(start: Any, request: pytest.FixtureRequest, evidence: Any) -> None:
     Machine.world = models.World(
-        lambda: models.both(lambda *args, **more: start(*args, mode="no-huge", **more), "-m", "16",
-                            prefix=[f"model_{os.getpid()}_{i}_{next(NAMES)}" for i in (1, 2)])
-    )  # fmt: skip
+        lambda: models.both(
+            lambda *args, **more: start(*args, mode="no-huge", **more),
+            "-m",
+            "16",
+            prefix=[f"model_{os.getpid()}_{i}_{next(NAMES)}" for i in (1, 2)],
+        )
+    )
     run_state_machine_as_test(Machine, settings=models.bounds(12, 25))
     evidence(f"{', '.join(Machine.world.eals)}: {Machine.world.n} examples")

@@ -161,9 +161,12 @@ class Areas(RuleBasedStateMachine):
         assert self.pages() == self.first
         self.world.leave()
 
-    @rule(size=st.one_of(st.integers(1, 3 * MB), st.sampled_from([PAGE, PAGE - 128, 5 * MB,
-                                                                 POOL * PAGE])),
-          align=st.sampled_from([0, 64, 4096, PAGE]))  # fmt: skip
+    @rule(
+        size=st.one_of(
+            st.integers(1, 3 * MB), st.sampled_from([PAGE, PAGE - 128, 5 * MB, POOL * PAGE])
+        ),
+        align=st.sampled_from([0, 64, 4096, PAGE]),
+    )
     def malloc(self, size: int, align: int) -> None:
         got = {who: eal.malloc(size, align).va for who, eal in self.eals.items()}
         assert len(set(got.values())) == 1, got

@@ -38,8 +38,11 @@ with pyeal.init(["--no-huge", "-m", "16", "--no-shconf"]):
 def mappings() -> list[str]:
     """Permissions and file of each mapping that has native code."""
     lines = Path("/proc/self/maps").read_text().splitlines()
-    return [f"{x[1]} {' '.join(x[5:])}" for x in map(str.split, lines) if libc._code and
-            int(x[0].partition("-")[0], 16) == libc._code[0]]  # fmt: skip
+    return [
+        f"{x[1]} {' '.join(x[5:])}"
+        for x in map(str.split, lines)
+        if libc._code and int(x[0].partition("-")[0], 16) == libc._code[0]
+    ]
 
 
 def run(script: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -80,7 +80,7 @@ ACCEPTED: list[tuple[list[str], dict[str, object]]] = [
     (["--vfio-intr=msi", "--force-max-simd-bitwidth=512"],
      {"ignored": ["--vfio-intr=msi", "--force-max-simd-bitwidth=512"]}),
     (["--huge-worker-stack", "--huge-worker-stack=64"], {}),
-]  # fmt: skip
+]
 
 # Arguments that 22.11 refuses, and EAL's words for it; a real librte_eal must say them as well.
 REFUSED: list[tuple[list[str], str]] = [
@@ -148,7 +148,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--no-huge=1"], "option '--no-huge' doesn't allow an argument"),
     (["-m"], "option requires an argument -- 'm'"),
     (["--file-prefix"], "option '--file-prefix' requires an argument"),
-]  # fmt: skip
+]
 
 # The words of 25.11, which are others; seen in Debian's 25.11.4.
 PAIRS = (
@@ -157,7 +157,7 @@ PAIRS = (
     "numa-limit=1 legacy-mem", "legacy-mem in-memory", "legacy-mem match-allocations",
     "no-huge match-allocations", "no-huge huge-unlink=existing", "in-memory huge-unlink",
     "single-file-segments huge-unlink=existing", "no-huge single-file-segments",
-)  # fmt: skip
+)
 ARGPARSE_WORDS: list[tuple[list[str], str]] = [
     *(
         (
@@ -187,7 +187,7 @@ ARGPARSE_WORDS: list[tuple[list[str], str]] = [
     (["-n4", "-n=4"], "argument -n should not occur multiple times!"),
     (["--no-huge=1"], "argument --no-huge should not take value!"),
     (["-m"], "argument -m doesn't have value!"),
-]  # fmt: skip
+]
 
 # Where releases part: arguments, the releases that accept them, the others' words.
 ALL = list(releases.RELEASES)
@@ -229,7 +229,7 @@ BY_RELEASE: list[tuple[list[str], list[str], str]] = [
     (["-l0", "-c1"], [], ""),
     (["-r", "17"], [], ""),
     (["--socket-mem=1,1,1,1,1"], ALL[1:], "invalid parameters for --socket-mem"),
-]  # fmt: skip
+]
 
 
 def parsed(args: list[str], release: str = "22.11.11") -> options.Options:
@@ -349,7 +349,7 @@ def test_pagesz_mem(values: list[str], want: dict[int, int] | None) -> None:
          "Option --socket-limit is only supported in non-legacy memory mode"),
         (["--pagesz-mem=2M:2M", "--pagesz-mem=2M:4M"], "26.07", "WARNING", "multiple times"),
     ],
-)  # fmt: skip
+)
 def test_what_is_logged(args: list[str], release: str, level: str, phrase: str) -> None:
     said: list[tuple[str, str]] = []
     options.parse(args, releases.get(release), lambda lv, text: said.append((lv, text)))
@@ -381,7 +381,7 @@ def test_numbers_are_read_as_strtol_does(text: str, base: int, want: tuple[int, 
     ("text", "want"),
     [("2048kB", M2), ("2M,mode=0700", M2), ("1 G", G1), ("16", 16), ("0", 0), ("x", None),
      ("-2M", None), ("", None), ("0x10M", 16 * MB)],
-)  # fmt: skip
+)
 def test_sizes_are_read_as_rte_str_to_size_does(text: str, want: int | None) -> None:
     assert cparse.size_of(text) == want
 
@@ -398,7 +398,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[releases.Re
     with subprocess.Popen(
         [sys.executable, str(ORACLE)],
         env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as p:  # fmt: skip
+    ) as p:
         assert p.stdin and p.stdout
 
         def ask(args: list[str]) -> dict[str, object]:

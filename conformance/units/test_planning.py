@@ -16,7 +16,6 @@ Lists = tuple[int, int, str, str]  # how many, segments of all, name of the firs
 
 # In 22.11 a type has lists of 32 1G or 8192 2M pages, 64 GB together (512 GB shared by all types
 # where these are more than eight); in 26.07 it has one list of 64 GB, numbered by its slot.
-# fmt: off
 PLANS: dict[str, tuple[Lists | None, Lists | None]] = {  # 22.11.11, 26.07
     "arm-sizes": ((6, 34816, "32768k-0-0", "64k-0-3"), (2, 34816, "32768k-0-0", "64k-0-1")),
     "cgroup-limit": ((4, 32768, "2048k-0-0", "2048k-0-3"), (1, 32768, "2048k-0-0", "2048k-0-0")),
@@ -72,7 +71,6 @@ PLANS: dict[str, tuple[Lists | None, Lists | None]] = {  # 22.11.11, 26.07
     ),
     "two-nodes-2M": ((8, 65536, "2048k-0-0", "2048k-1-3"), (2, 65536, "2048k-0-0", "2048k-1-1")),
 }
-# fmt: on
 
 
 def plan(name: str, release: str, root: Path) -> list[memseg.ListPlan]:

@@ -178,8 +178,11 @@ def test_eight_targets_fit_a_terminal():
             header = {"target": f"{kind}:{name}", "release": f"{name}.10"}
             runs.append(results.Run(header))
             for i in range(200 + 3):
-                said = {"nodeid": f"{i}", "when": "call", "user_properties": [
-                    ("requirement", f"CLEAN-{i:03}"), ("family", "CLEAN")]}  # fmt: skip
+                said = {
+                    "nodeid": f"{i}",
+                    "when": "call",
+                    "user_properties": [("requirement", f"CLEAN-{i:03}"), ("family", "CLEAN")],
+                }
                 said["outcome"] = "skipped" if i < 3 else "passed"
                 runs[-1].add({"$report_type": "TestReport", **said})
     lines = run.matrix(runs).splitlines()

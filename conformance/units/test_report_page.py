@@ -30,8 +30,10 @@ def made(tmp_path_factory):
         ids[2]: ("skipped", "wanted 8 free 2M pages, found 0"),
     }
     releases = [f"2{i}.11" for i in range(20)]
-    runs = (fleet.run("h", ids, bad if i % 3 else {}, target=f"librte_eal:{r}", release=f"{r}.1")
-            for i, r in enumerate(releases))  # fmt: skip
+    runs = (
+        fleet.run("h", ids, bad if i % 3 else {}, target=f"librte_eal:{r}", release=f"{r}.1")
+        for i, r in enumerate(releases)
+    )
     many = merge.merge([fleet.write(d / "many.jsonl", *runs)])
     hosts = merge.merge(fleet.fleet(d / "fleet", 60, ids[:20]))
     out = {}

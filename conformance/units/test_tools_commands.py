@@ -78,8 +78,9 @@ def test_help_has_two_examples_that_parse_and_the_exit_codes(name: str) -> None:
     said = pyeal(name, "--help")
     block = said.partition("examples:\n")[2].partition("\n\n")[0]
     examples = [line for line in block.splitlines() if re.match(rf"\S|.*\bpyeal {name}\b", line)]
-    words = [shlex.split(re.split(r" {2,}|[|>)]", x[x.index(f"pyeal {name}") :])[0])
-             for x in examples]  # fmt: skip
+    words = [
+        shlex.split(re.split(r" {2,}|[|>)]", x[x.index(f"pyeal {name}") :])[0]) for x in examples
+    ]
     parser = commands.parser(name)
 
     assert len(examples) >= 2
@@ -93,8 +94,12 @@ def test_help_has_two_examples_that_parse_and_the_exit_codes(name: str) -> None:
 @pytest.mark.parametrize("name", LOOKS)
 def test_json_names_its_schema_which_help_names_too(name: str, run: Path) -> None:
     args = [x.format(run=run) for x in LOOKS[name]]
-    said = subprocess.run([sys.executable, "-P", "-m", "pyeal", name, "--json", *args],
-                          capture_output=True, text=True, env=environment())  # fmt: skip
+    said = subprocess.run(
+        [sys.executable, "-P", "-m", "pyeal", name, "--json", *args],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
     schema = next(iter(json.loads(said.stdout).items()))
 
     assert said.returncode in (0, 1) and said.stderr == ""
@@ -154,8 +159,11 @@ def test_what_takes_long_is_said_on_a_terminal() -> None:
 # --- manual, completion
 
 
-@pytest.mark.parametrize("lint", [["mandoc", "-T", "lint", "-W", "warning"], ["man", "--warnings",
-                         "-E", "UTF-8", "-l", "-Z"]], ids=["mandoc", "man"])  # fmt: skip
+@pytest.mark.parametrize(
+    "lint",
+    [["mandoc", "-T", "lint", "-W", "warning"], ["man", "--warnings", "-E", "UTF-8", "-l", "-Z"]],
+    ids=["mandoc", "man"],
+)
 def test_the_manual_is_sound(lint: list[str], tmp_path: Path) -> None:
     if not shutil.which(lint[0]):
         pytest.skip(f"wanted {lint[0]}, found none")
@@ -201,21 +209,31 @@ def test_shells_complete(shell: str, tmp_path: Path) -> None:
     if shell == "fish":
         for typed, line in COMPLETED:
             offer = f"cd {tmp_path}; source {script}; complete -C {shlex.quote(typed)}"
-            done = subprocess.run([shell, "-N", "-c", offer], capture_output=True, text=True,
-                                  env=os.environ | {"HOME": str(tmp_path)})  # fmt: skip
+            done = subprocess.run(
+                [shell, "-N", "-c", offer],
+                capture_output=True,
+                text=True,
+                env=os.environ | {"HOME": str(tmp_path)},
+            )
             found = [x.split("\t")[0] for x in done.stdout.splitlines()]
             assert (found, done.stderr) == ([line.split()[-1]], ""), typed
         return
     if shell == "zsh":
-        (tmp_path / ".zshrc").write_text(f"PS1='$ '; fpath=({tmp_path} $fpath)\n"
-                                         "autoload -U compinit; compinit -u -D\n")  # fmt: skip
+        (tmp_path / ".zshrc").write_text(
+            f"PS1='$ '; fpath=({tmp_path} $fpath)\nautoload -U compinit; compinit -u -D\n"
+        )
         argv = [shell, "-i"]
     else:
         argv = [shell, "--noprofile", "--rcfile", str(tmp_path / "rc"), "-i"]
     # tab, to the line's begin, and have it shown
     keys = "".join(f"{typed}\t\x01echo \x05.\n" for typed, _ in COMPLETED)
-    said = seen(["sh", "-c", f"cd {tmp_path}; exec {shlex.join(argv)}"], keys + "exit\n",
-                HOME=str(tmp_path), ZDOTDIR=str(tmp_path), HISTFILE="/dev/null")  # fmt: skip
+    said = seen(
+        ["sh", "-c", f"cd {tmp_path}; exec {shlex.join(argv)}"],
+        keys + "exit\n",
+        HOME=str(tmp_path),
+        ZDOTDIR=str(tmp_path),
+        HISTFILE="/dev/null",
+    )
     shown = {x.strip("\r").replace(" .", ".") for x in CONTROL.sub("", said).split("\n")}
 
     assert {line for _, line in COMPLETED} - {x.removesuffix(".") for x in shown} == set(), said

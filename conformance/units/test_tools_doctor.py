@@ -27,8 +27,13 @@ CASES = [
     for r in ("22.11.11", "26.07")
     if fake_host.holds(e.releases, r)
 ]
-NOT_EVEN_ONE_PAGE = {"cgroup-limit": False, "reserved-beyond-free": True, "cpuset": False,
-                     "garbled-counters": True, "missing-files": True}  # fmt: skip
+NOT_EVEN_ONE_PAGE = {
+    "cgroup-limit": False,
+    "reserved-beyond-free": True,
+    "cpuset": False,
+    "garbled-counters": True,
+    "missing-files": True,
+}
 
 
 @pytest.mark.parametrize(("host", "e", "release"), CASES)

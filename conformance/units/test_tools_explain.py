@@ -49,8 +49,11 @@ LINES = [  # the problem, a line as some release logs it
     (20, "EAL: Cannot initialize tailq: RTE_DISTRIBUTOR"),
     (21, "EAL: rte_fbarray_init(): couldn't lock /run/dpdk/rte/fbarray_memzone: Resource tempora"),
     (22, "EAL: Error while clearing hugepage dir: Permission denied"),
-    (23, "EAL: alloc_pages_on_heap(): couldn't allocate memory due to IOVA exceeding limits of"
-         " current DMA mask"),
+    (
+        23,
+        "EAL: alloc_pages_on_heap(): couldn't allocate memory due to IOVA exceeding limits of"
+        " current DMA mask",
+    ),
     (24, "EAL: Cannot set up DMA remapping, error 12 (Cannot allocate memory)"),
     (24, "EAL:   cannot set up DMA remapping, error 28 (No space left on device)"),
     (25, "vhost_user_set_mem_table: Too many memory regions"),
@@ -72,7 +75,7 @@ LINES = [  # the problem, a line as some release logs it
     (45, "EAL: Cannot get a virtual area: Cannot allocate memory"),
     (45, "EAL: Cannot reserve VA space for memseg lists"),
     (46, "cat: demote: Permission denied"),
-]  # fmt: skip
+]
 SILENT = {15, 17, 29, 30, 31, 33, 39, 43, 44}  # no release has a word for them
 
 
@@ -149,8 +152,10 @@ EAL: Heap on socket 0 was expanded by 2MB"""
 def run(*args: str, stdin: str = "") -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "pyeal", "explain", *args],
-        capture_output=True, text=True, input=stdin,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        input=stdin,
+    )
     return done.returncode, done.stdout
 
 

@@ -33,11 +33,16 @@ def overlaid() -> dict[str, Any]:
     way = [[a + 8 * GB, a + 9 * GB, "/usr/lib/a <b>.so"]]
     return layout | {
         "overlays": [
-            {"pid": 7, "label": "secondary 7 app", "pages": [[a, a + 60 * MB]], "kept": kept,
-             "foreign": []},
+            {
+                "pid": 7,
+                "label": "secondary 7 app",
+                "pages": [[a, a + 60 * MB]],
+                "kept": kept,
+                "foreign": [],
+            },
             {"pid": 8, "label": "process 8 nginx", "pages": [], "kept": [], "foreign": way},
         ]
-    }  # fmt: skip
+    }
 
 
 def data(page: str) -> Any:

@@ -79,9 +79,11 @@ HOSTS = ["two-nodes-2M", "four-nodes-2M-1G", "one-node-2M-1G", "six-nodes", "cpu
     more=st.sampled_from([[], ["--single-file-segments"], ["--in-memory"], ["--huge-unlink"]]),
 )
 @settings(
-    max_examples=60, deadline=None, database=None,
+    max_examples=60,
+    deadline=None,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-)  # fmt: skip
+)
 def test_pages_are_what_eal_counts(
     name: str,
     release: str,
@@ -121,8 +123,9 @@ def _unreserved(v: FakeView, page_sz: int) -> int:
 
 
 def _node(v: FakeView, cpu: int) -> int:
-    return next((int(k) for k, cpus in v.host.facts["cpus"].items()
-                 if cpu in fake_host.numbers(cpus)), 0)  # fmt: skip
+    return next(
+        (int(k) for k, cpus in v.host.facts["cpus"].items() if cpu in fake_host.numbers(cpus)), 0
+    )
 
 
 def test_nothing_of_it_is_left(tmp_path: Path) -> None:

@@ -162,8 +162,15 @@ def targets(base: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]
 def test_a_directory_with_another_programs_config_stays(base: Path, content: bytes) -> None:
     (dead(base) / "config").write_bytes(content)
     before = sorted(os.listdir(dead(base)))
-    pyeal("stale", name(base), "-a", "--delete", "-y", env={"RUNTIME_DIRECTORY": str(base)},
-          code=least() or int(not any(content)))  # fmt: skip
+    pyeal(
+        "stale",
+        name(base),
+        "-a",
+        "--delete",
+        "-y",
+        env={"RUNTIME_DIRECTORY": str(base)},
+        code=least() or int(not any(content)),
+    )
 
     assert sorted(os.listdir(dead(base))) == before
 

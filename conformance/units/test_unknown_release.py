@@ -59,13 +59,24 @@ def test_a_secondary_that_names_it_follows_it(path: str) -> None:
 
 def test_doctor_says_what_the_primary_is_read_as() -> None:
     found = SimpleNamespace(
-        alive=True, complete=True, owner=1, word=releases.word_of(NAME), c=True,
-        release=releases.nearest(releases.word_of(NAME)), modified=0,
-    )  # fmt: skip
+        alive=True,
+        complete=True,
+        owner=1,
+        word=releases.word_of(NAME),
+        c=True,
+        release=releases.nearest(releases.word_of(NAME)),
+        modified=0,
+    )
     case = SimpleNamespace(
-        secondary=True, config=found, config_error="", named=False, directory="/run/dpdk/rte",
-        release=releases.get("22.11"), o=SimpleNamespace(file_prefix="rte"), opts=True,
-    )  # fmt: skip
+        secondary=True,
+        config=found,
+        config_error="",
+        named=False,
+        directory="/run/dpdk/rte",
+        release=releases.get("22.11"),
+        o=SimpleNamespace(file_prefix="rte"),
+        opts=True,
+    )
     said = [f.text for f in itertools.islice(primary.check(cast(model.Case, case)), 2)]
 
     assert said[0].startswith(f"primary of {NAME} ({NOTE}), ")

@@ -111,7 +111,7 @@ CAUSES = (
       "A device takes memory of the node that it is plugged into. EAL's allocations for that socket"
       " fail if its pool is empty.",
       "{reserve}, if memory of socket {node} was asked for; -l with a core of that node"),
-)  # fmt: skip
+)
 
 # "No free 2048 kB hugepages reported on node 0", in the words of all releases.
 POOL = re.compile(
@@ -125,7 +125,7 @@ UNMOUNTED_HARMLESS = P(
     29, "harmless: a page size without a mount", "mount", (),
     "EAL uses the sizes that have a mount, and logs the others.",
     "nothing to do, as long as another size has a mount and pages", harmless=True,
-)  # fmt: skip
+)
 HINTS = (  # (pattern, problem if the start ended there, what it is otherwise)
     (
         re.compile(r"base virtual address hint .* not resp|cause issues with mapping mem", re.I),
@@ -144,7 +144,7 @@ HINTS = (  # (pattern, problem if the start ended there, what it is otherwise)
           "nothing to do with IOVA as VA; a device that needs PA wants root or vfio-pci",
           harmless=True),
     ),
-)  # fmt: skip
+)
 
 ENDED = (
     r"(?:exit(?:ed|s)?|exiting|code|status|rc|returned?|retval)\W{0,3}"
@@ -180,7 +180,7 @@ SIGNALS = (
       " returned NULL and was not looked at.",
       "a core dump and its backtrace; pyeal doctor -- ARGS for what EAL itself needs",
       reach="it happens while the process runs"),
-)  # fmt: skip
+)
 GENERAL = re.compile(
     r"\bexit(?:ed|s|ing)?\b\D{0,20}[1-9]\d*\b|\bstatus=[1-9]\d*/|exit.?code\D{0,5}[1-9]"
 )
@@ -210,7 +210,7 @@ OTHERS = (
     P(None, "not about memory: telemetry or another service of DPDK", "",
       (r"telemetry.*(fail|error|cannot|could not)",),
       "EAL starts without it.", "--no-telemetry switches it off", ELSEWHERE),
-)  # fmt: skip
+)
 
 # How a log ends, or shows that the start went on; for lines in lower case.
 END = re.compile(

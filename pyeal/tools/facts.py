@@ -15,10 +15,16 @@ UNITS = {"k": KB, "m": MB, "g": GB}
 SIZES = (  # (pattern, bytes of one of it)
     (re.compile(r"hugepages-(\d+)kB|\b(\d+) ?kB (?:huge)?pages|memseg-(\d+)k-", re.I), KB),
     (re.compile(r"(?:huge)?pages? of size (\d{5,})\b", re.I), 1),
-    (re.compile(r"(?:huge)?pages? of size (\d{1,4}) ?([kmg])|\b(\d{1,4}) ?([mg])i?B? huge|"
-                r"hugepages-(\d+)([mg])i\b|pagesize=(\d+)([kmg])|"
-                r"hugetlb\.(\d+)([kmg])B|/huge[a-z]*[-_/]?(\d{1,3})([kmg])B?/", re.I), 0),
-)  # fmt: skip
+    (
+        re.compile(
+            r"(?:huge)?pages? of size (\d{1,4}) ?([kmg])|\b(\d{1,4}) ?([mg])i?B? huge|"
+            r"hugepages-(\d+)([mg])i\b|pagesize=(\d+)([kmg])|"
+            r"hugetlb\.(\d+)([kmg])B|/huge[a-z]*[-_/]?(\d{1,3})([kmg])B?/",
+            re.I,
+        ),
+        0,
+    ),
+)
 NODE = re.compile(r"\bnode (\d{1,3})\b|\bsocket(?: id)?[ =:]*(\d{1,3})\b|wanted (\d{1,3}),", re.I)
 PATH = re.compile(r"['(\" ](/[^\s'\"():;,]*(?: [^\s'\"():;,]+)*?)(?=['\")]|: |:?$|,? failed)")
 PREFIX = re.compile(r"--file-prefix[= ]\W?([\w.-]+)|/dpdk/([^/\s']+)/|/([\w.-]+?)map_\d+")
@@ -83,22 +89,24 @@ class Facts:
             huge = "/dev/hugepages"
         place = f"/mnt/huge-{word}"
         runtime = fixes.runtime_dir(path if "dpdk" in path else "", own.uid)
-        return text.format_map({
-            "size": word,
-            "node": NOT_KNOWN if node is None else node,
-            "reserve": fixes.reserve(sz, node) + (BOOT if sz >= GB else ""),
-            "mount": fixes.mount(sz),
-            "mount_other": fixes.mount(sz, place),
-            "mount_own": fixes.mount(sz, place, f",uid={user},mode=0700"),
-            "own": fixes.own(huge, user),
-            "runtime": runtime,
-            "runtime_at": "/run" if runtime.startswith("export RUN") else "$XDG_RUNTIME_DIR",
-            "parent": os.path.dirname(path) or "PARENT",
-            "prefix_of": f" of prefix {self.prefix}" if self.prefix else "",
-            "cpus": allowed("Cpus_allowed_list"),
-            "maps": max_map_count(),
-            "quoted": line,
-        })  # fmt: skip
+        return text.format_map(
+            {
+                "size": word,
+                "node": NOT_KNOWN if node is None else node,
+                "reserve": fixes.reserve(sz, node) + (BOOT if sz >= GB else ""),
+                "mount": fixes.mount(sz),
+                "mount_other": fixes.mount(sz, place),
+                "mount_own": fixes.mount(sz, place, f",uid={user},mode=0700"),
+                "own": fixes.own(huge, user),
+                "runtime": runtime,
+                "runtime_at": "/run" if runtime.startswith("export RUN") else "$XDG_RUNTIME_DIR",
+                "parent": os.path.dirname(path) or "PARENT",
+                "prefix_of": f" of prefix {self.prefix}" if self.prefix else "",
+                "cpus": allowed("Cpus_allowed_list"),
+                "maps": max_map_count(),
+                "quoted": line,
+            }
+        )
 
 
 BOOT = " (or hugepagesz= and hugepages= on the kernel's command line, if the kernel has no room)"

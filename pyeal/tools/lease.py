@@ -170,8 +170,10 @@ def run(args: argparse.Namespace) -> int:
         if args.show:
             return _show(args.json)
         if not args.pages or not args.eal_args:
-            print("pyeal: pages and a command are wanted: pyeal lease 2M:64 -- COMMAND",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                "pyeal: pages and a command are wanted: pyeal lease 2M:64 -- COMMAND",
+                file=sys.stderr,
+            )
             return 2
         return _lend(args)
     except Exception as e:
@@ -191,8 +193,10 @@ def _lend(args: argparse.Namespace) -> int:
     with lent:
         if not args.quiet:
             took = loans.text(lent.took)
-            print(f"{_named(lent)} at {', '.join(lent.mounts)}; taken from the kernel: {took}",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"{_named(lent)} at {', '.join(lent.mounts)}; taken from the kernel: {took}",
+                file=sys.stderr,
+            )
         code, left = _command(args.eal_args)
         leaks = [*left, *lent.leaks()]
         lent.leaks = list  # type: ignore[method-assign]
@@ -226,8 +230,10 @@ def _command(argv: list[str]) -> tuple[int, list[str]]:
     except OSError as e:
         print(f"pyeal lease: {argv[0]}: {e.strerror}", file=sys.stderr)
         return 127, []
-    before = {s: signal.signal(s, lambda s, _: child.send_signal(s))
-              for s in (signal.SIGTERM, signal.SIGHUP)}  # fmt: skip
+    before = {
+        s: signal.signal(s, lambda s, _: child.send_signal(s))
+        for s in (signal.SIGTERM, signal.SIGHUP)
+    }
     before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells both
     try:
         code = child.wait()
@@ -262,11 +268,19 @@ def _show(as_json: bool) -> int:
     for path in sorted(loans.STATE.glob("*.json")):
         loan = json.loads(path.read_text())
         alive = loans.started(loan["pid"]) == loan["started"] is not None
-        found.append({"pid": loan["pid"], "alive": alive, "took": loan["took"],
-                      "keeps": loan.get("keeps", {}),
-                      "mounts": loan.get("mounts", [])})  # fmt: skip
-    pools = {d.name: {w: int((d / f"{w}_hugepages").read_text()) for w in ("nr", "free", "resv")}
-             for d in sorted(loans.POOLS.glob("hugepages-*kB"))}  # fmt: skip
+        found.append(
+            {
+                "pid": loan["pid"],
+                "alive": alive,
+                "took": loan["took"],
+                "keeps": loan.get("keeps", {}),
+                "mounts": loan.get("mounts", []),
+            }
+        )
+    pools = {
+        d.name: {w: int((d / f"{w}_hugepages").read_text()) for w in ("nr", "free", "resv")}
+        for d in sorted(loans.POOLS.glob("hugepages-*kB"))
+    }
     if as_json:
         print(document("lease", {"pools": pools, "loans": found}))
         return 0

@@ -25,15 +25,29 @@ ESCAPES = re.compile(
 ESCAPED = ("\x1b", "\x9b", "[0m", "[m", "^[[", "#033", r"\x1b", r"\u001b", r"\033", r"\e[")
 SOFT_BREAK = re.compile(r"=\r?\n(?:(?:> ?)+(?=\S))?")
 CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160))) | {
-    0xA0: " ", 0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x200B: None, 0xFEFF: None,
+    0xA0: " ",
+    0x2018: "'",
+    0x2019: "'",
+    0x201C: '"',
+    0x201D: '"',
+    0x200B: None,
+    0xFEFF: None,
     **dict.fromkeys((*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A))),
-}  # fmt: skip
+}
 QUOTED = re.compile(r"^(?:[>|] ?)+", re.M)
 CRI = re.compile(r"^\S+Z? std(?:out|err) ([FP]) (.*)")
 KEYS = ("log", "MESSAGE", "message", "msg", "text", "line", "body", "content")
 BROKEN_JSON = re.compile(r'"(?:log|MESSAGE|message|msg)"\s*:\s*"((?:[^"\\]|\\.)*)')
-ENTITIES = {"&#39;": "'", "&#x27;": "'", "&apos;": "'", "&quot;": '"', "&lt;": "<", "&gt;": ">",
-            "&nbsp;": " ", "&amp;": "&"}  # fmt: skip
+ENTITIES = {
+    "&#39;": "'",
+    "&#x27;": "'",
+    "&apos;": "'",
+    "&quot;": '"',
+    "&lt;": "<",
+    "&gt;": ">",
+    "&nbsp;": " ",
+    "&amp;": "&",
+}
 
 # A line with one of these begins a record; one without may continue the line before.
 RECORD = re.compile(
@@ -75,11 +89,36 @@ LANGUAGES = {
     "|Violación de segmento|Ошибка сегментирования",
 }
 FOREIGN = re.compile("|".join(f"({v})" for v in LANGUAGES.values()))
-ASCII_FOREIGN = ("Keine Ber", "ist nicht", "Permiso", "Permesso", "Kann keinen", "Der Speicher",
-                 "Impossib", "No se pudo", "Ne peut", "Datei oder", "Aucun fichier", "No existe",
-                 "File o dir", "Zu viele", "Trop de", "Demasiados", "Troppi", "Auf dem", "Das D",
-                 "No queda", "Aucun espace", "Verbindungs", "Connexion", "Bus-Zug", "Erreur d",
-                 "Error en el bus", "Speicherzug", "Operazione")  # fmt: skip
+ASCII_FOREIGN = (
+    "Keine Ber",
+    "ist nicht",
+    "Permiso",
+    "Permesso",
+    "Kann keinen",
+    "Der Speicher",
+    "Impossib",
+    "No se pudo",
+    "Ne peut",
+    "Datei oder",
+    "Aucun fichier",
+    "No existe",
+    "File o dir",
+    "Zu viele",
+    "Trop de",
+    "Demasiados",
+    "Troppi",
+    "Auf dem",
+    "Das D",
+    "No queda",
+    "Aucun espace",
+    "Verbindungs",
+    "Connexion",
+    "Bus-Zug",
+    "Erreur d",
+    "Error en el bus",
+    "Speicherzug",
+    "Operazione",
+)
 CUT = re.compile(r"(?:\.\.\.|…|[>$])?$")
 FULL = (*LANGUAGES, "Cannot get hugepage information", "Cannot init memory", "Cannot init config")
 

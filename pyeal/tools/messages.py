@@ -12,9 +12,17 @@ from functools import cache
 from pathlib import Path
 
 LEVELS = {
-    "F": "FATAL", "P": "PANIC", "X": "EXIT", "C": "CRITICAL", "E": "ERR", "W": "WARNING",
-    "S": "stderr", "N": "NOTICE", "I": "INFO", "D": "DEBUG",
-}  # fmt: skip
+    "F": "FATAL",
+    "P": "PANIC",
+    "X": "EXIT",
+    "C": "CRITICAL",
+    "E": "ERR",
+    "W": "WARNING",
+    "S": "stderr",
+    "N": "NOTICE",
+    "I": "INFO",
+    "D": "DEBUG",
+}
 
 # What a message is about: the first that matches "FILE FUNCTION WORDS".
 OURS = ("memory", "options", "runtime directory", "channel", "process")

@@ -133,28 +133,45 @@ def facts(r: DryRun) -> dict[str, Any]:
         bytes_ = sum(p.size for p in r.legacy.pages)
     hard = r.view.limit("Max open files")[1]
     return out | {
-        "mode": r.mode, "iova_mode": r.iova_mode, "file_prefix": o.file_prefix,
-        "runtime_dir": r.runtime_dir, "ignored": o.ignored,
+        "mode": r.mode,
+        "iova_mode": r.iova_mode,
+        "file_prefix": o.file_prefix,
+        "runtime_dir": r.runtime_dir,
+        "ignored": o.ignored,
         "lists": [
-            {"name": m.name, "page_sz": m.page_sz, "socket_id": m.socket, "n_segs": m.n_segs,
-             "count": m.count, "base_va": m.base_va, "len": m.len,
-             "runs": [{"seg": i, "n": n, "va": m.va(i)} for i, n in m.arr.runs()]}
+            {
+                "name": m.name,
+                "page_sz": m.page_sz,
+                "socket_id": m.socket,
+                "n_segs": m.n_segs,
+                "count": m.count,
+                "base_va": m.base_va,
+                "len": m.len,
+                "runs": [{"seg": i, "n": n, "va": m.va(i)} for i, n in m.arr.runs()],
+            }
             for m in r.lists
         ],
         "pages": [{"page_sz": sz, "node": node, "n": n} for (sz, node), n in pages.items()],
         "bytes": sum(sz * n for (sz, _), n in pages.items()),
         "cleared": [{"page_sz": sz, "pages": n} for sz, n in r.cleared.items() if n],
         "files": {"n": len(files), "first": files[:1], "last": files[-1:]},
-        "runtime": {"files": [{"name": n, "bytes": b} for n, b in runtime_files],
-                    "bytes": sum(b for _, b in runtime_files)},
+        "runtime": {
+            "files": [{"name": n, "bytes": b} for n, b in runtime_files],
+            "bytes": sum(b for _, b in runtime_files),
+        },
         "descriptors": fds | {"total": sum(fds.values()), "limit": hard % NO_LIMIT or None},
-        "addresses": {"start": spans[0][0], "end": spans[-1][1],
-                      "reserved": sum(b - a for a, b, _ in spans)} if spans else None,
+        "addresses": {
+            "start": spans[0][0],
+            "end": spans[-1][1],
+            "reserved": sum(b - a for a, b, _ in spans),
+        }
+        if spans
+        else None,
         "dma_entries": r.dma_entries(),
         "limits": r.limits(),
         "seconds": round(bytes_ / rate + (0 if o.no_huge else mapped * each), 4),
         "measured": {"bytes_per_second": round(rate), "seconds_per_file": round(each, 7)},
-    }  # fmt: skip
+    }
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -163,9 +180,13 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--build", choices=layout.BUILDS, help="of EAL (that of this machine)")
     p.add_argument("--pid", type=int, help="with that process's limits, mounts and groups")
     p.add_argument(
-        "--for-peer", type=int, action="append", default=[], metavar="PID",
+        "--for-peer",
+        type=int,
+        action="append",
+        default=[],
+        metavar="PID",
         help="name a --base-virtaddr that is free here and there; may be given more than once",
-    )  # fmt: skip
+    )
     p.add_argument("--json", action="store_true", help="everything, as pyeal.plan/1")
 
 
@@ -217,8 +238,11 @@ def shown(f: dict[str, Any], e: EalError | None) -> str:
     rows.append(("release", f"{f['release']}, {f['mode']}, IOVA as {f['iova_mode']}"))
     for p in f["pages"]:
         if p["n"]:
-            free = [x["allows"] for x in f["limits"] if x["link"] == "pool"
-                    and (x["page_sz"], x["node"]) == (p["page_sz"], p["node"])]  # fmt: skip
+            free = [
+                x["allows"]
+                for x in f["limits"]
+                if x["link"] == "pool" and (x["page_sz"], x["node"]) == (p["page_sz"], p["node"])
+            ]
             of = f" of {free[0]:,} free" if free else ""
             rows.append(("pages", f"node {p['node']}  {p['n']:>6,} x {size(p['page_sz'])}{of}"))
     for c in f["cleared"]:
@@ -240,8 +264,12 @@ def shown(f: dict[str, Any], e: EalError | None) -> str:
             names += " .. " + files["last"][0].rpartition("/")[2]
         rows.append(("files", f"{files['n']:,}: {names}"))
     if n := len(f["runtime"]["files"]):
-        rows.append(("" if files["n"] else "files",
-                     f"{n} of {size(f['runtime']['bytes'])} in {f['runtime_dir']}"))  # fmt: skip
+        rows.append(
+            (
+                "" if files["n"] else "files",
+                f"{n} of {size(f['runtime']['bytes'])} in {f['runtime_dir']}",
+            )
+        )
     d = f["descriptors"]
     of = f" of {d['limit']:,}" if d["limit"] else ""
     rows.append(("descriptors", f"{d['total']:,}{of}: {d['pages']:,} of pages"))

@@ -41,8 +41,9 @@ POOL_NOTE, MOUNT_NOTE = "pool", "mount"
 LAST = 2_000  # EAL's lines at the end of a log in which its last word is looked for
 CAUSE_TABLE, SIGNAL_TABLE, OTHER_TABLE = Table(CAUSES), Table(SIGNALS), Table(OTHERS)
 LOOKS = 8_000  # lines that differ
-END_WORDS = ("fatal", "panic", "exit", "emer", "init", "start", "setup", "with", "status=",
-             "dumped", "off", "crashloop")  # fmt: skip
+END_WORDS = tuple(
+    "fatal panic exit emer init start setup with status= dumped off crashloop".split()
+)
 TEMPLATES, MOST = 4096, 64  # lines that are remembered, notes of a start
 EALS_WORDS = frozenset((b"eal", b"argparse", b"panic", b"cause"))
 LAST_WORDS = frozenset((b"fatal", b"panic", b"exit", b"exited", b"exiting", b"denied"))

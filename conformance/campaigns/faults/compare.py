@@ -52,8 +52,11 @@ def ends(cases):
 def pairs(one, other):
     """The pairs of two sweeps, and how many ends of each have no partner."""
     a, b = ends(one), ends(other)
-    both = [Pair(*k, (a[k]["outcome"], b[k]["outcome"]), (a[k]["text"], b[k]["text"]))
-            for k in a if k in b]  # fmt: skip
+    both = [
+        Pair(*k, (a[k]["outcome"], b[k]["outcome"]), (a[k]["text"], b[k]["text"]))
+        for k in a
+        if k in b
+    ]
     return both, len(a) - len(both), len(b) - len(both)
 
 

@@ -173,9 +173,14 @@ class Case(NamedTuple):
     def facts(self):
         s = self.step
         facts = {"target": self.target, "mode": self.mode, "call": s.call, "n": s.n}
-        return facts | {"on": s.label} | {
-            k: getattr(self, k) for k in ("errno", "outcome", "rte_errno", "text", "left", "wrong")
-        }  # fmt: skip
+        return (
+            facts
+            | {"on": s.label}
+            | {
+                k: getattr(self, k)
+                for k in ("errno", "outcome", "rte_errno", "text", "left", "wrong")
+            }
+        )
 
 
 class Scene:
@@ -364,8 +369,13 @@ class Scene:
         """What must not have been left."""
         if step.call in tables()["stays"]:
             names = {NUMBERS.sub("N", os.path.basename(p)) for p in step.paths}
-            left = [x for x in left if NUMBERS.sub("N", os.path.basename(x)) not in names
-                    and not x.startswith("page") and not x.endswith("/")]  # fmt: skip
+            left = [
+                x
+                for x in left
+                if NUMBERS.sub("N", os.path.basename(x)) not in names
+                and not x.startswith("page")
+                and not x.endswith("/")
+            ]
         return f"left {', '.join(left)}" if left else ""
 
     @staticmethod
@@ -452,9 +462,11 @@ def cases_of(steps, every=False):
 
 def sample(items, limit):
     """That many of them, evenly spread; always the same."""
-    return items if not limit or len(items) <= limit else [
-        items[i * len(items) // limit] for i in range(limit)
-    ]  # fmt: skip
+    return (
+        items
+        if not limit or len(items) <= limit
+        else [items[i * len(items) // limit] for i in range(limit)]
+    )
 
 
 def sweep(target, modes, *, kill=False, limit=0, every=False, tick=lambda *a: None):
@@ -540,22 +552,40 @@ def progress():
 
 def main(argv):
     p = argparse.ArgumentParser(
-        prog="ci/faults", description=__doc__.partition("\n")[0],
+        prog="ci/faults",
+        description=__doc__.partition("\n")[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     known = [*MODES, *ATTACH]
     p.add_argument("--target", default="pyeal", help="pyeal[:RELEASE] or librte_eal[:RELEASE]")
-    p.add_argument("--mode", action="append", choices=known, metavar="M",
-                   help=f"one of {', '.join(known)}; may be repeated (default: all)")  # fmt: skip
+    p.add_argument(
+        "--mode",
+        action="append",
+        choices=known,
+        metavar="M",
+        help=f"one of {', '.join(known)}; may be repeated (default: all)",
+    )
     p.add_argument("--kill", action="store_true", help="SIGKILL at each call instead of errors")
-    p.add_argument("--all", action="store_true",
-                   help="each errno at every call, not at a name's first and last")  # fmt: skip
-    p.add_argument("--limit", type=int, default=0, metavar="N",
-                   help="about N cases, evenly spread, always the same")  # fmt: skip
+    p.add_argument(
+        "--all",
+        action="store_true",
+        help="each errno at every call, not at a name's first and last",
+    )
+    p.add_argument(
+        "--limit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="about N cases, evenly spread, always the same",
+    )
     p.add_argument("--json", action="store_true", help="all cases, as JSON lines")
     p.add_argument("--list", action="store_true", help="only the calls, and which are left alone")
-    p.add_argument("--compare", nargs=2, metavar=("PYEAL", "OTHER"),
-                   help="the outcomes of two sweeps, each as --json printed it")  # fmt: skip
+    p.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("PYEAL", "OTHER"),
+        help="the outcomes of two sweeps, each as --json printed it",
+    )
     o = p.parse_args(argv)
     if o.compare:
         return compared(*o.compare)
@@ -567,8 +597,9 @@ def main(argv):
         return show_steps(o.target, modes)
     cases = []
     try:
-        for case in sweep(o.target, modes, kill=o.kill, limit=o.limit, every=o.all,
-                          tick=progress()):  # fmt: skip
+        for case in sweep(
+            o.target, modes, kill=o.kill, limit=o.limit, every=o.all, tick=progress()
+        ):
             cases.append(case)
             if o.json:
                 print(json.dumps(case.facts()), flush=True)

@@ -18,8 +18,7 @@ from pyeal import layout, lcores, peers, releases
 from pyeal.vaspace import VaSpace
 
 PREFIX = "fuzz"
-RECORDED = [f"{r}-{m}" for r in ("20.11", "22.11", "24.11", "25.11")
-            for m in HUGE_FILES]  # fmt: skip
+RECORDED = [f"{r}-{m}" for r in ("20.11", "22.11", "24.11", "25.11") for m in HUGE_FILES]
 OURS = 0x500000000000  # below lies what EAL maps, above what the loader did
 EVERY = 256  # of so many answers one is compared with what fixtures/abi reads
 LIST = "base_va", "page_sz", "socket_id", "len", "external"

@@ -100,8 +100,17 @@ def make(family: Family, seed: int, i: int) -> Case:
     edits = [_edit(rng, data, fields) for _ in range(rng.choice((0, 1, 1, 1, 2, 4)))]
     size = None
     if not edits or rng.random() < 0.05:
-        size = rng.choice((0, 1, rng.randrange(len(data) + 1), len(data) - 1, len(data) + 1,
-                           len(data) * 2, rng.randrange(len(data) + 1) & -4096))  # fmt: skip
+        size = rng.choice(
+            (
+                0,
+                1,
+                rng.randrange(len(data) + 1),
+                len(data) - 1,
+                len(data) + 1,
+                len(data) * 2,
+                rng.randrange(len(data) + 1) & -4096,
+            )
+        )
     return Case(family.name, name, how, tuple(e for e in edits if e[1]), size)
 
 
@@ -112,11 +121,18 @@ def _edit(rng: random.Random, data: bytes, fields: list[tuple[int, int]]) -> tup
         at, size = rng.choice(fields)
         old = int.from_bytes(data[at : at + size], "little")
         other, n = rng.choice(fields)
-        new = rng.choice((
-            rng.choice(WORDS), old ^ 1 << rng.randrange(size * 8), old + rng.choice((-1, 1)),
-            old + rng.choice((-4096, 4096, -64, 64, 128)), old * 2, old // 2,
-            int.from_bytes(data[other : other + n], "little"), rng.getrandbits(size * 8),
-        ))  # fmt: skip
+        new = rng.choice(
+            (
+                rng.choice(WORDS),
+                old ^ 1 << rng.randrange(size * 8),
+                old + rng.choice((-1, 1)),
+                old + rng.choice((-4096, 4096, -64, 64, 128)),
+                old * 2,
+                old // 2,
+                int.from_bytes(data[other : other + n], "little"),
+                rng.getrandbits(size * 8),
+            )
+        )
         return at, (new & (1 << size * 8) - 1).to_bytes(size, "little")
     at = rng.randrange(len(data))
     match rng.randrange(5):

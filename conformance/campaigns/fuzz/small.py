@@ -215,9 +215,15 @@ class Datagrams(OnSmall):
         for release in ("20.11.10", "22.11.11", "25.11.2"):
             wire = mp.Wire(releases.get(release))
             for what, param in asks.items():
-                for name in ("mp_malloc_request", "mp_malloc_sync", "mp_malloc_response",
-                             "mp_malloc_rollback", "eal_dev_mp_request", "bus_vdev_mp",
-                             "eal_vfio_mp_sync")[: 7 if what == "sync" else 1]:  # fmt: skip
+                for name in (
+                    "mp_malloc_request",
+                    "mp_malloc_sync",
+                    "mp_malloc_response",
+                    "mp_malloc_rollback",
+                    "eal_dev_mp_request",
+                    "bus_vdev_mp",
+                    "eal_vfio_mp_sync",
+                )[: 7 if what == "sync" else 1]:
                     m = mp.Message(mp.REQ, name, param)
                     self._seeds[f"{release}:{name}-{what}"] = wire.encode(m)
         self._list = sorted(self._seeds)
@@ -236,9 +242,26 @@ class Datagrams(OnSmall):
         pad = 4 * (size == 340)
         param = 4 + pad + 64 + 8
         head = [(0, 4), (4 + pad, 8), (68 + pad, 4), (72 + pad, 4)]
-        return head + [(param + at, n) for at, n in
-                       ((0, 4), (8, 8), (16, 8), (24, 8), (32, 4), (36, 4), (40, 8), (48, 8),
-                        (56, 1), (64, 8), (72, 4))] * 2  # fmt: skip
+        return (
+            head
+            + [
+                (param + at, n)
+                for at, n in (
+                    (0, 4),
+                    (8, 8),
+                    (16, 8),
+                    (24, 8),
+                    (32, 4),
+                    (36, 4),
+                    (40, 8),
+                    (48, 8),
+                    (56, 1),
+                    (64, 8),
+                    (72, 4),
+                )
+            ]
+            * 2
+        )
 
     def read(self, case: Case) -> None:
         small = self.small(case.seed.partition(":")[0])

@@ -29,8 +29,10 @@ class Row:
 
     def line(self, done: int, counts: engine.Counts, found: int) -> str:
         took = max(time.monotonic() - self.begun, 1e-3)
-        return (f"{self.name:14} {done:>8,} {counts.refused:>9,} {counts.read:>9,} {found:>6,}"
-                f" {took:>7.1f} s {done / took:>7,.0f}/s")  # fmt: skip
+        return (
+            f"{self.name:14} {done:>8,} {counts.refused:>9,} {counts.read:>9,} {found:>6,}"
+            f" {took:>7.1f} s {done / took:>7,.0f}/s"
+        )
 
     def tell(self, counts: engine.Counts, found: int) -> None:
         if self.live:

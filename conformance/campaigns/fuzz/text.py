@@ -14,21 +14,19 @@ from pyeal.look.fake_host import FakeHost
 from pyeal.look.pools import all_pools
 from pyeal.releases import RELEASES
 
-# fmt: off
 PROC = {  # beside what the fake hosts have
     "cpuinfo": "processor\t: 0\nmodel name\t: Some CPU @ 2.10GHz\nflags\t\t: fpu pdpe1gb\n"
-               "bogomips\t: 4199.99\nclflush size\t: 64\n\nprocessor\t: 1\nbogomips\t: 4199.99\n",
+    "bogomips\t: 4199.99\nclflush size\t: 64\n\nprocessor\t: 1\nbogomips\t: 4199.99\n",
     "locks": "1: FLOCK  ADVISORY  READ  2187 00:1b:1277 0 EOF\n"
-             "2: POSIX  ADVISORY  WRITE 2187 00:1b:1276 144 17551\n"
-             "2: -> POSIX  ADVISORY  WRITE 2190 00:1b:1276 144 17551\n"
-             "3: OFDLCK ADVISORY  READ  -1 00:06:1028 0 EOF\n",
+    "2: POSIX  ADVISORY  WRITE 2187 00:1b:1276 144 17551\n"
+    "2: -> POSIX  ADVISORY  WRITE 2190 00:1b:1276 144 17551\n"
+    "3: OFDLCK ADVISORY  READ  -1 00:06:1028 0 EOF\n",
     "self/maps": "00400000-00401000 r--p 00000000 08:01 41 /usr/bin/python3.11\n"
-                 "100000000-100007000 rw-s 00000000 00:1b 1276 /run/dpdk/rte/config\n"
-                 "100200000-500200000 ---p 00000000 00:00 0 \n"
-                 "7f0000000000-7f0000021000 rw-p 00000000 00:00 0 \n"
-                 "7ffc2a000000-7ffc2a021000 rw-p 00000000 00:00 0          [stack]\n",
+    "100000000-100007000 rw-s 00000000 00:1b 1276 /run/dpdk/rte/config\n"
+    "100200000-500200000 ---p 00000000 00:00 0 \n"
+    "7f0000000000-7f0000021000 rw-p 00000000 00:00 0 \n"
+    "7ffc2a000000-7ffc2a021000 rw-p 00000000 00:00 0          [stack]\n",
 }
-# fmt: on
 NAMES = "hugepages-", "node", "cpu"  # what the kernel numbers: their entries are also mutated
 AT = 0x100000000, 1 << 21
 U64 = 1 << 64

@@ -108,8 +108,10 @@ def replayed(chosen, jobs=1):
                 run = subprocess.Popen(
                     [sys.executable, "-P", "-m", "pytest", *argv],
                     env=os.environ | {"PYTHONPATH": str(SUITE.parent)},
-                    stdout=out, stderr=out, pass_fds=[tell],
-                )  # fmt: skip
+                    stdout=out,
+                    stderr=out,
+                    pass_fds=[tell],
+                )
                 os.close(tell)
                 try:
                     with open(told) as lines:

@@ -102,9 +102,16 @@ def program(request, release):
         name, *args = argv
         argv = request.node.tree.command(eal.box, name, f"--file-prefix={eal.prefix}", *args)
         try:
-            done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, timeout=limit, text=True,
-                                  errors="replace", env=os.environ | (env or {}))  # fmt: skip
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=limit,
+                text=True,
+                errors="replace",
+                env=os.environ | (env or {}),
+            )
         except subprocess.TimeoutExpired as e:
             raise Failed(name, f"over {limit} s", (e.stdout or b"").decode()) from None
         if done.returncode not in good:
@@ -137,8 +144,9 @@ class Prompt:
         self.prompt, self.box, self.prefix, self.limit = prompt, box, prefix, limit
         self.text = ""
         self.fd, terminal = pty.openpty()
-        self.popen = subprocess.Popen(argv, bufsize=0, stdin=subprocess.PIPE, stdout=terminal,
-                                      stderr=terminal)  # fmt: skip
+        self.popen = subprocess.Popen(
+            argv, bufsize=0, stdin=subprocess.PIPE, stdout=terminal, stderr=terminal
+        )
         os.close(terminal)
         self.pid = self.popen.pid
         self._until_prompt(0)
@@ -204,8 +212,18 @@ def prompt(request, release, make_box, prefix):
         cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
         # legacy memory in pieces has no room for testpmd's ports: one run whatever the pool is like
         whole = ["--iova-mode=va"] if mode == "legacy" else []
-        argv = [program, *MODES[mode], *whole, "-l", cpus, "-m", str(mb), "--no-telemetry",
-                f"--file-prefix={name}", *args]  # fmt: skip
+        argv = [
+            program,
+            *MODES[mode],
+            *whole,
+            "-l",
+            cpus,
+            "-m",
+            str(mb),
+            "--no-telemetry",
+            f"--file-prefix={name}",
+            *args,
+        ]
         made.append(Prompt(word, request.node.tree.command(box, *argv), box, name))
         return made[-1]
 
@@ -242,15 +260,21 @@ class Switch:
         self.socket = f"{self.HOME}/db.sock"
         try:
             self._start("/usr/sbin/ovsdb-server", db, f"--remote=punix:{self.socket}")
-            options = {"init": "true", "socket-mem": mb // 4, "socket-limit": mb, "lcore-mask": "1",
-                       "extra": "--no-pci --no-telemetry --in-memory"}  # fmt: skip
-            self._set("Open_vSwitch", ".",
-                      *(f'other_config:dpdk-{k}="{v}"' for k, v in options.items()))  # fmt: skip
+            options = {
+                "init": "true",
+                "socket-mem": mb // 4,
+                "socket-limit": mb,
+                "lcore-mask": "1",
+                "extra": "--no-pci --no-telemetry --in-memory",
+            }
+            self._set(
+                "Open_vSwitch", ".", *(f'other_config:dpdk-{k}="{v}"' for k, v in options.items())
+            )
             self.popen = self._start(f"{self.LIB}/ovs-vswitchd-dpdk", f"unix:{self.socket}")
             self.pid = self.popen.pid
-            self.vsctl("add-br", "br", "--", "set", "bridge", "br", "datapath_type=netdev", "--",
-                       "add-port", "br", "p", "--", "set", "interface", "p", "type=dpdk",
-                       "options:dpdk-devargs=net_null0")  # fmt: skip
+            bridge = "add-br br -- set bridge br datapath_type=netdev"
+            port = "add-port br p -- set interface p type=dpdk options:dpdk-devargs=net_null0"
+            self.vsctl(*f"{bridge} -- {port}".split())
         except BaseException:
             self.close()
             raise
@@ -271,14 +295,20 @@ class Switch:
         with open(self.log, "ab") as f:
             control = f"--unixctl={self.HOME}/{program.rpartition('/')[2]}.ctl"
             argv = self.tree.run(self.box, program, *args, control)
-            p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=f, stderr=f,
-                                 env=os.environ | self.ENV)  # fmt: skip
+            p = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=f, stderr=f, env=os.environ | self.ENV
+            )
         self.made.append(p)
         return p
 
     def _do(self, *argv):
-        done = subprocess.run(self.tree.run(self.box, *argv), capture_output=True, text=True,
-                              timeout=40, env=os.environ | self.ENV)  # fmt: skip
+        done = subprocess.run(
+            self.tree.run(self.box, *argv),
+            capture_output=True,
+            text=True,
+            timeout=40,
+            env=os.environ | self.ENV,
+        )
         if done.returncode:
             log = self.log.read_text() if self.log.exists() else ""
             raise Failed(argv[0], ending(done.returncode), log + done.stderr)
@@ -309,8 +339,14 @@ def switch(request, release, make_box, tmp_path):
 def beside(start, release):
     def beside(pmd, role="secondary"):
         kind = ["--proc-type=secondary"] if role == "secondary" else []
-        eal = start(*kind, mode="dynmem", box=pmd.box, prefix=pmd.prefix, init=False,
-                    target=f"pyeal:{release}")  # fmt: skip
+        eal = start(
+            *kind,
+            mode="dynmem",
+            box=pmd.box,
+            prefix=pmd.prefix,
+            init=False,
+            target=f"pyeal:{release}",
+        )
         return eal.init(verb="observe" if role == "observer" else "init")
 
     return beside

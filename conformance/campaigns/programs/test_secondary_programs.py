@@ -11,9 +11,9 @@ from conformance import HUGE_FILES, modes, needs
 
 # tests that allocate; some need more than there is, or what only a primary may do
 OTHERS = (
-    "external_mem", "mempool", "ring", "stack", "hash", "thash", "efd", "lpm", "lpm6", "rib", "fib",
-    "mbuf", "event_ring", "func_reentrancy", "multiprocess", "tailq", "service",
-)  # fmt: skip
+    "external_mem mempool ring stack hash thash efd lpm lpm6 rib fib mbuf event_ring "
+    "func_reentrancy multiprocess tailq service"
+).split()
 
 
 @needs(pages={"2M": 32})
@@ -24,11 +24,19 @@ def test_dpdk_test(host, program, autotest, mode, evidence):
     eal = host()
     before = eal.segments()
     begun = time.monotonic()
-    said = program(eal, "dpdk-test", "--proc-type=secondary", "-l", "0",
-                   env={"DPDK_TEST": f"{autotest}_autotest"})  # fmt: skip
+    said = program(
+        eal,
+        "dpdk-test",
+        "--proc-type=secondary",
+        "-l",
+        "0",
+        env={"DPDK_TEST": f"{autotest}_autotest"},
+    )
     took, after = time.monotonic() - begun, eal.segments()
-    evidence(f"{said.split('Test OK')[0].count(chr(10))} lines, {len(before)} segments before, "
-             f"{len(after)} after, {took:.2f} s")  # fmt: skip
+    evidence(
+        f"{said.split('Test OK')[0].count(chr(10))} lines, {len(before)} segments before, "
+        f"{len(after)} after, {took:.2f} s"
+    )
 
     assert "Test OK" in said
     assert after == before
@@ -75,8 +83,14 @@ def test_twenty_attach_in_a_row(host, program, mode, evidence):
     files, before = eal.run_files(), eal.config().malloc_heaps[0].alloc_count
     for _ in range(20):
         begun = time.monotonic()
-        program(eal, "dpdk-test", "--proc-type=secondary", "-l", "0",
-                env={"DPDK_TEST": "version_autotest"})  # fmt: skip
+        program(
+            eal,
+            "dpdk-test",
+            "--proc-type=secondary",
+            "-l",
+            "0",
+            env={"DPDK_TEST": "version_autotest"},
+        )
         took.append(time.monotonic() - begun)
     left = set(eal.run_files()) - set(files)
     evidence(f"{statistics.median(took):.3f} s each, {max(took):.3f} s at most, {len(left)} files")

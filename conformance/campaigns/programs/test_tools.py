@@ -64,8 +64,11 @@ def test_tools_see_open_vswitch_in_memory(switch, release, tmp_path, evidence):
     (ps,) = [e for e in pyeal("ps")["eals"] if e["pid"] == ovs.pid]
     got = pyeal("inspect", ovs.pid, "--elements")
     drawn = pyeal("map", ovs.pid)
-    said = {name: bad for name in ("ps", "inspect", "map") if (
-        bad := calls([name, *[ovs.pid] * (name != "ps"), "--json"], tmp_path)[1])}  # fmt: skip
+    said = {
+        name: bad
+        for name in ("ps", "inspect", "map")
+        if (bad := calls([name, *[ovs.pid] * (name != "ps"), "--json"], tmp_path)[1])
+    }
     bytes_ = sum(m.huge for m in proc.smaps(ovs.pid))
     runs = [r for ml in got["lists"] for r in ml["runs"]]
     zones = {z["Name"] for z in got["memzones"]}

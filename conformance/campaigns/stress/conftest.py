@@ -18,12 +18,22 @@ EVERY = 2.0  # seconds between lines of progress
 
 def pytest_addoption(parser):
     group = parser.getgroup("stress")
-    group.addoption("--stress-seconds", type=float, default=20, metavar="S",
-                    help="how long each scenario walks (default 20)")  # fmt: skip
-    group.addoption("--seed", type=int, metavar="N",
-                    help="where the walk's choices start: as a failure printed it")  # fmt: skip
-    group.addoption("--steps", metavar="FILE",
-                    help="replay this list of steps (JSON), as a failure printed it")  # fmt: skip
+    group.addoption(
+        "--stress-seconds",
+        type=float,
+        default=20,
+        metavar="S",
+        help="how long each scenario walks (default 20)",
+    )
+    group.addoption(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="where the walk's choices start: as a failure printed it",
+    )
+    group.addoption(
+        "--steps", metavar="FILE", help="replay this list of steps (JSON), as a failure printed it"
+    )
 
 
 def pytest_collection_modifyitems(config, items):
@@ -38,8 +48,10 @@ def stress(request, start, join, make_box, capsys, evidence):
     config = request.config
 
     def stress(deadly):
-        kinds = {config.stash[key].target: config.getoption(option) or config.getoption("target")
-                 for key, option in _targets()}  # fmt: skip
+        kinds = {
+            config.stash[key].target: config.getoption(option) or config.getoption("target")
+            for key, option in _targets()
+        }
         box = make_box({"2M": PAGES})
         seconds, begun = config.getoption("stress_seconds"), time.monotonic()
         seed, steps = config.getoption("seed"), None
@@ -57,8 +69,12 @@ def stress(request, start, join, make_box, capsys, evidence):
                 shown = now
                 with capsys.disabled():
                     n = sum(world.counts.values())
-                    print(f"\n{now - begun:5.0f} s  round {round}  step {n}  {world.status()}",
-                          end="", file=sys.stderr, flush=True)  # fmt: skip
+                    print(
+                        f"\n{now - begun:5.0f} s  round {round}  step {n}  {world.status()}",
+                        end="",
+                        file=sys.stderr,
+                        flush=True,
+                    )
             return now - begun < seconds
 
         walk = Walk(world, seed, deadly, steps)

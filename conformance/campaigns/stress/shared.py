@@ -168,8 +168,11 @@ class Shared:
             must_be(f"{what}: heap", hex(e.heap), hex(at))
             must_be(f"{what}: prev", hex(e.prev), hex(before))
             lst, _ = self.where(va)
-            must_be(f"{what}: list", hex(e.msl),
-                    hex(self.at + self._place("memsegs", "rte_memseg_list", lst)))  # fmt: skip
+            must_be(
+                f"{what}: list",
+                hex(e.msl),
+                hex(self.at + self._place("memsegs", "rte_memseg_list", lst)),
+            )
             if e.size < self.header + LINE or e.size % LINE:
                 raise Inconsistent(f"{what}: size {e.size}")
             if e.state & 7 not in (FREE, BUSY):

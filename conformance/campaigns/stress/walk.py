@@ -8,8 +8,17 @@ from conformance.campaigns.stress.world import PAGE, World
 
 SECONDARIES = "ABC"
 # what is done how often
-STEPS = {"malloc": 30, "free": 20, "together": 16, "write": 5, "attach": 9, "close": 4, "kill": 4,
-         "pages": 3, "back": 3}  # fmt: skip
+STEPS = {
+    "malloc": 30,
+    "free": 20,
+    "together": 16,
+    "write": 5,
+    "attach": 9,
+    "close": 4,
+    "kill": 4,
+    "pages": 3,
+    "back": 3,
+}
 DEADLY = {"die": 12}
 ENDINGS = "tidy", "anyhow", "dead primary"
 CROWDED = 36  # areas from which on more is freed than taken

@@ -188,9 +188,10 @@ class Room:
         binds = fake_host.build(self.folder, {size: pages}, show=[fake_host.GLOBAL])
         mine = {size: pages} if pages else {}
         self.box = boxes.Box(
-            {} if in_memory else mine, lease=mine if in_memory else {},
+            {} if in_memory else mine,
+            lease=mine if in_memory else {},
             binds=binds,
-        )  # fmt: skip
+        )
         if os.stat(host.RUN).st_dev == os.stat(self.folder).st_dev:  # as on this machine
             self.run_dir = self.folder / "run"
             self.run_dir.mkdir(mode=0o700)
@@ -198,13 +199,19 @@ class Room:
         self.env = {"PATH": os.defpath} | self.box.environment()
         self.spawner = subprocess.Popen(
             [*self.box.enter, sys.executable, "-I", "-S", HERE / "spawn.py"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def run(self, arm, args=(), cpus=None, text="", quiet=QUIET):
         """The arm's program to its end; text "c" has the EAL clean up before."""
-        request = {"argv": [*map(str, arm.argv), *map(str, args), *quiet], "env": self.env,
-                   "cpus": cpus, "input": text}  # fmt: skip
+        request = {
+            "argv": [*map(str, arm.argv), *map(str, args), *quiet],
+            "env": self.env,
+            "cpus": cpus,
+            "input": text,
+        }
         self.spawner.stdin.write(json.dumps(request) + "\n")
         self.spawner.stdin.flush()
         answer = json.loads(self.spawner.stdout.readline() or '{"rc": "no answer", "err": ""}')
@@ -226,8 +233,14 @@ class Room:
     def hold(self, arm, args):
         """The arm's EAL, initialised, until the room is closed."""
         argv = [*self.box.enter, *boxes.lifeline(), *arm.argv, *args, *QUIET]
-        p = subprocess.Popen(list(map(str, argv)), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                             stderr=subprocess.DEVNULL, env=self.env, text=True)  # fmt: skip
+        p = subprocess.Popen(
+            list(map(str, argv)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=self.env,
+            text=True,
+        )
         self.held.append(p)
         if '"rc": 0' not in p.stdout.readline():
             raise Failed(f"{shlex.join(map(str, argv))}: no primary")

@@ -63,7 +63,7 @@ ROWS = [
         0.5),
     Row("import", "import pyeal with its EAL over a bare interpreter, cpu", "import", None,
         "process-cpu", "bare", 10, unit="ms"),
-]  # fmt: skip
+]
 
 
 def judge(row, found, own=False, why=""):
@@ -79,7 +79,7 @@ def judge(row, found, own=False, why=""):
     said = {
         "id": row.id, "work": row.text, "unit": row.unit, "target": limit,
         "floor": None if own else row.floor, "here": None, "pages": pages, "over": row.over,
-    }  # fmt: skip
+    }
     if row.over == "":
         over = [0.0] * len(of or ())
     if not of or not over:

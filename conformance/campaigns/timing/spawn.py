@@ -32,10 +32,13 @@ def run(argv, env, cpus, text, files):
         f.seek(0)
     out, err = (f.read().decode(errors="replace") for f in files[1:])
     return {
-        "rc": os.waitstatus_to_exitcode(status), "wall": wall,
-        "cpu": used.ru_utime + used.ru_stime, "waits": used.ru_nvcsw,
-        "out": out, "err": err[-2000:],
-    }  # fmt: skip
+        "rc": os.waitstatus_to_exitcode(status),
+        "wall": wall,
+        "cpu": used.ru_utime + used.ru_stime,
+        "waits": used.ru_nvcsw,
+        "out": out,
+        "err": err[-2000:],
+    }
 
 
 def come_first():

@@ -120,10 +120,13 @@ def inspecting(rig, _, pages, n):
         look = Arm("", (sys.executable, "-I", "-c", script, "inspect", "timing"), "")
         theirs = room.program("dpdk-proc-info")
         args = ["--no-pci", "--file-prefix=timing", "--", "-m"]
-        return rounds(n, {
-            (rig.target.label, ALL): lambda r: room.run(look, quiet=[]),
-            ("proc-info", ALL): lambda r: room.run(theirs, args, quiet=[]),
-        })  # fmt: skip
+        return rounds(
+            n,
+            {
+                (rig.target.label, ALL): lambda r: room.run(look, quiet=[]),
+                ("proc-info", ALL): lambda r: room.run(theirs, args, quiet=[]),
+            },
+        )
 
 
 START = "memory-cpu", "memory-wall", "init-wall", "process-wall"

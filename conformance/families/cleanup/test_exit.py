@@ -63,9 +63,16 @@ def test_a_leak_keeps_the_pages_of_its_run(start, evidence):
 
 @requirement("CLEAN-004")
 @needs(pages={"2M": 3}, release=">=22.11")
-@pytest.mark.parametrize(("args", "stays"), [
-    (["--legacy-mem"], True), (["--huge-unlink=never"], True), (["--huge-unlink=always"], False),
-    (["--in-memory"], False)], ids=["legacy", "never", "always", "in-memory"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("args", "stays"),
+    [
+        (["--legacy-mem"], True),
+        (["--huge-unlink=never"], True),
+        (["--huge-unlink=always"], False),
+        (["--in-memory"], False),
+    ],
+    ids=["legacy", "never", "always", "in-memory"],
+)
 def test_some_modes_leave_their_page_files(start, args, stays, evidence):
     """Legacy mode and `never` do; `always` and in-memory mode have none to leave."""
     eal = start("-m", "4", *args)

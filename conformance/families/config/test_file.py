@@ -153,8 +153,10 @@ def test_magic_is_the_last_word_of_the_start(start, mode, evidence):
     before = late.decode.config((run / "config").read_bytes())
     late.close()
     after = start("-m", "2").config()
-    evidence(f"magic {before.magic:#x}, then {after.magic:#x}; {before.memsegs[0].memseg_arr.count}"
-             f" pages and {before.malloc_heaps[0].alloc_count} areas at that time")  # fmt: skip
+    evidence(
+        f"magic {before.magic:#x}, then {after.magic:#x}; {before.memsegs[0].memseg_arr.count}"
+        f" pages and {before.malloc_heaps[0].alloc_count} areas at that time"
+    )
 
     assert before.malloc_heaps[0].alloc_count == after.malloc_heaps[0].alloc_count > 0
     assert before.tsc_hz > 0

@@ -95,8 +95,11 @@ def test_tail_of_the_config_is_the_same_in_all_releases(start, mode, evidence):
     assert at(data, 25280, "i") == 256
     assert at(data, 25288, "Q") == mapped.start
     assert (at(data, 25296), at(data, 25300)) == {
-        "dynmem": (0, 0), "single-file": (0, 1), "legacy": (1, 0), "no-huge": (1, 0)
-    }[mode]  # fmt: skip
+        "dynmem": (0, 0),
+        "single-file": (0, 1),
+        "legacy": (1, 0),
+        "no-huge": (1, 0),
+    }[mode]
     assert 10**8 < at(data, 25304, "Q") < 10**11
     assert (asked, before[25312], data[25312]) == (0, 0, 40)
     assert not any(data[25313:])
@@ -219,8 +222,10 @@ def test_tail_queues_stand_in_the_order_of_their_registration(start, mode, evide
     evidence(f"{[name.rstrip(bytes(1)) for *_, name in slots]}")
 
     assert [(first, name.rstrip(b"\0")) for first, _, name in slots] == [
-        (0, b"RTE_RING"), (0, b"MINE"), (0, b"")
-    ]  # fmt: skip
+        (0, b"RTE_RING"),
+        (0, b"MINE"),
+        (0, b""),
+    ]
     assert [last for _, last, _ in slots] == [base + at, base + at + 48, slots[2][1]]
 
 

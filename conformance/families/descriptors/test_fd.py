@@ -109,8 +109,11 @@ def test_what_has_no_descriptor_is_refused(start, mode, evidence):
     segs = eal.segments()
     mine = next(m for m in eal.lists() if m.index == segs[0].list)
     external = eal.extmem_register(2 * MB, 2 * MB)
-    seen = {"NULL": eal.fd(0), "foreign": eal.fd(segs[0].addr, foreign=True),
-            "external": eal.fd(external.va)}  # fmt: skip
+    seen = {
+        "NULL": eal.fd(0),
+        "foreign": eal.fd(segs[0].addr, foreign=True),
+        "external": eal.fd(external.va),
+    }
     wanted = {"NULL": "EINVAL", "foreign": "EINVAL", "external": "ENOTSUP"}
 
     if mode in HUGE_FILES:

@@ -67,10 +67,12 @@ def expected(h, release):
     return [
         e
         for e in h.expects
-        if fake_host.holds(e.releases, release) and not e.hangs and e.max_sizes in (None, most)
+        if fake_host.holds(e.releases, release)
+        and not e.hangs
+        and e.max_sizes in (None, most)
         and (sizes >= set(e.counts) or "--in-memory" in e.args)
         and ("--legacy-mem" not in e.args or sum(sz * n[1] for sz, n in e.counts.items()) < 1 << 47)
-    ]  # fmt: skip
+    ]
 
 
 @requirement("HPI-029")
@@ -100,8 +102,10 @@ def test_on_every_described_host_the_same_is_found(start, described, name, evide
             refused = error
         if file.exists():
             records = [[r.hugepage_sz, r.hugedir, *r.num_pages] for r in eal.hugepage_info()]
-        evidence(f"{' '.join(e.args) or '(no arguments)'}: "
-                 f"{refused.text if refused else [r[:6] for r in records]}")  # fmt: skip
+        evidence(
+            f"{' '.join(e.args) or '(no arguments)'}: "
+            f"{refused.text if refused else [r[:6] for r in records]}"
+        )
 
         if e.fails or not e.locks:
             assert refused and refused.errno == errno.EACCES

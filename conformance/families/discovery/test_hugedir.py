@@ -45,19 +45,25 @@ def test_directory_is_locked_from_counting_to_the_last_page(start, mode, machine
     calls = trace.stop()
     after = eal.locks(at)
 
-    took = next(i for i, c in enumerate(calls)
-                if c.name == "flock" and box.hugedir("2M") + ">" in c.args[0])  # fmt: skip
+    took = next(
+        i for i, c in enumerate(calls) if c.name == "flock" and box.hugedir("2M") + ">" in c.args[0]
+    )
     fd = calls[took].args[0]
     opened = next(
         c for c in calls[took::-1] if c.name == "openat" and c.ret == int(fd.split("<")[0])
     )
     page = '"seg_' if mode == "in-memory" else f"{eal.prefix}map_"
     counted = [i for i, c in enumerate(calls) if "free_hugepages" in c.text]
-    made = [i for i, c in enumerate(calls)
-            if c.name in ("openat", "memfd_create") and any(page in a for a in c.args)]  # fmt: skip
-    gave = next(i for i, c in enumerate(calls)
-                if i > took and c.args[0] == fd
-                and (c.name == "close" or "LOCK_UN" in c.args[1]))  # fmt: skip
+    made = [
+        i
+        for i, c in enumerate(calls)
+        if c.name in ("openat", "memfd_create") and any(page in a for a in c.args)
+    ]
+    gave = next(
+        i
+        for i, c in enumerate(calls)
+        if i > took and c.args[0] == fd and (c.name == "close" or "LOCK_UN" in c.args[1])
+    )
     evidence(f"waited: {waits}; lock {took}, counters {counted[0]}, pages {made}, unlock {gave}")
 
     assert [(x.kind, x.mode) for x in waits] == [("FLOCK", "WRITE")] and still
@@ -134,10 +140,15 @@ def test_kept_files_count_as_pages_of_node_0(kept, machine, evidence):
 @modes("dynmem", "legacy")
 @pytest.mark.parametrize(
     ("word", "meant"),
-    [(None, "existing"), ("=existing", "existing"), ("", "always"), ("=always", "always"),
-     ("=never", "never")],
+    [
+        (None, "existing"),
+        ("=existing", "existing"),
+        ("", "always"),
+        ("=always", "always"),
+        ("=never", "never"),
+    ],
     ids=["none", "existing", "bare", "always", "never"],
-)  # fmt: skip
+)
 def test_huge_unlink_says_which_files_stay(start, mode, machine, word, meant, evidence):
     """Stale files, page files while EAL runs, and after it; any other word is refused.
 

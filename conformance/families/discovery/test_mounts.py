@@ -52,8 +52,13 @@ def test_huge_dir_is_a_mount_point_or_below_one(start, machine, into, evidence):
     top = "/run/hugepages/2M"
     box = machine({"2M": {"free": 2}}, {"2M": 2}, mounts=[("2M", f"{top}/deep", TWO_PAGES)])
     box.sh(f"mkdir -p {top}/a/b {top}/deep/c {top}b")
-    at = {"equal": top, "below": f"{top}/a/b", "nested": f"{top}/deep/c",
-          "missing": f"{top}/none", "beside": f"{top}b"}[into]  # fmt: skip
+    at = {
+        "equal": top,
+        "below": f"{top}/a/b",
+        "nested": f"{top}/deep/c",
+        "missing": f"{top}/none",
+        "beside": f"{top}b",
+    }[into]
     eal = start("-m", "2", f"--huge-dir={at}", box=box, init=False)
     if into in ("missing", "beside"):
         refused = eal.refused()

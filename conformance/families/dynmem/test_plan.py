@@ -144,8 +144,9 @@ def test_too_much_memory_is_refused_with_both_numbers(start, make_box, mode, tmp
     box = make_box(lease={"2M": 4}) if mode == "in-memory" else make_box({"2M": 4}, binds=binds)
     eal = start("-m", "200000", box=box, init=False)
     refusal = eal.refused()
-    said = re.search(r"Not enough memory available! Requested: (\d+)MB, available: (\d+)MB",
-                     refusal.log)  # fmt: skip
+    said = re.search(
+        r"Not enough memory available! Requested: (\d+)MB, available: (\d+)MB", refusal.log
+    )
     evidence(said and said[0])
 
     assert refusal.errno == errno.ENOMEM
@@ -190,8 +191,9 @@ def test_bigger_sizes_and_lower_nodes_come_first(start, make_box, mode, tmp_path
     binds = fake_host.build(tmp_path, {"1G": [1, 1], "2M": [4, 4]}, {0: "0", 1: "1"})
     pages = {"2M": 4, "1G": 1}
     lease = {"lease": pages} if mode == "in-memory" else {"pages": pages}
-    eal = start("-l", "0,1", "--socket-mem", "1026,2", box=make_box(binds=binds, **lease),
-                init=False)  # fmt: skip
+    eal = start(
+        "-l", "0,1", "--socket-mem", "1026,2", box=make_box(binds=binds, **lease), init=False
+    )
     eal.refused()  # no real page lies on node 1
     evidence(planned(eal))
 

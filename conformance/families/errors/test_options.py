@@ -119,11 +119,14 @@ def test_a_file_prefix_is_part_of_a_name(start, prefix, evidence):
 @requirement("ERR-008")
 @needs(pages={"2M": 2})
 @modes("dynmem", "legacy")
-@pytest.mark.parametrize(("path", "no"), [
-    pytest.param("", errno.EINVAL, id="empty"),
-    pytest.param("/run/nowhere", errno.EACCES, id="missing"),
-    pytest.param("/run", errno.EACCES, id="tmpfs"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "no"),
+    [
+        pytest.param("", errno.EINVAL, id="empty"),
+        pytest.param("/run/nowhere", errno.EACCES, id="missing"),
+        pytest.param("/run", errno.EACCES, id="tmpfs"),
+    ],
+)
 def test_huge_dir_is_a_mounted_hugetlbfs(start, path, no, evidence):
     """Nothing is no option; what is not there, or no hugetlbfs, leaves no page."""
     e = start("-m", "2", f"--huge-dir={path}", init=False).refused()

@@ -16,8 +16,9 @@ SYNC = struct.Struct("<i60xQi4x")  # t, id, result of 80 bytes
 
 def socket_of(eal):
     """Path of the socket that an EAL is spoken to by."""
-    name, = eal.run_files("mp_socket" if "--proc-type=secondary" not in eal.args
-                          else f"mp_socket_{eal.pid}_*")  # fmt: skip
+    (name,) = eal.run_files(
+        "mp_socket" if "--proc-type=secondary" not in eal.args else f"mp_socket_{eal.pid}_*"
+    )
     return f"{eal.runtime_dir}/{name}"
 
 

@@ -37,10 +37,15 @@ def test_searches_say_why_there_is_no_answer(eal, evidence):
         return getattr(a, fn)(*args), a.errno
 
     found = {  # entry 65 and on are free, 1 to 62 are, 64 and 63 are used
-        "find_next_used": (65,), "find_next_n_used": (0, 3), "find_prev_n_used": (99, 3),
-        "find_next_n_free": (90, 11), "find_prev_n_free": (9, 11), "find_biggest_used": (65,),
-        "find_prev_free": (0,), "find_rev_biggest_free": (0,),
-    }  # fmt: skip
+        "find_next_used": (65,),
+        "find_next_n_used": (0, 3),
+        "find_prev_n_used": (99, 3),
+        "find_next_n_free": (90, 11),
+        "find_prev_n_free": (9, 11),
+        "find_biggest_used": (65,),
+        "find_prev_free": (0,),
+        "find_rev_biggest_free": (0,),
+    }
     nothing = {fn: ask(fn, *args) for fn, args in found.items()}
     evidence("; ".join(f"{fn}{found[fn]} {seen[1]}" for fn, seen in nothing.items()))
 

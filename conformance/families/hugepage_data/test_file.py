@@ -186,8 +186,10 @@ def test_a_reader_stops_at_the_first_record_of_no_size(start, join, evidence):
     evidence(f"{found}")
 
     assert list(found.values()) == [
-        first[6].rstrip(b"\0").decode(), "", last[6].rstrip(b"\0").decode()
-    ]  # fmt: skip
+        first[6].rstrip(b"\0").decode(),
+        "",
+        last[6].rstrip(b"\0").decode(),
+    ]
 
 
 @requirement("HPD-011")

@@ -85,15 +85,18 @@ def test_option_overrides_the_choice(start, mode, iommu, evidence):
         pa = start("-m", "2", "--iova-mode=pa", box=group)
         chosen["pa"] = pa.iova_mode
         pa.close()
-    refused = {w: start("-m", "2", box=group, init=False).refused(f"--iova-mode={w}")
-               for w in ("PA", "dc")}  # fmt: skip
+    refused = {
+        w: start("-m", "2", box=group, init=False).refused(f"--iova-mode={w}") for w in ("PA", "dc")
+    }
     said = [line for line in refused["dc"].log.splitlines() if "iova" in line]
     evidence(f"{chosen}; {said}")
 
     assert chosen == {w: w.upper() for w in chosen}
     assert {e.errno for e in refused.values()} == {errno.EINVAL}
-    assert any("invalid parameters for --iova-mode" in line
-               or "invalid iova mode parameter 'dc'" in line for line in said)  # fmt: skip
+    assert any(
+        "invalid parameters for --iova-mode" in line or "invalid iova mode parameter 'dc'" in line
+        for line in said
+    )
 
 
 @requirement("IOVA-004")
@@ -105,8 +108,7 @@ def test_pa_without_frame_numbers_is_refused(start, evidence):
     evidence(f"errno {refused.errno}")
 
     assert refused.errno == errno.EINVAL
-    assert ("Cannot use IOVA as 'PA' since physical addresses are not available"
-            in refused.log)  # fmt: skip
+    assert "Cannot use IOVA as 'PA' since physical addresses are not available" in refused.log
 
 
 @requirement("IOVA-005")

@@ -96,8 +96,7 @@ def test_no_huge_memory_is_one_untouched_memfd(start, evidence):
 
     assert name == "nohuge"
     assert stat(eal, fd).st_size == 64 * MB
-    assert (m.start, m.len, m.offset, m.path) == (
-        seg.addr, 64 * MB, 0, "/memfd:nohuge (deleted)")  # fmt: skip
+    assert (m.start, m.len, m.offset, m.path) == (seg.addr, 64 * MB, 0, "/memfd:nohuge (deleted)")
     assert (m.perms, m.page_sz) == ("rw-s", proc.PAGE)
     assert m.rss < 2 * MB
 

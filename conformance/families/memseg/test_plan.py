@@ -37,8 +37,9 @@ def kept(plan, lists, mode):
 
 def said(lists):
     runs = Counter(lists.values())
-    return ", ".join(f"{n} x {segs} of {size >> 20}M on {node}"
-                     for (size, node, segs), n in runs.items())  # fmt: skip
+    return ", ".join(
+        f"{n} x {segs} of {size >> 20}M on {node}" for (size, node, segs), n in runs.items()
+    )
 
 
 @requirement("MSL-001")
@@ -172,8 +173,11 @@ def test_array_of_a_list_has_an_element_of_48_bytes_a_segment(on, mode, evidence
     evidence(f"{sizes}")
 
     one = holds(">=26.07", eal.release)
-    want = {2 * MB: (32768, 1581056), GB: (64, 4096)} if one else {2 * MB: (8192, 397312),
-                                                                 GB: (32, 4096)}  # fmt: skip
+    want = (
+        {2 * MB: (32768, 1581056), GB: (64, 4096)}
+        if one
+        else {2 * MB: (8192, 397312), GB: (32, 4096)}
+    )
     assert {a.elt_sz for a in arrays} == {48}
     for m in eal.lists():
         assert (m.n_segs, sizes[m.name]) == want[m.page_sz]

@@ -29,13 +29,15 @@ def test_a_node_is_there_when_it_has_a_cpu(start, make_box, tmp_path, evidence):
     0, 1      -         100           0, 2
     0, 1      -         128           0
     """
-    for k, (cpus, want) in enumerate([
-        (["0,1", "", ""], [0]),
-        (["0", "1", ""], [0, 1]),
-        (["", "0", "1"], [0, 1, 2]),
-        (["0,1", "", "100"], [0, 2]),
-        (["0,1", "", "128"], [0]),
-    ]):  # fmt: skip
+    for k, (cpus, want) in enumerate(
+        [
+            (["0,1", "", ""], [0]),
+            (["0", "1", ""], [0, 1]),
+            (["", "0", "1"], [0, 1, 2]),
+            (["0,1", "", "100"], [0, 2]),
+            (["0,1", "", "128"], [0]),
+        ]
+    ):
         box = make_box(binds=binds(tmp_path / str(k), dict(enumerate(cpus))))
         eal = start("-m", "4", mode="no-huge", box=box)
         found = eal.info().socket_ids
@@ -57,8 +59,11 @@ def test_the_log_counts_the_nodes(start, make_box, tmp_path, evidence):
         n = len(eal.info().socket_ids)
         eal.close()
 
-        word = f"Detected {n} NUMA nodes" if holds("==20.11", eal.release) else (
-            f"Detected NUMA nodes: {n}")  # fmt: skip
+        word = (
+            f"Detected {n} NUMA nodes"
+            if holds("==20.11", eal.release)
+            else f"Detected NUMA nodes: {n}"
+        )
         assert n == len(cpus)
         assert len(said) == 1
         assert said[0].endswith(word)

@@ -328,8 +328,12 @@ def test_without_shared_files_nothing_can_be_joined(start, join, args, evidence)
 def test_its_own_memory_options_change_nothing(start, join, mode, evidence):
     """-m, --base-virtaddr and each of the modes' options: the same lists and pages."""
     eal = start("-m", "4")
-    for own in (["-m", "64"], ["--base-virtaddr=0x200000000"], ["--legacy-mem"],
-                ["--single-file-segments"]):  # fmt: skip
+    for own in (
+        ["-m", "64"],
+        ["--base-virtaddr=0x200000000"],
+        ["--legacy-mem"],
+        ["--single-file-segments"],
+    ):
         if own == ["--legacy-mem"] and mode == "single-file":
             continue  # no: 26.07 refuses both, and it is the flags that count: CFG-012
         other = join(*own)

@@ -162,14 +162,23 @@ def test_both_flags_are_the_primarys(start, join, mode, evidence):
     """Secondaries with the opposite options map the same files at the same addresses."""
     eal = start("-m", "4")
     other = join(*({"dynmem": ["--single-file-segments"]}.get(mode, [])))
-    places = [[(s.addr, m.offset + s.addr - m.start, m.inode) for s in e.segments()
-               for m in e.maps() if m.start <= s.addr < m.end] for e in (eal, other)]  # fmt: skip
+    places = [
+        [
+            (s.addr, m.offset + s.addr - m.start, m.inode)
+            for s in e.segments()
+            for m in e.maps()
+            if m.start <= s.addr < m.end
+        ]
+        for e in (eal, other)
+    ]
     evidence(f"{len(places[0])} pages in {len({i for *_, i in places[0]})} file(s)")
 
     assert places[0] == places[1]
     flags = eal.config()
-    assert (flags.legacy_mem, flags.single_file_segments) == (mode == "legacy",
-                                                              mode == "single-file")  # fmt: skip
+    assert (flags.legacy_mem, flags.single_file_segments) == (
+        mode == "legacy",
+        mode == "single-file",
+    )
 
 
 @requirement("SEC-030")

@@ -24,11 +24,15 @@ def state(eal):
     return {
         "pages": [s.addr for s in eal.segments()],
         "free list ends": [(m.name, m.count) for m in eal.lists()],
-        "mappings": [(m.start, m.end, m.perms, m.path, "dd" in m.flags) for m in eal.smaps()
-                     if any(x.base_va <= m.start < x.base_va + x.len for x in eal.lists())],
-        "page descriptors": sorted(n for n, fd in eal.fds().items() if "map_" in fd.path
-                                   or "/memfd:seg_" in fd.path),
-    }  # fmt: skip
+        "mappings": [
+            (m.start, m.end, m.perms, m.path, "dd" in m.flags)
+            for m in eal.smaps()
+            if any(x.base_va <= m.start < x.base_va + x.len for x in eal.lists())
+        ],
+        "page descriptors": sorted(
+            n for n, fd in eal.fds().items() if "map_" in fd.path or "/memfd:seg_" in fd.path
+        ),
+    }
 
 
 @requirement("SEG-011")
@@ -90,8 +94,10 @@ def test_a_failed_page_leaves_a_reservation(start, make_box, tmp_path, evidence)
     refused = eal.malloc(PAGE - 192, socket=1)
     msl = next(m for m in eal.lists() if m.socket_id == 1)
     there = eal.map_at(msl.base_va)
-    evidence(f"{eal.logged('wrong socket')[:1]}; {there.start:#x}-{there.end:#x} {there.perms}, "
-             f"files {eal.page_files()}")  # fmt: skip
+    evidence(
+        f"{eal.logged('wrong socket')[:1]}; {there.start:#x}-{there.end:#x} {there.perms}, "
+        f"files {eal.page_files()}"
+    )
 
     assert refused.va == 0 and eal.logged("allocation happened on wrong socket")
     assert there.perms == "---p"  # 26.07 reserves all lists at once

@@ -73,9 +73,11 @@ def test_iova_is_the_frame_or_the_address(start, page, box, evidence):
         assert segs and [s.iova for s in segs] == want
     if page == 2 * MB:
         eal = start("-m", all_of(page, box), "--iova-mode", "pa", init=False)
-        eal.trace("openat,pread64", inject=[f"{call}:error=EIO:when=2+" for call in
-                                            ("openat", "pread64")],
-                  path=["/proc/self/pagemap", f"/proc/{eal.pid}/pagemap"])  # fmt: skip
+        eal.trace(
+            "openat,pread64",
+            inject=[f"{call}:error=EIO:when=2+" for call in ("openat", "pread64")],
+            path=["/proc/self/pagemap", f"/proc/{eal.pid}/pagemap"],
+        )
         refusal = eal.refused()
         evidence(f"no frames: errno {refusal.errno}")
 
@@ -140,11 +142,14 @@ def test_neighbours_have_files_or_offsets_of_their_own(start, mode, evidence):
 @needs(pages={"2M": 3}, strace=True, release=">=22.11")
 def test_each_page_costs_its_calls_in_this_order(start, evidence):
     """Look, open, lock, size, SIGBUS handler, map, then in PA mode the frame, and the node."""
-    calls = ["newfstatat", "openat", "flock", "ftruncate", "rt_sigaction", "mmap",
-             "rt_sigprocmask", "lseek", "read", "get_mempolicy"]  # fmt: skip
-    want = ["newfstatat", "openat", "flock", "ftruncate", "rt_sigaction", "mmap",
-            "rt_sigprocmask", "openat", "lseek", "read", "get_mempolicy", "get_mempolicy",
-            "rt_sigaction"]  # fmt: skip
+    calls = (
+        "newfstatat openat flock ftruncate rt_sigaction mmap rt_sigprocmask lseek read "
+        "get_mempolicy"
+    ).split()
+    want = (
+        "newfstatat openat flock ftruncate rt_sigaction mmap rt_sigprocmask openat lseek read "
+        "get_mempolicy get_mempolicy rt_sigaction"
+    ).split()
     found = {}
     for iova_mode in "pa", "va":
         eal = start("-m", "2", "--iova-mode", iova_mode)

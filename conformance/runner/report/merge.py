@@ -83,8 +83,14 @@ class Matrix:
         """What tells a host from the one of the same name that is here."""
         at = self.hosts.get(facts.get("name", ""))
         was = facts if at is None else self.facts[at]
-        return next((f"{k} {was[k]}, not {facts.get(k)}" for k in SAME if k in was
-                     and was[k] != facts.get(k)), "")  # fmt: skip
+        return next(
+            (
+                f"{k} {was[k]}, not {facts.get(k)}"
+                for k in SAME
+                if k in was and was[k] != facts.get(k)
+            ),
+            "",
+        )
 
     def verdict(self, id, column):
         """Of all hosts: what failed on one has failed, what ran on one has run."""

@@ -48,5 +48,6 @@ def test_a_good_start_is_no_problem(kind, start, box):
     """A whole log at debug level: nothing is certain, but what is harmless."""
     log = start("-m", "4", target=kind, box=box).log
 
-    assert [(p.id, line) for p, line, certain in read(log.splitlines())
-            if certain and not p.harmless] == []  # fmt: skip
+    assert [
+        (p.id, line) for p, line, certain in read(log.splitlines()) if certain and not p.harmless
+    ] == []

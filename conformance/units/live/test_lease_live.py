@@ -44,14 +44,19 @@ def test_the_command_has_a_mount_of_its_own(lease):
 @needs(root=True, pages={"2M": 8})
 def test_nobody_else_gets_the_pages_meanwhile(tool):
     """They are reserved in the kernel while the command runs, and two leases add up."""
-    with subprocess.Popen([*lifeline(), *PYEAL, "lease", "-q", "2M:4", "--", "cat"],
-                          stdin=subprocess.PIPE, env=environment()) as p:  # fmt: skip
+    with subprocess.Popen(
+        [*lifeline(), *PYEAL, "lease", "-q", "2M:4", "--", "cat"],
+        stdin=subprocess.PIPE,
+        env=environment(),
+    ) as p:
         try:
             lent = until(lambda: _lent(tool, p.pid), 20)
             inside = subprocess.run(
                 [*PYEAL, "lease", "-q", "2M:4", "--", "grep", "HugePages_Rsvd", "/proc/meminfo"],
-                env=environment(), capture_output=True, text=True,
-            ).stdout  # fmt: skip
+                env=environment(),
+                capture_output=True,
+                text=True,
+            ).stdout
         finally:
             p.stdin.close()
 
@@ -108,8 +113,12 @@ def test_a_block_of_code_and_kill_9(tool, make_box):
     gone = box.sh("grep -c hugetlbfs /proc/mounts || :").strip()
     killed = subprocess.run([*argv, "die"], capture_output=True, text=True, env=env)
     left = box.sh("grep -c hugetlbfs /proc/mounts || :").strip()
-    subprocess.run([*box.enter, *PYEAL, "lease", "2M:1", "--", "true"], check=True, env=env,
-                   capture_output=True)  # fmt: skip
+    subprocess.run(
+        [*box.enter, *PYEAL, "lease", "2M:1", "--", "true"],
+        check=True,
+        env=env,
+        capture_output=True,
+    )
     after = box.sh("grep -c hugetlbfs /proc/mounts || :; ls /run/pyeal 2>&1 || :")
 
     assert (good.returncode, good.stdout) == (0, "[1]\n"), good.stderr
@@ -134,11 +143,23 @@ def test_the_pytest_fixture(tmp_path):
     """A test's own pages; a test that leaves something behind is an error."""
     (tmp_path / "test_it.py").write_text(FIXTURE)
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "pyeal.tools.pytest_plugin",
-         "-p", "no:cacheprovider", str(tmp_path)],
-        capture_output=True, text=True, cwd=tmp_path,
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "pyeal.tools.pytest_plugin",
+            "-p",
+            "no:cacheprovider",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
         env=environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # where it is installed
-    )  # fmt: skip
+    )
 
     assert "2 passed, 1 error" in done.stdout, done.stdout
     assert "1 file left in" in done.stdout

@@ -43,10 +43,12 @@ def shape(lists, legacy):
     """Lists as both tell them. Where legacy pages lie depends on their physical addresses."""
     keys = ("name", "page_sz", "socket_id", "n_segs", "count", "base_va", "len")
     return [
-        {**{k: m[k] for k in keys},
-         "runs": [] if legacy else [(u["seg"], u["n"], u["va"]) for u in m["runs"]]}
+        {
+            **{k: m[k] for k in keys},
+            "runs": [] if legacy else [(u["seg"], u["n"], u["va"]) for u in m["runs"]],
+        }
         for m in lists
-    ]  # fmt: skip
+    ]
 
 
 @needs(root=True, pages={"2M": PAGES})
@@ -132,8 +134,12 @@ def test_plan_of_each_release(kind, start, box):
     used = [(s.list, s.seg) for s in eal.segments()]
 
     assert code == 0, plan
-    planned = [(i, seg) for i, m in enumerate(plan["lists"]) for u in m["runs"]
-               for seg in range(u["seg"], u["seg"] + u["n"])]  # fmt: skip
+    planned = [
+        (i, seg)
+        for i, m in enumerate(plan["lists"])
+        for u in m["runs"]
+        for seg in range(u["seg"], u["seg"] + u["n"])
+    ]
     assert planned == used
     assert [m["base_va"] for m in plan["lists"]] == [m.base_va for m in eal.lists() if m.base_va]
 
