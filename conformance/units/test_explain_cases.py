@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pyeal.tools import log
-from pyeal.tools.verdict import SPEAKING, Line, Reading, words_of
+from pyeal.tools.explain import log
+from pyeal.tools.explain.verdict import SPEAKING, Line, Reading, words_of
 
 CASES = tomllib.loads(
     (Path(__file__).resolve().parents[2] / "fixtures/explain/cases.toml").read_text("utf-8")

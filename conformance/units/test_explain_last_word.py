@@ -8,7 +8,7 @@ import pytest
 
 from conformance.units.recorded import pyeal
 from pyeal.tools.explain import last_word, read
-from pyeal.tools.problems import PROBLEMS
+from pyeal.tools.explain.problems import PROBLEMS
 
 QUIET = "EAL: Detected NUMA nodes: 1"
 

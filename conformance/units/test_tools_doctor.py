@@ -16,7 +16,7 @@ from conformance.units.fake_view import FakeView, view
 from pyeal.tools import doctor
 from pyeal.tools.doctor.chain import LINKS, as_root, examine
 from pyeal.tools.doctor.model import FAIL, OK, WARN, state_of
-from pyeal.tools.problems import PROBLEMS
+from pyeal.tools.explain.problems import PROBLEMS
 from pyeal.tools.touch import touch
 
 CASES = [

@@ -10,7 +10,7 @@ import pytest
 
 from pyeal.tools.doctor.chain import LINKS
 from pyeal.tools.explain import read
-from pyeal.tools.problems import BY_ID, CERTAIN, GAVE_UP, PROBLEMS, of_line
+from pyeal.tools.explain.problems import BY_ID, CERTAIN, GAVE_UP, PROBLEMS, of_line
 
 LINES = [  # the problem, a line as some release logs it
     (0, "testpmd: unrecognized option '--foo'"),

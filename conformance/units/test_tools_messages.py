@@ -1,4 +1,4 @@
-"""pyeal.tools.messages: which message of EAL a line is, and what it is about."""
+"""pyeal.tools.explain.messages: which message of EAL a line is, and what it is about."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pyeal.tools import messages
+from pyeal.tools.explain import messages
 
 SCRIPT = Path(__file__).resolve().parents[2] / "ci/messages"
 REPOSITORY = "DPDK_REPOSITORY"

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-from pyeal.tools.problems import BY_ID
-from pyeal.tools.problems import Problem as P
+from pyeal.tools.explain.problems import BY_ID
+from pyeal.tools.explain.problems import Problem as P
 
 FILES = "files of others"
 ELSEWHERE = "doctor checks EAL's memory"

@@ -17,20 +17,20 @@ from pyeal.tools import (
     columns,
     document,
     ink,
-    log,
     printable_facts,
 )
 from pyeal.tools.doctor.chain import LINKS, examine
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Finding
-from pyeal.tools.verdict import Reading, last_word, read
+from pyeal.tools.explain.log import lines as log_lines
+from pyeal.tools.explain.verdict import Reading, last_word, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from pyeal.tools.facts import Facts
-    from pyeal.tools.problems import Problem
+    from pyeal.tools.explain.facts import Facts
+    from pyeal.tools.explain.problems import Problem
 
 __all__ = ["last_word", "read"]
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.lines and sys.stdin.isatty():
         raise UsageError("a log line as an argument, or a log on stdin")
     reading = Reading()
-    reading.read(log.lines(args.lines or sys.stdin.buffer))
+    reading.read(log_lines(args.lines or sys.stdin.buffer))
     told = reading.told()
     with Progress("looking at this machine"):
         found = examine(ProcessView(args.pid), args.eal_args, args.release) if told else {}

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from pyeal.tools import log, messages
-from pyeal.tools.causes import (
+from pyeal.tools.explain import log, messages
+from pyeal.tools.explain.causes import (
     AGAIN,
     CAUSES,
     END,
@@ -25,8 +25,17 @@ from pyeal.tools.causes import (
     UNMOUNTED,
     UNMOUNTED_HARMLESS,
 )
-from pyeal.tools.facts import Facts, page_size
-from pyeal.tools.problems import BY_ID, CERTAIN, GAVE_UP, HINT, WRAPPER, Problem, Table, of_line
+from pyeal.tools.explain.facts import Facts, page_size
+from pyeal.tools.explain.problems import (
+    BY_ID,
+    CERTAIN,
+    GAVE_UP,
+    HINT,
+    WRAPPER,
+    Problem,
+    Table,
+    of_line,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -377,7 +386,7 @@ def last_word(lines: list[str], quiet: bool = False) -> Told | None:
     """Return the last line that is fatal, else the last error, with where it is in EAL's source.
 
     quiet: whether a warning, or a quieter line about a failure, counts if there is no error. What
-    is known of the line is which part of EAL it is about: table of pyeal/tools/messages.txt.
+    is known of the line is which part of EAL it is about: the table of messages.txt.
     """
     error = warning = None
     for line in reversed(lines[-LAST:]):
