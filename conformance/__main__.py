@@ -97,6 +97,13 @@ def stress(argv):
     return sweep.main(argv)
 
 
+def rehearsal(argv):
+    """compare doctor, plan and init with the real EAL in random situations"""
+    from conformance.campaigns.rehearsal import sweep
+
+    return sweep.main(argv)
+
+
 def summary(argv):
     """sum up a run of ci/test"""
     from conformance.runner import summary
@@ -115,7 +122,7 @@ COMMANDS = {
     name: globals()[name]
     for name in (
         "run smoke report summary machines peers hugepages record faults fuzz mutations programs "
-        "stress pytest"
+        "rehearsal stress pytest"
     ).split()
 }
 

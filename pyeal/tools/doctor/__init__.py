@@ -18,8 +18,8 @@ from pyeal.tools import (
     document,
     ink,
 )
-from pyeal.tools.doctor.chain import LINKS, examine
-from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Finding, state_of
+from pyeal.tools.doctor.chain import LINKS, look_at
+from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding, state_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--touch is of this process: nsenter -t PID -a pyeal doctor")
     view = ProcessView(args.pid)
     with Progress("looking at this machine"):
-        found = examine(view, args.eal_args, args.release)
+        case = Case(view, args.eal_args, args.release)
+        found = look_at(case)
     states = {link: state_of(fs) for link, fs in found.items()}
     first = next((link for link in LINKS if states[link] == FAIL), None)
     steps = []
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
             "pid": view.pid,
             "verdict": FAIL if first or broken else OK,
             "first": first,
+            "stage": case.stage,
             "links": links,
             "touch": [{"step": s, "error": e} for s, e in steps],
             "build": view.primary_build,

@@ -58,7 +58,12 @@ SLOW = 2.0  # seconds of zeroing at a start that are worth a finding
 
 def examine(view: ProcessView, args: list[str], release: str | None) -> dict[str, list[Finding]]:
     """Return every link with its findings."""
-    c = Case(view, args, release)
+    return look_at(Case(view, args, release))
+
+
+def look_at(c: Case) -> dict[str, list[Finding]]:
+    """Return every link of a case with its findings."""
+    view = c.view
     found: dict[str, list[Finding]] = {}
     try:
         for link, check in CHECKS.items():

@@ -80,6 +80,12 @@ class Case:
         self.error = self.dry_run.error if self.dry_run else None
 
     @property
+    def stage(self) -> str | None:
+        """The stage of rte_eal_init that fails."""
+        e = self.refused or self.error
+        return e.stage if e else None
+
+    @property
     def limit(self) -> str | None:
         """The link whose limit ended the dry run."""
         return self.dry_run.binding_link if self.dry_run else None

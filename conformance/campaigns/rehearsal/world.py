@@ -1,0 +1,336 @@
+"""Builds a situation in namespaces of its own, and runs doctor, plan, init and the real one there.
+
+Everything goes with the process that made it: mounts, files, pages, locks. The three of pyeal run
+in forks of one process, which imported pyeal before; the real one is executed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from conformance.campaigns.rehearsal.situation import HUGE, Situation
+from conformance.harness import fake_host, host
+from conformance.harness.box import lifeline
+from conformance.harness.child import command, environment
+
+LIMIT = 4.0  # seconds after which a start waits indefinitely
+NEWNS, NEWUSER = 0x20000, 0x10000000
+RDONLY, REC_PRIVATE, BIND, DETACH = 1, 0x44000, 4096, 2
+NUMBERS = {  # x86-64
+    "mkdir": 83, "memfd_create": 319, "get_mempolicy": 239, "set_mempolicy": 238, "mbind": 237,
+    "flock": 73, "ftruncate": 77, "sched_setaffinity": 203, "sched_getaffinity": 204, "socket": 41,
+    "bind": 49, "setrlimit": 160, "madvise": 28, "fallocate": 285, "unlink": 87,
+}  # fmt: skip
+CAPS = {"dac_override": 1, "dac_read_search": 2, "fowner": 3, "sys_admin": 21}
+MODULES = ("cli", "tools.doctor", "tools.plan", "tools.init", "dynmem", "legacy", "hugepages",
+           "backing.pagefiles", "backing.memory", "backing.legacy", "mp", "malloc_mp",
+           "hugepage_data", "secondary", "tools.touch", "builds")  # fmt: skip
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(what: str, ret: int) -> None:
+    if ret < 0:
+        no = ctypes.get_errno()
+        raise OSError(no, f"{what}: {os.strerror(no)}")
+
+
+def load() -> None:
+    """Import what the commands import, once for all situations."""
+    for name in MODULES:
+        importlib.import_module(f"pyeal.{name}")
+
+
+class World:
+    """The place of one run. Verbs of a situation's steps are its methods."""
+
+    def __init__(self, s: Situation, target: str) -> None:
+        self.s, self.target = s, target
+        self.held: list[int] = []
+        self.children: list[subprocess.Popen[str]] = []
+        self.tmp = "/run/pyeal-rehearsal"
+
+    def build(self) -> None:
+        _call("unshare", libc.unshare(NEWNS))
+        _call("private", libc.mount(None, b"/", None, REC_PRIVATE, None))
+        for where, kind, _ in host.mountinfo():
+            if kind == "hugetlbfs":
+                libc.umount2(where.encode(), DETACH)
+        self.mount("tmpfs", host.RUN, "mode=755")
+        self.mount("tmpfs", "/tmp", "mode=1777")
+        for d in ("/sys/bus/pci/devices", *map(str, Path("/usr/lib").glob("*/dpdk/pmds-*"))):
+            if os.path.isdir(d):
+                self.mount("tmpfs", d, "")
+        os.mkdir(self.tmp)
+        self.mkdir("/run/user", 0o1777)
+        if self.s.mount is not None:
+            options = f"pagesize=2M,{self.s.mount}{self.s.mount_mode}"
+            self.mount("hugetlbfs", HUGE, options.replace(",ro", ""), "ro" in options.split(","))
+        if self.s.cgroup:
+            self.join()
+        for verb, *args in self.s.steps:
+            getattr(self, verb)(*args)
+
+    def close(self) -> None:
+        for p in self.children:
+            p.kill()
+            p.wait()
+
+    # steps
+
+    def mount(self, kind: str, where: str, options: str = "", flags: int = 0) -> None:
+        os.makedirs(where, exist_ok=True)
+        ret = libc.mount(b"none", where.encode(), kind.encode(), int(flags), options.encode())
+        _call(f"mount {kind} {where} {options}", ret)
+
+    def mkdir(self, path: str, mode: int, uid: int = -1) -> None:
+        os.makedirs(path, exist_ok=True)
+        os.chown(path, uid, -1)
+        os.chmod(path, mode)
+
+    def file(self, path: str, text: str, mode: int, uid: int = -1) -> None:
+        with open(path, "w") as f:
+            f.write(text)
+        os.chown(path, uid, -1)
+        os.chmod(path, mode)
+
+    def link(self, path: str, to: str) -> None:
+        os.symlink(to, path)
+
+    def lock(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        self.held.append(fd)
+
+    def pools(self, counts: dict[str, Any]) -> None:
+        if not counts:
+            os.mkdir(f"{self.tmp}/mm")
+            binds = {"/sys/kernel/mm": Path(self.tmp, "mm")}
+        else:
+            binds = fake_host.build(Path(self.tmp), counts)
+        for at, tree in binds.items():
+            ret = libc.mount(str(tree).encode(), at.encode(), None, BIND, None)
+            _call(f"bind {at}", ret)
+
+    def primary(self, args: list[str], dead: bool) -> None:
+        """Start a real EAL, and kill it if it is to be dead."""
+        p = subprocess.Popen([*lifeline(), *command(self.target)], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                             env=environment())  # fmt: skip
+        self.children.append(p)
+        assert p.stdin and p.stdout
+        p.stdout.readline()
+        p.stdin.write(json.dumps({"verb": "init", "args": args}) + "\n")
+        p.stdin.flush()
+        p.stdout.readline()
+        if dead:
+            p.kill()
+            p.wait()
+
+    def join(self) -> None:
+        """Enter a hugetlb cgroup with the limits."""
+        found = host.hugetlb_cgroup()
+        if not found or found[1] != 2:
+            return
+        at = found[0] / f"rehearsal-{os.getpid()}"
+        at.mkdir()
+        for name, text in self.s.cgroup.items():
+            (at / name).write_text(text)
+        (at / "cgroup.procs").write_text(str(os.getpid()))
+
+    # the process
+
+    def become(self) -> None:
+        """Take the limits, user, capabilities and filter of the situation."""
+        s = self.s
+        os.environ.clear()
+        os.environ.update(environment() | {k: v for k, v in s.env.items() if v})
+        if s.cpus:
+            os.sched_setaffinity(0, set(s.cpus) & os.sched_getaffinity(0) or {0})
+        for name, value in s.limits.items():
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (value, value))
+        for cap in s.drop:
+            libc.prctl(24, CAPS[cap], 0, 0, 0)  # PR_CAPBSET_DROP, for what is executed
+        if s.drop:
+            self._drop()
+        if s.uid is not None:
+            os.setgroups([])
+            os.setresgid(s.uid, s.uid, s.uid)
+            os.setresuid(s.uid, s.uid, s.uid)
+            libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE
+        if s.userns:
+            _call("unshare", libc.unshare(NEWUSER))
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"0 {s.uid} 1")
+            Path("/proc/self/gid_map").write_text(f"0 {s.uid} 1")
+        if s.denied:
+            self._filter()
+
+    def _drop(self) -> None:
+        """Drop capabilities of this process itself."""
+        head = ctypes.create_string_buffer(struct.pack("<Ii", 0x20080522, 0))
+        data = ctypes.create_string_buffer(24)
+        _call("capget", libc.syscall(125, head, data))
+        words = list(struct.unpack("<6I", data.raw[:24]))
+        for cap in self.s.drop:
+            for i in range(3):
+                words[i] &= ~(1 << CAPS[cap])
+        new = ctypes.create_string_buffer(struct.pack("<6I", *words))
+        _call("capset", libc.syscall(126, head, new))
+
+    def _filter(self) -> None:
+        rows = [struct.pack("<HBBI", 0x20, 0, 0, 0)]  # load the number
+        for call, no in self.s.denied.items():
+            rows.append(struct.pack("<HBBI", 0x15, 0, 1, NUMBERS[call]))
+            rows.append(struct.pack("<HBBI", 0x06, 0, 0, 0x50000 | no))
+        rows.append(struct.pack("<HBBI", 0x06, 0, 0, 0x7FFF0000))
+        code = ctypes.create_string_buffer(b"".join(rows))
+        program = struct.pack("<HxxxxxxQ", len(rows), ctypes.addressof(code))
+        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+        _call("seccomp", libc.prctl(22, 2, ctypes.create_string_buffer(program), 0, 0))
+
+
+class Unbuildable(Exception):
+    """Two makers wanted what excludes each other."""
+
+
+class Ran:
+    """How a program ended. code: its exit code, -N for signal N, None if it did not end."""
+
+    def __init__(self, code: int | None, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+def fork(world: World, work: Any, stdin: bytes = b"") -> Ran:
+    """Run work() in a fork that has become the situation's process."""
+    fds = [os.memfd_create(n) for n in ("stdin", "stdout", "stderr")]
+    os.write(fds[0], stdin)
+    os.lseek(fds[0], 0, 0)
+    pid = os.fork()
+    if not pid:
+        code = 99
+        try:
+            os.setpgid(0, 0)
+            for to, fd in enumerate(fds):
+                os.dup2(fd, to)
+            world.become()
+            code = work()
+            sys.stdout.flush()
+        except SystemExit as e:
+            code = int(e.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    pidfd = os.pidfd_open(pid)
+    over = not select.select([pidfd], [], [], LIMIT)[0]
+    if over:
+        os.kill(pid, signal.SIGKILL)
+    os.close(pidfd)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    texts = []
+    for fd in fds[1:]:
+        os.lseek(fd, 0, 0)
+        with os.fdopen(fd, errors="replace") as f:
+            texts.append(f.read())
+    os.close(fds[0])
+    return Ran(None if over else status, *texts)
+
+
+def pyeal(world: World, name: str, *options: str) -> Ran:
+    """Run a command of pyeal."""
+    cli = importlib.import_module("pyeal.cli")
+    s = world.s
+    argv = [name, "--json", "--as", s.release, *options, "--", *s.eal_args]
+
+    def work() -> int:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+        code: int = cli.main(argv)
+        return code
+
+    return fork(world, work)
+
+
+def real(world: World) -> Ran:
+    """Run the real rte_eal_init and rte_eal_cleanup."""
+    argv = command(world.target)
+
+    def work() -> int:
+        os.execve(argv[0], argv, dict(os.environ))
+
+    request = {"verb": "init", "args": world.s.eal_args}
+    return fork(world, work, json.dumps(request).encode() + b"\n")
+
+
+def run(s: Situation, target: str) -> dict[str, Ran]:
+    """Build the situation twice, for pyeal's three and for the real one."""
+    found: dict[str, Ran] = {}
+    for side in (("doctor", "plan", "init"), ("real",)):
+        found |= _side(s, target, side)
+    return found
+
+
+def _side(s: Situation, target: str, side: tuple[str, ...]) -> dict[str, Ran]:
+    """Run some of the four, one after the other, in a place that ends with this call."""
+    r, w = os.pipe()
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            os.close(r)
+            libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+            world, answer = World(s, target), {}
+            try:
+                try:
+                    world.build()
+                except (FileExistsError, NotADirectoryError, FileNotFoundError):
+                    os._exit(code)
+                for name in side:
+                    more = ("--no-hold",) if name == "init" else ()
+                    ran = real(world) if name == "real" else pyeal(world, name, *more)
+                    answer[name] = ran.__dict__
+            finally:
+                world.close()
+            with os.fdopen(w, "w") as f:
+                json.dump(answer, f)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(w)
+    with os.fdopen(r) as f:
+        text = f.read()
+    os.waitpid(pid, 0)
+    _leave_cgroup(pid)
+    if not text:
+        raise Unbuildable(str(s))
+    return {name: Ran(**facts) for name, facts in json.loads(text).items()}
+
+
+def _leave_cgroup(pid: int) -> None:
+    found = host.hugetlb_cgroup()
+    at = found and found[0] / f"rehearsal-{pid}"
+    end = time.monotonic() + 5
+    while at and at.exists() and time.monotonic() < end:
+        try:
+            at.rmdir()
+        except OSError:  # the kernel has not settled
+            time.sleep(0.01)
