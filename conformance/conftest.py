@@ -25,7 +25,7 @@ from typing import NamedTuple
 import pytest
 
 from conformance import MODES, SUITE
-from conformance.harness import catalogue, host
+from conformance.harness import catalogue, facts, host
 from conformance.harness.box import Box, Cgroup, Open
 from conformance.harness.child import (
     Child,
@@ -48,7 +48,7 @@ def pytest_addoption(parser):
         "--target",
         default="pyeal",
         help="the EAL under test: pyeal[:RELEASE] "
-        "(default), librte_eal[:PATH or RELEASE] or 'cmd:PROGRAM ARGS'",
+        "(default), librte_eal[:RELEASE, PATH or PATH@RELEASE] or 'cmd:PROGRAM ARGS'",
     )
     group.addoption(
         "--secondary",
@@ -91,6 +91,7 @@ class Facts(NamedTuple):
     target: str
     release: str
     can: frozenset
+    measured: frozenset = frozenset()  # by harness/facts.py, of the libraries that it has mapped
 
 
 def greet(config, option):
@@ -98,10 +99,11 @@ def greet(config, option):
     spec = config.getoption(option)
     try:
         child = Child(command(spec), Path(os.devnull), limit=config.getoption("limit"))
+        measured = facts.of(child.pid)
         child.close()
     except (OSError, TargetDied, TargetHung) as e:
         raise pytest.UsageError(f"--{option} {spec} does not start: {e}") from None
-    return Facts(child.target, child.release, frozenset(child.can))
+    return Facts(child.target, child.release, frozenset(child.can), measured)
 
 
 def pytest_configure(config):
@@ -135,7 +137,8 @@ def pytest_report_header(config):
         )
         joins = config.getoption("secondary")
         return [
-            f"target: {hello.target} {hello.release} ({config.getoption('target')})",
+            f"target: {hello.target} {hello.release} ({config.getoption('target')})"
+            + "".join(f", {fact}" for fact in sorted(hello.measured)),
             *([f"secondary: {config.stash[SECOND].target} ({joins})"] if joins else []),
             f"host: {config.getoption('host')}, kernel {platform.release()}, "
             f"uid {os.geteuid()}, {len(host.nodes()) or 1} node(s), {pools}",
@@ -191,7 +194,7 @@ def pytest_collection_modifyitems(session, config, items):
         for d in deviations:
             if d.id == row.id and fnmatchcase(params, d.params):
                 used.add(d)
-                if hello and d.covers(hello.target, hello.release, second.target):
+                if hello and d.covers(hello, second.target):
                     item.user_properties.append(("deviation", d.why))
                     item.add_marker(
                         pytest.mark.xfail(

@@ -10,6 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 from conformance import SUITE
+from conformance.harness.facts import FACTS
 
 
 class Broken(Exception):
@@ -42,12 +43,14 @@ class Deviation(NamedTuple):
     params: str = "*"  # fnmatch on the test's parameter ids
     link: str = ""
     secondary: str = "*"  # fnmatch
+    fact: str = ""  # of facts.py: what the suite measures of the target
 
-    def covers(self, target, release, secondary):
+    def covers(self, hello, secondary):
         return (
-            fnmatchcase(target, self.target)
+            fnmatchcase(hello.target, self.target)
             and fnmatchcase(secondary, self.secondary)
-            and holds(self.releases, release)
+            and holds(self.releases, hello.release)
+            and (not self.fact or self.fact in hello.measured)
         )
 
 
@@ -88,6 +91,8 @@ def deviations(path=SUITE / "deviations.toml"):
             raise Broken(
                 f"{path.name}: {d.id}: a date wanted, and why; found {d.since!r}, {d.why!r}"
             )
+        if d.fact and d.fact not in FACTS:
+            raise Broken(f"{path.name}: {d.id}: no fact {d.fact!r}; known: {', '.join(FACTS)}")
     return found
 
 

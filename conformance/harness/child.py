@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from conformance import SUITE
-from conformance.harness import peers
+from conformance.harness import facts, library, peers
 
 
 class TargetError(Exception):
@@ -52,9 +52,9 @@ class Rec(dict):
 
 
 def command(target):
-    """Command line of a target: pyeal[:RELEASE], librte_eal[:PATH or RELEASE], cmd:PROGRAM ARGS.
+    """Command line of a target: pyeal[:RELEASE], librte_eal[:RELEASE or PATH], cmd:PROGRAM ARGS.
 
-    A release of librte_eal is a peer: Debian's, in its own tree.
+    A release of librte_eal is a peer: Debian's, in its own tree. library.py says what a path is.
     """
     name, _, rest = target.partition(":")
     match name:
@@ -63,12 +63,17 @@ def command(target):
         case "librte_eal" if re.fullmatch(r"\d\d\.\d\d(\.\d+)?", rest):
             peer = peers.find(rest)
             return peer.command(SUITE / "targets/librte_eal.py", peer.lib, peer.release)
+        case "librte_eal" if rest:
+            lib = library.find(rest)
+            argv = [sys.executable, str(SUITE / "targets/librte_eal.py"), str(lib.path)]
+            return [*lib.environment(), *argv, *filter(None, [lib.release])]
         case "librte_eal":
-            return [sys.executable, str(SUITE / "targets/librte_eal.py"), *([rest] if rest else [])]
+            return [sys.executable, str(SUITE / "targets/librte_eal.py")]
         case "cmd" if rest:
             return shlex.split(rest)
     raise pytest.UsageError(
-        f"--target {target}: pyeal[:RELEASE], librte_eal[:PATH or RELEASE] or cmd:PROGRAM"
+        f"--target {target}: pyeal[:RELEASE], librte_eal[:RELEASE, PATH or PATH@RELEASE] "
+        "or cmd:PROGRAM"
     )
 
 
@@ -239,9 +244,10 @@ def installed(name):
 
 
 def greet(target, limit=20.0):
-    """Return a target that has said what it is and has ended: its name, release and verbs."""
+    """Return a target that has ended: its name, release, verbs and facts are known."""
     with tempfile.NamedTemporaryFile("r", prefix="hello") as log:
         child = Child(command(target), log.name, limit=limit)
+        child.facts = facts.of(child.pid)
         child.close()
         return child
 

@@ -35,7 +35,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from conformance import FIXTURES, SUITE
-from conformance.harness import host, peers
+from conformance.harness import facts, host, peers
 from conformance.harness.box import lifeline
 from conformance.runner.report import command as reports
 from conformance.runner.run import working_folder
@@ -220,6 +220,8 @@ def files(argv):
     programs.append(str(python))
     for name in LIBRARIES:
         programs += glob.glob(f"/usr/lib/*/{name}")
+    for name in facts.DPKG.glob("librte-eal*.list"):
+        reach(name, seen)
     for d in stdlib, sysconfig.get_path("purelib"):
         tree(d, seen)
     programs += [f for f in seen if f.endswith(".so")]

@@ -238,14 +238,10 @@ class Target:
 
 def targets(args):
     """Return the targets asked for; else pyeal, and librte_eal if it is installed."""
-    found = []
-    names = {s: s.partition(":")[0] for s in args.target}
-    for spec, short in names.items():
-        plain = short != "cmd" and list(names.values()).count(short) == 1
-        found.append(Target(spec, short if plain else spec))
+    found = given(args.target)
     for release in fetched(args.peer):
         spec = f"librte_eal:{release}"
-        found.append(Target(spec, "librte_eal" if len(args.peer) == 1 and not names else spec))
+        found.append(Target(spec, "librte_eal" if len(args.peer) == 1 and not found else spec))
     if not args.target:
         found.insert(0, Target("pyeal"))
         if not args.peer:
@@ -274,9 +270,25 @@ def pair(primary, secondary):
     return both
 
 
+def given(specs):
+    """Yield the targets of --target. A build that is one of several is named by its release."""
+    found = [Target(spec) for spec in dict.fromkeys(specs)]
+    kinds = [t.spec.partition(":")[0] for t in found]
+    same = [(kind, t.release) for kind, t in zip(kinds, found, strict=True)]
+    for t, kind in zip(found, kinds, strict=True):
+        if kind != "cmd" and kinds.count(kind) == 1:
+            t.name = kind
+        elif kind == "librte_eal" and same.count((kind, t.release)) == 1:
+            t.name = f"{kind}:{t.release}"
+    return found
+
+
 def interop(args):
-    """The four pairs of pyeal and Debian's librte_eal, of each release asked for."""
-    for both in both_of(args.peer or ["all"]):
+    """The four pairs of pyeal and librte_eal, of each release of Debian's or build asked for."""
+    for both in both_of(args.peer or ([] if args.target else ["all"])):
+        yield from itertools.starmap(pair, itertools.product(both, repeat=2))
+    for build in given(args.target):
+        both = Target(f"pyeal:{build.release}"), build
         yield from itertools.starmap(pair, itertools.product(both, repeat=2))
 
 
@@ -448,8 +460,9 @@ def arguments(argv):
         action="append",
         default=[],
         metavar="T",
-        help="pyeal[:RELEASE], librte_eal[:PATH or RELEASE] or 'cmd:PROGRAM ARGS'; may be repeated "
-        "(default: pyeal, and librte_eal if installed)",
+        help="pyeal[:RELEASE], librte_eal[:RELEASE or PATH] or 'cmd:PROGRAM ARGS'; may be repeated "
+        "(default: pyeal, and librte_eal if installed). PATH is a library, a build directory or an "
+        "installation's prefix; PATH@20.11.10 gives the release of a library that reports none",
     )
     p.add_argument(
         "--peer",
@@ -468,8 +481,8 @@ def arguments(argv):
     p.add_argument(
         "--interop",
         action="store_true",
-        help="primary × secondary of pyeal and Debian's librte_eal, in each release of --peer "
-        "(default: all): the table of pairs and modes",
+        help="primary × secondary of pyeal and librte_eal, in each release of --peer and of each "
+        "--target librte_eal:PATH (default: --peer all): the table of pairs and modes",
     )
     p.add_argument(
         "--reserve",
@@ -504,8 +517,8 @@ def main(argv):
         signal.signal(s, signal.default_int_handler)
     try:
         loans.recover(say)
-        if args.interop and args.target:
-            raise Broken("--interop has targets of its own: take --peer to choose releases")
+        if args.interop and any(t.partition(":")[0] == "pyeal" for t in args.target):
+            raise Broken("--interop adds pyeal in the release of each --target and --peer")
         if args.all and (args.target or args.peer or args.interop):
             raise Broken("--all has targets of its own, and their pairs are --interop")
         args.patterns = chosen(args.ids or (PAIRED if args.interop else ()))

@@ -1,7 +1,7 @@
 """DPDK's own librte_eal as a target: python librte_eal.py [PATH [RELEASE]]
 
-Runs under the Python of the library's own system: 3.9 and later. RELEASE is for libraries that do
-not tell theirs: 20.11 has no function for it.
+Runs under the Python of the library's own system: 3.9 and later. 20.11 has no function that returns
+its release: RELEASE, or what it prints for -v.
 """
 
 from __future__ import annotations
@@ -143,6 +143,18 @@ def find() -> str:
     return by_abi[max(by_abi)]
 
 
+def why_unloadable(said: str) -> str:
+    """What the loader says, and what would help."""
+    if m := re.match(r"(\S+\.so\S*): cannot open shared object file", said):
+        return (
+            f"expected {m[1]}, found none. Fix: build or install it beside, or name its "
+            "folder: LD_LIBRARY_PATH=FOLDER"
+        )
+    if "GLIBC_" in said:
+        return f"it needs a newer C library than this machine's ({said})"
+    return said
+
+
 class Eal(Process):
     """The verbs over one loaded library."""
 
@@ -150,14 +162,21 @@ class Eal(Process):
 
     def __init__(self, path: str = "", release: str = "") -> None:
         self._path = path or find()
-        self._lib = lib = C.CDLL(self._path)
+        try:
+            self._lib = lib = C.CDLL(self._path)
+        except OSError as e:
+            raise OSError(f"{self._path} does not load: {why_unloadable(str(e))}") from None
         for name, (res, *args) in SIGNATURES.items():
             if fn := getattr(lib, name, None):
                 fn.restype, fn.argtypes = res, args
         self._rte_errno = C.c_int.in_dll(lib, "per_lcore__rte_errno")
-        self.release = self._version() or release
+        self.release = self._version() or release or self._printed_version()
         if not self.release:
-            raise ValueError(f"{self._path} does not tell its release: give it after the path")
+            raise ValueError(
+                f"{self._path} does not report its release: --target librte_eal:PATH@RELEASE"
+            )
+        if release not in ("", self.release):
+            raise ValueError(f"{self._path} is {self.release}: expected {release}, as given")
         self._keep: list[object] = []  # callbacks and buffers that EAL holds on to
         self._arrays: list[Fbarray] = []
         self._events: list[dict] = []
@@ -166,6 +185,23 @@ class Eal(Process):
     def _version(self) -> str:
         fn = getattr(self._lib, "rte_version", None)  # a function only since 21.11
         return fn().decode().removeprefix("DPDK ") if fn else ""
+
+    def _printed_version(self) -> str:
+        """What a process of its own prints for -v, before it fails for the option after that."""
+        r, w = os.pipe()
+        pid = os.fork()
+        if not pid:
+            for fd in (1, 2):
+                os.dup2(w, fd)
+            argv = (C.c_char_p * 4)(b"version", b"-v", b"--no-such-option", None)
+            self._lib.rte_eal_init(3, argv)
+            os._exit(0)
+        os.close(w)
+        with open(r, encoding="utf-8", errors="replace") as out:
+            said = out.read()
+        os.waitpid(pid, 0)
+        found = re.search(r"RTE Version: 'DPDK ([^']+)'", said)
+        return found[1] if found else ""
 
     @property
     def _errno(self) -> int:
