@@ -3,8 +3,10 @@
     ci/peers RELEASE...     fetch what is not there; print the trees
     ci/peers --list         what is known, what is there
 
-RELEASE-programs is DPDK's own programs of a release, with its drivers, and Open vSwitch on it. A
-peer is a tree with its own libc and Python: a newer librte_eal does not load into an older process.
+RELEASE-programs is DPDK's own programs of a release, with its drivers, and Open vSwitch on it.
+RELEASE-arm64 is the build for another architecture, which QEMU's user-mode emulation runs here;
+RELEASE-arm64-system has the programs of a virtual machine as well. A peer is a tree with its own
+libc and Python: a newer librte_eal does not load into an older process.
 fixtures/peers/ says what each is made of; signatures are checked by Debian's own keys, and packages
 come from the Debian mirror that apt uses on this machine.
 """
@@ -16,6 +18,7 @@ import fcntl
 import io
 import json
 import os
+import platform
 import posixpath
 import re
 import shutil
@@ -35,6 +38,9 @@ KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # documentation and configuration stay behind
 KEPT = "usr/bin/", "usr/sbin/", "usr/lib", "usr/share/openvswitch/"
 SWITCH = "usr/lib/openvswitch-switch-dpdk"
+# Debian's names of architectures: what uname says there, and QEMU's programs are called after
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "loong64": "loongarch64", "ppc64el": "ppc64le",
+            "riscv64": "riscv64"}  # fmt: skip
 ROOM = 1 << 30  # free bytes wanted before anything is fetched; the largest tree takes a fifth
 # what a target imports: compiled once, here
 LOADS = "import ctypes, glob, json, mmap, pathlib, re"
@@ -85,18 +91,24 @@ class Peer:
     def release(self):
         return self.facts["release"]
 
+    @property
+    def machine(self):
+        """Return what uname says on the machines that it is built for."""
+        return MACHINES[self.facts["described"].get("architecture", "amd64")]
+
     def command(self, *argv):
         """Command line that runs a Python program in the tree, by its own loader: any user can.
 
         /proc/self/exe is the loader then, and paths are this machine's, also of DPDK's plug-ins.
+        QEMU runs the tree of another architecture.
         """
         python = self.root / f"usr/bin/python{self.facts['python']}"
         return [*self._loader(), str(python), "-sB", *map(str, argv)]
 
     def _loader(self, *more):
-        loader = self._one("usr/lib/*/ld-linux*.so.*")
+        loader = self._one("usr/lib/*/ld*64*.so.*")
         path = ":".join(map(str, (self.dir, *(self.root / d for d in more))))
-        return [str(loader), "--library-path", path]
+        return [*emulator(self.machine), str(loader), "--library-path", path]
 
     def complete(self, say):
         """Nothing that programs and drivers load was left out."""
@@ -108,6 +120,16 @@ class Peer:
             said = _run([*self._loader(SWITCH), "--list", str(f)], say, f.name)
             if lacking := [x.strip() for x in said.splitlines() if x.endswith("not found")]:
                 raise Unobtainable(f"{self.name}: {f.name}: {', '.join(lacking)}")
+
+
+def emulator(machine):
+    """Command prefix that runs programs of another architecture; Unobtainable without one."""
+    if machine == platform.machine():
+        return []
+    program = f"qemu-{machine}"
+    if not shutil.which(program):
+        raise Unobtainable(f"wanted {program}, found none: apt-get install qemu-user")
+    return [program]
 
 
 def find(name):
@@ -124,18 +146,28 @@ def find(name):
 
 
 def of(release):
-    """24.11.4 -> 24.11, if there is such a peer; 24.11.4-programs -> 24.11-programs"""
+    """24.11.4 -> 24.11, if there is such a peer; 24.11.4-programs -> 24.11-programs
+
+    Without a kind it is the build for this machine: 24.11-arm64 on arm64.
+    """
     minor, _, kind = release.partition("-")
     name = of_line(minor)
-    if name not in releases() or kind not in ("", "programs"):
+    foreign = kind.removesuffix("-system") in MACHINES
+    if name not in releases() or not (kind in ("", "programs") or foreign):
         raise Unobtainable(f"no peer {release}: there are {', '.join(releases())}")
-    return f"{name}-{kind}" if kind else name
+    kind = kind or next((a for a, m in MACHINES.items() if m == platform.machine()), "")
+    return f"{name}-{kind}" if kind not in ("", "amd64") else name
 
 
 def described(name):
+    """Return the facts of a peer: of its release, and of its kind."""
     release, _, kind = name.partition("-")
+    architecture, _, system = kind.partition("-")
     facts = tomllib.loads((DATA / f"{release}.toml").read_text())
-    return facts | tomllib.loads((DATA / f"{kind or 'closure'}.toml").read_text())
+    if architecture not in MACHINES:
+        return facts | tomllib.loads((DATA / f"{kind or 'closure'}.toml").read_text())
+    facts |= tomllib.loads((DATA / f"{system or 'closure'}.toml").read_text())
+    return facts | {"architecture": architecture}
 
 
 def fetch(name, say=lambda text: None, mirror=None):
@@ -181,13 +213,14 @@ def _lock(f, say):
 
 def _make(name, facts, tree, tmp, mirror, say):
     begun = time.monotonic()
-    apt = Apt(tmp / "apt", say)
+    apt = Apt(tmp / "apt", say, facts.get("architecture", "amd64"))
     suite = apt.update([mirror] if mirror else mirrors(), facts["suites"])
     python, programs = facts["python"], "packages" in facts
     wanted = facts.get("packages") or [
         facts["eal"],
         f"python{python}-minimal",
         f"libpython{python}-stdlib",
+        *facts.get("more", []),
     ]
     names = [n for n in apt.closure(wanted) if not left_out(n, facts)]
     debs = apt.download(names, tmp / "debs")
@@ -221,6 +254,9 @@ def _make(name, facts, tree, tmp, mirror, say):
     else:
         load = f"{LOADS}; ctypes.CDLL({str(peer.lib)!r})"
         _run([a.replace("-sB", "-s") for a in peer.command("-c", load)], say, "loading it")
+        if facts.get("more") and python == "{}.{}".format(*sys.version_info):
+            keep = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+            _run([sys.executable, *keep, str(tree / f"usr/lib/python{python}")], say, "compiling")
     say(f"librte_eal {record['release']} is there after {time.monotonic() - begun:.0f} s")
 
 
@@ -253,7 +289,7 @@ def mirrors():
 class Apt:
     """apt with lists, cache and sources of its own, and with Debian's keys alone."""
 
-    def __init__(self, home, say):
+    def __init__(self, home, say, architecture):
         if not KEYS.exists():
             raise Unobtainable(f"wanted {KEYS}, found none: apt install debian-archive-keyring")
         self.home, self.say = home, say
@@ -269,6 +305,8 @@ class Apt:
             "Dir::State": home,
             "Dir::State::status": "/dev/null",  # nothing is installed: all of a closure comes
             "Dir::Cache": home / "cache",
+            "APT::Architecture": architecture,
+            "APT::Architectures::": architecture,
             "APT::Default-Release": "",
             "APT::Get::AllowUnauthenticated": "false",
             "APT::Install-Recommends": "false",

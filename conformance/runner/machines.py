@@ -7,6 +7,7 @@
 
 fixtures/machines/ says what each is made of. QEMU boots Debian's own kernel; what runs in it is
 this machine's Python, suite, programs and libraries, at their own paths, as its first file system.
+A machine of another architecture has Python, programs and librte_eal of Debian's packages instead.
 Software emulation is enough; acceleration is used where it works. No root, no network in the
 machine, and nothing of it outlives this process.
 """
@@ -33,6 +34,7 @@ import time
 import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from conformance import FIXTURES, SUITE
 from conformance.harness import facts, host, peers
@@ -41,15 +43,13 @@ from conformance.runner.report import command as reports
 from conformance.runner.run import working_folder
 
 DATA = FIXTURES / "machines"
-QEMU, BUSYBOX = "qemu-system-x86_64", "/bin/busybox"
-KERNEL = "linux-image-cloud-amd64"  # depends on the newest of its suite
+BUSYBOX = "/bin/busybox"
+QEMU = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 BROKEN, TIMEOUT, INTERRUPTED = 125, 124, 130
 # A kernel somewhere in the middle would take 1 GB pages away; zeroing all pages takes seconds.
-OPTIONS = "console=ttyS0 quiet loglevel=2 panic=-1 tsc=reliable nokaslr init_on_alloc=0"
-OPTIONS += " no_timer_check"  # which fails on a busy machine
-# cmpxchg16b garbles flags in QEMU 7.2's emulation now and then, and Linux goes down.
-CPU = {"kvm": "host", "tcg": "max,-cx16"}
+OPTIONS = "quiet loglevel=2 panic=-1 nokaslr init_on_alloc=0"
 PATIENCE = {"kvm": 15, "tcg": 240}  # seconds to boot: 3 by emulation, on a busy machine far more
+LARGE = 512 << 20  # bytes: a larger page is a boot option's, a smaller one's pool can grow
 QUIET = 30  # seconds after which a silent machine is said to run
 
 # What those of ci/ are in a machine.
@@ -69,6 +69,39 @@ dist-packages pip pip-* setuptools* pkg_resources hatchling* trove_classifiers* 
 """.split()
 
 
+class Architecture(NamedTuple):
+    """How QEMU makes a computer of it; consoles: the kernel's, the command's, that of /init."""
+
+    package: str  # of QEMU
+    board: list[str]
+    cpu: dict[str, str]
+    kernel: str  # depends on the newest of its suite
+    options: str
+    consoles: tuple[str, str, str]
+
+
+ARCHITECTURES = {
+    "amd64": Architecture(
+        "qemu-system-x86",
+        ["-machine", "pc"],
+        # cmpxchg16b garbles flags in QEMU 7.2's emulation now and then, and Linux goes down
+        {"kvm": "host", "tcg": "max,-cx16"},
+        "linux-image-cloud-amd64",
+        "tsc=reliable no_timer_check",  # which fails on a busy machine
+        ("ttyS0", "ttyS1", "ttyS2"),
+    ),
+    "arm64": Architecture(
+        "qemu-system-arm",
+        ["-machine", "virt,gic-version=3"],
+        # "max" computes pointer authentication in software, for each return
+        {"kvm": "host", "tcg": "neoverse-n1"},
+        "linux-image-cloud-arm64",
+        "",
+        ("ttyAMA0", "ttyS0", "ttyS1"),  # the board's one, and two on PCI
+    ),
+}
+
+
 class Broken(OSError):
     """There is no such machine, or it is not as described."""
 
@@ -86,6 +119,9 @@ class Machine:
         facts = tomllib.loads((DATA / f"{name}.toml").read_text())
         self.name, self.about, self.suite = name, facts["about"], facts["suite"]
         self.kernel, self.nodes, self.options = facts["kernel"], facts["node"], facts.get("options")
+        self.arch = facts.get("architecture", "amd64")
+        self.kind = ARCHITECTURES[self.arch]
+        self.package, self.page = facts.get("package", self.kind.kernel), facts.get("page", 4)
         self.cpus = sum(n["cpus"] for n in self.nodes)
 
     def pages(self, of):
@@ -111,9 +147,9 @@ class Machine:
         return out
 
     def command_line(self):
-        """Words of the kernel. Pages over 2 MB exist from boot alone; 5.10 knows no node here."""
-        words = [OPTIONS, self.options]
-        big = self.pages(lambda sz: sz > 2 << 20)
+        """Words of the kernel. Pages over 512 MB exist from boot alone; 5.10 knows no node here."""
+        words = [f"console={self.kind.consoles[0]}", OPTIONS, self.kind.options, self.options]
+        big = self.pages(lambda sz: sz > LARGE)
         for size in sorted({sz for _, sz, _ in big}):
             counts = [f"{k}:{n}" for k, sz, n in big if sz == size]
             words.append(f"hugepagesz={size} hugepages={','.join(counts)}")
@@ -121,14 +157,17 @@ class Machine:
 
     def job(self, argv, tty):
         """What fixtures/machines/init reads."""
-        small = self.pages(lambda sz: sz <= 2 << 20)
+        small = self.pages(lambda sz: sz <= LARGE)
         pages = [f"node{k}/hugepages/{host.kernel_dir(sz)}/nr_hugepages={n}" for k, sz, n in small]
+        _, out, said = self.kind.consoles
         words = {
             "name": self.name,
             "path": os.path.dirname(sys.executable),
             "tty": tty,
             "pages": " ".join(pages),
             "command": shlex.join(argv),
+            "out": out,
+            "said": said,
         }
         return "".join(f"{k}={shlex.quote(str(v))}\n" for k, v in words.items())
 
@@ -142,6 +181,9 @@ class Machine:
             yield f"wanted kernel {self.kernel}, found {kernel and kernel[1]}"
         if shown != wanted:
             yield f"wanted nodes {wanted}, found {shown}"
+        page = re.search(r"^page (\d+)", said, re.M)
+        if not page or int(page[1]) != self.page:
+            yield f"wanted pages of {self.page} kB, found {page and page[1]}"
         for k, sz, n in self.pages(bool):
             there = found.get(f"node{k}/hugepages/{host.kernel_dir(sz)}", 0)
             if there != n:
@@ -151,17 +193,19 @@ class Machine:
 # --- kernel and first file system
 
 
-def kernel(suite, say):
-    """Debian's newest cloud kernel of a suite, fetched once."""
-    top = peers.cache() / "kernels"
+def kernel(machine, say):
+    """Debian's newest kernel of a suite, the cloud's unless told otherwise, fetched once."""
+    top, suite = peers.cache() / "kernels", machine.suite
     top.mkdir(exist_ok=True)
-    image = top / suite
+    amd64 = machine.package == ARCHITECTURES["amd64"].kernel
+    image = top / (suite if amd64 else f"{suite}-{machine.package}")
     if image.exists():
         return image
     with tempfile.TemporaryDirectory(dir=top) as tmp:
-        apt = peers.Apt(Path(tmp, "apt"), say)
+        apt = peers.Apt(Path(tmp, "apt"), say, machine.arch)
         apt.update(peers.mirrors(), [suite])
-        package = next(p for p in apt.closure([KERNEL]) if re.match(r"linux-image-\d", p))
+        names = apt.closure([machine.package])
+        package = next(p for p in names if re.match(r"linux-image-\d", p))
         (deb,) = apt.download([package], Path(tmp, "debs"))
         done = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE)
         with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
@@ -234,6 +278,26 @@ def files(argv):
     return sorted(seen)
 
 
+def suite_files(argv, arch):
+    """What of this machine goes into one of another architecture: nothing that is compiled."""
+    seen, prefix = set(), Path(sys.prefix)
+    tree(sysconfig.get_path("purelib"), seen)
+    seen -= {f for f in seen if f.endswith(".so")}
+    for f in (*Path(sys.executable).parent.glob("py*"), prefix / "pyvenv.cfg"):
+        if not f.is_symlink() and f.exists():  # programs in Python
+            reach(f, seen)
+    for name in wanted_peers(argv):
+        tree(peers.fetch(f"{name}-{arch}").root, seen)
+    return sorted(seen)
+
+
+def system(machine, say):
+    """Return the tree of packages that is the first file system of another architecture."""
+    mine = "{}.{}".format(*sys.version_info)
+    same = [r for r in peers.releases() if peers.described(r)["python"] == mine]
+    return peers.fetch(f"{(same or ['22.11'])[0]}-{machine.arch}-system", say)
+
+
 def wanted_peers(argv):
     """Releases of librte_eal that a command names."""
     text = " ".join(argv)
@@ -254,8 +318,8 @@ def archive(names, folder, to):
         raise Broken(f"cpio: {done.stderr.decode().strip()}")
 
 
-def file_system(machine, argv, tty, tmp):
-    """This machine's files, then /init, /job and users."""
+def file_system(machine, argv, tty, tmp, say):
+    """This machine's files, or those of packages, then /init, /job and users."""
     if sys.executable.startswith(("/tmp/", "/run/")):
         raise Broken(f"{sys.executable}: a machine has a /tmp and a /run of its own; go elsewhere")
     own = tmp / "own"
@@ -266,17 +330,39 @@ def file_system(machine, argv, tty, tmp):
     (own / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
     (own / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
     with open(tmp / "initrd", "wb") as to:
-        archive(files(argv), "/", to)
-        archive(["etc", "etc/passwd", "etc/group", "init", "job"], own, to)
+        if machine.arch == "amd64":
+            archive(files(argv), "/", to)
+        else:
+            packaged(machine, argv, own, to, say)
+        archive([p.relative_to(own) for p in sorted(own.rglob("*"))], own, to)
     return tmp / "initrd"
+
+
+def packaged(machine, argv, own, to, say):
+    """Debian's files and the suite's; `own` gets the links that packages' scripts would make."""
+    root = system(machine, say)
+    seen: set[str] = set()
+    tree(root.root, seen)
+    seen = {os.path.relpath(f, root.root) for f in seen if f.startswith(f"{root.root}/")}
+    archive(sorted(seen), root.root, to)
+    archive(suite_files(argv, machine.arch), "/", to)
+    for d in "bin", "sbin", "lib":
+        (own / d).symlink_to(f"usr/{d}")
+    python = f"/usr/bin/python{root.facts['python']}"
+    for f in sys.executable, os.path.realpath(sys.executable), f"{sys.prefix}/bin/python3":
+        at = own / f.lstrip("/")
+        if f != python and not at.is_symlink():
+            at.parent.mkdir(parents=True, exist_ok=True)
+            at.symlink_to(python)
 
 
 # --- one machine, one command
 
 
-def accelerations():
+def accelerations(arch="amd64"):
     """What QEMU tries, in order. Where KVM brought up no machine it is left alone from then on."""
-    if os.access("/dev/kvm", os.R_OK | os.W_OK) and _no_kvm() != platform.release():
+    own = peers.MACHINES[arch] == platform.machine()
+    if own and os.access("/dev/kvm", os.R_OK | os.W_OK) and _no_kvm() != platform.release():
         yield "kvm"
     yield "tcg"
 
@@ -293,15 +379,16 @@ def qemu(machine, image, initrd, accel, tmp):
     for name in "said", "console":
         (tmp / name).write_bytes(b"")
     consoles = f"file,path={tmp}/console", "stdio,signal=off", f"file,path={tmp}/said"
+    board, pci = ["-serial", "chardev:"], ["-device", "pci-serial,chardev="]
+    ports = [board, *[pci if machine.arch == "arm64" else board] * 2]
     return [
         *lifeline(),
-        QEMU,
-        "-machine",
-        "pc",
+        QEMU[machine.arch],
+        *machine.kind.board,
         "-accel",
         accel,
         "-cpu",
-        CPU[accel],
+        machine.kind.cpu[accel],
         *"-nodefaults -no-user-config -display none -no-reboot".split(),
         *machine.hardware(),
         "-kernel",
@@ -313,7 +400,7 @@ def qemu(machine, image, initrd, accel, tmp):
         *(
             x
             for n, c in enumerate(consoles)
-            for x in ("-chardev", f"{c},id=c{n}", "-serial", f"chardev:c{n}")
+            for x in ("-chardev", f"{c},id=c{n}", ports[n][0], f"{ports[n][1]}c{n}")
         ),
     ]
 
@@ -327,17 +414,17 @@ def run(machine, argv, report, limit, say):
     tty = ""
     if sys.stdout.isatty():
         tty = "cols {} rows {}".format(*os.get_terminal_size())
-    for program in QEMU, BUSYBOX:
+    for program in QEMU[machine.arch], BUSYBOX:
         if not shutil.which(program):
-            need = "apt-get install qemu-system-x86 busybox-static"
+            need = f"apt-get install {machine.kind.package} busybox-static"
             raise Broken(f"wanted {program}, found none: {need}")
-    image = kernel(machine.suite, lambda text: say(f"{machine.suite}: {text}"))
+    image = kernel(machine, lambda text: say(f"{machine.suite}: {text}"))
     tmp = working_folder()
     try:
         if "conform" in argv or "mutations" in argv:
             compiled()
-        initrd = file_system(machine, argv, tty, tmp)
-        for accel in accelerations():
+        initrd = file_system(machine, argv, tty, tmp, say)
+        for accel in accelerations(machine.arch):
             try:
                 say(f"booting by {accel}: {machine.about}")
                 command = qemu(machine, image, initrd, accel, tmp)

@@ -19,7 +19,7 @@ from conformance.harness import host
 from conformance.runner import machines
 from conformance.units import fleet
 
-UP = "kernel 6.1.0-50-cloud-amd64\n{}up\n"
+UP = "kernel 6.1.0-50-cloud-amd64\npage {}\n{}up\n"
 COUNT = "node{}/hugepages/{}/nr_hugepages:{}\n"
 
 
@@ -27,7 +27,7 @@ def said(machine: machines.Machine) -> str:
     """What one tells that came up as it is described."""
     lines = [f"node{k}/cpulist:\n" for k in range(len(machine.nodes))]
     lines += [COUNT.format(k, host.kernel_dir(sz), n) for k, sz, n in machine.pages(bool)]
-    return UP.format("".join(lines)).replace("6.1", machine.kernel)
+    return UP.format(machine.page, "".join(lines)).replace("6.1", machine.kernel)
 
 
 @pytest.mark.parametrize("name", machines.names())
@@ -55,12 +55,30 @@ def test_nodes_as_qemu_is_told() -> None:
 def test_big_pages_are_the_kernels_and_small_ones_the_first_process_s() -> None:
     m = machines.Machine("numa2")
 
-    assert m.command_line() == f"{machines.OPTIONS} hugepagesz=1G hugepages=0:1,1:1"
+    assert m.command_line() == (
+        f"console=ttyS0 {machines.OPTIONS} tsc=reliable no_timer_check"
+        " hugepagesz=1G hugepages=0:1,1:1"
+    )
     job = m.job(["sh", "-c", "echo 'a b'"], "").splitlines()
     small = "hugepages/hugepages-2048kB/nr_hugepages=256"
     assert f"pages='node0/{small} node1/{small}'" in job
     done = subprocess.run(["sh", "-c", "\n".join([*job, 'sh -c "$command"'])], capture_output=True)
     assert done.stdout == b"a b\n"
+
+
+def test_arm64_has_its_own_board_kernel_and_consoles(tmp_path: Path) -> None:
+    """The board's port is the kernel's; the command's and that of /init are PCI devices."""
+    m = machines.Machine("arm64-16k")
+    argv = list(map(str, machines.qemu(m, "image", "initrd", "tcg", tmp_path)))
+
+    assert argv[argv.index("-cpu") + 1] == "neoverse-n1"
+    assert argv[argv.index("-append") + 1] == f"console=ttyAMA0 {machines.OPTIONS}"
+    ports = ["-serial chardev:c0", "-device pci-serial,chardev=c1", "-device pci-serial,chardev=c2"]
+    assert [p for p in ports if p in " ".join(argv)] == ports
+    assert {"out=ttyS0", "said=ttyS1"} <= set(m.job(["true"], "").splitlines())
+    assert list(m.differs(said(m).replace("page 16", "page 4"))) == [
+        "wanted pages of 16 kB, found 4"
+    ]
 
 
 def test_what_came_up_otherwise_is_told() -> None:
@@ -118,15 +136,15 @@ console=${said%said}console
 @pytest.fixture
 def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     monkeypatch.setattr(machines, "BUSYBOX", "/bin/sh")
-    monkeypatch.setattr(machines, "kernel", lambda suite, say: tmp_path / "kernel")
+    monkeypatch.setattr(machines, "kernel", lambda machine, say: tmp_path / "kernel")
     monkeypatch.setattr(machines, "file_system", lambda *args: tmp_path / "initrd")
-    monkeypatch.setattr(machines, "accelerations", lambda: ["tcg"])
+    monkeypatch.setattr(machines, "accelerations", lambda arch: ["tcg"])
 
     def fake(script: str) -> Path:
         path = tmp_path / "qemu"
         path.write_text(START + script)
         path.chmod(0o755)
-        monkeypatch.setattr(machines, "QEMU", str(path))
+        monkeypatch.setitem(machines.QEMU, "amd64", str(path))
         return path
 
     return fake
@@ -241,7 +259,7 @@ def test_no_machine_outlives_its_runner(qemu: Fake, tmp_path: Path, by: str) -> 
     patched = f"""
 from pathlib import Path
 from conformance.runner import machines as m
-m.QEMU, m.BUSYBOX, m.accelerations = {str(fake)!r}, "/bin/sh", lambda: ["tcg"]
+m.QEMU["amd64"], m.BUSYBOX, m.accelerations = {str(fake)!r}, "/bin/sh", lambda arch: ["tcg"]
 m.kernel = m.file_system = lambda *args: Path("/dev/null")
 raise SystemExit(m.main(["run", "numa2", "--", "true"]))
 """

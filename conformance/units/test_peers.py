@@ -44,6 +44,22 @@ def test_a_minor_release_is_its_line() -> None:
         peers.of("26.07")
 
 
+def test_the_build_for_another_architecture_is_a_peer_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers.platform, "machine", lambda: "x86_64")
+    assert peers.of("24.11.4-arm64") == "24.11-arm64"
+    assert peers.of("24.11-amd64") == "24.11"
+    assert peers.described("24.11-arm64")["architecture"] == "arm64"
+    assert "mount" in peers.described("24.11-arm64-system")["more"]
+    with pytest.raises(peers.Unobtainable, match=r"no peer 24\.11-armhf: there are"):
+        peers.of("24.11-armhf")
+
+    monkeypatch.setattr(peers.platform, "machine", lambda: "aarch64")
+    assert (peers.of("24.11"), peers.of("24.11-amd64")) == ("24.11-arm64", "24.11")
+    assert peers.emulator("aarch64") == []
+
+
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
