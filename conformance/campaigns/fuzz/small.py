@@ -14,6 +14,7 @@ from pathlib import Path
 from conformance.campaigns.fuzz import attach
 from conformance.campaigns.fuzz.engine import Case, Wrong
 from pyeal import EalError, backing, layout, libc, malloc_mp, mp, options, releases
+from pyeal.backing.base import LockedDirectory
 from pyeal.fbarray import Arrays
 from pyeal.heap import Heaps, elem
 from pyeal.hugepages import HugepageInfo
@@ -34,6 +35,7 @@ ELEM = ctypes.sizeof(layout.MallocElem)
 
 class Small:
     def __init__(self, hugedir: Path, release: releases.Release) -> None:
+        LockedDirectory._check = lambda self, fd: None  # type: ignore[method-assign]  # no hugetlbfs
         self.release = release
         self.opts = options.parse(
             ["--huge-unlink=never", "--file-prefix", attach.PREFIX], releases.get("25.11.2")
@@ -126,11 +128,13 @@ class Words(OnSmall):
     def seeds(self) -> list[str]:
         return ["20.11.10", "22.11.11", "26.07"]
 
-    def _laid(self, small: Small) -> tuple[list[int], list[int]]:
+    def lay(self, small: Small) -> tuple[list[int], list[int]]:
         """Areas of several sizes, every other one freed: all elements by address, and those
         that stay."""
         rng = random.Random(7)
         areas = [small.heaps.malloc(rng.choice((64, 500, 4000, 30000))) for _ in range(LAID)]
+        if not all(areas):
+            raise AssertionError(f"no heap to damage: {small.segments.why}")
         for va in areas[::2]:
             small.heaps.free(va)
         found, va = [], small.heaps.heaps[0].c.first
@@ -147,7 +151,7 @@ class Words(OnSmall):
     def data(self, seed: str) -> bytes:
         if seed not in self._data:
             small = self.small(seed)
-            self._data[seed] = b"".join(self._views(small, self._laid(small)[0]))
+            self._data[seed] = b"".join(self._views(small, self.lay(small)[0]))
             small.close()
         return self._data[seed]
 
@@ -164,7 +168,7 @@ class Words(OnSmall):
         content = case.apply(self.data(case.seed))
         small = self.small(case.seed)
         try:
-            elems, areas = self._laid(small)
+            elems, areas = self.lay(small)
             views = self._views(small, elems)
             for view in views:
                 view[:] = content[: len(view)].ljust(len(view), b"\0")
