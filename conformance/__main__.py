@@ -76,6 +76,13 @@ def fuzz(argv):
     return sweep.main(argv)
 
 
+def attack(argv):
+    """try what hostile users, broken programs, signals and kills can do"""
+    from conformance.campaigns.attack import sweep
+
+    return sweep.main(argv)
+
+
 def mutations(argv):
     """put faults into a copy of pyeal, which the tests must find"""
     from conformance.campaigns.mutations import sweep
@@ -121,8 +128,8 @@ def pytest(argv):
 COMMANDS = {
     name: globals()[name]
     for name in (
-        "run smoke report summary machines peers hugepages record faults fuzz mutations programs "
-        "rehearsal stress pytest"
+        "run smoke report summary machines peers hugepages record attack faults fuzz mutations "
+        "programs rehearsal stress pytest"
     ).split()
 }
 

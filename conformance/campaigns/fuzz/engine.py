@@ -77,6 +77,7 @@ class Family(Protocol):
 
     name: str
     allowed: tuple[type[Exception], ...]  # what a reader may raise
+    # memory: bytes that a child may write to besides what its parent has; MEMORY without it
 
     def seeds(self) -> list[str]: ...
     def data(self, seed: str) -> bytes: ...
@@ -189,6 +190,14 @@ def run(
     return counts, found
 
 
+def _data() -> int:
+    """Return the bytes of this process that RLIMIT_DATA counts."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
 def ending(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGALRM:
@@ -202,7 +211,9 @@ def _child(
     code = 1
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        memory = getattr(family, "memory", 0)
+        memory = memory + _data() if memory else MEMORY
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         for i in numbers:
             counts.words[0] = i

@@ -1,0 +1,175 @@
+"""python -m conformance attack: what hostile users, broken programs, signals and kills can do.
+
+Exit code 1 if anything went wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+import xml.etree.ElementTree as xml
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from conformance.campaigns.fuzz import engine
+from conformance.campaigns.fuzz.engine import Case
+from conformance.harness import tests
+
+CHUNK = 2000  # trials of a worker
+
+
+class Part(NamedTuple):
+    """What is tried: families, or a file of tests; how often in short and in whole."""
+
+    families: Callable[[], list[Any]] | None
+    short: int
+    whole: int
+    files: tuple[str, ...] = ()
+
+
+def _inputs() -> list[Any]:
+    from conformance.campaigns.attack import inputs
+
+    return [inputs.Inputs()]
+
+
+def _attach() -> list[Any]:
+    from conformance.campaigns.fuzz import attach
+
+    return attach.FAMILIES
+
+
+PARTS = {
+    "inputs": Part(_inputs, 1000, 80_000),
+    "attach": Part(_attach, 400, 20_000),
+    "names": Part(None, 0, 1, ("test_hostile_names.py",)),
+}
+
+
+class Line:
+    """A line of the table: what was tried, how often, and what was wrong."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.begun = name, time.monotonic()
+        self.done = self.refused = self.wrong = 0
+        self.why = ""
+
+    def __str__(self) -> str:
+        if self.why:
+            return f"{self.name:14} not run: {self.why}"
+        took = time.monotonic() - self.begun
+        return f"{self.name:14} {self.done:>8,} {self.refused:>8,} {self.wrong:>6,} {took:>7.1f} s"
+
+
+def case_of(family: Any, seed: int, i: int) -> Case:
+    """Return trial number i of a seed."""
+    make = getattr(family, "case", None)
+    found: Case = make(seed, i) if make else engine.make(family, seed, i)
+    return found
+
+
+_family: Any = None  # of the workers, which are forked
+
+
+def _work(seed: int, first: int, n: int) -> tuple[int, list[tuple[int, str, str]]]:
+    """Run trials in children of a worker: how many were refused, and what was wrong."""
+    numbers = {}
+
+    def case(i: int) -> Case:
+        numbers[made := case_of(_family, seed, first + i)] = first + i
+        return made
+
+    counts, found = engine.run(_family, case, n)
+    return counts.refused, [(numbers[f.case], f.what, f.detail) for f in found]
+
+
+def attack(family: Any, n: int, seed: int, jobs: int) -> Line:
+    """Make n trials of a family; print what was wrong and how it is tried again."""
+    global _family
+    line, _family = Line(family.name), family
+    if why := getattr(family, "lacks", str)():
+        line.why = why
+        return line
+    getattr(family, "warm", int)()
+    shown = set()
+    size = min(CHUNK, -(-n // jobs))
+    with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
+        firsts = range(0, n, size)
+        work = functools.partial(_work, seed)
+        sizes = [min(size, n - first) for first in firsts]
+        for done, (refused, found) in zip(sizes, pool.map(work, firsts, sizes), strict=True):
+            line.done, line.refused = line.done + done, line.refused + refused
+            line.wrong += len(found)
+            for i, what, detail in found:
+                if (kind := what[:60]) not in shown:  # one of a kind
+                    shown.add(kind)
+                    again = f"ci/attack {family.part} --seed={seed} --number={i}"
+                    print(f"\n{family.name}: {what}\n{case_of(family, seed, i)}\n{detail}{again}")
+    return line
+
+
+def test(name: str, files: tuple[str, ...]) -> Line:
+    """Run files of units; their parameters are the trials."""
+    line = Line(name)
+    with TemporaryDirectory() as tmp:
+        out = Path(tmp) / "tests.xml"
+        for file in files:
+            tests.run(f"units/{file}", "-q", "-n", "0", f"--junitxml={out}")
+            for suite in xml.parse(out).iter("testsuite"):
+                line.done += int(suite.get("tests", 0)) - int(suite.get("skipped", 0))
+                line.wrong += int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    return line
+
+
+def lines(args: argparse.Namespace) -> Iterator[Line]:
+    for name in args.parts or PARTS:
+        part = PARTS[name]
+        n = args.trials or (part.short if args.short else part.whole)
+        if not n:  # a step of its own in ci/test
+            continue
+        if part.families is None:
+            yield test(name, part.files)
+            continue
+        families = part.families()
+        for family in families:
+            family.part = name
+            yield attack(family, -(-n // len(families)), args.seed, args.jobs)
+
+
+def again(name: str, seed: int, number: int) -> int:
+    """Run one trial, alone; its families share the number."""
+    worst = 0
+    families = PARTS[name].families
+    for family in families() if families else ():
+        made = case_of(family, seed, number)
+        _, found = engine.run(family, lambda i, case=made: case, 1)  # type: ignore[misc]
+        print(made, *(f"{f.what}\n{f.detail}" for f in found), sep="\n")
+        worst = worst or bool(found)
+    return int(worst)
+
+
+def main(argv: list[str]) -> int:
+    p = argparse.ArgumentParser(prog="ci/attack", description=__doc__)
+    p.add_argument("parts", nargs="*", metavar="PART", help=f"default: {' '.join(PARTS)}")
+    p.add_argument("--short", action="store_true", help="a sample of each part")
+    p.add_argument("--trials", type=int, metavar="N", help="of each part, instead of its own")
+    p.add_argument("--seed", type=int, default=1, help="another one makes other trials")
+    p.add_argument("--number", type=int, metavar="I", help="only trial I of the part")
+    p.add_argument("--jobs", type=int, default=2, metavar="J", help="workers (default 2)")
+    args = p.parse_args(argv)
+    if unknown := set(args.parts) - set(PARTS):
+        p.error(f"no part {', '.join(sorted(unknown))}: {' '.join(PARTS)}")
+    if args.number is not None:
+        return again(args.parts[0], args.seed, args.number)
+    print(f"{'part':14} {'trials':>8} {'refused':>8} {'wrong':>6} {'took':>9}   seed {args.seed}")
+    wrong = 0
+    for line in lines(args):
+        print(line, flush=True)
+        wrong += line.wrong
+    print(f"{wrong} wrong")
+    return 1 if wrong else 0

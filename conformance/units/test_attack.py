@@ -1,0 +1,51 @@
+"""ci/attack: a few trials of each part, and that it finds what is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from conformance.harness.child import environment
+
+PLANTED = """
+import sys
+from conformance.campaigns.attack import inputs, sweep
+from pyeal.look.snapshot import Snapshot
+
+%s
+sys.exit(sweep.main(sys.argv[1:]))
+"""
+
+
+def attack(*args: str, plant: str = "") -> subprocess.CompletedProcess[str]:
+    """In a process of its own: it forks, and a worker of pytest-xdist has threads."""
+    command = [sys.executable, "-P", "-c", PLANTED % plant, *args]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=110)
+
+
+@pytest.mark.parametrize("part", ["inputs", "attach"])
+def test_nothing_is_wrong(part: str) -> None:
+    done = attack(part, "--trials=60", "--jobs=1")
+
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 wrong"), done
+
+
+def test_a_traceback_is_found_and_tried_again() -> None:
+    plant = "Snapshot.tailqs = lambda self: [][0]"
+    done = attack("inputs", "--trials=60", "--jobs=1", "--seed=3", plant=plant)
+    again = done.stdout.partition("ci/attack ")[2].splitlines()[0].split()
+
+    assert done.returncode == 1
+    assert "IndexError" in done.stdout
+    assert again[:2] == ["inputs", "--seed=3"]
+    assert attack(*again, plant=plant).returncode == 1
+    assert attack(*again).returncode == 0
+
+
+def test_a_slow_tool_is_found() -> None:
+    plant = "inputs.SECONDS = 0.0001"
+    done = attack("inputs", "--trials=4", "--jobs=1", plant=plant)
+
+    assert done.returncode == 1 and "takes over" in done.stdout
