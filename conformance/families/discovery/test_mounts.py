@@ -104,7 +104,9 @@ def test_huge_dir_is_judged_by_its_file_system(start, machine, evidence):
     top = "/run/hugepages/2M"
     box = machine({"2M": {"free": 1}}, {"2M": 1})
     box.sh(f"ln -s {top} /run/link; mkdir {top}/x; mount -t tmpfs none {top}/x")
-    refused = start("-m", "2", f"--huge-dir={top}/x", box=box, init=False).refused()
+    other = start("-m", "2", f"--huge-dir={top}/x", box=box, init=False)
+    refused = other.refused()
+    other.close()  # or it keeps the prefix
     eal = start("-m", "2", "--huge-dir=/run/link", box=box)
     evidence(f"tmpfs: errno {refused.errno}; link: {found(eal)}")
 
