@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from datetime import date
@@ -9,7 +10,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import NamedTuple
 
-from conformance import SUITE
+from conformance import FIXTURES, SUITE
 from conformance.harness.facts import FACTS
 
 
@@ -114,15 +115,48 @@ def same_release(a, b):
 
 
 def holds(predicate, release):
-    """ ">=22.11,<=24.11" against "24.11.4": compared as far as the predicate's number goes."""
+    """ ">=22.11,<=24.11" against "24.11.4": compared as far as the predicate's number goes.
+
+    A term may be a fact of DPDK's history, whose fixes came to minor releases: "!zeroes_released".
+    """
     numbers = [int(x) for x in re.findall(r"\d+", release)[:3]]
     for term in filter(None, predicate.split(",")):
+        if m := re.fullmatch(r"(!?)([a-z_]+)", term):
+            if bool(m[1]) == bool(fact(m[2], release)):
+                return False
+            continue
         if not (m := re.fullmatch(r"\s*([<>=!]=?)\s*(\d+(?:\.\d+)*)\s*", term)) or m[1] not in OPS:
             raise Broken(f"release predicate {predicate!r}: {term!r}")
         want = [int(x) for x in m[2].split(".")]
         if not OPS[m[1]](numbers[: len(want)], want):
             return False
     return True
+
+
+@cache
+def history():
+    """Return fixtures/releases/facts.json, which ci/facts reads from DPDK's source."""
+    return json.loads((FIXTURES / "releases/facts.json").read_text())
+
+
+def fact(name, release):
+    """Return a fact at a release: its last change in the release's line or before that line."""
+    if not isinstance(changes := history().get(name), dict):
+        raise Broken(f"no fact {name} in facts.json")
+    numbers = [*map(int, re.findall(r"\d+", release)[:3]), 0][:3]
+    found = None
+    for tag in history()["releases"].split():
+        at = [*map(int, re.findall(r"\d+", tag)), 0][:3] if tag != "main" else [99, 0, 0]
+        own = at[:2] == numbers[:2] and at[2] <= numbers[2]
+        newer = tag == "main" and numbers[:2] > newest()
+        if tag in changes and (own or newer or (not at[2] and at[:2] < numbers[:2])):
+            found = changes[tag]
+    return found
+
+
+def newest():
+    """Return the line of the newest release that the history has."""
+    return [int(n) for n in history()["releases"].split()[-2].split(".")[:2]]
 
 
 def matches(id, pattern):

@@ -114,8 +114,13 @@ def test_deviation_does_not_cover_a_fault_of_the_test(suite):
 
 @pytest.mark.parametrize(
     "entry",
-    [{"target": "other"}, {"releases": ">=25.11"}, {"secondary": "other"}],
-    ids=["target", "release", "secondary"],
+    [
+        {"target": "other"},
+        {"releases": ">=25.11"},
+        {"secondary": "other"},
+        {"fact": "Debian's package"},
+    ],
+    ids=["target", "release", "secondary", "fact"],
 )
 def test_deviation_of_another_does_not_count(suite, entry):
     suite.deviation(id="FAKE-001", **entry)

@@ -197,6 +197,26 @@ def test_a_release_is_the_same_with_and_without_its_zero():
     assert not catalogue.same_release("22.11", "22.11.1")
 
 
+@pytest.mark.parametrize(
+    ("release", "zeroes", "lists"),
+    [
+        ("20.11.10", False, "per-list"),
+        ("22.11.7", False, "per-list"),
+        ("22.11.8", True, "per-list"),
+        ("23.03.0", False, "per-list"),  # before the fix, although 22.11.8 has it
+        ("26.07.0", True, "per-type"),
+        ("26.11.0-rc0", True, "per-type"),
+        ("27.11", True, "per-type"),
+    ],
+)
+def test_a_predicate_may_be_a_fact_of_the_history(release, zeroes, lists):
+    assert catalogue.holds("zeroes_released", release) == zeroes
+    assert catalogue.holds(">=20.11,!zeroes_released", release) == (not zeroes)
+    assert catalogue.fact("lists", release) == lists
+    with pytest.raises(catalogue.Broken, match="no fact zeros in facts"):
+        catalogue.holds("zeros", release)
+
+
 def test_fbarray_mask():
     data = b"\1" * 4 * 100 + (2).to_bytes(8, "little")
     data += (1 << 63 | 1).to_bytes(8, "little") + (1 << 35).to_bytes(8, "little")

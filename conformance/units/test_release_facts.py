@@ -1,21 +1,17 @@
 """pyeal/releases.py against DPDK's history: fixtures/releases/facts.json, which ci/facts writes."""
 
 import itertools
-import json
 from functools import cache
 
 import pytest
 
-from conformance.harness import decode
+from conformance.harness import catalogue
 from pyeal import options, releases
 
-FACTS = decode.LAYOUTS.parents[1] / "releases/facts.json"
 KEYS = ("main", "releases", "others")
 
 
-@cache
-def history():
-    return json.loads(FACTS.read_text())
+history = catalogue.history
 
 
 @cache
@@ -29,9 +25,7 @@ def facts():
 
 def value(fact, tag):
     """Return the fact at that release: its last change in its own line or a release before that."""
-    chain = [t for t in tags() if t.count(".") == 1 or t[:5] == tag[:5]]
-    changes = history()[fact]
-    return next(changes[t] for t in reversed(chain[: chain.index(tag) + 1]) if t in changes)
+    return catalogue.fact(fact, tag)
 
 
 def in_table(fact, tag):

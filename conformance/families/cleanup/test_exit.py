@@ -62,7 +62,7 @@ def test_a_leak_keeps_the_pages_of_its_run(start, evidence):
 
 
 @requirement("CLEAN-004")
-@needs(pages={"2M": 3}, release=">=22.11")
+@needs(pages={"2M": 3}, release=">=22.03")
 @pytest.mark.parametrize(
     ("args", "stays"),
     [
@@ -114,7 +114,7 @@ def test_sockets_are_removed(start, mode, evidence):
 
 
 @requirement("CLEAN-007")
-@needs(pages={"2M": 4}, release=">=22.11")
+@needs(pages={"2M": 4}, release=">=22.03")
 def test_what_is_left_can_be_joined(start, join, evidence):
     """The magic stays; where page files do too, a secondary finds the bytes in them."""
     eal = start("-m", "4", "--huge-unlink=never")

@@ -47,7 +47,7 @@ def test_runtime_directory_follows_environment_and_user(tmp_dpdk, start, box, ca
     }[case]
     for _ in range(2):
         eal = start("-m", "4", mode="no-huge", env=env, as_user=user)
-        if case == "RUNTIME_DIRECTORY" and holds("<22.11", eal.release):
+        if case == "RUNTIME_DIRECTORY" and holds("<22.03", eal.release):
             base = "/var/run"
         modes = [f"{d.stat().st_mode & 0o777:o}" for d in (eal.run, eal.run.parent)]
         evidence(f"{eal.runtime_dir}, modes {modes}")
@@ -67,7 +67,7 @@ def test_runtime_directory_is_made_or_else_the_start_is_refused(start, mode, evi
     private = ["-m", "2", *(["--no-shconf"] if mode == "no-huge" else [])]
     eal = start(*private)
     made = eal.run.is_dir()
-    late = holds(">=21.11", eal.release)
+    late = holds(">=21.08", eal.release)
     eal.close()
     goes_on = start(*private, **nowhere)
     warned = goes_on.logged("No DPDK runtime directory created")

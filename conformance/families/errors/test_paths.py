@@ -7,13 +7,14 @@ import socket
 import pytest
 
 from conformance import MB, needs, requirement
+from conformance.harness.catalogue import holds
 from conformance.harness.child import TargetError
 
 PAGE = 4096
 KEPT = b"somebody's" * 5000
 SHARED = ["config", "hugepage_info", "fbarray_memzone"]
 PLACES = ["runtime-dir", *SHARED]
-OWNED = [*PLACES, pytest.param("page", marks=needs(release=">=22.11"))]
+OWNED = [*PLACES, pytest.param("page", marks=needs(release=">=22.03"))]
 
 
 def run_dir(eal):
@@ -23,7 +24,7 @@ def run_dir(eal):
 
 def page_path(eal):
     """The file of its first page."""
-    first = "map_0_0" if eal.release >= "26" else "map_0"
+    first = "map_0_0" if holds(">=26.07", eal.release) else "map_0"
     return eal.hugedir() / f"{eal.prefix}{first}"
 
 

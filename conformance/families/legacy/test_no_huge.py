@@ -85,7 +85,7 @@ def test_no_huge_memory_is_mapped_over_its_reservation(start, evidence):
         pytest.param(["--in-memory"], id="in-memory", marks=needs(release="<25.11")),
         pytest.param(["--match-allocations"], id="match-allocations"),
         pytest.param(
-            ["--huge-worker-stack"], id="huge-worker-stack", marks=needs(release=">=22.11")
+            ["--huge-worker-stack"], id="huge-worker-stack", marks=needs(release=">=22.07")
         ),
     ],
 )

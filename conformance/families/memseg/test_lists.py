@@ -70,7 +70,7 @@ def test_memseg_record_is_48_bytes(start, mode, evidence):
     """0 iova | 8 addr | 16 len | 24 page size | 32 node | 36 channels | 40 ranks | 44 flags."""
     grows = mode in ("dynmem", "single-file")
     eal = start("-m", "2", "-n", "4", "-r", "2", init=False)
-    dirty = 2 if mode == "dynmem" and holds(">=22.11", eal.release) else 0
+    dirty = 2 if mode == "dynmem" and holds(">=22.03", eal.release) else 0
     if dirty:  # the next start takes its page over, dirty
         eal.init("--huge-unlink=never").close()
         eal = start("-m", "2", "-n", "4", "-r", "2", "--huge-unlink=never", init=False)

@@ -224,7 +224,7 @@ def test_a_missing_page_file_is_named(start, join, gone, evidence):
 
 
 @requirement("SEC-014")
-@needs(pages={"2M": 4}, release=">=22.11")
+@needs(pages={"2M": 4}, release=">=22.03")
 def test_always_cannot_be_joined(start, join, evidence):
     """Files come back, empty, and then the service tables find no memory."""
     eal = start("-m", "2", "--huge-unlink=always")

@@ -52,7 +52,7 @@ def test_memory_may_change_while_a_secondary_joins(start, join, evidence):
 
 
 @requirement("SEC-044")
-@needs(pages={"2M": 10}, release=">=22.11")
+@needs(pages={"2M": 10}, release=">=22.03")
 @modes("dynmem", "single-file")
 def test_kept_pages_are_joined_with_what_is_in_them(start, join, mode, evidence):
     """--huge-unlink=never: a secondary reads the last run's bytes, also where it makes the heap

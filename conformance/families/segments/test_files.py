@@ -173,7 +173,7 @@ def test_an_existing_file_is_made_anew(start, mode, evidence):
     name = page_name(first, 0) if mode == "dynmem" else f"{first.prefix}map_0"
     path = first.hugedir() / name
     want = {"existing": 0 if mode == "dynmem" else 1}
-    if catalogue.holds(">=22.11", first.release) and mode == "dynmem":
+    if catalogue.holds(">=22.03", first.release) and mode == "dynmem":
         want["never"] = 1
     links = {}
     for word in want:
@@ -250,7 +250,7 @@ def test_never_keeps_pages_and_flags_them_dirty(start, n, evidence):
 
 
 @requirement("SEG-010")
-@needs(pages={"2M": 3}, release=">=22.11")
+@needs(pages={"2M": 3}, release=">=22.03")
 @modes("dynmem", "single-file")
 def test_a_page_is_touched_without_a_change(start, mode, box, evidence):
     """What a kept file holds is found in the page, from its first byte on.
@@ -296,7 +296,7 @@ def test_only_existing_unlinks_at_release(start, evidence):
 
 
 @requirement("SEG-006")
-@needs(pages={"2M": 3}, strace=True, release=">=22.11")
+@needs(pages={"2M": 3}, strace=True, release=">=22.03")
 def test_a_file_that_cannot_be_looked_at_fails_its_page(start, box, evidence):
     """EACCES for the second page's file: it is reported, and the next start gets the page."""
     eal = start("-m", "6", init=False)

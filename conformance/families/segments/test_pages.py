@@ -139,7 +139,7 @@ def test_neighbours_have_files_or_offsets_of_their_own(start, mode, evidence):
 
 
 @requirement("SEG-026")
-@needs(pages={"2M": 3}, strace=True, release=">=22.11")
+@needs(pages={"2M": 3}, strace=True, release=">=22.03")
 def test_each_page_costs_its_calls_in_this_order(start, evidence):
     """Look, open, lock, size, SIGBUS handler, map, then in PA mode the frame, and the node."""
     calls = (
