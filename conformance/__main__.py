@@ -55,6 +55,13 @@ def hugepages(argv):
     return loans.main(argv)
 
 
+def pairs(argv):
+    """let pyeal and librte_eal attach to each other, in both directions"""
+    from conformance.runner import pairs
+
+    return pairs.main(argv)
+
+
 def record(argv):
     """remake fixtures/recordings by Debian's librte_eal"""
     from conformance.runner import record
@@ -128,8 +135,8 @@ def pytest(argv):
 COMMANDS = {
     name: globals()[name]
     for name in (
-        "run smoke report summary machines peers hugepages record attack faults fuzz mutations "
-        "programs rehearsal stress pytest"
+        "run smoke report summary machines peers pairs hugepages record attack faults fuzz "
+        "mutations programs rehearsal stress pytest"
     ).split()
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import re
 import select
 import shlex
@@ -34,6 +35,7 @@ class TargetError(Exception):
         return f"[errno {self.errno}] {self.text}"
 
 
+HERE = platform.machine()
 NO_LIBRARY = "no librte_eal.so"  # what a target dies of where DPDK is not installed
 
 
@@ -51,6 +53,9 @@ class Rec(dict):
     __getattr__ = dict.__getitem__
 
 
+PEER = re.compile(r"\d\d\.\d\d(\.\d+)?(-[a-z]\w+)?")  # 22.11, 22.11.11, 22.11-arm64
+
+
 def command(target):
     """Command line of a target: pyeal[:RELEASE], librte_eal[:RELEASE or PATH], cmd:PROGRAM ARGS.
 
@@ -60,7 +65,7 @@ def command(target):
     match name:
         case "pyeal":
             return [sys.executable, "-P", "-m", "pyeal.agent", *(["--as", rest] if rest else [])]
-        case "librte_eal" if re.fullmatch(r"\d\d\.\d\d(\.\d+)?", rest):
+        case "librte_eal" if PEER.fullmatch(rest):
             peer = peers.find(rest)
             return peer.command(SUITE / "targets/librte_eal.py", peer.lib, peer.release)
         case "librte_eal" if rest:
@@ -75,6 +80,12 @@ def command(target):
         f"--target {target}: pyeal[:RELEASE], librte_eal[:RELEASE, PATH or PATH@RELEASE] "
         "or cmd:PROGRAM"
     )
+
+
+def machine(target):
+    """Return what uname says on the machines that a target is built for."""
+    name, _, rest = target.partition(":")
+    return peers.find(rest).machine if name == "librte_eal" and PEER.fullmatch(rest) else HERE
 
 
 pyeal_folder: str | None = None  # where targets find pyeal, if not where this process does

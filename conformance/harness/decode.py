@@ -8,6 +8,7 @@ from functools import cache
 from conformance import FIXTURES
 
 LAYOUTS = FIXTURES / "abi/layouts.json"
+BUILDS = {"ppc64le": "ppc64el"}  # what uname says -> build, where they differ
 ARM64, OTHER = FIXTURES / "abi/layouts-arm64.json", FIXTURES / "abi/layouts-other.json"
 
 

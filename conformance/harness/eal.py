@@ -12,7 +12,7 @@ import pytest
 
 from conformance.harness import decode, host, proc
 from conformance.harness.box import Cgroup, lifeline, limits, user
-from conformance.harness.child import Child, Rec, TargetError, command, environment
+from conformance.harness.child import Child, Rec, TargetError, command, environment, machine
 from conformance.harness.peers import Unobtainable
 from conformance.harness.trace import Trace
 
@@ -67,7 +67,8 @@ class Eal:
             self.child.release,
             self.child.target,
         )
-        self.decode = decode.release(self.release)
+        build = machine(target)
+        self.decode = decode.release(self.release, decode.BUILDS.get(build, build))
         self._traces = []
         if cgroup:
             cgroup.add(self.pid)

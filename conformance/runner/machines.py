@@ -55,6 +55,7 @@ QUIET = 30  # seconds after which a silent machine is said to run
 # What those of ci/ are in a machine.
 COMMANDS = {
     "ci/conform": ["pyeal", "conform"],
+    "ci/pairs": [sys.executable, "-P", "-m", "pyeal.suite", "pairs"],
     "ci/mutations": [
         *(sys.executable, "-P", "-m", "pyeal.suite"),
         *("mutations", "-o", "conform-report"),
