@@ -1,27 +1,31 @@
 """Add hugepages to the kernel's pools for a while, and remove exactly that many again.
 
-    python -m pyeal.loans lease 2M:512,1G:1 [--owner PID]   until `return`, or until PID is dead
+    python -m pyeal.loans lease 2M:512,1G:1 [--owner PID]   until `return`, or until PID ends
     python -m pyeal.loans lease 2M:512 --wait 600           all of them, once others have returned
     python -m pyeal.loans with 2M:512,1G:1 -- COMMAND       while the command runs
     python -m pyeal.loans return [--owner PID]
     python -m pyeal.loans show
 
 Used by `pyeal lease`, by the suite's runner and by ci/hugepages, which runs it before anything is
-installed. Each loan is a file in /run/pyeal/leases that is written before the pool is changed, so
-`kill -9` loses nothing: the next call finds the loans of dead owners and returns their pages. A
-size is "2M", or "2M@1" for pages of node 1.
+installed. A size is "2M", or "2M@1" for pages of node 1.
+
+A lease is a record in /run/pyeal/leases that is written before the pool is changed. It lasts as
+long as the lock on its record (pyeal/records.py): after `kill -9` the next call returns the pages.
+If the owner is another process, a small process holds the lock, waits for the owner's end and
+returns the pages at once. A record that cannot be read is reported and left alone.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from pyeal import records
+from pyeal.records import Refused as Refused
+from pyeal.records import printable, started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +38,8 @@ POOLS = Path("/sys/kernel/mm/hugepages")
 NODES = Path("/sys/devices/system/node")
 STATE = Path("/run/pyeal/leases")
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-class Refused(Exception):
-    """No page was added; the text is the reason."""
+FIRST_PIDS = 4026531836  # inode of the machine's own PID namespace
+UNKNOWN = "is no record that can be read, or of a process that cannot be seen from here"
 
 
 def parse(text: str) -> dict[str, int]:
@@ -78,63 +80,167 @@ def add(size: str, n: int) -> int:
     return read(size, "nr") - read(size, "surplus") - before
 
 
-def started(pid: int | str) -> int | None:
-    """Return when a process began, None if it is dead. Pid and start are never reused together."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+def _load(path: Path) -> Loan | None:
+    """Return what a record says; None if it was emptied, cut, or is another file."""
+    loan = records.load(path)
+    if loan is not None and _valid(loan):
+        return loan
+    return records.held[path][1] if path in records.held else None
+
+
+def _valid(loan: Loan) -> bool:
+    """Whether this says what a record must say, in the right types."""
+
+    def pages(d: object) -> bool:
+        return isinstance(d, dict) and all(
+            _is_size(size) and isinstance(n, int) and n >= 0 for size, n in d.items()
+        )
+
+    half, mounts = loan.get("raising"), loan.get("mounts", [])
+    if half is not None:
+        if not isinstance(half, dict) or not isinstance(half.get("from"), int):
+            return False
+        if not pages({half.get("size"): half.get("by")}):
+            return False
+    return (
+        isinstance(loan.get("pid"), int)
+        and pages(loan.get("took"))
+        and pages(loan.get("keeps", {}))
+        and isinstance(mounts, list)
+        and all(isinstance(at, str) and Path(at).parent.parent == STATE.parent for at in mounts)
+    )
+
+
+def _is_size(size: object) -> bool:
+    if not isinstance(size, str):
+        return False
+    size, at, node = size.partition("@")
+    return size[:-1].isdecimal() and size[-1:] in UNITS and (node.isdecimal() if at else True)
+
+
+def _alive(path: Path, loan: Loan | None) -> bool | None:
+    """Whether a lease lasts; None: not known."""
+    alive = records.alive(path)
+    if alive is not False or (loan and "lock" in loan):
+        return alive
+    # not locked: emptied, or written by pyeal 0.1, where the process decides if it can be seen
+    if loan is None or records.pid_namespace() != FIRST_PIDS:
         return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return started(loan["pid"]) == loan.get("started") is not None
 
 
-@contextmanager
-def _locked() -> Iterator[None]:
-    """Hold the lock of all loans; the folder exists meanwhile, and afterwards if it has loans."""
-    fd = os.open(STATE.parents[1], os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        STATE.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
+def _path(owner: int | str) -> Path:
+    """Return the record of an owner; a pid names a process in its own PID namespace alone."""
+    pids = records.pid_namespace()
+    of = f"@{pids}" if isinstance(owner, int) and pids != FIRST_PIDS else ""
+    return STATE / f"{owner}{of}.json"
+
+
+def _ancestors(pid: int) -> set[int]:
+    """Return a process and those above it."""
+    found: set[int] = set()
+    while pid > 0 and pid not in found:
+        found.add(pid)
         try:
-            STATE.rmdir()
-            STATE.parent.rmdir()
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
-            pass
-        os.close(fd)
+            break
+    return found
 
 
-def _load(path: Path) -> Loan:
-    loan: Loan = json.loads(path.read_text())
-    return loan
-
-
-def _write(path: Path, loan: Loan) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(loan))
-    new.replace(path)
-
-
-def _promised(but: Path) -> dict[str, int]:
-    """Return the pages that other living owners were promised and the kernel does not hold back."""
-    held: dict[str, int] = {}
-    for path in STATE.glob("*.json"):
+def all_loans() -> Iterator[tuple[Path, Loan | None, bool | None]]:
+    """Yield each record, what it says, and whether its lease lasts."""
+    for path in sorted(STATE.glob("*.json")):
         loan = _load(path)
-        if path != but and started(loan["pid"]) == loan["started"]:
+        yield path, loan, _alive(path, loan)
+
+
+def _promised(but: Path, owner: int) -> dict[str, int]:
+    """Return the pages that other living owners were promised and the kernel does not hold back.
+
+    They count whether in use by now or not: of two leases, the second rather adds too many. What a
+    process above the owner was promised is there for the owner.
+    """
+    held: dict[str, int] = {}
+    above = _ancestors(owner) - {owner}
+    for path, loan, alive in all_loans():
+        if path in (but, _path(owner)):
+            continue
+        if loan and alive is not False and loan["pid"] not in above:
             for size, n in loan.get("keeps", {}).items():
                 size = size.partition("@")[0]
                 held[size] = held.get(size, 0) + n
     return held
 
 
-def mounted(name: str, mounts: list[str]) -> None:
-    """Record mounts whose min_size= holds a loan's pages; they are unmounted if its owner dies."""
-    with _locked():
-        path = STATE / f"{name}.json"
-        loan = _load(path)
-        loan["keeps"], loan["mounts"] = {}, mounts
-        _write(path, loan)
+def _begin(path: Path, owner: int) -> Loan:
+    """Make a record, locked by this process, or by a keeper if the owner is another process."""
+    mine = owner == os.getpid()
+    try:
+        of = -1 if mine else os.pidfd_open(owner)
+    except ProcessLookupError:
+        raise Refused(f"there is no process {owner} to own a lease") from None
+    try:
+        loan: Loan = {"pid": owner, "started": started(owner), "lock": True, "took": {}}
+        fd = records.create(path, loan)
+        if not mine:
+            try:
+                _keeper(fd, of, path)
+            except BaseException:
+                records.remove(path)
+                raise
+            records.forget(path)
+    finally:
+        if of >= 0:
+            os.close(of)
+    return loan
+
+
+def _keeper(fd: int, owner: int, path: Path) -> None:
+    """Start the process that holds a record's lock until its owner ends."""
+    import subprocess
+
+    null, at = subprocess.DEVNULL, map(str, (fd, owner, path, POOLS, NODES))
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    argv = [sys.executable, "-S", "-m", "pyeal.loans", "keep", *at]
+    subprocess.run(argv, stdin=null, stdout=null, stderr=null, env=env, cwd="/", check=True,
+                   start_new_session=True, pass_fds=(fd, owner))  # fmt: skip
+
+
+def _keep(fd: int, owner: int, path: Path) -> None:
+    """Hold a record's lock until its owner ends or another process returns the lease."""
+    import select
+    import signal
+
+    for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(s, signal.default_int_handler)
+    if os.fork():
+        return  # the process that stays is a child of init
+    poll = select.poll()
+    poll.register(owner, select.POLLIN)
+    loan = _load(path)
+    try:
+        while not poll.poll(1000) and os.fstat(fd).st_nlink:
+            loan = _load(path) or loan
+    except KeyboardInterrupt:
+        pass
+    if os.fstat(fd).st_nlink and loan:
+        records.held[path] = fd, loan
+        give_back(path, say=lambda text: None)
+
+
+def mounted(name: str, mounts: list[str], reserved: bool = True) -> None:
+    """Record a loan's mounts, which are unmounted if its owner ends.
+
+    reserved: their min_size= holds the pages, which are then no longer a mere promise.
+    """
+    with records.locked(STATE, _to_stderr):
+        path = _path(name)
+        loan = _load(path) or {}
+        loan["mounts"] = mounts
+        if reserved:
+            loan["keeps"] = {}
+        records.write(path, loan)
 
 
 def lease(
@@ -142,8 +248,8 @@ def lease(
 ) -> dict[str, int]:
     """Make `want` pages of each size available; return what was added, {"2M": 412}.
 
-    A `name` makes it a loan beside others of this owner. Its pages are promised: the next loan does
-    not count them as available.
+    Pages that were free already are promised as well: the next loan does not count them as
+    available. A `name` makes it a loan beside others of this owner.
     """
     if os.geteuid():
         raise Refused(f"leasing hugepages needs root, found uid {os.geteuid()}")
@@ -153,35 +259,53 @@ def lease(
             raise Refused(f"this kernel has no pool of {size} pages; it has {have}")
     owner = owner or os.getpid()
     recover(say)
-    with _locked():
-        path = STATE / f"{name or owner}.json"
-        loan: Loan = {"pid": owner, "started": started(owner), "took": {}}
-        if path.exists():  # a second loan of the same owner adds to the first
-            loan = _load(path)
-        if name:
-            loan["keeps"] = want
-            _write(path, loan)
-        promised = _promised(path)
+    with records.locked(STATE, say):
+        path = _path(name or owner)
+        if found := _load(path):
+            loan = found  # a second loan of the same owner adds to the first
+        elif path.exists():
+            raise Refused(f"{path} cannot be read: remove it first")
+        else:
+            loan = _begin(path, owner)
+        keeps = loan.setdefault("keeps", {})
+        for size, n in want.items():
+            keeps[size] = max(n, keeps.get(size, 0))
+        records.write(path, loan)
+        promised = _promised(path, owner)
         for size, n in want.items():
             missing = n + promised.get(size.partition("@")[0], 0) - available(size)
             if missing <= 0:
                 continue
             # the intent first: if this process is killed while the kernel collects pages, it tells
             loan["raising"] = {"size": size, "by": missing, "from": read(size, "nr")}
-            _write(path, loan)
+            records.write(path, loan)
             got = add(size, missing)
             if got < missing:
-                Path("/proc/sys/vm/compact_memory").write_text("1")
+                try:
+                    Path("/proc/sys/vm/compact_memory").write_text("1")
+                except OSError:
+                    pass
                 got += add(size, missing - got)
             loan["took"][size] = loan["took"].get(size, 0) + got
             del loan["raising"]
-            _write(path, loan)
+            records.write(path, loan)
             if got < missing:
+                others = promised.get(size.partition("@")[0], 0)
+                promise = f", {others} of them promised to other leases" if others else ""
                 say(
-                    f"{size}: {n} free pages wanted, {available(size)} found; memory is too "
-                    f"fragmented for more: reserve them at boot (hugepagesz={size} hugepages={n})"
+                    f"{size}: {n} free pages wanted, {available(size)} found{promise}; memory is "
+                    f"too fragmented for more: reserve them at boot (hugepagesz={size} "
+                    f"hugepages={n})"
                 )
         return dict(loan["took"])
+
+
+def lacking(want: dict[str, int], owner: int | str | None = None) -> dict[str, int]:
+    """Return the sizes of which fewer pages are available than wanted, promises left out."""
+    owner = owner or os.getpid()
+    promised = _promised(_path(owner), owner if isinstance(owner, int) else os.getpid())
+    left = {s: max(available(s) - promised.get(s.partition("@")[0], 0), 0) for s in want}
+    return {s: left[s] for s, n in want.items() if left[s] < n}
 
 
 def lease_all(
@@ -191,15 +315,15 @@ def lease_all(
     end, pause = time.monotonic() + seconds, 0.5
     while True:
         took = lease(want, owner, say=lambda text: None)
-        lacking = {s: available(s) for s, n in want.items() if available(s) < n}
-        if not lacking:
+        short = lacking(want, owner)
+        if not short:
             return took
         give_back(owner, say)
         left = end - time.monotonic()
         if left <= 0:
-            found = ", ".join(f"{want[s]} x {s} wanted, {n} available" for s, n in lacking.items())
+            found = ", ".join(f"{want[s]} x {s} wanted, {n} available" for s, n in short.items())
             raise Refused(f"{found}, after {seconds:g} s: hugepages show lists their owners")
-        say(f"waiting for {text({s: want[s] for s in lacking})}: {left:.0f} s left")
+        say(f"waiting for {text({s: want[s] for s in short})}: {left:.0f} s left")
         time.sleep(min(pause, left))
         pause = min(2 * pause, 15)
 
@@ -215,13 +339,15 @@ def lease_some(want: dict[str, int], owner: int | None = None, say: Say = print)
     return took
 
 
-def _give(path: Path, say: Say) -> dict[str, int]:
-    import subprocess
+def _give(path: Path, loan: Loan, say: Say) -> dict[str, int]:
+    """Undo what a record says, and remove it."""
+    import ctypes
 
-    loan = _load(path)
     took: dict[str, int] = loan["took"]
     for at in loan.get("mounts", ()):
-        subprocess.run(["umount", "-l", at], capture_output=True)
+        ctypes.CDLL(None).umount2(
+            at.encode(), 2
+        )  # MNT_DETACH; not mounted in this namespace: so be it
         try:
             os.removedirs(at)  # and its parents, as far as they are empty
         except OSError:
@@ -232,28 +358,31 @@ def _give(path: Path, say: Say) -> dict[str, int]:
     for size, n in took.items():
         if n and (got := -add(size, -n)) != n:
             say(f"{size}: {n} pages to give back, {got} given back")
-    path.unlink()
+    records.remove(path)
     return took
 
 
-def give_back(owner: int | str | None = None, say: Say = print) -> dict[str, int]:
+def give_back(owner: int | str | Path | None = None, say: Say = print) -> dict[str, int]:
     """Remove the pages that `owner` (or the loan of that name) added; return them, {} if none."""
-    path = STATE / f"{owner or os.getpid()}.json"
-    if not path.exists():
+    path = owner if isinstance(owner, Path) else _path(owner or os.getpid())
+    if path not in records.held and not path.exists():
         return {}
-    with _locked():
-        return _give(path, say)
+    with records.locked(STATE, say):
+        if not (loan := _load(path)):
+            raise Refused(f"{path} cannot be read: what it added is not known")
+        return _give(path, loan, say)
 
 
 def recover(say: Say = print) -> None:
-    """Return the pages of owners that have died."""
+    """Return the pages of leases whose owners have ended; report what cannot be known."""
     if os.geteuid() or not STATE.is_dir():
         return
-    with _locked():
-        for path in sorted(STATE.glob("*.json")):
-            loan = _load(path)
-            if started(loan["pid"]) != loan["started"] or loan["started"] is None:
-                took = _give(path, say)
+    with records.locked(STATE, say):
+        for path, loan, alive in all_loans():
+            if alive is None:
+                say(f"{printable(path)} {UNKNOWN}: left alone")
+            elif loan and not alive:
+                took = _give(path, loan, say)
                 say(f"given back for process {loan['pid']}, which died: {text(took)}")
 
 
@@ -272,10 +401,12 @@ def show() -> None:
         name = f"{kb >> 20}G" if kb >> 20 else f"{kb >> 10}M" if kb >> 10 else f"{kb}K"
         words = {w: int((d / f"{w}_hugepages").read_text()) for w in ("nr", "free", "resv")}
         print(f"{name:>5}  {words['nr']:>6} pages, {words['free']} free, {words['resv']} reserved")
-    for path in sorted(STATE.glob("*.json")):
-        loan = _load(path)
-        alive = started(loan["pid"]) == loan["started"]
-        print(f"leased to {loan['pid']}{'' if alive else ' (dead)'}: {text(loan['took'])}")
+    for path, loan, alive in all_loans():
+        if loan is None:
+            print(f"{printable(path)} {'cannot be read, its lease lasts' if alive else UNKNOWN}")
+        else:
+            word = {True: "", False: " (dead)", None: " (not known whether alive)"}[alive]
+            print(f"leased to {loan['pid']}{word}: {text(loan['took'])}")
 
 
 def run_with(want: dict[str, int], argv: list[str]) -> int:
@@ -305,11 +436,32 @@ def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def _caller() -> int:
+    """Return the process that called this command; not sudo, which ends with it."""
+    pid = os.getppid()
+    try:
+        while Path(f"/proc/{pid}/comm").read_text().strip() in ("sudo", "doas"):
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        pass
+    return pid
+
+
+def _kept(fd: str, owner: str, path: str, pools: str, nodes: str) -> int:
+    """Be the process that holds a record's lock: see _begin."""
+    global POOLS, NODES, STATE
+    POOLS, NODES, STATE = Path(pools), Path(nodes), Path(path).parent
+    _keep(int(fd), int(owner), Path(path))
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run `hugepages VERB` and return the exit code."""
     import argparse
 
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["keep"]:
+        return _kept(*argv[1:])
     p = argparse.ArgumentParser(prog="hugepages", description=(__doc__ or "").partition("\n")[0])
     sub = p.add_subparsers(dest="verb", required=True, metavar="lease|with|return|show")
     takes = sub.add_parser("lease", help="make pages available")
@@ -326,9 +478,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     during.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     for s in (takes, gives):
-        s.add_argument(
-            "--owner", type=int, default=os.getppid(), help="pid; the caller if left out"
-        )
+        s.add_argument("--owner", type=int, default=_caller(), help="pid; the caller if left out")
     args = p.parse_args(argv)
     try:
         if args.verb == "lease":

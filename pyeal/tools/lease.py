@@ -4,7 +4,9 @@ with pyeal.lease("2M:256", node=0) as pages:
     pyeal.init(["--huge-dir", pages.hugedir("2M"), "-m", "64"])
 
 pyeal/loans.py changes the pools. The mounts here hold the pages back by min_size=, so that no other
-process can take them.
+process can take them. EAL counts such pages as reserved: --legacy-mem finds none that is free, and
+--in-memory takes its pages from outside of the mount. Both need reserved=False: pages that other
+leases leave alone, and other programs could take.
 """
 
 from __future__ import annotations
@@ -14,24 +16,28 @@ import itertools
 import os
 import sys
 import time
+from contextlib import contextmanager
 
 from pyeal import loans
-from pyeal.tools import BOLD, DIM, GREEN, RED, count, document, ink, size
+from pyeal.tools import BOLD, DIM, GREEN, RED, count, document, ink, printable, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
 TEXT = "Hugepages for a command, and back: reserved, privately mounted, checked for leaks."
 EXAMPLES = """\
   pyeal lease 2M:256 -- pytest tests/          256 pages that no other job can take meanwhile
   pyeal lease 2M:64,1G:1 --node 0 -- bash      two sizes of node 0, for a shell
+  pyeal lease 2M:64 --unreserved -- ./app.sh   for a program with --legacy-mem or --in-memory
 
 exit code: that of the command; 1 if it is 0 and pages were left behind, 2 nothing was leased"""
 TAKES_EAL_ARGS = True  # the command, after --
 PLACE = "/run/pyeal/pages"
 CLONE_NEWNS, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x4000, 1 << 18, 2
-GONE = 5.0  # seconds that the command's processes have to be gone
+UNRESERVED = "--legacy-mem", "--in-memory"  # options of EAL for which a mount cannot hold pages
+GONE = 30.0  # seconds until processes that outlive the command are left behind, not just slow
 _numbers = itertools.count(1)
 
 
@@ -57,14 +63,18 @@ def own_mounts() -> None:
 class Lease:
     """Pages of some sizes, each in a hugetlbfs of exactly that many.
 
-    pages: "2M:256" or "2M:256,1G:1"; node: of that node. Exception Refused (of the loans) or
-    OSError, and nothing is left then; Leak at the end, when the block itself did not fail.
+    pages: "2M:256" or "2M:256,1G:1"; node: of that node; reserved=False: for programs with
+    --legacy-mem or --in-memory. Exception Refused (of the loans) or OSError, and nothing is left
+    then; Leak at the end, when the block itself did not fail.
     """
 
-    def __init__(self, pages: str, node: int | None = None, say: object = None) -> None:
+    def __init__(
+        self, pages: str, node: int | None = None, say: object = None, *, reserved: bool = True
+    ) -> None:
         self.pages: dict[str, int] = loans.parse(pages)
-        self.node = node
-        self.name = f"{os.getpid()}-{next(_numbers)}"
+        self.node, self.reserved, self.pid = node, reserved, os.getpid()
+        # a pid names a process in its own PID namespace alone
+        self.name = f"{self.pid}-{next(_numbers)}-{os.urandom(3).hex()}"
         self.at = f"{PLACE}-{self.name}"
         self.took: dict[str, int] = {}
         self.mounts: list[str] = []
@@ -81,9 +91,11 @@ class Lease:
             self._possible(page, n)
         try:
             self.took = loans.lease(want, say=self.say, name=self.name)
+            if not self.reserved and (short := loans.lacking(want, self.name)):
+                raise loans.Refused(f"{loans.text(want)} wanted, {loans.text(short)} available")
             for page, n in self.pages.items():
                 self._mount(page, n)
-            loans.mounted(self.name, self.mounts)
+            loans.mounted(self.name, self.mounts, self.reserved)
         except BaseException:
             self._end()
             raise
@@ -96,8 +108,11 @@ class Lease:
         """Refuses what memory cannot give, before a pool is touched."""
         if not loans.pool(page).is_dir():
             return  # the loan says so
-        with open("/proc/meminfo") as f:
-            kb = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable:"))
+        try:
+            with open("/proc/meminfo") as f:
+                kb = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable:"))
+        except OSError:
+            return  # without /proc the kernel decides
         free = loans.available(page)
         if (n - free) * self._bytes(page) > kb << 10:
             raise loans.Refused(
@@ -109,7 +124,8 @@ class Lease:
         at = self.hugedir(page)
         os.makedirs(at, mode=0o700)
         length = n * self._bytes(page)
-        opts = f"pagesize={page},size={length},min_size={length},mode=0700"
+        opts = f"pagesize={page},size={length},mode=0700"
+        opts += f",min_size={length}" if self.reserved else ""
         try:
             _call("mount", b"pyeal", at.encode(), b"hugetlbfs", 0, opts.encode())
         except OSError as e:
@@ -121,6 +137,8 @@ class Lease:
         self.mounts.append(at)
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if os.getpid() != self.pid:
+            return  # a forked child: the lease is its parent's
         leaks = self.leaks()
         self._end()
         if leaks and kind is None:
@@ -135,7 +153,8 @@ class Lease:
             used = st.f_blocks - st.f_bfree
             if names:
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                what = f"{count(len(names), 'file')} left in {at}: {', '.join(names[:3])}{more}"
+                named = ", ".join(map(printable, names[:3]))
+                what = f"{count(len(names), 'file')} left in {at}: {named}{more}"
                 found.append(f"{what} ({size(used * st.f_bsize)})")
             elif used:
                 found.append(f"{size(used * st.f_bsize)} of {at} still in use by a process")
@@ -143,7 +162,10 @@ class Lease:
 
     def _end(self) -> None:
         for at in reversed(self.mounts):
-            _call("umount2", at.encode(), MNT_DETACH)
+            try:
+                _call("umount2", at.encode(), MNT_DETACH)
+            except OSError as e:  # the command has unmounted it
+                self.say(printable(str(e)))
         self.mounts.clear()
         for at in (*(self.hugedir(page) for page in self.pages), self.at):
             try:
@@ -160,6 +182,12 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.usage = "pyeal lease [options] PAGES -- COMMAND ..."
     p.add_argument("pages", nargs="?", metavar="PAGES", help="2M:256, or 2M:256,1G:1")
     p.add_argument("--node", type=int, help="of that NUMA node")
+    p.add_argument(
+        "--unreserved",
+        action="store_true",
+        help="for programs with --legacy-mem or --in-memory, which cannot use pages that a mount "
+        "reserves; chosen by itself if the command has these options",
+    )
     p.add_argument("--show", action="store_true", help="pools and loans, and nothing else")
     p.add_argument("-q", "--quiet", action="store_true", help="say only what goes wrong")
     p.add_argument("--json", action="store_true", help="with --show: as pyeal.lease/1")
@@ -175,16 +203,33 @@ def run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return 2
-        return _lend(args)
-    except Exception as e:
-        if type(e).__name__ not in ("Refused", "OSError", "PermissionError", "FileNotFoundError"):
-            raise
-        print(f"pyeal lease: {e}", file=sys.stderr)
+        with _interruptible():
+            return _lend(args)
+    except (loans.Refused, OSError) as e:
+        print(f"pyeal lease: {printable(str(e))}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("pyeal lease: interrupted", file=sys.stderr)
+        return 130
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP interrupt as Ctrl-C does, so that the pages go back."""
+    import signal
+
+    ends = signal.SIGTERM, signal.SIGHUP
+    before = [signal.signal(s, signal.default_int_handler) for s in ends]
+    try:
+        yield
+    finally:
+        for s, handler in zip(ends, before, strict=True):
+            signal.signal(s, handler)
 
 
 def _lend(args: argparse.Namespace) -> int:
-    lent = Lease(args.pages, args.node)
+    unreserved = args.unreserved or any(o in args.eal_args for o in UNRESERVED)
+    lent = Lease(args.pages, args.node, reserved=not unreserved)
     if os.geteuid():
         raise PermissionError(f"leasing hugepages needs root, found uid {os.geteuid()}")
     loans.recover(lent.say)  # mounts of dead processes are in the namespace that is left now
@@ -194,14 +239,19 @@ def _lend(args: argparse.Namespace) -> int:
         if not args.quiet:
             took = loans.text(lent.took)
             print(
-                f"{_named(lent)} at {', '.join(lent.mounts)}; taken from the kernel: {took}",
+                f"{_named(lent)} at {', '.join(lent.mounts)}; taken from the kernel: {took}\n"
+                + (
+                    "not reserved: other programs could take them"
+                    if unreserved
+                    else "reserved: a program with --legacy-mem or --in-memory needs --unreserved"
+                ),
                 file=sys.stderr,
             )
         code, left = _command(args.eal_args)
         leaks = [*left, *lent.leaks()]
         lent.leaks = list  # type: ignore[method-assign]
     for what in leaks:
-        print(f"{ink('pyeal lease: left behind:', BOLD, RED)} {what}", file=sys.stderr)
+        print(f"{ink('pyeal lease: left behind:', BOLD, RED)} {printable(what)}", file=sys.stderr)
     if not leaks and not args.quiet:
         print(f"{ink('given back', GREEN)}: {_named(lent)}", file=sys.stderr)
     return code or bool(leaks)
@@ -228,7 +278,7 @@ def _command(argv: list[str]) -> tuple[int, list[str]]:
     try:
         child = subprocess.Popen(argv)
     except OSError as e:
-        print(f"pyeal lease: {argv[0]}: {e.strerror}", file=sys.stderr)
+        print(f"pyeal lease: {printable(argv[0])}: {e.strerror}", file=sys.stderr)
         return 127, []
     before = {
         s: signal.signal(s, lambda s, _: child.send_signal(s))
@@ -248,26 +298,29 @@ def _command(argv: list[str]) -> tuple[int, list[str]]:
 
 def _inside() -> list[str]:
     """Other processes in this mount namespace."""
-    mine, found = os.readlink("/proc/self/ns/mnt"), []
-    for name in os.listdir("/proc"):
+    found = []
+    try:
+        mine, names = os.readlink("/proc/self/ns/mnt"), os.listdir("/proc")
+    except OSError:
+        return []  # without /proc they are not seen
+    for name in names:
         if not name.isdecimal() or int(name) == os.getpid():
             continue
         try:
             if os.readlink(f"/proc/{name}/ns/mnt") == mine:
-                with open(f"/proc/{name}/comm") as f:
-                    found.append(f"process {name} ({f.read().strip()}) still runs")
+                with open(f"/proc/{name}/comm", errors="backslashreplace") as f:
+                    found.append(f"process {name} ({printable(f.read().strip())}) still runs")
         except OSError:
             continue
     return found
 
 
 def _show(as_json: bool) -> int:
-    import json
-
-    found = []
-    for path in sorted(loans.STATE.glob("*.json")):
-        loan = json.loads(path.read_text())
-        alive = loans.started(loan["pid"]) == loan["started"] is not None
+    found, unread = [], []
+    for path, loan, alive in loans.all_loans():
+        if loan is None:
+            unread.append(printable(str(path)))
+            continue
         found.append(
             {
                 "pid": loan["pid"],
@@ -282,15 +335,18 @@ def _show(as_json: bool) -> int:
         for d in sorted(loans.POOLS.glob("hugepages-*kB"))
     }
     if as_json:
-        print(document("lease", {"pools": pools, "loans": found}))
+        print(document("lease", {"pools": pools, "loans": found, "unreadable": unread}))
         return 0
     for name, p in pools.items():
         page = size(int(name[10:-2]) << 10)
         print(f"{page:>5}  {p['nr']:>7,} pages, {p['free']:,} free, {p['resv']:,} reserved")
     for x in found:
-        who = f"process {x['pid']}" + ("" if x["alive"] else ink(" (dead)", DIM))
-        mounts = f", mounted at {', '.join(x['mounts'])}" if x["mounts"] else ""
+        word = {True: "", False: " (dead)", None: " (not known whether alive)"}[x["alive"]]
+        who = f"process {x['pid']}" + (ink(word, DIM) if word else "")
+        mounts = f", mounted at {printable(', '.join(x['mounts']))}" if x["mounts"] else ""
         print(f"lent to {who}: {loans.text(x['took'])} taken{mounts}")
-    if not found:
+    for at in unread:
+        print(f"{at} {loans.UNKNOWN}")
+    if not found and not unread:
         print(ink("nothing is lent", DIM))
     return 0

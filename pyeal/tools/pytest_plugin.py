@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def lease() -> Iterator[Callable[..., Lease]]:
-    """Return lease("2M:64", node=None), which holds pages until the test's end.
+    """Return lease("2M:64", node=None, reserved=True), which holds pages until the test's end.
 
     A page that the test leaves behind fails it. Skips without root; a lack of pages is an error.
     """
@@ -30,10 +30,10 @@ def lease() -> Iterator[Callable[..., Lease]]:
 
     stack = ExitStack()
 
-    def lend(pages: str, node: int | None = None) -> Lease:
+    def lend(pages: str, node: int | None = None, *, reserved: bool = True) -> Lease:
         if os.geteuid():
             pytest.skip(f"wanted root to lease hugepages, found uid {os.geteuid()}")
-        return stack.enter_context(Lease(pages, node))
+        return stack.enter_context(Lease(pages, node, reserved=reserved))
 
     yield lend
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -164,3 +165,52 @@ def test_the_pytest_fixture(tmp_path):
     assert "2 passed, 1 error" in done.stdout, done.stdout
     assert "1 file left in" in done.stdout
     assert not [m for m in host.mountinfo() if m[1] == "hugetlbfs" and "pyeal" in m[0]]
+
+
+START = """
+import pyeal, sys
+with pyeal.init(["-m", "4", "--file-prefix", "eal_lease", *sys.argv[1:]]) as eal:
+    print("pages", sum(m.count for m in eal.memseg_lists()))
+"""
+
+
+@needs(root=True, pages={"2M": 6})
+@pytest.mark.parametrize("mode", ["--legacy-mem", "--in-memory", "--single-file-segments"])
+def test_every_mode_uses_the_pages(lease, mode):
+    """Legacy counts free pages without reserved ones, in-memory uses no mount: neither reserves."""
+    unlink = ["--huge-unlink"] if mode == "--legacy-mem" else []  # its files stay otherwise
+    said = lease("2M:4", sys.executable, "-P", "-c", START, mode, *unlink)
+
+    assert "pages 2" in said
+    assert ("not reserved" in said) == (mode != "--single-file-segments")
+
+
+@needs(root=True, pages={"2M": 6})
+def test_a_script_asks_for_it(lease, tmp_path):
+    """The message of a lease that reserves says how, and the start then succeeds."""
+    code = tmp_path / "app.py"
+    code.write_text(START.replace("*sys.argv[1:]", "'--legacy-mem', '--huge-unlink'"))
+    told = lease("2M:4", "true")
+    done = subprocess.run(
+        [*PYEAL, "lease", "--unreserved", "2M:4", "--", sys.executable, "-P", code],
+        capture_output=True, text=True, env=environment(), timeout=60,
+    )  # fmt: skip
+
+    assert "a program with --legacy-mem or --in-memory needs --unreserved" in told
+    assert (done.returncode, "pages" in done.stdout) == (0, True), done.stderr
+
+
+@needs(root=True, pages={"2M": 2})
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_a_lease_that_is_ended_leaves_nothing(tool, sign, capsys):
+    """The command gets the signal; after kill -9 the next call returns pages and mounts."""
+    argv = [*lifeline(), *PYEAL, "lease", "2M:2", "--", "sh", "-c", "echo begun; exec sleep 600"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          env=environment(), process_group=0) as p:  # fmt: skip
+        assert p.stdout.readline() == "begun\n"
+        os.killpg(p.pid, sign)
+        code = p.wait()
+    tool("lease", "2M:1", "--", "true")
+
+    assert code == (-sign if sign == signal.SIGKILL else 128 + sign)
+    assert not _lent(tool, p.pid)
