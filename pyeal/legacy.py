@@ -43,7 +43,7 @@ def init(
             hugepage_data.write(data_path, kept, backing.mapped)
         backing.unlink_unnamed(kept, surplus)
     except BaseException:
-        backing.give_up()
+        backing.abandon()  # while the directories are locked
         raise
     finally:
         backing.unmap_first()

@@ -298,27 +298,20 @@ def pread_batch(fd: int, size: int, offsets: range) -> bytearray:
 
 
 def mmap_batch(
-    fds: list[int],
-    vas: Sequence[int],
-    page_sz: int,
-    flags: int,
-    done: list[int],
-    prot: int = PROT_RW,
-) -> None:
+    fds: list[int], vas: Sequence[int], page_sz: int, flags: int, prot: int = PROT_RW
+) -> tuple[int, OSError | None]:
     """Maps the first page of each file at its address, with one system call a page.
 
-    done[0] becomes the number of mapped pages, which is the index of the page that failed if this
-    raises OSError.
+    Returns how many are mapped, and the error of the one behind them if it failed.
     """
     got = syscall_batch("mmap", len(fds), vas, page_sz, prot, flags, fds, 0)
-    done[0] = len(got)
-    if got and got[-1] < 0:
-        done[0] -= 1
-        fd, at = fds[done[0]], vas[done[0]]
-        if flags & MAP_FIXED:
-            _reserve_again(at, page_sz)
-        why = os.strerror(-got[-1])
-        raise OSError(-got[-1], f"mmap of {page_sz:#x} bytes at {at:#x} (fd {fd}): {why}")
+    if not got or got[-1] >= 0:
+        return len(got), None
+    n = len(got) - 1
+    if flags & MAP_FIXED:
+        _reserve_again(vas[n], page_sz)
+    what = f"mmap of {page_sz:#x} bytes at {vas[n]:#x} (fd {fds[n]})"
+    return n, OSError(-got[n], f"{what}: {os.strerror(-got[n])}")
 
 
 def munmap(addr: int, length: int) -> None:

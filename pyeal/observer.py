@@ -9,7 +9,7 @@ import os
 from errno import EACCES
 
 from .attached import AttachedConfig
-from .backing import READ_ONLY
+from .backing import ReadOnly
 from .errors import EalError
 from .fbarray import Arrays
 from .libc import PROT_READ
@@ -89,7 +89,7 @@ class Observer(Secondary):
     known = False
     attach = ObserverConfig
     arrays = ObserverArrays
-    access = READ_ONLY
+    access = ReadOnly
 
     def _join(self) -> None:
         self.peers = ObserverPeers()

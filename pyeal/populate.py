@@ -65,19 +65,21 @@ def frames(entries: list[int]) -> list[int]:
 
 
 class PreferredNode:
-    """The calling thread's memory policy within the block: prefer a node.
+    """The calling thread's memory policy within the block: prefer a node; None changes nothing.
 
     The policy before is restored, a default one as local. cpus: where the thread runs meanwhile,
     close to the memory that it populates; none leaves that to the kernel.
     prepare_numa, restore_numa
     """
 
-    def __init__(self, node: int, log: Log, cpus: Collection[int] = ()) -> None:
+    def __init__(self, node: int | None, log: Log, cpus: Collection[int] = ()) -> None:
         self.node, self.log, self.cpus, self.old = node, log, cpus, (0, b"")
-        self.ran_on: set[int] | None = None
-        self.works = True
+        self.ran_on: Collection[int] = ()
+        self.works = node is not None
 
     def __enter__(self) -> PreferredNode:
+        if not self.works:
+            return self
         try:
             self.old = libc.get_mempolicy()
         except OSError as e:
@@ -86,32 +88,31 @@ class PreferredNode:
                 self.log("DEBUG", "NUMA is not supported.")
                 return self
             self.log("ERR", f"Failed to get current mempolicy: {e}. Assuming MPOL_DEFAULT.")
-        self.ran_on = os.sched_getaffinity(0) if self.cpus else None
+        if self.cpus:
+            self.ran_on = os.sched_getaffinity(0)
         self.prefer()
         return self
 
     def prefer(self) -> None:
         """Sets the calling thread's policy; PopulateThreads call it too, as each has its own."""
-        if not self.works:
-            return
-        if self.cpus:
+        if self.works and self.node is not None:
             self._run_on(self.cpus)
-        try:
-            libc.set_mempolicy(libc.MPOL_PREFERRED, (1 << self.node).to_bytes(128, "little"))
-        except OSError as e:
-            self.log("ERR", f"set_mempolicy failed: {os.strerror(e.errno or 0)}")
+            try:
+                libc.set_mempolicy(libc.MPOL_PREFERRED, (1 << self.node).to_bytes(128, "little"))
+            except OSError as e:
+                self.log("ERR", f"set_mempolicy failed: {os.strerror(e.errno or 0)}")
 
     def _run_on(self, cpus: Collection[int]) -> None:
         try:
-            os.sched_setaffinity(0, cpus)
+            if cpus:
+                os.sched_setaffinity(0, cpus)
         except OSError as e:  # a cpuset has changed: population is slower, and as good
             self.log("DEBUG", f"sched_setaffinity failed: {e.strerror}")
 
     def __exit__(self, *_: object) -> None:
         if not self.works:
             return
-        if self.ran_on:
-            self._run_on(self.ran_on)
+        self._run_on(self.ran_on)
         mode, mask = self.old
         if mode == libc.MPOL_DEFAULT:
             mode = libc.MPOL_LOCAL
@@ -143,60 +144,50 @@ class PopulateThreads:
     """
 
     def __init__(self, n: int, warm: Callable[[], object]) -> None:
-        self.work: Callable[[], object] | None = None
-        self.n, self.warm = n, warm
-        self.go: list[_thread.LockType] = []
-        self.done: list[_thread.LockType] = []
-        started = []
+        self.work, self.warm = warm, warm
+        self.started: list[tuple[_thread.LockType, _thread.LockType]] = []
         for _ in range(n):
-            locks = ready, go, done = [_thread.allocate_lock() for _ in range(3)]
-            for lock in locks:
-                lock.acquire()
+            go, done = _thread.allocate_lock(), _thread.allocate_lock()
+            go.acquire()
+            done.acquire()
             try:
-                _thread.start_new_thread(self._run, (ready, go, done))
+                _thread.start_new_thread(self._run, (go, done))
             except RuntimeError:  # at the limit of threads: those that run do it all
                 break
-            started.append(ready)
-            self.go.append(go)
-            self.done.append(done)
-        for ready in started:
-            ready.acquire()
+            self.started.append((go, done))
+        for _, done in self.started:
+            done.acquire()  # it is warm
 
-    def _run(self, ready: _thread.LockType, go: _thread.LockType, done: _thread.LockType) -> None:
+    def _run(self, go: _thread.LockType, done: _thread.LockType) -> None:
         try:
-            try:
-                bytearray(1 << 16)
-                self.warm()
-            finally:
-                ready.release()
-            go.acquire()
-            if self.work:
-                self.work()
+            bytearray(1 << 16)
+            self.warm()
         finally:
             done.release()
+            go.acquire()
+            try:
+                self.work()
+            finally:
+                done.release()
 
     def share(self, n: int, size: int) -> int:
         """Returns how many of n pages a thread takes at a time: a chunk, or less to occupy all."""
-        return max(1, min(CHUNK // size, -(-n // (len(self.go) + 1))))
+        return max(1, min(CHUNK // size, -(-n // (len(self.started) + 1))))
 
     def together(self, work: Callable[[], object]) -> None:
-        """Runs work() in every thread, this one included, and waits for all of them."""
-        self.work = work
+        """Runs work() in every thread, this one included; they have ended when it returns."""
+        self.work, started, self.started = work, self.started, []
+        for go, _ in started:
+            go.release()
         try:
-            for go in self.go:
-                go.release()
-            self.go = []
             work()
         finally:
-            self.close()
+            for _, done in started:
+                done.acquire()
 
     def close(self) -> None:
-        """Waits for the threads; if there was no work for them, they end without."""
-        for go in self.go:
-            go.release()
-        for done in self.done:
-            done.acquire()
-        self.go, self.done = [], []
+        """Ends the threads, if there was no work for them."""
+        self.together(bool)
 
 
 class Population:
@@ -224,15 +215,15 @@ class Population:
         self.why, self.fix = why, fix
         self.log(level, why)
 
-    def on_node(self, node: int) -> PreferredNode:
+    def on_node(self, node: int | None) -> PreferredNode:
         """Returns the policy for memory of that node, populated by the node's own CPUs."""
-        return PreferredNode(node, self.log, self.local_cpus.get(node, ()))
+        cpus = () if node is None else self.local_cpus.get(node, ())
+        return PreferredNode(node, self.log, cpus)
 
-    def threads(self, length: int, policy: PreferredNode | None = None) -> PopulateThreads:
+    def threads(self, length: int, policy: PreferredNode) -> PopulateThreads:
         """Returns threads to populate that many bytes with; none if they would not pay."""
-        cpus = policy.cpus if policy and policy.cpus else self.cpus
-        warm = policy.prefer if policy else lambda: None
-        return PopulateThreads(min(len(cpus), WORKERS) - 1 if length >= CHUNK else 0, warm)
+        n = min(len(policy.cpus or self.cpus), WORKERS) - 1
+        return PopulateThreads(n if length >= CHUNK else 0, policy.prefer)
 
     def touch(
         self, va: int, size: int, n: int, threads: PopulateThreads, go_on: bool = False
@@ -295,7 +286,7 @@ class Population:
 
     def on_its_node(self, va: int, size: int, n: int, policy: PreferredNode) -> int:
         """Returns how many of n populated pages, from the first on, lie on the policy's node."""
-        if not policy.works or not n:
+        if policy.node is None or not policy.works or not n:
             return n
         try:
             nodes = libc.page_nodes(va, size, n)

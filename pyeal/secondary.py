@@ -23,7 +23,7 @@ from . import (
     runtime,
 )
 from .attached import AttachedConfig
-from .backing import READ_WRITE
+from .backing import Access
 from .errors import EalError
 from .fbarray import Arrays, Fbarray, bits, runs
 from .heap import Heaps
@@ -88,7 +88,7 @@ class Secondary:
     known = True  # to other processes, by a channel
     attach: type[AttachedConfig] = AttachedConfig
     arrays = Arrays
-    access = READ_WRITE
+    access: type[Access] = Access
 
     def __init__(self, eal: Eal) -> None:
         self.eal = eal

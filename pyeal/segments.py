@@ -65,7 +65,7 @@ class Segments:
         if n < 1:
             what = "Cannot allocate pages"
             raise EalError(EINVAL, "memalloc", what, expected="at least one", found=f"{n}")
-        self.backing.info(page_sz)  # refuses a size that cannot change
+        self.backing.check_size(page_sz)
         failed = self.population
         full = failed.why = f"no memseg list of this size and node has room for {n}"
         failed.fix = ""
@@ -124,7 +124,7 @@ class Segments:
         If the directory's lock is not free in time, the files stay, with zeros.
         """
         msl = pages.msl
-        self.backing.info(msl.page_sz)
+        self.backing.check_size(msl.page_sz)
         for i in range(pages.start, pages.start + pages.n):
             if not msl.arr.is_used(i):
                 raise EalError(EINVAL, "memalloc", f"segment {i} of {msl.name} is not in use")

@@ -14,11 +14,14 @@ from .libc import MADV_DONTDUMP, MAP_FIXED, MAP_FIXED_NOREPLACE, PAGE, PROT_RW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+    from .populate import Log
 
 TRIES = 5  # moves of the cursor before the kernel's own choice is taken
+MUCH = 1 << 30  # bytes: more than any thread maps while there is a gap
 
-_choosing = allocate_lock()  # an address; all EALs of the process begin at the same ones
+choosing = allocate_lock()  # an address; all EALs of the process begin at the same ones
 
 
 def align(n: int, to: int) -> int:
@@ -32,12 +35,10 @@ class VaSpace:
     base: --base-virtaddr, 0 for the architecture's own; primary: only a primary has a cursor.
     """
 
-    __slots__ = ("asked", "cursor", "hint_warning", "log", "missed")
-
     def __init__(
         self,
         base: int = 0,
-        log: Callable[[str, str], object] = lambda level, text: None,
+        log: Log = lambda level, text: None,
         hint_warning: str = "asked",
         primary: bool = True,
     ) -> None:
@@ -51,47 +52,35 @@ class VaSpace:
         Without addr the cursor is the hint and moves behind the area. With addr the area is there,
         or EalError(EADDRNOTAVAIL) names what is mapped there. EalError(ENOMEM) if nothing fits.
         """
-        with _choosing:
-            return self._reserve(size, page_sz, addr)
-
-    def _reserve(self, size: int, page_sz: int, addr: int) -> int:
         hint = not addr and bool(self.cursor)
         wanted = align(self.cursor, page_sz) if hint else addr
         exact = (bool(wanted) and wanted % page_sz == 0 and not hint) or page_sz == PAGE
         length = size if exact else size + page_sz
         if length > 2**64 - 1:
             raise _refused(E2BIG, f"Map size too big: {length:#x} bytes")
-        tries = 0
-        while True:
-            try:
-                got = libc.reserve(wanted, length)
-            except OSError as e:
-                what, errno = "Cannot get a virtual area", e.errno or 0
-                area, why = f"{size:#x} bytes at {wanted:#x}", os.strerror(errno)
-                fix = "raise ulimit -v, or set vm.overcommit_memory to 0"
-                raise _refused(errno, what, expected=area, found=why, fix=fix) from None
-            if not hint or got == wanted:
-                break
-            tries += 1
-            self.cursor += page_sz
-            if tries > TRIES:
-                break
-            libc.munmap(got, length)
-            wanted = self.cursor
-        va = got if exact else align(got, page_sz)
-        if wanted and va != wanted:
-            if not hint:
-                libc.munmap(got, length)
-                what = f"Cannot get a virtual area at requested address: {wanted:#x} (got {va:#x})"
-                why = what_lies_at(wanted, size)
-                raise _refused(EADDRNOTAVAIL, f"{what}; {why}", reason="address-taken")
-            self._not_respected(wanted, va)
-        elif self.cursor:
-            self.cursor = va + size
-        if before := va - got:
-            libc.munmap(got, before)
-        if after := got + length - va - size:
-            libc.munmap(va + size, after)
+        with choosing:
+            for left in range(TRIES, -1, -1):
+                got = _map(wanted, length)
+                if not hint or got == wanted:
+                    break
+                self.cursor += page_sz
+                if left:
+                    libc.munmap(got, length)
+                    wanted = self.cursor
+            va = got if exact else align(got, page_sz)
+            if wanted and va != wanted:
+                if not hint:
+                    libc.munmap(got, length)
+                    what = "Cannot get a virtual area at requested address"
+                    why = f"{wanted:#x} (got {va:#x}); {what_lies_at(wanted, size)}"
+                    raise _refused(EADDRNOTAVAIL, f"{what}: {why}", reason="address-taken")
+                self._not_respected(wanted, va)
+            elif self.cursor:
+                self.cursor = va + size
+            if before := va - got:
+                libc.munmap(got, before)
+            if after := got + length - va - size:
+                libc.munmap(va + size, after)
         try:
             libc.madvise(va, size, MADV_DONTDUMP)
         except OSError as e:  # the only cost is a bigger core dump
@@ -100,99 +89,88 @@ class VaSpace:
 
     def _not_respected(self, wanted: int, got: int) -> None:
         self.missed = wanted, got
-        loud = self.hint_warning == "always" or self.asked
-        for text in (
-            f"WARNING! Base virtual address hint ({wanted:#x} != {got:#x}) not respected!",
-            "   This may cause issues with mapping memory into secondary processes",
-        ):
-            self.log("WARNING" if loud else "DEBUG", text)
+        level = "WARNING" if self.hint_warning == "always" or self.asked else "DEBUG"
+        what = f"WARNING! Base virtual address hint ({wanted:#x} != {got:#x}) not respected!"
+        self.log(level, what)
+        self.log(level, "   This may cause issues with mapping memory into secondary processes")
+
+
+def _map(wanted: int, length: int) -> int:
+    try:
+        return libc.reserve(wanted, length)
+    except OSError as e:
+        what, errno = "Cannot get a virtual area", e.errno or 0
+        area, why = f"{length:#x} bytes at {wanted:#x}", os.strerror(errno)
+        fix = "raise ulimit -v, or set vm.overcommit_memory to 0"
+        raise _refused(errno, what, expected=area, found=why, fix=fix) from None
 
 
 def _refused(errno: int, what: str, reason: str = "address-space", **fields: str) -> EalError:
     return EalError(errno, "vaspace", what, reason=reason, **fields)
 
 
-class Gap:
-    """Removes a reservation while pages are mapped there one by one: over it each costs more.
+def make_gap(va: int, length: int, between: Sequence[tuple[int, int]] = ()) -> int:
+    """Removes a reservation, as over it each page that is mapped costs more; `choosing` is held.
 
-    Entering returns the flag for those mappings. between: (address, bytes) of what no page is
-    mapped to, which stays reserved. Nothing else is mapped into the gap meanwhile: other EALs of
-    this process wait, and the kernel chooses higher addresses, whether it searches from the top
-    down or from the bottom up. If it does not, all of the range stays reserved.
+    Returns the flag for those mappings. between: (address, bytes) of what no page is mapped to,
+    which stays reserved. Nothing else is mapped into the gap meanwhile: other EALs of this process
+    wait, and the kernel chooses higher addresses, whether it searches from the top down or from the
+    bottom up. If it does not, all of the range stays reserved. OSError.
     """
-
-    MUCH = 1 << 30  # bytes: more than any thread maps in that time
-
-    def __init__(self, va: int, length: int, between: Sequence[tuple[int, int]] = ()) -> None:
-        self.va, self.length, self.between = va, length, between
-
-    def __enter__(self) -> int:
-        _choosing.acquire()
-        try:
-            much = self._chosen(self.MUCH)
-            if much < self.va:
-                return MAP_FIXED
-            libc.munmap(self.va, self.length)
-            if self._chosen(PAGE) < much:
-                libc.reserve(self.va, self.length, MAP_FIXED_NOREPLACE)
-                return MAP_FIXED
-            if self.between:
-                self._reserve_between()
-            return MAP_FIXED_NOREPLACE
-        except BaseException:
-            _choosing.release()
-            raise
-
-    def _chosen(self, length: int) -> int:
-        """Returns where the kernel maps that much now, 0 if nowhere: a limit on address space."""
-        try:
-            va = libc.reserve(0, length)
-        except OSError:
-            return 0
-        libc.munmap(va, length)
-        return va
-
-    def _reserve_between(self) -> None:
-        vas, lengths = zip(*self.between, strict=True)
+    much = _chosen(MUCH)
+    if much < va:
+        return MAP_FIXED
+    libc.munmap(va, length)
+    if _chosen(PAGE) < much:
+        libc.reserve(va, length, MAP_FIXED_NOREPLACE)
+        return MAP_FIXED
+    if between:
+        vas, lengths = zip(*between, strict=True)
         kind = libc.MAP_PRIVATE | libc.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
         got = libc.syscall_batch("mmap", len(vas), vas, lengths, libc.PROT_NONE, kind, -1, 0)
         if got[-1] < 0:
-            give_back(self.va, self.length)
+            give_back(va, length)
             raise OSError(-got[-1], f"{len(vas)} gaps between pages: {os.strerror(-got[-1])}")
         try:
-            libc.madvise(self.va, self.length, MADV_DONTDUMP)
+            libc.madvise(va, length, MADV_DONTDUMP)
         except OSError:  # which names what is not mapped yet, after doing it to the rest
             pass
+    return MAP_FIXED_NOREPLACE
 
-    def __exit__(self, *_: object) -> None:
-        _choosing.release()
+
+def _chosen(length: int) -> int:
+    """Returns where the kernel maps that much now, 0 if nowhere: a limit on address space."""
+    try:
+        va = libc.reserve(0, length)
+    except OSError:
+        return 0
+    libc.munmap(va, length)
+    return va
 
 
 def map_into_gap(
-    fds: list[int],
-    vas: Sequence[int],
-    page_sz: int,
-    kind: int,
-    done: list[int],
-    prot: int = PROT_RW,
-) -> None:
+    fds: list[int], vas: Sequence[int], page_sz: int, kind: int, prot: int = PROT_RW
+) -> tuple[int, OSError | None]:
     """Maps the start of each file at its address, ascending, in place of a reservation.
 
-    done[0] counts the pages mapped so far, so that a failing file is known. The gaps between them
-    and the range from that file on stay reserved. OSError.
+    Returns how many are mapped, and the error of the one behind them if it failed. The gaps between
+    them and the range from that one on stay reserved.
     """
     if len(vas) < 2:
-        return libc.mmap_batch(fds, vas, page_sz, kind | MAP_FIXED, done, prot)
+        return libc.mmap_batch(fds, vas, page_sz, kind | MAP_FIXED, prot)
     va, end, between = vas[0], vas[-1] + page_sz, []
     if end - va > len(vas) * page_sz:
         both = zip(vas, vas[1:], strict=False)
         between = [(a + page_sz, b - a - page_sz) for a, b in both if b - a > page_sz]
-    with Gap(va, end - va, between) as fixed:
+    with choosing:
         try:
-            libc.mmap_batch(fds, vas, page_sz, kind | fixed, done, prot)
-        except OSError:
-            give_back(vas[done[0]], end - vas[done[0]])
-            raise
+            fixed = make_gap(va, end - va, between)
+        except OSError as e:
+            return 0, e
+        n, error = libc.mmap_batch(fds, vas, page_sz, kind | fixed, prot)
+        if error:
+            give_back(vas[n], end - vas[n])
+        return n, error
 
 
 def give_back(va: int, length: int) -> None:

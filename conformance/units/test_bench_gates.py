@@ -35,8 +35,8 @@ FAULTS = {  # what was done: file, text that stands there once, what it becomes,
     ),
     "Python that dawdles at each page": (
         "backing/base.py",
-        "    opened += got\n",
-        "    opened += [fd for fd in got if sum(range(300))]\n",
+        "    if not got or min(got) >= 0:\n",
+        "    if not [fd for fd in got if sum(range(300))] or min(got) >= 0:\n",
         "user_instructions_a_page[attach-dynmem]",
     ),
     "one thread": (

@@ -16,20 +16,14 @@ say where pages lie, and whether a secondary or an observer maps them.
 
 from __future__ import annotations
 
-from .base import READ_ONLY, READ_WRITE, Access, Backing, grow_descriptor_table
+from .base import Access, Backing, ReadOnly, grow_descriptor_table
 
-__all__ = [
-    "READ_ONLY",
-    "READ_WRITE",
-    "Backing",
-    "for_primary",
-    "for_secondary",
-    "grow_descriptor_table",
-]
+__all__ = ["Access", "Backing", "ReadOnly", "for_primary", "for_secondary", "grow_descriptor_table"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from ..hugepages import HugepageInfo
     from ..memseg import MemsegLists
@@ -60,24 +54,26 @@ def kind(opts: Options) -> type[Backing]:
 def for_primary(
     lists: MemsegLists, opts: Options, infos: Sequence[HugepageInfo], population: Population
 ) -> Backing:
-    """Returns what holds a primary's pages. EalError(ENOMEM) if it needs memfds and has none."""
-    sizes = [info.page_sz for info in infos]
-    return kind(opts).usable(sizes, opts, lists.release, population.log)(
-        lists, opts, infos, population
-    )
+    """Returns what holds a primary's pages. EalError(ENOMEM) if it needs memfds and has none.
+
+    Releases that do not probe memfds assume that they work. linux/eal_memalloc.c: eal_memalloc_init
+    """
+    made = kind(opts)
+    if opts.in_memory and not made.fixed:
+        from .memory import Anonymous, memfds_work
+
+        if lists.release.probes_memfd and not memfds_work(infos[0].page_sz, opts, population.log):
+            made = Anonymous
+        else:
+            population.log("DEBUG", "Using memfd for anonymous memory")
+    return made(lists, opts, infos, population)
 
 
-def for_secondary(
-    lists: MemsegLists,
-    opts: Options,
-    infos: Sequence[HugepageInfo],
-    population: Population,
-    access: Access,
-) -> HugedirFiles:
+def for_secondary(lists: MemsegLists, *rest: Any) -> HugedirFiles:
     """Returns the backing that a primary's pages have, as its config says."""
     from . import legacy, pagefiles
 
     c = lists.config
     files = pagefiles.ListFile if c.single_file_segments else pagefiles.PageFiles
     made = legacy.LegacyFiles if c.legacy_mem else files
-    return made(lists, opts, infos, population, access)
+    return made(lists, *rest)

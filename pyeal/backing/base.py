@@ -1,12 +1,12 @@
-"""What all backings share: their methods, the mapping of pages, and the lock of a hugedir."""
+"""What all backings share: their methods, mapping, and a descriptor for each page or list."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from errno import ENODEV, ENOMEM, ENOTSUP, ETIMEDOUT
+from errno import ENODEV, ENOMEM, ENOTSUP
 
-from .. import files, libc
+from .. import libc
 from ..errors import EalError
 from ..populate import more_pages
 from ..vaspace import give_back, map_into_gap
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from ..hugepages import HugepageInfo
     from ..memseg import MemsegList, MemsegLists
     from ..options import Options
-    from ..populate import Log, Population
-    from ..releases import Release
+    from ..populate import Population
 
 FEW = 16  # pages that fit into every descriptor table, and whose names are looked up one by one
 
@@ -28,92 +27,30 @@ FEW = 16  # pages that fit into every descriptor table, and whose names are look
 class Access:
     """How a process opens, maps and populates pages that another one made."""
 
-    __slots__ = ("advice", "flags", "locks", "prot")
-
-    def __init__(self, flags: int, prot: int, advice: int, locks: bool) -> None:
-        self.flags, self.prot, self.advice, self.locks = flags, prot, advice, locks
+    flags, prot, advice, locks = os.O_RDWR, libc.PROT_RW, libc.MADV_POPULATE_WRITE, True
 
 
-READ_WRITE = Access(os.O_RDWR, libc.PROT_RW, libc.MADV_POPULATE_WRITE, locks=True)
-# an observer's
-READ_ONLY = Access(os.O_RDONLY, libc.PROT_READ, libc.MADV_POPULATE_READ, locks=False)
+class ReadOnly(Access):
+    """The same of an observer."""
+
+    flags, prot, advice, locks = os.O_RDONLY, libc.PROT_READ, libc.MADV_POPULATE_READ, False
 
 
-class NoDirectory:
-    """The directory of pages that have none: descriptor -1, no lock."""
+class Directory:
+    """The directory of pages, open within a `with` block; -1 if they have none, or no lock of it.
 
-    def __enter__(self) -> int:
-        return -1
+    own: whether the end of the block closes it, which also frees its lock.
+    """
 
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class OpenDirectory(NoDirectory):
-    """A hugedir for an observer: open, not locked."""
-
-    def __init__(self, path: str) -> None:
-        self.path, self.fd = path, -1
+    def __init__(self, fd: int = -1, own: bool = False) -> None:
+        self.fd, self.own = fd, own
 
     def __enter__(self) -> int:
-        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         return self.fd
 
     def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
-
-
-class LockedDirectory(NoDirectory):
-    """A hugedir whose files change: exclusively locked, for at most `timeout` seconds of waiting.
-
-    During a start the lock of the discovery serves. must: whether a timeout is an error; else the
-    descriptor is -1 then. EalError(ENOMEM).
-    """
-
-    def __init__(self, info: HugepageInfo, timeout: float | None, must: bool = True) -> None:
-        self.info, self.timeout, self.must = info, timeout, must
-        self.lock: files.DirectoryLock | None = None
-
-    def __enter__(self) -> int:
-        fd = self._lock()
-        self._check(fd)
-        return fd
-
-    def _lock(self) -> int:
-        if self.info.lock_fd >= 0:
-            return self.info.lock_fd
-        lock = files.DirectoryLock(self.info.hugedir, timeout=self.timeout)
-        try:
-            fd = lock.__enter__()
-        except OSError as e:
-            if e.errno == ETIMEDOUT and not self.must:
-                return -1
-            why = f"Cannot lock '{self.info.hugedir}': {e.strerror}"
-            raise EalError(ENOMEM, "memalloc", why) from None
-        self.lock = lock
-        return fd
-
-    def _check(self, fd: int) -> None:
-        """Raises EalError(ENODEV) if another file system covers the mount: it has no hugepages.
-
-        The block size of hugetlbfs is its page size.
-        """
-        if self.must and (size := os.fstatvfs(fd).f_bsize) != self.info.page_sz:
-            self.__exit__()
-            raise EalError(
-                ENODEV,
-                "memalloc",
-                f"Cannot allocate pages in '{self.info.hugedir}'",
-                expected=f"hugetlbfs with pages of {self.info.page_sz} bytes",
-                found=f"another file system with blocks of {size} bytes",
-                fix=f"umount {self.info.hugedir}, or name another mount with --huge-dir",
-                reason="not-hugetlbfs",
-            )
-
-    def __exit__(self, *_: object) -> None:
-        if self.lock:
-            self.lock.__exit__()
-        self.lock = None
+        if self.own:
+            os.close(self.fd)
 
 
 class Backing:
@@ -129,36 +66,36 @@ class Backing:
     close       all descriptors
     """
 
+    fixed = False  # whether memory never changes after the start
+    open_failed = "open '{0.filename}' failed: {0.strerror}"
+
     def __init__(
         self,
         lists: MemsegLists,
         opts: Options,
         infos: Sequence[HugepageInfo],
         population: Population,
-        access: Access = READ_WRITE,
+        access: type[Access] = Access,
     ) -> None:
         self.lists, self.population, self.access = lists, population, access
         self.failure, self.log = population.failure, population.log
         self.infos = {info.page_sz: info for info in infos}
 
-    @classmethod
-    def usable(cls, sizes: list[int], opts: Options, release: Release, log: Log) -> type[Backing]:
-        """Returns this class, or the one that this kernel has instead of it."""
-        return cls
+    def check_size(self, page_sz: int) -> None:
+        """Raises EalError(ENOMEM) if pages of a size can be neither allocated nor freed."""
+        what = f"Cannot allocate pages of {page_sz >> 10} kB"
+        if self.fixed:
+            raise EalError(ENOMEM, "memalloc", f"{what}: memory is fixed in legacy mode")
+        if page_sz not in self.infos:
+            sizes = [size >> 10 for size in self.infos]
+            raise EalError(ENOMEM, "memalloc", what, expected=f"one of {sizes or 'no'} kB")
 
-    def info(self, page_sz: int) -> HugepageInfo:
-        """Returns what discovery found of a page size. EalError(ENOMEM) if pages cannot change."""
-        if page_sz in self.infos:
-            return self.infos[page_sz]
-        what, sizes = f"Cannot allocate pages of {page_sz >> 10} kB", [s >> 10 for s in self.infos]
-        raise EalError(ENOMEM, "memalloc", what, expected=f"one of {sizes or 'no'} kB")
+    def directory(self, page_sz: int, must: bool = True) -> Directory:
+        """Returns the directory in which pages of a size come or go.
 
-    def directory(self, page_sz: int, must: bool = True) -> NoDirectory:
-        """Returns the context in which pages of a size come or go; entering gives its descriptor.
-
-        must: whether it is an error if the lock is not free in time.
+        must: whether it is an error if its lock is not free in time.
         """
-        return NoDirectory()
+        return Directory()
 
     def prepare(self, n: int) -> None:
         """Gets ready to map n more pages, before there are threads."""
@@ -178,12 +115,15 @@ class Backing:
         """Removes n segments whose records are cleared; their addresses are a reservation again."""
         give_back(msl.va(start), n * msl.page_sz)
 
-    def file_names(self, msl: MemsegList, start: int, n: int) -> list[str]:
-        """Returns the names of the files in a hugedir that hold n segments, or their whole list."""
-        return []
+    def _leave(self, msl: MemsegList, start: int, n: int) -> None:
+        """Notes dropped segments that other processes may still have mapped."""
 
     def finish_frees(self) -> None:
         """Removes dropped pages that other processes still had: called after they were told."""
+
+    def file_names(self, msl: MemsegList, start: int, n: int) -> list[str]:
+        """Returns the names of the files in a hugedir that hold n segments, or their whole list."""
+        return []
 
     def fd(self, msl: MemsegList, seg: int) -> tuple[int, int]:
         """Returns (descriptor, offset in bytes) of a segment.
@@ -201,11 +141,6 @@ class Backing:
         """Returns the same, descriptor -1 if none is open; None for memory that has none."""
         return None
 
-    def set_fd(self, msl: MemsegList, seg: int, fd: int) -> None:
-        """Stores a page's descriptor. EalError(ENOTSUP) if a list has one for all its pages."""
-        what = "Could not store segment fd: Operation not supported"
-        raise EalError(ENOTSUP, "memalloc", what)
-
     def close_list(self, msl: MemsegList) -> None:
         """Closes what a list has open when none of its pages is mapped any more."""
 
@@ -214,6 +149,13 @@ class Backing:
 
     def abandon(self) -> None:
         """Removes every file that this start made; files that it found stay."""
+
+    def _cannot_open(self, e: OSError) -> None:
+        self.failure("ERR", "Couldn't get fd on hugepage file: " + self.open_failed.format(e))
+
+    def _cannot_map(self, msl: MemsegList, e: OSError) -> None:
+        why = os.strerror(e.errno or 0)
+        self.failure("DEBUG", f"mmap() failed: {why}", more_pages(msl.page_sz, msl.socket))
 
     def _map_whole(self, msl: MemsegList, start: int, n: int, fd: int, kind: int) -> int:
         """Maps n segments by one call, or page by page as many as there are; returns how many."""
@@ -224,18 +166,13 @@ class Backing:
             try:
                 offset = seg * msl.page_sz if fd >= 0 else 0
                 libc.mmap(msl.va(seg), step * msl.page_sz, libc.PROT_RW, kind, fd, offset)
+                at += step
             except OSError as e:
                 if step == 1:
-                    self._map_failed(msl, e)
+                    self._cannot_map(msl, e)
                     break
                 step = 1
-            else:
-                at += step
         return at
-
-    def _map_failed(self, msl: MemsegList, e: OSError) -> None:
-        why = os.strerror(e.errno or 0)
-        self.failure("DEBUG", f"mmap() failed: {why}", more_pages(msl.page_sz, msl.socket))
 
 
 class PagePerFd(Backing):
@@ -249,30 +186,28 @@ class PagePerFd(Backing):
         if n > FEW:
             grow_descriptor_table(n)
 
-    def open(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> list[int]:
-        """Returns descriptors of new pages, fewer after a failure; fills flags as map does."""
+    def open(
+        self, msl: MemsegList, start: int, flags: list[int], dir_fd: int
+    ) -> tuple[list[int], OSError | None]:
+        """Returns descriptors of new pages up to the first failure, and that; fills flags."""
         raise NotImplementedError
 
     def map(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> int:
-        done = [0]
-        try:
-            opened = self.open(msl, start, flags, dir_fd)
-        except OSError as e:
-            self.failure("ERR", f"Couldn't get fd on hugepage file: {e.strerror}: {e.filename}")
-            return 0
-        self._table(msl).update(enumerate(opened, start))
-        try:
-            self._map_each(msl, start, opened, self.population.map_flag, done)
-        except OSError as e:
-            self._map_failed(msl, e)
-        return done[0]
+        opened, error = self.open(msl, start, flags, dir_fd)
+        if error:
+            self._cannot_open(error)
+        n, error = self._map_opened(msl, start, opened, self.population.map_flag)
+        if error:
+            self._cannot_map(msl, error)
+        return n
 
-    def _map_each(
-        self, msl: MemsegList, start: int, opened: list[int], flag: int, done: list[int]
-    ) -> None:
-        """Maps files as segments from start on; done[0] is how many. OSError."""
+    def _map_opened(
+        self, msl: MemsegList, start: int, opened: list[int], flag: int = 0
+    ) -> tuple[int, OSError | None]:
+        """Stores descriptors of pages from start on, and maps them as map_into_gap does."""
+        self._table(msl).update(enumerate(opened, start))
         vas = range(msl.va(start), msl.va(start + len(opened)), msl.page_sz)
-        map_into_gap(opened, vas, msl.page_sz, libc.MAP_SHARED | flag, done, self.access.prot)
+        return map_into_gap(opened, vas, msl.page_sz, libc.MAP_SHARED | flag, self.access.prot)
 
     def _table(self, msl: MemsegList) -> dict[int, int]:
         return self.open_files.setdefault(msl.index, {})
@@ -282,11 +217,30 @@ class PagePerFd(Backing):
         table = self._table(msl)
         return [(seg, table.pop(seg)) for seg in range(start, start + n) if seg in table]
 
+    def _remove(self, msl: MemsegList, seg: int, fd: int, dir_fd: int, made: bool = False) -> bool:
+        """Removes a page's file; returns whether no process can find the page once fd is closed.
+
+        made: whether this allocation made it.
+        """
+        return False
+
+    def undo(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> None:
+        for seg, fd in self._taken(msl, start, len(flags)):
+            if not flags[seg - start]:
+                self._remove(msl, seg, fd, dir_fd, made=True)
+            os.close(fd)
+        super().undo(msl, start, flags, dir_fd)
+
+    def drop(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
+        for seg, fd in self._taken(msl, start, n):
+            if not self._remove(msl, seg, fd, dir_fd):
+                libc.zero(msl.va(seg), msl.page_sz)  # a process that was given the page sees it
+                self._leave(msl, seg, 1)
+            os.close(fd)
+        super().drop(msl, start, n, dir_fd)
+
     def _find_fd(self, msl: MemsegList, seg: int) -> tuple[int, int]:
         return self.open_files.get(msl.index, {}).get(seg, -1), 0
-
-    def set_fd(self, msl: MemsegList, seg: int, fd: int) -> None:
-        self._table(msl)[seg] = fd
 
     def close(self) -> None:
         for table in self.open_files.values():
@@ -311,12 +265,10 @@ class ListPerFd(Backing):
         dirty = 0
         if msl.index not in self.list_fds:
             try:
-                fd, dirty = self.open(msl, dir_fd)
+                self.list_fds[msl.index], dirty = self.open(msl, dir_fd)
             except OSError as e:
-                why = f"Couldn't get fd on hugepage file: {e.strerror}: {e.filename}"
-                self.failure("ERR", why)
+                self._cannot_open(e)
                 return 0
-            self.list_fds[msl.index] = fd
         flags[:] = [dirty] * len(flags)
         # pages that are reserved for a file and not populated stay reserved as long as the file
         kind = libc.MAP_SHARED | libc.MAP_NORESERVE
@@ -327,31 +279,28 @@ class ListPerFd(Backing):
 
     def drop(self, msl: MemsegList, start: int, n: int, dir_fd: int, stays: int = 0) -> None:
         """Keeps the first `stays` bytes of the file."""
-        give_back(msl.va(start), n * msl.page_sz)
+        super().drop(msl, start, n, dir_fd)
         if msl.index not in self.list_fds:
             return
         at, end = max(start * msl.page_sz, stays), (start + n) * msl.page_sz
         try:
             if at < end:
                 self._punch(msl, at, end - at)
-                self._punched(msl, start, n)
+                self._leave(msl, start, n)
         except OSError as e:
             self.log("DEBUG", f"fallocate() failed: {e.strerror}")
         if not msl.count:
-            if not stays:
-                self._remove(msl, dir_fd)
+            try:
+                for name in self.file_names(msl, 0, 1) if dir_fd >= 0 and not stays else ():
+                    os.unlink(name, dir_fd=dir_fd)
+            except OSError as e:
+                self.log("ERR", f"unlinking '{e.filename}' failed: {e.strerror}")
             self.close_list(msl)
 
     def _punch(self, msl: MemsegList, at: int, length: int) -> None:
         """Takes memory out of a list's file. OSError."""
         kind = libc.FALLOC_PUNCH_HOLE | libc.FALLOC_KEEP_SIZE
         libc.fallocate(self.list_fds[msl.index], kind, at, length)
-
-    def _punched(self, msl: MemsegList, start: int, n: int) -> None:
-        """Notes segments that other processes may still have mapped."""
-
-    def _remove(self, msl: MemsegList, dir_fd: int) -> None:
-        """Removes the file of a list that has no page left."""
 
     def _find_fd(self, msl: MemsegList, seg: int) -> tuple[int, int]:
         return self.list_fds.get(msl.index, -1), seg * msl.page_sz
@@ -366,16 +315,15 @@ class ListPerFd(Backing):
         self.list_fds.clear()
 
 
-def add_opened(got: list[int], names: Sequence[str], opened: list[int]) -> None:
-    """Adds the descriptors of a syscall_batch; OSError names the file whose open failed."""
-    if got and min(got) < 0:
-        at = next(i for i, fd in enumerate(got) if fd < 0)
-        opened += got[:at]
-        for fd in got[at + 1 :]:
-            if fd >= 0:
-                os.close(fd)
-        raise OSError(-got[at], os.strerror(-got[at]), names[at])
-    opened += got
+def up_to_failure(got: list[int], names: Sequence[str]) -> tuple[list[int], OSError | None]:
+    """Returns the descriptors of a syscall_batch up to its first failure, which names its file."""
+    if not got or min(got) >= 0:
+        return got, None
+    at = next(i for i, fd in enumerate(got) if fd < 0)
+    for fd in got[at + 1 :]:
+        if fd >= 0:
+            os.close(fd)
+    return got[:at], OSError(-got[at], os.strerror(-got[at]), names[at])
 
 
 def grow_descriptor_table(n: int) -> None:

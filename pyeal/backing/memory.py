@@ -9,98 +9,79 @@ from errno import EACCES, EINVAL, ENOMEM, EPERM
 from .. import libc
 from ..errors import EalError
 from ..layout import PGSIZE_4K, Memseg
-from .base import Backing, ListPerFd, PagePerFd, add_opened
+from .base import Backing, ListPerFd, PagePerFd, up_to_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..hugepages import HugepageInfo
     from ..memseg import MemsegList
     from ..options import Options
     from ..populate import Log
-    from ..releases import Release
 
 DEFAULT_MEMORY = 64 << 20  # MEMSIZE_IF_NO_HUGE_PAGE
 BLOCK = 16384  # records of no-huge written at a time: fewer cost more each
 LEN: int = Memseg.len.offset  # type: ignore[attr-defined]  # hugepage_sz follows it
 
 
+def memfd_flags(page_sz: int) -> int:
+    return libc.MFD_HUGETLB | libc.log2_flag(page_sz)
+
+
+def memfds_work(page_sz: int, opts: Options, log: Log) -> bool:
+    """Returns whether memfd_create knows hugepages of the largest size. linux: test_memfd_create
+
+    False is EINVAL. Any other error is EalError(ENOMEM), and so is EINVAL with
+    --single-file-segments.
+    """
+    try:
+        os.close(os.memfd_create("test", memfd_flags(page_sz)))
+        return True
+    except OSError as e:
+        if e.errno != EINVAL:
+            raise EalError(
+                ENOMEM,
+                "memfd",
+                "Unable to check if memfd is supported",
+                expected=f"memfd_create of {page_sz >> 10} kB pages",
+                found=e.strerror or "",
+                fix="run without --in-memory, or allow memfd_create (seccomp?)",
+                reason="memfd-denied" if e.errno in (EACCES, EPERM) else "memfd",
+            ) from None
+        log("INFO", "Using memfd is not supported, falling back to anonymous hugepages")
+        if opts.single_file_segments:
+            what = "Single-file segments mode cannot be used without memfd support"
+            fix = "run without --single-file-segments or without --in-memory"
+            raise EalError(ENOMEM, "memfd", what, fix=fix, reason="memfd") from None
+        return False
+
+
 class Anonymous(Backing):
     """Anonymous hugepages, if memfd_create knows none: memory without descriptors."""
 
     def map(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> int:
-        kind = (
-            libc.MAP_PRIVATE | libc.MAP_ANONYMOUS | libc.MAP_HUGETLB | libc.log2_flag(msl.page_sz)
-        )
-        return self._map_whole(msl, start, len(flags), -1, kind)
+        kind = libc.MAP_PRIVATE | libc.MAP_ANONYMOUS | libc.MAP_HUGETLB
+        return self._map_whole(msl, start, len(flags), -1, kind | libc.log2_flag(msl.page_sz))
 
 
-class Probed(Backing):
-    """Hugepages of memfds, which not every kernel has."""
-
-    @classmethod
-    def usable(cls, sizes: list[int], opts: Options, release: Release, log: Log) -> type[Backing]:
-        """Returns this class, or Anonymous if memfd_create knows no hugepages (EINVAL).
-
-        Only the largest size is tried. Any other error is EalError(ENOMEM), and so is EINVAL with
-        --single-file-segments. Releases without the probe assume that memfds work.
-        linux/eal_memalloc.c: eal_memalloc_init, test_memfd_create
-        """
-        if release.probes_memfd:
-            try:
-                os.close(os.memfd_create("test", libc.MFD_HUGETLB | libc.log2_flag(sizes[0])))
-            except OSError as e:
-                if e.errno != EINVAL:
-                    raise EalError(
-                        ENOMEM,
-                        "memfd",
-                        "Unable to check if memfd is supported",
-                        expected=f"memfd_create of {sizes[0] >> 10} kB pages",
-                        found=e.strerror or "",
-                        fix="run without --in-memory, or allow memfd_create (seccomp?)",
-                        reason="memfd-denied" if e.errno in (EACCES, EPERM) else "memfd",
-                    ) from None
-                log("INFO", "Using memfd is not supported, falling back to anonymous hugepages")
-                if opts.single_file_segments:
-                    what = "Single-file segments mode cannot be used without memfd support"
-                    fix = "run without --single-file-segments or without --in-memory"
-                    raise EalError(ENOMEM, "memfd", what, fix=fix, reason="memfd") from None
-                return Anonymous
-        log("DEBUG", "Using memfd for anonymous memory")
-        return cls
-
-
-class Memfds(Probed, PagePerFd):
+class Memfds(PagePerFd):
     """A memfd for each page: seg_<list>-<segment>."""
 
-    def open(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> list[int]:
-        opened, n = list[int](), len(flags)
+    open_failed = "memfd create failed: {0.strerror}"
+
+    def open(
+        self, msl: MemsegList, start: int, flags: list[int], dir_fd: int
+    ) -> tuple[list[int], OSError | None]:
+        n, kind = len(flags), memfd_flags(msl.page_sz)
         names = [f"seg_{msl.index}-{seg}" for seg in range(start, start + n)]
-        kind = libc.MFD_HUGETLB | libc.log2_flag(msl.page_sz)
-        try:
-            add_opened(libc.syscall_batch("memfd_create", n, names, kind), names, opened)
-        except OSError as e:
-            what = f"memfd create failed: {e.strerror}"
-            self.failure("ERR", f"Couldn't get fd on hugepage file: {what}")
-        return opened
-
-    def undo(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> None:
-        for _, fd in self._taken(msl, start, len(flags)):
-            os.close(fd)
-        super().undo(msl, start, flags, dir_fd)
-
-    def drop(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
-        for seg, fd in self._taken(msl, start, n):
-            libc.zero(msl.va(seg), msl.page_sz)  # a process that was given the descriptor sees it
-            os.close(fd)
-        super().drop(msl, start, n, dir_fd)
+        return up_to_failure(libc.syscall_batch("memfd_create", n, names, kind), names)
 
 
-class ListMemfd(Probed, ListPerFd):
+class ListMemfd(ListPerFd):
     """A memfd for each list: seg_<list>."""
 
+    open_failed = Memfds.open_failed
+
     def open(self, msl: MemsegList, dir_fd: int) -> tuple[int, int]:
-        kind = libc.MFD_HUGETLB | libc.log2_flag(msl.page_sz)
-        return os.memfd_create(f"seg_{msl.index}", kind), 0
+        return os.memfd_create(f"seg_{msl.index}", memfd_flags(msl.page_sz)), 0
 
 
 class NoHuge(ListPerFd):
@@ -109,8 +90,7 @@ class NoHuge(ListPerFd):
     linux/eal_memory.c: eal_legacy_hugepage_init
     """
 
-    def info(self, page_sz: int) -> HugepageInfo:
-        raise fixed(page_sz)
+    fixed = True
 
     def create(self, memory: int) -> None:
         """Makes the list, maps it and writes its records; memory: bytes, 0 for the default.
@@ -125,17 +105,15 @@ class NoHuge(ListPerFd):
     def map_list(self, msl: MemsegList) -> None:
         """Maps the whole list. EalError(ENOMEM)."""
         fd, kind = self._memfd(msl.len), libc.MAP_SHARED
-        if fd < 0:
+        if fd >= 0:
+            self.list_fds[msl.index] = fd
+        else:
             kind = libc.MAP_PRIVATE | libc.MAP_ANONYMOUS
         try:
             libc.mmap(msl.base_va, msl.len, libc.PROT_RW, kind | libc.MAP_FIXED, fd)
         except OSError as e:
-            if fd >= 0:
-                os.close(fd)
             what = f"Cannot map {msl.len >> 20} MB without hugepages"
             raise EalError(ENOMEM, "pages", what, found=str(e)) from None
-        if fd >= 0:
-            self.list_fds[msl.index] = fd
 
     def _memfd(self, length: int) -> int:
         """Returns a memfd of that length, -1 if it cannot be made."""
@@ -161,9 +139,8 @@ class NoHuge(ListPerFd):
         n, size, arrays = msl.n_segs, sizeof(Memseg), self.lists.arrays
         length = min(n, BLOCK) * size
         # populated at once: page by page is a good part of the time that filling it takes
-        block = libc.mmap(
-            0, length, libc.PROT_RW, libc.MAP_PRIVATE | libc.MAP_ANONYMOUS | libc.MAP_POPULATE
-        )
+        kind = libc.MAP_PRIVATE | libc.MAP_ANONYMOUS | libc.MAP_POPULATE
+        block = libc.mmap(0, length, libc.PROT_RW, kind)
         try:
             libc.store_sequence(block + LEN, length // size, PGSIZE_4K, 0, size, again=8)
             records = libc.memory(block, length)
@@ -174,9 +151,3 @@ class NoHuge(ListPerFd):
         finally:
             libc.munmap(block, length)
         arrays.use_all(msl.c.memseg_arr)
-
-
-def fixed(page_sz: int) -> EalError:
-    """Returns the error of an allocation in a mode whose memory never changes."""
-    why = f"Cannot allocate pages of {page_sz >> 10} kB: memory is fixed in legacy mode"
-    return EalError(ENOMEM, "memalloc", why)

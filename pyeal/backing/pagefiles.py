@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import fcntl
 import os
-from errno import ENOMEM, EWOULDBLOCK
+from errno import ENODEV, ENOMEM, ETIMEDOUT, EWOULDBLOCK
 
 from .. import files, libc
 from ..errors import EalError
 from ..fbarray import runs
 from ..layout import FLAG_DIRTY
 from ..vaspace import give_back
-from .base import (
-    FEW,
-    Backing,
-    ListPerFd,
-    LockedDirectory,
-    NoDirectory,
-    OpenDirectory,
-    PagePerFd,
-    add_opened,
-)
+from .base import FEW, Backing, Directory, ListPerFd, PagePerFd, up_to_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection
     from typing import Any
 
     from ..memseg import MemsegList
+
+MAKE = os.O_RDWR | os.O_CREAT
 
 
 class HugedirFiles(Backing):
@@ -48,11 +41,37 @@ class HugedirFiles(Backing):
         self.unlink_before_mapping = opts.unlink_before_mapping
         self.left: dict[int, int] = {}  # list -> bit i: segment i was freed while others had it
 
-    def directory(self, page_sz: int, must: bool = True) -> NoDirectory:
+    def directory(self, page_sz: int, must: bool = True) -> Directory:
+        """Returns a hugedir, locked as its files change; an observer's is just open.
+
+        During a start the lock of the discovery serves. EalError: ENOMEM without a lock, ENODEV if
+        another file system covers the mount: the block size of hugetlbfs is its page size.
+        """
         info = self.infos[page_sz]
         if not self.access.locks:
-            return OpenDirectory(info.hugedir)
-        return LockedDirectory(info, self.lists.peers.lock_timeout, must)
+            return Directory(os.open(info.hugedir, os.O_RDONLY | os.O_DIRECTORY), own=True)
+        held = Directory(info.lock_fd)
+        if info.lock_fd < 0:
+            lock = files.DirectoryLock(info.hugedir, timeout=self.lists.peers.lock_timeout)
+            try:
+                held = Directory(lock.__enter__(), own=True)
+            except OSError as e:
+                if e.errno == ETIMEDOUT and not must:
+                    return held
+                why = f"Cannot lock '{info.hugedir}': {e.strerror}"
+                raise EalError(ENOMEM, "memalloc", why) from None
+        if must and (size := os.fstatvfs(held.fd).f_bsize) != page_sz:
+            held.__exit__()
+            raise EalError(
+                ENODEV,
+                "memalloc",
+                f"Cannot allocate pages in '{info.hugedir}'",
+                expected=f"hugetlbfs with pages of {page_sz} bytes",
+                found=f"another file system with blocks of {size} bytes",
+                fix=f"umount {info.hugedir}, or name another mount with --huge-dir",
+                reason="not-hugetlbfs",
+            )
+        return held
 
     def attach(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
         """Maps n segments that the primary uses. EalError(ENOMEM). sync_chunk
@@ -83,9 +102,9 @@ class HugedirFiles(Backing):
         """Unmaps n segments that the primary made or has freed."""
         give_back(msl.va(start), n * msl.page_sz)
 
-    def _open_existing(self, names: Sequence[str], opened: list[int], dir_fd: int) -> None:
+    def _open_existing(self, names: list[str], dir_fd: int) -> tuple[list[int], OSError | None]:
         """Opens files of another process, with shared locks unless this one is an observer."""
-        open_files(names, opened, self.access.flags, dir_fd, files.others_may_write(dir_fd))
+        return open_files(names, self.access.flags, dir_fd, files.others_may_write(dir_fd))
 
     def _leave(self, msl: MemsegList, start: int, n: int) -> None:
         if self.unlink_existing:
@@ -128,85 +147,52 @@ class PageFiles(HugedirFiles, PagePerFd):
         self.finish_frees()
         super().prepare(n)
 
-    def open(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> list[int]:
-        opened, there = list[int](), list[bool]()
+    def open(
+        self, msl: MemsegList, start: int, flags: list[int], dir_fd: int
+    ) -> tuple[list[int], OSError | None]:
+        """Makes files. An old one is removed first, or stays and its flag is set."""
         names, ready = self.file_names(msl, start, len(flags)), self.infos[msl.page_sz].open_files
         try:
-            try:
-                there += self._existing(names, dir_fd, ready)
-            finally:
-                self._open(names[: len(there)], there, opened, dir_fd, flags, ready)
+            old, unknown = self._existing(names, dir_fd, ready)
+            check = files.others_may_write(dir_fd)
         except OSError as e:
-            what = f"open '{e.filename}' failed: {e.strerror}"
-            self.failure("ERR", f"Couldn't get fd on hugepage file: {what}")
-            good = locked_before(e, names, opened)
-            while len(opened) > good:
-                at = len(opened) - 1
-                discard_last(opened, names[at], dir_fd, preexisting=bool(flags[at]))
-        return opened
-
-    def _existing(self, names: list[str], dir_fd: int, ready: dict[str, int]) -> Iterable[bool]:
-        """Returns which of the files exist. ready: those that discovery has open already."""
-        if ready and all(map(ready.__contains__, names)):
-            return [True] * len(names)  # they were, when discovery opened them
-        if len(names) > FEW:
-            return map(set(os.listdir(dir_fd)).__contains__, names)
-        return (exists(name, dir_fd) for name in names)
-
-    def _open(
-        self,
-        names: list[str],
-        there: list[bool],
-        opened: list[int],
-        dir_fd: int,
-        flags: list[int],
-        ready: dict[str, int],
-    ) -> None:
-        """Makes files: an old one (there) is removed first, or stays and its flag is set."""
-        for name, old in zip(names, there, strict=True) if ready and not all(there) else ():
-            if not old and name in ready:  # another process has removed it meanwhile
-                os.close(ready.pop(name))
-        check = files.others_may_write(dir_fd)
+            return [], e
         if not self.unlink_existing:
-            flags[: len(there)] = [FLAG_DIRTY if old else 0 for old in there]
-        elif self.unlink_before_mapping or any(there):
-            return self._open_anew(names, opened, dir_fd, there, check)
-        open_files(names, opened, os.O_RDWR | os.O_CREAT, dir_fd, check, ready)
+            flags[: len(names)], old = [FLAG_DIRTY if name in old else 0 for name in names], ()
+        opened, error = open_files(
+            names, MAKE, dir_fd, check, ready, old, self.unlink_before_mapping
+        )
+        return opened, error or unknown
 
-    def _open_anew(
-        self, names: list[str], opened: list[int], dir_fd: int, there: list[bool], check: bool
-    ) -> None:
-        """File by file, so that a failure leaves the old files after it alone."""
-        for name, old in zip(names, there, strict=True):
-            if old:
-                os.unlink(name, dir_fd=dir_fd)
-            opened.append(files.open_shared(name, os.O_RDWR | os.O_CREAT, dir_fd, check))
-            lock_shared(opened[-1], name)
-            if self.unlink_before_mapping:
-                os.unlink(name, dir_fd=dir_fd)
+    def _existing(
+        self, names: list[str], dir_fd: int, ready: dict[str, int]
+    ) -> tuple[Collection[str], OSError | None]:
+        """Returns which of the files exist; names is cut before the first that fails to tell.
 
-    def undo(self, msl: MemsegList, start: int, flags: list[int], dir_fd: int) -> None:
-        for seg, fd in self._taken(msl, start, len(flags)):
-            if not flags[seg - start] and not self.unlink_before_mapping and dir_fd >= 0:
-                unlink_if_last(self.file_names(msl, seg, 1)[0], fd, dir_fd)
-            os.close(fd)
-        super().undo(msl, start, flags, dir_fd)
+        ready: those that discovery has open already. OSError for the directory.
+        """
+        if ready and all(map(ready.__contains__, names)):
+            return ready, None
+        if len(names) > FEW:
+            return set(names).intersection(os.listdir(dir_fd)), None
+        old: list[str] = []
+        for i, name in enumerate(names):
+            try:
+                os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+                old.append(name)
+            except FileNotFoundError:
+                pass
+            except OSError as e:
+                del names[i:]
+                return old, e
+        return old, None
 
-    def drop(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
-        for seg, fd in self._taken(msl, start, n):
-            if not self._gone(msl, seg, fd, dir_fd):
-                libc.zero(msl.va(seg), msl.page_sz)
-                self._leave(msl, seg, 1)
-            os.close(fd)
-        super().drop(msl, start, n, dir_fd)
-
-    def _gone(self, msl: MemsegList, seg: int, fd: int, dir_fd: int) -> bool:
-        """Returns whether no process can see the page once fd is closed: no name, no other user."""
+    def _remove(self, msl: MemsegList, seg: int, fd: int, dir_fd: int, made: bool = False) -> bool:
         if self.unlink_before_mapping:
             return True
-        if not self.unlink_existing:
+        if dir_fd < 0 or not (made or self.unlink_existing):
             return False
-        return dir_fd >= 0 and unlink_if_last(self.file_names(msl, seg, 1)[0], fd, dir_fd)
+        return unlink_if_last(self.file_names(msl, seg, 1)[0], fd, dir_fd)
 
     def _finish(self, msl: MemsegList, start: int, n: int) -> None:
         with self.directory(msl.page_sz, must=False) as dir_fd:
@@ -226,19 +212,15 @@ class PageFiles(HugedirFiles, PagePerFd):
                 os.close(fd)
 
     def _attach(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
-        opened: list[int] = []
-        try:
-            self._open_existing(self.file_names(msl, start, n), opened, dir_fd)
-        finally:
-            self._table(msl).update(enumerate(opened, start))
-        self._map_each(msl, start, opened, 0, [0])
+        opened, cannot_open = self._open_existing(self.file_names(msl, start, n), dir_fd)
+        _, cannot_map = self._map_opened(msl, start, opened)
+        if error := cannot_open or cannot_map:
+            raise error
 
     def detach(self, msl: MemsegList, start: int, n: int, dir_fd: int = -1) -> None:
         """With dir_fd, the last user of a page's file removes it."""
-        names = self.file_names(msl, start, n)
         for seg, fd in self._taken(msl, start, n):
-            if dir_fd >= 0 and self.unlink_existing:
-                unlink_if_last(names[seg - start], fd, dir_fd)
+            self._remove(msl, seg, fd, dir_fd)
             os.close(fd)
         super().detach(msl, start, n, dir_fd)
 
@@ -254,35 +236,17 @@ class ListFile(HugedirFiles, ListPerFd):
     """A file for each list: <prefix>map_<list>."""
 
     def file_names(self, msl: MemsegList, start: int, n: int) -> list[str]:
-        return [self.name(msl)]
-
-    def name(self, msl: MemsegList) -> str:
-        return f"{self.prefix}map_{msl.index}"
+        return [f"{self.prefix}map_{msl.index}"]
 
     def open(self, msl: MemsegList, dir_fd: int) -> tuple[int, int]:
-        name = self.name(msl)
-        there, opened = exists(name, dir_fd), list[int]()
-        try:
-            open_files([name], opened, os.O_RDWR | os.O_CREAT, dir_fd, check=True)
-        except OSError:
-            discard_last(opened, name, dir_fd, there)
-            raise
+        opened, error = open_files(self.file_names(msl, 0, 1), MAKE, dir_fd, check=True)
+        if error:
+            raise error
         self.preexisting.pop(msl.index, None)
-        if not there or self.unlink_existing:
+        if self.unlink_existing or not (size := os.fstat(opened[0]).st_size):
             return opened[0], 0
-        self.preexisting[msl.index] = os.fstat(opened[0]).st_size
+        self.preexisting[msl.index] = size
         return opened[0], FLAG_DIRTY
-
-    def _punched(self, msl: MemsegList, start: int, n: int) -> None:
-        self._leave(msl, start, n)
-
-    def _remove(self, msl: MemsegList, dir_fd: int) -> None:
-        if dir_fd < 0:
-            return
-        try:
-            os.unlink(self.name(msl), dir_fd=dir_fd)
-        except OSError as e:
-            self.log("ERR", f"unlinking '{e.filename}' failed: {e.strerror}")
 
     def _finish(self, msl: MemsegList, start: int, n: int) -> None:
         if msl.index in self.list_fds:
@@ -290,101 +254,90 @@ class ListFile(HugedirFiles, ListPerFd):
 
     def _attach(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
         if msl.index not in self.list_fds:
-            opened: list[int] = []
-            try:
-                self._open_existing([self.name(msl)], opened, dir_fd)
-            finally:
-                self.list_fds.update((msl.index, fd) for fd in opened)
+            opened, error = self._open_existing(self.file_names(msl, start, n), dir_fd)
+            if error:
+                raise error
+            self.list_fds[msl.index] = opened[0]
         fd, va, size = self.list_fds[msl.index], msl.va(start), msl.page_sz
-        libc.mmap(
-            va, n * size, self.access.prot, libc.MAP_SHARED | libc.MAP_FIXED, fd, start * size
-        )
+        kind = libc.MAP_SHARED | libc.MAP_FIXED
+        libc.mmap(va, n * size, self.access.prot, kind, fd, start * size)
 
     def abandon(self) -> None:
-        made = set()
-        for index, fd in self.list_fds.items():
-            if index in self.preexisting:
-                os.ftruncate(fd, self.preexisting[index])
-            else:
-                made.add(fd)
-        self._unlink_made(made)
-
-
-def exists(name: str, dir_fd: int) -> bool:
-    """Returns whether a file is there. OSError if that cannot be told."""
-    try:
-        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+        for index in self.preexisting.keys() & self.list_fds.keys():
+            os.ftruncate(self.list_fds[index], self.preexisting[index])
+        self._unlink_made({fd for i, fd in self.list_fds.items() if i not in self.preexisting})
 
 
 def open_files(
-    names: Sequence[str],
-    opened: list[int],
+    names: list[str],
     flags: int,
     dir_fd: int | None,
     check: bool,
     ready: dict[str, int] | None = None,
-) -> None:
+    old: Collection[str] = (),
+    unlink: bool = False,
+) -> tuple[list[int], OSError | None]:
     """Opens page files, not through a link, with shared locks if they are opened for writing.
 
-    opened gets the descriptors up to the first that fails, and all of them if it is a lock that
-    fails. OSError names that file. check: look at the type and owner of each; False if no other
-    user can have made it. ready: descriptors that are open already, and are taken from there.
+    Returns descriptors up to the first file that fails, and its error, which names it. check: look
+    at the type and owner of each; False if no other user can have made it. ready: descriptors that
+    are open already, and are taken from there. old: files to remove first, each only when those
+    before it are made. unlink: whether the files that were opened lose their names.
     """
-    try:
-        if (check or len(names) == 1) and not ready:
+    opened, error = list[int](), None
+    if check or old:
+        try:
             for name in names:
-                opened.append(files.open_shared(name, flags, dir_fd, check))
-        else:
-            new = [name for name in names if name not in ready] if ready else names
-            where = libc.AT_FDCWD if dir_fd is None else dir_fd
-            how = flags | os.O_NOFOLLOW | os.O_CLOEXEC
-            got = libc.syscall_batch("openat", len(new), where, new, how, 0o600)
-            if ready and len(new) < len(names):
-                fresh = iter(got)
-                got = [ready.pop(n) if n in ready else next(fresh, -1) for n in names]
-            add_opened(got, names, opened)
-    finally:
-        if flags & os.O_RDWR:
-            lock_files(opened, names)
-
-
-def locked_before(e: OSError, names: Sequence[str], opened: list[int]) -> int:
-    """Returns how many of the opened files have their locks, after that error of open_files."""
-    return names.index(e.filename) if e.filename in names else len(opened)
-
-
-def discard_last(opened: list[int], name: str, dir_fd: int, preexisting: bool) -> None:
-    """Closes the file that was opened last, and removes it unless it was there before."""
-    if opened:
-        os.close(opened.pop())
-        if not preexisting:
-            os.unlink(name, dir_fd=dir_fd)
-
-
-def lock_shared(fd: int, name: str) -> None:
-    """Takes the lock of a page in use. If another process holds it exclusively, EAL continues."""
+                if name in old:
+                    os.unlink(name, dir_fd=dir_fd)
+                at = ready.pop(name) if ready and name in ready else -1
+                opened.append(at if at >= 0 else files.open_shared(name, flags, dir_fd, check))
+        except OSError as e:
+            error = e
+    else:
+        new = [name for name in names if name not in ready] if ready else names
+        where = libc.AT_FDCWD if dir_fd is None else dir_fd
+        how = flags | os.O_NOFOLLOW | os.O_CLOEXEC
+        got = libc.syscall_batch("openat", len(new), where, new, how, 0o600)
+        if ready and len(new) < len(names):
+            fresh = iter(got)
+            got = [ready.pop(n) if n in ready else next(fresh, -1) for n in names]
+        opened, error = up_to_failure(got, names)
+    good, failed = len(opened), None
+    if flags & os.O_RDWR:
+        good, failed = lock_files(opened, names)
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pass
+        for name in names[:good] if unlink else ():
+            os.unlink(name, dir_fd=dir_fd)
     except OSError as e:
-        e.filename = name
-        raise
+        good, failed = names.index(e.filename), e
+    for name, fd in zip(names[good:], opened[good:], strict=False):
+        _discard(name, fd, dir_fd)
+    return opened[:good], failed or error
 
 
-def lock_files(fds: list[int], names: Sequence[str]) -> None:
-    """The same for many."""
-    if len(fds) == 1:
-        return lock_shared(fds[0], names[0])
+def lock_files(fds: list[int], names: list[str]) -> tuple[int, OSError | None]:
+    """Takes the locks of pages in use. If another process holds one exclusively, EAL continues.
+
+    Returns how many come before the first failure, and that.
+    """
     shared = fcntl.LOCK_SH | fcntl.LOCK_NB
     got = libc.syscall_batch("flock", len(fds), fds, shared, go_on=True)
     if got and min(got) < 0:
-        for result, name in zip(got, names, strict=False):
+        for i, result in enumerate(got):
             if result not in (0, -EWOULDBLOCK):
-                raise OSError(-result, os.strerror(-result), name)
+                return i, OSError(-result, os.strerror(-result), names[i])
+    return len(fds), None
+
+
+def _discard(name: str, fd: int, dir_fd: int | None) -> None:
+    """Closes a page file, and removes it if it was made for writing just now: it is empty then."""
+    try:
+        if not os.fstat(fd).st_size:
+            os.unlink(name, dir_fd=dir_fd)
+    except OSError:
+        pass  # it would hide the failure before
+    os.close(fd)
 
 
 def unlink_if_last(name: str, fd: int, dir_fd: int) -> bool:

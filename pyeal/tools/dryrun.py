@@ -13,7 +13,7 @@ from ctypes import sizeof
 from pyeal import config, hugepages, layout, libc, options, releases
 from pyeal.backing.base import Backing, ListPerFd
 from pyeal.backing.legacy import LegacyFiles
-from pyeal.backing.memory import NoHuge, fixed
+from pyeal.backing.memory import NoHuge
 from pyeal.eal import Eal, Footprint
 from pyeal.errors import EalError
 from pyeal.fbarray import bits, file_size, runs
@@ -101,7 +101,7 @@ class FakePopulation(Population):
     def __init__(self, real: Population) -> None:
         super().__init__(real.pagemap, False, real.log)
 
-    def threads(self, length: int, policy: PreferredNode | None = None) -> PopulateThreads:
+    def threads(self, length: int, policy: PreferredNode) -> PopulateThreads:
         return PopulateThreads(0, lambda: None)
 
     def populate(self, va: int, size: int, n: int, threads: PopulateThreads) -> list[int]:
@@ -185,6 +185,7 @@ class FakePages(Backing):
 class FakeNoHuge(FakePages):
     """Memory of 4 kB pages, of which the first record is enough."""
 
+    fixed = True
     create = NoHuge.create
 
     def map_list(self, msl: MemsegList) -> None:
@@ -198,14 +199,13 @@ class FakeNoHuge(FakePages):
 class FakeLegacyPages(FakePages):
     """Every free page, node by node, all of a node in one run."""
 
+    fixed = True
+
     def __init__(self, real: LegacyFiles, *args: Any) -> None:
         super().__init__(real, *args)
         self.prefix = real.prefix
         self.pages: list[Page] = []
         self.mapped = self.pseudo = 0  # pages, and the next one's address
-
-    def info(self, page_sz: int) -> hugepages.HugepageInfo:
-        raise fixed(page_sz)
 
     def map_all(self, info: hugepages.HugepageInfo) -> list[Page]:
         first, wanted = len(self.pages), info.num_pages[0]
@@ -250,8 +250,6 @@ class FakeLegacyPages(FakePages):
 
     def unlink_unnamed(self, kept: list[Page], surplus: list[Page]) -> None:
         pass
-
-    give_up = unmap_first
 
 
 def fake(real: Backing, limits: list[PageLimit], blocked: dict[str, PageLimit]) -> FakePages:

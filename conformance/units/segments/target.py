@@ -17,7 +17,7 @@ from pyeal.agent import Target, serve
 
 class HelpersOnly(populate.PopulateThreads):
     def together(self, work: Callable[[], object]) -> None:
-        main = get_ident() if self.go else 0
+        main = get_ident() if self.started else 0
         super().together(lambda: get_ident() == main or work())
 
 
