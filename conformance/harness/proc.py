@@ -11,6 +11,11 @@ from typing import NamedTuple
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
+def rounded(n):
+    """Return the bytes of a file or mapping for n bytes: whole pages of the kernel."""
+    return -(-n // PAGE) * PAGE
+
+
 class Map(NamedTuple):
     """One line of /proc/PID/maps; with smaps also bytes in memory, page size and VmFlags."""
 

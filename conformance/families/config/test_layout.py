@@ -12,7 +12,7 @@ from conformance.harness.fake_host import CPUS, NODES, build
 MAGIC = 19820526
 LISTS, LIST = 128, 136
 TAILQS, TAILQ = 32, 48
-HEAPS, HEAP, HEAPS_AT = 32, 192, 19136
+HEAPS = 32
 FREELISTS = 13
 
 
@@ -34,9 +34,16 @@ def word(release):
     return year << 24 | month << 16 | minor << 8 | 99
 
 
+def heaps_at(eal):
+    """Return offset and size of a build's heaps: 19136, 192 with lines of 64 bytes; 19200, 256."""
+    m = eal.decode.member("rte_mem_config", "malloc_heaps")
+    return m["offset"], m["size"] // HEAPS
+
+
 def check_head(eal, locks, mp_status, memzones, memsegs, tailqs):
     """The offsets of everything before the heaps, each by something that must lie there."""
     data, lists = raw(eal), eal.lists()
+    base = eal.config().mem_cfg_addr
     bases = [at(data, memsegs + LIST * i, "Q") for i in range(LISTS)]
 
     assert at(data, 0) == MAGIC
@@ -50,8 +57,8 @@ def check_head(eal, locks, mp_status, memzones, memsegs, tailqs):
     assert [text(data, memsegs + LIST * m.index + 40, 64) for m in lists] == [m.name for m in lists]
     for slot in range(tailqs, tailqs + TAILQS * TAILQ, TAILQ):
         first, last, name = at(data, slot, "Q"), at(data, slot + 8, "Q"), text(data, slot + 16, 32)
-        assert (first, last) == (0, at(data, 25288, "Q") + slot if name else 0)
-    assert not any(data[tailqs + TAILQS * TAILQ : HEAPS_AT])
+        assert (first, last) == (0, base + slot if name else 0)
+    assert not any(data[tailqs + TAILQS * TAILQ : heaps_at(eal)[0]])
 
 
 @requirement("CFG-006")
@@ -60,7 +67,7 @@ def check_head(eal, locks, mp_status, memzones, memsegs, tailqs):
 def test_head_of_the_config_up_to_22_11(start, evidence):
     """0 magic, version, channels, ranks | 16 five locks | 36 mp | 40 memzones | 136 lists.
 
-    | 17544 tail queues ... 19080 | padding | 19136 heaps
+    | 17544 tail queues ... 19080 | padding | heaps: 19136 with lines of 64 bytes, 19200 with 128
     """
     eal = start("-m", "2", "-n", "4", "-r", "2")
     evidence(raw(eal)[:40].hex(" ", 4))
@@ -83,26 +90,32 @@ def test_head_of_the_config_since_23_11(start, evidence):
 @needs(pages={"2M": 2})
 @modes(*SHARED)
 def test_tail_of_the_config_is_the_same_in_all_releases(start, mode, evidence):
-    """19136 heaps | 25280 next id | 25288 address | 25296 flags | 25304 clock | 25312 DMA bits."""
+    """0 next id | 8 address | 16 flags | 24 clock | 32 DMA bits, behind 32 heaps.
+
+    19136 heaps of 192 bytes | 25280     19200 heaps of 256 bytes, with lines of 128 | 27392
+    """
     eal = start("-m", "2", "--iova-mode=va")
     before, asked = raw(eal), eal.dma_mask(40).ret
     data = raw(eal)
     mapped = next(m for m in eal.maps() if m.path.endswith("/config"))
-    evidence(f"{data[25280:25328].hex(' ', 8)}; DMA mask of 40 bits: {asked}")
+    first, heap = heaps_at(eal)
+    tail = first + HEAPS * heap
+    evidence(f"{data[tail : tail + 48].hex(' ', 8)}; DMA mask of 40 bits: {asked}")
 
-    names = [text(data, HEAPS_AT + HEAP * i + 144, 32) for i in range(HEAPS)]
+    assert (first, heap) in ((19136, 192), (19200, 256))
+    names = [text(data, first + heap * i + 144, 32) for i in range(HEAPS)]
     assert [n for n in names if n] == [f"socket_{n}" for n in eal.info().socket_ids]
-    assert at(data, 25280, "i") == 256
-    assert at(data, 25288, "Q") == mapped.start
-    assert (at(data, 25296), at(data, 25300)) == {
+    assert at(data, tail, "i") == 256
+    assert at(data, tail + 8, "Q") == mapped.start
+    assert (at(data, tail + 16), at(data, tail + 20)) == {
         "dynmem": (0, 0),
         "single-file": (0, 1),
         "legacy": (1, 0),
         "no-huge": (1, 0),
     }[mode]
-    assert 10**8 < at(data, 25304, "Q") < 10**11
-    assert (asked, before[25312], data[25312]) == (0, 0, 40)
-    assert not any(data[25313:])
+    assert 10**6 < at(data, tail + 24, "Q") < 10**11
+    assert (asked, before[tail + 32], data[tail + 32]) == (0, 0, 40)
+    assert not any(data[tail + 33 :])
 
 
 @requirement("CFG-010")
@@ -188,21 +201,22 @@ def test_heap_slots_describe_the_detected_nodes_in_order(start, make_box, tmp_pa
     eal = start("-m", "8", mode="no-huge", box=box)
     before, area = raw(eal), eal.malloc(MB).va
     data, (msl,) = raw(eal), eal.lists()
-    slots = [HEAPS_AT + HEAP * i for i in range(HEAPS)]
+    first, heap = heaps_at(eal)
+    slots = [first + heap * i for i in range(HEAPS)]
     found = [(text(data, s + 144, 32), at(data, s + 132), at(data, s + 136, "Q")) for s in slots]
-    heads = [h for h in struct.unpack_from("<13Q", data, HEAPS_AT + 8) if h]
-    ends = [at(data, HEAPS_AT + offset, "Q") for offset in (112, 120)]
+    heads = [h for h in struct.unpack_from("<13Q", data, first + 8) if h]
+    ends = [at(data, first + offset, "Q") for offset in (112, 120)]
     evidence(f"{found[:3]}, free {[hex(h) for h in heads]}, ends {[hex(e) for e in ends]}")
 
     assert eal.info().socket_ids == [0, 2]
     assert found[:2] == [("socket_0", 0, 8 * MB), ("socket_2", 2, 0)]
-    assert not any(data[slots[2] : slots[-1] + HEAP])
+    assert not any(data[slots[2] : slots[-1] + heap])
     assert [at(data, s) for s in slots[:2]] == [0, 0]
     assert len(heads) == 1
     assert ends[0] == msl.base_va
     assert all(msl.base_va <= va < msl.base_va + msl.len for va in [*heads, *ends])
     assert heads[0] < area
-    assert at(data, HEAPS_AT + 128) == at(before, HEAPS_AT + 128) + 1
+    assert at(data, first + 128) == at(before, first + 128) + 1
 
 
 @requirement("CFG-018")

@@ -9,8 +9,8 @@ import pytest
 from conformance import MB, needs, requirement
 from conformance.harness.catalogue import holds
 from conformance.harness.child import TargetError
+from conformance.harness.proc import PAGE
 
-PAGE = 4096
 KEPT = b"somebody's" * 5000
 SHARED = ["config", "hugepage_info", "fbarray_memzone"]
 PLACES = ["runtime-dir", *SHARED]

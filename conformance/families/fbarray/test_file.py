@@ -9,8 +9,8 @@ import pytest
 
 from conformance import MB, SHARED, modes, needs, requirement, until
 from conformance.harness.catalogue import holds
+from conformance.harness.proc import PAGE, rounded
 
-PAGE = 4096
 DESCRIPTOR = struct.Struct("=64sIII4xQi4x")  # name, count, len, elt_sz, data, lock
 
 
@@ -56,7 +56,7 @@ def test_file_is_elements_then_header_then_mask_words(start, evidence):
     assert data[324:] == bytes(PAGE - 324)
     for name, (size, n) in lists.items():
         n_masks = -(-n // 64)
-        want = -(-(48 * n + 8 + 8 * n_masks) // PAGE) * PAGE
+        want = rounded(48 * n + 8 + 8 * n_masks)
         assert (size, eal.array(name, length=n).n_masks) == (want, n_masks)
 
 
@@ -229,8 +229,11 @@ def test_locked_file_is_refused_and_a_stale_one_reused(eal, evidence, kind):
 @requirement("FBA-019")
 @needs(pages={"2M": 2, "1G": 1})
 @modes("dynmem", "no-huge")
-def test_sizes_of_files_on_x86(start, mode, evidence):
-    """memzone 188416; 8192 pages 397312, 32768 pages 1581056, 32 pages 4096 bytes; and no-huge."""
+def test_sizes_of_files(start, mode, evidence):
+    """memzone 188416; 8192 pages 397312, 32768 pages 1581056, 32 pages 4096 bytes; and no-huge.
+
+    More where the kernel's pages are larger than 4 kB.
+    """
     runs = [["-m", "2"]] if mode == "dynmem" else [["-m", m] for m in ("1", "4", "64")]
     sizes = {}
     for args in runs:
@@ -243,15 +246,16 @@ def test_sizes_of_files_on_x86(start, mode, evidence):
         eal.close()
     evidence(f"memzone {memzone}; {sizes}")
 
-    assert memzone == 188416
+    assert memzone == rounded(188416)
     if mode == "no-huge":
         assert sizes == {
-            ("nohugemem", n): size for n, size in [(256, 16384), (1024, 53248), (16384, 790528)]
+            ("nohugemem", n): rounded(size)
+            for n, size in [(256, 16384), (1024, 53248), (16384, 790528)]
         }
     elif holds(">=26.07", eal.release):
-        assert sizes == {("memseg", 64): PAGE, ("memseg", 32768): 1581056}
+        assert sizes == {("memseg", 64): PAGE, ("memseg", 32768): rounded(1581056)}
     else:
-        assert sizes == {("memseg", 32): PAGE, ("memseg", 8192): 397312}
+        assert sizes == {("memseg", 32): PAGE, ("memseg", 8192): rounded(397312)}
 
 
 @requirement("FBA-020")

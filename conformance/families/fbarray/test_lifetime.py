@@ -4,8 +4,7 @@ import fcntl
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT
 
 from conformance import modes, needs, requirement
-
-PAGE = 4096
+from conformance.harness.proc import PAGE
 
 
 @requirement("FBA-009")

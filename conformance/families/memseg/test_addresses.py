@@ -8,7 +8,7 @@ from conformance import ALL, DYNAMIC, GB, HUGE, MB, modes, needs, requirement, s
 from conformance.harness import host
 from conformance.harness.catalogue import holds
 from conformance.harness.fake_host import GLOBAL, build
-from conformance.harness.proc import PAGE
+from conformance.harness.proc import PAGE, rounded
 
 CONFIG, MEMZONE = 0x100000000, 0x100007000
 ARRAYS = [0x100035000, 0x500200000]
@@ -18,6 +18,11 @@ HIGH = 0x200000001000  # far from what the kernel maps by itself; + 16 MiB, roun
 
 def up(n, to):
     return -(-n // to) * to
+
+
+def config(eal):
+    """Bytes of the mapped config: 28672 with pages of 4 kB."""
+    return rounded(eal.decode.sizeof("rte_mem_config"))
 
 
 def area(length, elt_sz=48):
@@ -48,7 +53,7 @@ def test_array_and_list_by_turns(start, mode, evidence):
     """
     eal = start("-m", "2")
     lists, mapped = eal.lists(), files(eal)
-    cursor = CONFIG + area(2560, 72) + (0 if mode == "in-memory" else 0x7000)
+    cursor = CONFIG + area(2560, 72) + (0 if mode == "in-memory" else config(eal))
     want = list(by_turns(lists, cursor))
     evidence(" ".join(f"{array:#x} {at:#x}" for array, at in want))
 
@@ -72,7 +77,7 @@ def test_cursor_starts_at_4_gib_or_the_base_and_rises(start, mode, base, cursor,
     """Config first (with a base: below it), then memzones, then what the lists need."""
     eal = start("-m", "2", *([f"--base-virtaddr={base:#x}"] if base else []))
     first, mapped = eal.lists()[0], files(eal)
-    at = cursor + (0x7000 if base is None and mode != "in-memory" else 0)
+    at = cursor + (config(eal) if base is None and mode != "in-memory" else 0)
     array = at + area(2560, 72)
     if holds(">=26.07", eal.release) and mode not in ("no-huge", "legacy"):
         want = up(array, max(m.page_sz for m in eal.lists()))
@@ -96,7 +101,7 @@ def test_clean_run_lays_out_the_same_addresses(start, evidence):
     at, lists = files(eal), eal.lists()[:2]
     evidence(" ".join(f"{m.start:#x}:{name}" for name, m in at.items() if "fbarray" in name))
 
-    assert (at["config"].start, at["config"].len) == (CONFIG, 0x7000)
+    assert (at["config"].start, at["config"].len) == (CONFIG, config(eal))
     assert (at["fbarray_memzone"].start, at["fbarray_memzone"].len) == (MEMZONE, 0x2E000)
     assert [at[f"fbarray_memseg-2048k-0-{i}"].start for i in (0, 1)] == ARRAYS
     assert at["fbarray_memseg-2048k-0-0"].len == 0x61000
@@ -167,11 +172,11 @@ class Cursor:
 
     def __init__(self, eal, mode):
         self.whole = holds(">=26.07", eal.release) and mode != "no-huge"
-        self.page = {"no-huge": PAGE, "in-memory": max(map(host.size, host.pools()))}.get(
+        self.page = {"no-huge": 4096, "in-memory": max(map(host.size, host.pools()))}.get(
             mode, 2 * MB
         )
-        n = {PAGE: 512, 2 * MB: 8192}.get(self.page, 32)
-        self.at = CONFIG + area(2560, 72) + (0 if mode == "in-memory" else 0x7000)
+        n = {4096: 512, 2 * MB: 8192}.get(self.page, 32)
+        self.at = CONFIG + area(2560, 72) + (0 if mode == "in-memory" else config(eal))
         self.at += 0 if self.whole else area(n)
         self.hint = up(self.at, self.page)
 
@@ -254,7 +259,7 @@ def test_hint_that_is_not_respected_is_said(start, mode, evidence):
         eal = start("-m", "2", "--log-level=lib.eal:notice", *base, init=False)
         c = Cursor(eal, mode)
         if base and mode != "in-memory":
-            c.at -= 0x7000
+            c.at -= config(eal)
             c.hint = up(c.at, c.page)
         eal.block(c.hint + 16 * c.page)
         eal.init()
@@ -283,7 +288,7 @@ def test_base_is_hexadecimal_and_rounded_up_to_16_mib(start, mode, evidence):
     evidence(f"first list at {[hex(va) for va in found]}, garbage: {refused}")
 
     first = 0x200001000000 + area(2560, 72)
-    page = PAGE if mode == "no-huge" else 2 * MB
+    page = 4096 if mode == "no-huge" else 2 * MB
     if mode == "in-memory":
         page = max(map(host.size, host.pools()))
     assert len(set(found)) == 1

@@ -13,7 +13,7 @@ from conformance import DYNAMIC, HUGE, MB, modes, needs, requirement
 from conformance.harness import host, proc
 
 CALLS = "get_mempolicy,set_mempolicy"
-NUMBER = {"x86_64": 238, "aarch64": 237}  # of set_mempolicy
+NUMBER = {"x86_64": 238, "ppc64le": 261}.get(platform.machine(), 237)  # of set_mempolicy
 POLICIES = {"default": 0, "preferred": 1, "bind": 2, "interleave": 3, "local": 4}
 
 
@@ -25,7 +25,7 @@ def policy(name):
     def put(name):
         mask = ctypes.c_ulong(1)
         nodes = (None, 0) if name in ("default", "local") else (ctypes.byref(mask), 64)
-        if call(NUMBER[platform.machine()], POLICIES[name], *nodes):
+        if call(NUMBER, POLICIES[name], *nodes):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     put(name)
