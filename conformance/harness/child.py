@@ -71,7 +71,7 @@ def command(target):
         case "librte_eal" if rest:
             lib = library.find(rest)
             argv = [sys.executable, str(SUITE / "targets/librte_eal.py"), str(lib.path)]
-            return [*lib.environment(), *argv, *filter(None, [lib.release])]
+            return [*argv, *filter(None, [lib.release])]
         case "librte_eal":
             return [sys.executable, str(SUITE / "targets/librte_eal.py")]
         case "cmd" if rest:

@@ -24,20 +24,12 @@ SHARED = 3  # e_type: ET_DYN
 
 
 class Unusable(OSError):
-    """No library is there, or it is not one that this machine can load; says what would help."""
+    """No library is there, or this machine cannot load it; says what would help."""
 
 
 class Library(NamedTuple):
     path: Path
     release: str  # "" if it was not given
-
-    def environment(self) -> list[str]:
-        """Return the words before a command line by which it finds this build's other libraries.
-
-        They go before the system's, which may be of the same ABI, and need no RUNPATH.
-        """
-        folders = [str(self.path.parent), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
-        return ["env", f"LD_LIBRARY_PATH={os.pathsep.join(folders)}"]
 
 
 def find(text: str) -> Library:

@@ -143,6 +143,22 @@ def find() -> str:
     return by_abi[max(by_abi)]
 
 
+def load_needed(path: str, seen: tuple[str, ...] = ()) -> None:
+    """Load DPDK's other libraries that a library needs and that are in its folder.
+
+    They are found without a RUNPATH, and before a system's, which may be of the same ABI.
+    """
+    folder, own = os.path.split(os.path.realpath(path))
+    seen = (*seen, own)
+    with open(path, "rb") as f:
+        names = set(re.findall(rb"\0(librte_\w+\.so\.[\d.]+)(?=\0)", f.read()))
+    for name in sorted(n.decode() for n in names):
+        other = os.path.join(folder, name)
+        if os.path.exists(other) and os.path.basename(os.path.realpath(other)) not in seen:
+            load_needed(other, seen)
+            C.CDLL(other, C.RTLD_GLOBAL)
+
+
 def why_unloadable(said: str) -> str:
     """What the loader says, and what would help."""
     if m := re.match(r"(\S+\.so\S*): cannot open shared object file", said):
@@ -163,6 +179,8 @@ class Eal(Process):
     def __init__(self, path: str = "", release: str = "") -> None:
         self._path = path or find()
         try:
+            if path:
+                load_needed(path)
             self._lib = lib = C.CDLL(self._path)
         except OSError as e:
             raise OSError(f"{self._path} does not load: {why_unloadable(str(e))}") from None
