@@ -8,10 +8,11 @@ The facts are those of each architecture's meson files; fixtures/abi holds them 
 from __future__ import annotations
 
 import re
+from ctypes import sizeof
 
 from . import layout, releases
 from .errors import EalError
-from .layout import MAX_HEAPS, MAX_MEMSEG_LISTS, MAX_TAILQ, Abi
+from .layout import CONFIG_SIZES, MAX_MEMSEG_LISTS, Abi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,14 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 PAGE = 4096  # the smallest of a kernel: addresses of mappings are multiples of it
-LINES = 64, 128
 MOST_NODES, MOST_LISTS = 256, 1024  # compiled in, of builds with other limits
-_HEAP, _HEAP_NAME, _TAIL = 176, 144, 48  # bytes: malloc_heap, up to its name, behind the heaps
 _NAME = re.compile(rb"socket_\d+\0")
-
-
-def _up(n: int, step: int) -> int:
-    return -(-n // step) * step
 
 
 class Build:
@@ -36,39 +31,14 @@ class Build:
     MAX_HUGEPAGE_SIZES. base: eal_get_baseaddr().
     """
 
-    __slots__ = ("abi", "base", "hugepage_sizes", "lcores", "line", "name", "nodes")
-
-    def __init__(
-        self, name: str, line: int, nodes: int, lcores: int, hugepage_sizes: int, base: int
-    ) -> None:
-        self.name, self.line, self.nodes, self.lcores = name, line, nodes, lcores
-        self.hugepage_sizes, self.base = hugepage_sizes, base
-        self.abi = abi(line, hugepage_sizes=hugepage_sizes)
+    def __init__(self, name: str, *facts: int) -> None:
+        self.name = name
+        self.line, self.nodes, self.lcores, self.hugepage_sizes, self.base = facts
+        self.abi = Abi(self.line, self.hugepage_sizes)
 
     def nodes_of(self, release: releases.Release) -> int:
         """Return RTE_MAX_NUMA_NODES of that release: 20.11 has at most 4."""
-        return min(self.nodes, release.numa_nodes_max)
-
-
-def config_size(line: int, lists: int = MAX_MEMSEG_LISTS, family: str = "A") -> int:
-    """Return the size of rte_mem_config: 25344 bytes, or 27520 with lines of 128."""
-    return _up(_heaps_at(line, lists, family) + MAX_HEAPS * _up(_HEAP, line) + _TAIL, line)
-
-
-def _heaps_at(line: int, lists: int, family: str) -> int:
-    """Return the offset of malloc_heaps."""
-    before = {"A": 136, "B": 144, "C": 168}[family]  # bytes of scalars and of memzones
-    return _up(before + 136 * lists + 48 * MAX_TAILQ, line)
-
-
-def abi(
-    line: int, lists: int = MAX_MEMSEG_LISTS, family: str = "A", hugepage_sizes: int = 3
-) -> Abi:
-    """Return the facts by which layout.py makes the structures."""
-    own = layout.ABI
-    if (line, lists, hugepage_sizes) == (own.line, own.lists, own.hugepage_sizes):
-        return own
-    return Abi(line, hugepage_sizes, config_size(line, lists, family), lists)
+        return min(self.nodes, int(release.numa_nodes_max))
 
 
 BUILDS = {name: Build(name, *facts) for name, facts in layout.BUILDS.items()}
@@ -96,6 +66,12 @@ class OtherLimits(ValueError):
     """A file of a build with compile-time limits that pyeal does not decode."""
 
 
+def abi(line: int, lists: int = MAX_MEMSEG_LISTS, family: str = "A") -> Abi:
+    """Return the facts of a build with other limits."""
+    size = sizeof(layout.config(family, Abi(line, lists=lists)))
+    return Abi(line, lists=lists, size=size)
+
+
 def of_config(data: bytes, is_file: bool = True) -> Abi | None:
     """Return the facts of the build that wrote this config, None if its bytes are too few.
 
@@ -103,54 +79,51 @@ def of_config(data: bytes, is_file: bool = True) -> Abi | None:
     before it writes anything; is_file: False for memory, whose length is of the reader's choice.
     Raises OtherLimits if neither size nor bytes are those of a build.
     """
-    sizes = {line: config_size(line) for line in LINES}
-    votes = {line: _votes(data, line, MAX_MEMSEG_LISTS, "A") for line in LINES}
-    most = [line for line in LINES if votes[line] == max(votes.values())]
-    usual = not is_file or len(data) in sizes.values()
+    sizes = CONFIG_SIZES.items()
+    votes = {line: _votes(data, Abi(line), "A") for line in CONFIG_SIZES}
+    most = [line for line in votes if votes[line] == max(votes.values())]
+    usual = not is_file or len(data) in CONFIG_SIZES.values()
     if len(most) == 1 and (usual or votes[most[0]] >= 2):
-        return abi(most[0]) if len(data) >= sizes[most[0]] else None
-    if not is_file:
-        return layout.ABI if len(data) >= layout.CONFIG_SIZE else None
-    for line in LINES:
-        if len(data) == sizes[line]:
-            return abi(line)
-    family = _family(data)
-    for line, lists in _by_size(len(data), family):
-        if _votes(data, line, lists, family) >= 2:
-            return abi(line, lists, family)
-    if len(data) < sizes[LINES[0]]:
+        line = most[0]
+    elif is_file:
+        line = next((line for line, size in sizes if len(data) == size), 0)
+    else:
+        line = layout.LINE
+    if line:
+        return Abi(line) if len(data) >= CONFIG_SIZES[line] else None
+    try:
+        family = str(releases.nearest(int.from_bytes(data[4:8], "little")).family)
+    except ValueError:
+        family = "A"
+    for found in _by_size(len(data), family):
+        if _votes(data, found, family) >= 2:
+            return found
+    if len(data) < min(CONFIG_SIZES.values()):
         return None
-    text = " or ".join(map(str, sizes.values()))
+    text = " or ".join(map(str, CONFIG_SIZES.values()))
     raise OtherLimits(
         f"built with other limits: config has {len(data)} bytes, and {text} in every known build"
     )
 
 
-def _family(data: bytes) -> str:
-    try:
-        return releases.nearest(int.from_bytes(data[4:8], "little")).family
-    except ValueError:
-        return "A"
-
-
-def _by_size(size: int, family: str) -> Iterator[tuple[int, int]]:
-    """Yield (line, lists) of the builds whose config has that size."""
-    for line in LINES:
-        lists = (size - config_size(line, 0, family)) // 136
+def _by_size(size: int, family: str) -> Iterator[Abi]:
+    """Yield the facts of the builds whose config has that size."""
+    for line, usual in CONFIG_SIZES.items():
+        lists = MAX_MEMSEG_LISTS + (size - usual) // sizeof(layout.MemsegList)
         for n in range(max(lists - 1, 1), min(lists + 2, MOST_LISTS + 1)):
-            if config_size(line, n, family) == size:
-                yield line, n
+            if (found := abi(line, n, family)).config_size == size:
+                yield found
 
 
-def _votes(data: bytes, line: int, lists: int, family: str) -> int:
+def _votes(data: bytes, abi: Abi, family: str) -> int:
     """Return what the facts behind the tail queues that are where this build has them weigh.
 
     Two for the name of the first heap, which EAL writes before `magic`; one for mem_cfg_addr, which
     is page-aligned, and 0 with --no-shconf.
     """
-    at = _heaps_at(line, lists, family)
-    found = 2 * bool(_NAME.match(data, at + _HEAP_NAME))
-    at += MAX_HEAPS * _up(_HEAP, line) + 8
+    kind, heap = layout.config(family, abi), layout.MallocHeap.name.offset
+    found = 2 * bool(_NAME.match(data, kind.malloc_heaps.offset + heap))
+    at = kind.mem_cfg_addr.offset
     va = int.from_bytes(data[at : at + 8], "little")
     return found + (len(data) >= at + 8 and va > 0 and not va % PAGE and va >> 47 == 0)
 
@@ -175,34 +148,29 @@ def check(path: str, data: bytes) -> None:
 
     Raises EalError(0), as EAL leaves errno alone.
     """
-    what, own = f"Cannot attach to '{path}'", layout.ABI
+    own = layout.ABI
     try:
         abi = of_config(data)
     except OtherLimits as e:
-        raise EalError(0, "config", f"{what}: {e}", reason="build") from None
+        raise _refused(path, str(e)) from None
     if abi is None:
-        what = f"'{path}' is damaged"
-        fields = {"expected": f"{own.config_size} bytes", "found": str(len(data))}
-        raise EalError(0, "config", what, reason="damaged", **fields)
+        sizes = {"expected": f"{own.config_size} bytes", "found": str(len(data))}
+        raise _refused(path, "it is damaged", reason="damaged", **sizes)
     if abi.line != own.line:
-        raise EalError(
-            0,
-            "config",
-            f"{what}: it is written by a build with {abi.line}-byte cache lines",
-            expected=f"{own.line}-byte cache lines",
-            found=f"{abi.line}-byte: {' or '.join(like(abi.line))}",
-            fix="attach on the machine, and with the build, of the primary",
-            reason="build",
-        )
+        lines = {
+            "expected": f"{own.line}-byte cache lines",
+            "found": f"{abi.line}-byte: {' or '.join(like(abi.line))}",
+        }
+        why = f"it is written by a build with {abi.line}-byte cache lines"
+        fix = "attach on the machine, and with the build, of the primary"
+        raise _refused(path, why, fix=fix, **lines)
     if abi.lists != own.lists:
-        raise EalError(
-            0,
-            "config",
-            f"{what}: built with other limits",
-            expected=f"{own.lists} memseg lists",
-            found=str(abi.lists),
-            reason="build",
-        )
+        limits = {"expected": f"{own.lists} memseg lists", "found": str(abi.lists)}
+        raise _refused(path, "built with other limits", **limits)
+
+
+def _refused(path: str, why: str, reason: str = "build", **fields: str) -> EalError:
+    return EalError(0, "config", f"Cannot attach to '{path}': {why}", reason=reason, **fields)
 
 
 def facts(abi: Abi) -> dict[str, Any]:

@@ -20,11 +20,9 @@ if TYPE_CHECKING:
     i32 = int
     u64 = int
 else:
-    from ctypes import c_char
-    from ctypes import c_int32 as i32
-    from ctypes import c_uint8 as u8
-    from ctypes import c_uint32 as u32
-    from ctypes import c_uint64 as u64
+    from ctypes import c_char, c_int32, c_uint8, c_uint32, c_uint64
+
+    u8, u32, i32, u64 = c_uint8, c_uint32, c_int32, c_uint64
 
 MAGIC = 19820526
 MAX_MEMSEG_LISTS = 128
@@ -53,20 +51,21 @@ BAD_IOVA = 2**64 - 1
 Struct = ctypes.Structure
 
 
+CONFIG_SIZES = {64: 25344, 128: 27520}  # of rte_mem_config, by cache line
+
+
 class Abi:
     """What a build decides of the structures: line is RTE_CACHE_LINE_SIZE, which aligns a heap and
-    its elements; hugepage_sizes is MAX_HUGEPAGE_SIZES, the records of hugepage_info; config_size is
-    the size of rte_mem_config; lists is RTE_MAX_MEMSEG_LISTS. Pointers have 8 bytes, the lowest
-    byte first. builds.py has the builds of other machines.
+    its elements; hugepage_sizes is MAX_HUGEPAGE_SIZES, the records of hugepage_info; lists is
+    RTE_MAX_MEMSEG_LISTS; config_size is the size of rte_mem_config. Pointers have 8 bytes, the
+    lowest byte first. builds.py has the builds of other machines.
     """
 
-    __slots__ = ("config_size", "hugepage_sizes", "line", "lists")
-
     def __init__(
-        self, line: int, hugepage_sizes: int, config_size: int, lists: int = MAX_MEMSEG_LISTS
+        self, line: int, hugepage_sizes: int = 3, lists: int = MAX_MEMSEG_LISTS, size: int = 0
     ) -> None:
-        self.line, self.hugepage_sizes, self.config_size = line, hugepage_sizes, config_size
-        self.lists = lists
+        self.line, self.hugepage_sizes, self.lists = line, hugepage_sizes, lists
+        self.config_size = size or CONFIG_SIZES[line]
 
 
 BUILDS = {  # RTE_CACHE_LINE_SIZE, RTE_MAX_NUMA_NODES, RTE_MAX_LCORE, MAX_HUGEPAGE_SIZES, base
@@ -84,8 +83,8 @@ if BUILD not in BUILDS:
         raise ValueError(f"PYEAL_BUILD={BUILD}: expected one of {', '.join(BUILDS)}")
     BUILD = "x86_64"
 LINE, MAX_NODES, MAX_LCORE, MAX_HUGEPAGE_SIZES, BASE = BUILDS[BUILD]
-CONFIG_SIZE = 27520 if LINE == 128 else 25344
-ABI = Abi(LINE, MAX_HUGEPAGE_SIZES, CONFIG_SIZE)
+ABI = Abi(LINE, MAX_HUGEPAGE_SIZES)
+CONFIG_SIZE = ABI.config_size
 
 
 def sized(size: int) -> "Callable[[type[S]], type[S]]":
@@ -93,12 +92,15 @@ def sized(size: int) -> "Callable[[type[S]], type[S]]":
 
     def make(cls: "type[S]") -> "type[S]":
         cls._fields_ = list(cls.__annotations__.items())
-        if ctypes.sizeof(cls) != size:
-            found = ctypes.sizeof(cls)
-            raise TypeError(f"{cls.__name__}: expected {size} bytes, found {found}")
-        return cls
+        return _of_size(cls, size)
 
     return make
+
+
+def _of_size(cls: "type[S]", size: int) -> "type[S]":
+    if (found := ctypes.sizeof(cls)) != size:
+        raise TypeError(f"{cls.__name__}: expected {size} bytes, found {found}")
+    return cls
 
 
 @sized(48)
@@ -260,17 +262,22 @@ def config(family: str, abi: Abi = ABI) -> "Any":
     name = f"MemConfig{family}{abi.line}_{abi.lists}"
     if name in _made:
         return _made[name]
-    fields: list[Any] = [
+    head: list[Any] = [
         (field, kind if isinstance(kind, type) else kind(abi))
         for families, field, kind in _CONFIG
         if family in families
     ]
-    end = ctypes.sizeof(type("Head", (Struct,), {"_fields_": fields}))
-    fields.append(("pad", u8 * (_up(end, abi.line) - end)))  # type: ignore[operator]
-    fields += [("malloc_heaps", malloc_heap(abi) * MAX_HEAPS), *_CONFIG_REST]
+    heaps = [("malloc_heaps", malloc_heap(abi) * MAX_HEAPS), *_CONFIG_REST]
+    fields = _padded([*_padded(head, abi.line, "pad"), *heaps], abi.line, "tail")
     end = ctypes.sizeof(type("Body", (Struct,), {"_fields_": fields}))
-    fields.append(("tail", u64 * ((_up(end, abi.line) - end) // 8)))  # type: ignore[operator]
-    return _structure(name, abi.config_size, fields)
+    size = CONFIG_SIZES[abi.line] if abi.lists == MAX_MEMSEG_LISTS else end
+    return _structure(name, size, fields)
+
+
+def _padded(fields: "list[Any]", line: int, name: str) -> "list[Any]":
+    """Return fields that fill cache lines, by bytes behind them."""
+    end = ctypes.sizeof(type("Head", (Struct,), {"_fields_": fields}))
+    return [*fields, (name, u8 * (_up(end, line) - end))]  # type: ignore[operator]
 
 
 _made: "dict[str, type[Struct]]" = {}  # one class for each name
@@ -279,10 +286,7 @@ _made: "dict[str, type[Struct]]" = {}  # one class for each name
 def _structure(name: str, size: int, fields: "list[Any]") -> "Any":
     """Return the class of that name, whose size in bytes is asserted."""
     if name not in _made:
-        cls = type(name, (Struct,), {"_fields_": fields})
-        if ctypes.sizeof(cls) != size:
-            raise TypeError(f"{name}: expected {size} bytes, found {ctypes.sizeof(cls)}")
-        _made[name] = cls
+        _made[name] = _of_size(type(name, (Struct,), {"_fields_": fields}), size)
     return _made[name]
 
 

@@ -191,7 +191,7 @@ class MemsegLists:
         """Return the lock of that name in config, one object for all who ask."""
         va = addressof(self.config) + getattr(type(self.config), name).offset
         if va not in self._locks:
-            self._locks[va] = self.peers.rwlock(va, self.release)
+            self._locks[va] = self.peers.rwlock(va, self.release.rwlock)
         return self._locks[va]
 
     def config_locks(self) -> list[SharedLock]:

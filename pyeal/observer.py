@@ -20,7 +20,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .backing.pagefiles import HugedirFiles
     from .memseg import MemsegList
-    from .releases import Release
 
 
 class ObserverRights(SecondaryRights):
@@ -55,7 +54,7 @@ class NoLock(RwLock):
     def read_done(self) -> None:
         pass
 
-    def write(self) -> None:
+    def __enter__(self) -> None:
         what = "Cannot change memory: an observer only reads"
         raise EalError(EACCES, "lock", what, fix="attach as a secondary", reason="role")
 
@@ -63,8 +62,8 @@ class NoLock(RwLock):
 class ObserverPeers(Alone):
     """No peer waits for this process, and this process asks none."""
 
-    def rwlock(self, va: int, release: Release) -> RwLock:
-        return NoLock(va, release)
+    def rwlock(self, va: int, steps: tuple[int, int]) -> RwLock:
+        return NoLock(va, steps)
 
 
 class ObserverSync(Sync):

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
     from .malloc_mp import GrowthServer, Memory
     from .mp import Channel
-    from .releases import Release
+    from .populate import Log
 
-    Log = Callable[[str, str], object]
     Exchange = Callable[[int, int, int], bool]
 
 LOCK_TIMEOUT = 1.0  # seconds
@@ -88,11 +87,10 @@ class SharedLock:
         self.ours.append(me)
         try:
             was_dead = self._take(free, add)
-        except OSError as e:
+        except BaseException as e:
             self.ours.remove(me)
-            raise EalError(e.errno or 0, "lock", e.strerror or "") from None
-        except EalError:
-            self.ours.remove(me)
+            if isinstance(e, OSError):
+                raise EalError(e.errno or 0, "lock", e.strerror or "") from None
             raise
         if was_dead:
             self.repair()
@@ -107,11 +105,8 @@ class SharedLock:
                 self.change(lambda value: 0)
                 if self._add(free, add, self.WAIT):
                     return True
-        raise OSError(
-            ETIMEDOUT,
-            f"the lock word at {self.va:#x} holds {self.value}, for {timeout} s; "
-            "its holder may be dead",
-        )
+        why = f"the lock word at {self.va:#x} holds {self.value}, for {timeout} s"
+        raise OSError(ETIMEDOUT, f"{why}; its holder may be dead")
 
     def _add(self, free: Callable[[int], bool], add: int, timeout: float) -> bool:
         pause, left = 1e-5, timeout
@@ -143,24 +138,18 @@ class SharedLock:
 class RwLock(SharedLock):
     """A reader-writer lock; as a context it is held for writing.
 
-    reader, writer: what each adds, as release.rwlock has it. include/generic/rte_rwlock.h
+    reader, writer: what each adds, the steps of the release. include/generic/rte_rwlock.h
     """
 
-    def __init__(
-        self,
-        va: int,
-        release: Release,
-        exchange: Exchange = libc.compare_exchange,
-        all_ended: Callable[[], bool] = lambda: False,
-    ) -> None:
-        super().__init__(va, exchange, all_ended)
-        self.reader, self.writer = release.rwlock
+    def __init__(self, va: int, steps: tuple[int, int], *shared: Any) -> None:
+        super().__init__(va, *shared)
+        self.reader, self.writer = steps
 
     def __enter__(self) -> None:
-        self.write()
+        self.acquire(lambda value: value == 0, self.writer)
 
     def __exit__(self, *_: object) -> None:
-        self.write_done()
+        self.release(self.writer)
 
     def read(self) -> None:
         self.acquire(self._no_writer, self.reader)
@@ -172,18 +161,11 @@ class RwLock(SharedLock):
     def read_done(self) -> None:
         self.release(self.reader)
 
-    def write(self) -> None:
-        self.acquire(lambda value: value == 0, self.writer)
-
-    def write_done(self) -> None:
-        self.release(self.writer)
-
 
 class Alone:
     """No other process maps the memory that this one changes."""
 
-    exchange: Callable[[int, int, int], bool] = staticmethod(libc.compare_exchange_private)
-
+    exchange: Exchange = staticmethod(libc.compare_exchange_private)
     lock_timeout: float | None = None  # seconds to wait for a hugepage directory's lock
 
     def all_ended(self) -> bool:
@@ -197,9 +179,9 @@ class Alone:
         """Return the lock at va; repair() is called after it was taken from a dead process."""
         return SharedLock(va, self.exchange, self.all_ended, repair)
 
-    def rwlock(self, va: int, release: Release) -> RwLock:
-        """Return the reader-writer lock at va."""
-        return RwLock(va, release, self.exchange, self.all_ended)
+    def rwlock(self, va: int, steps: tuple[int, int]) -> RwLock:
+        """Return the reader-writer lock at va; steps: release.rwlock."""
+        return RwLock(va, steps, self.exchange, self.all_ended)
 
     def announce(self, rollback: bool = False, id: int = 0) -> bool:
         """Have every peer map what the lists say now, and return whether each of them did.
@@ -247,7 +229,7 @@ class Primary(Alone):
         followed = self._server.announce(rollback, id)
         # an unresponsive process may have been stopped while it held a directory's lock
         self.lock_timeout = LOCK_TIMEOUT if self._server.unresponsive else None
-        self._server.memory.segments.finish_frees()
+        self._server.memory.segments.backing.finish_frees()
         return followed
 
     def release_dead_locks(self) -> None:

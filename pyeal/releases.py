@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from . import layout
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 DEFAULT = "22.11.11"
 # Each line's release that the suite runs against; others of the line differ by _FIXES alone.
 TESTED = "20.11.10", "21.11.9", "22.11.11", "23.11.7", "24.11.6", "25.11.2", "26.07"
@@ -116,38 +120,12 @@ _FIXES: tuple[tuple[str, dict[str, object]], ...] = (
 class Release:
     """One DPDK release: its name, version word, and the facts of the table as attributes."""
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, fact: str) -> Any: ...
+
     name: str
     word: int
-    abi: str
-    family: str
-    numa_nodes_max: int
-    lists: str
-    page_file: tuple[str, int]
-    probes_memfd: bool
-    huge_dir_rule: str
-    arguments: str
-    cpus_looked_at: int
-    detected: tuple[str, str]
-    none_free: str
-    none_available: str
-    none_available_if_reusable: bool
-    mounts_decoded: bool
-    runtime_directory_env: bool
-    runtime_dir_without_shconf: bool
-    hint_warning: str
-    rwlock: tuple[int, int]
-    dirty_flag: bool
-    zeroes_released: bool
-    free_list_rule: str
-    service_tables: tuple[int, ...]
-    shadow_suffix: str
-    alloc_names_heap_by_address: bool
-    message_size: int
-    message_fds: int
-    total_line_in_dump: bool
-    vfio_maps_runs: bool
-    clock_step: int
-
     read_as: str  # the release whose facts these are, if this one is not known; else ""
 
     def __init__(self, name: str, facts: dict[str, object], read_as: str = "") -> None:
@@ -188,9 +166,9 @@ def __getattr__(name: str) -> dict[str, Release]:
     return made
 
 
-def _facts(name: str) -> dict[str, object]:
+def _facts(name: str) -> dict[str, Any]:
     """Return the facts of a release: all changes up to its line, and the line's fixes up to it."""
-    facts: dict[str, object] = {}
+    facts: dict[str, Any] = {}
     line = name[:5]
     for since, change in _CHANGES:
         if since <= line:
@@ -199,13 +177,11 @@ def _facts(name: str) -> dict[str, object]:
         if fixed[:5] == line and word_of(fixed) <= word_of(name):
             facts |= change
     # the table is that of x86-64: the build has the last word
-    nodes, lcores = facts["numa_nodes_max"], facts["cpus_looked_at"]
-    facts["numa_nodes_max"] = min(nodes, layout.MAX_NODES)  # type: ignore[call-overload]
-    if lcores == 128:  # RTE_MAX_LCORE
+    facts["numa_nodes_max"] = min(facts["numa_nodes_max"], layout.MAX_NODES)
+    if facts["cpus_looked_at"] == 128:  # RTE_MAX_LCORE
         facts["cpus_looked_at"] = layout.MAX_LCORE
-    tables: tuple[int, ...] = facts["service_tables"]  # type: ignore[assignment]
-    of_lcores = (n // 128 * layout.MAX_LCORE for n in tables[1:])
-    facts["service_tables"] = tables[0], *of_lcores
+    first, *of_lcores = facts["service_tables"]
+    facts["service_tables"] = first, *(n // 128 * layout.MAX_LCORE for n in of_lcores)
     return facts
 
 
@@ -243,14 +219,6 @@ def name_of(word: int) -> str:
     minors = line in _NEWEST and _NEWEST[line] != line  # its first release is X.Y.0
     name = f"{line}.{minor}" if minor or minors or candidate < 99 else line
     return f"{name}-rc{candidate}" if candidate < 99 else name
-
-
-def by_word(word: int) -> Release:
-    """Return the release whose version word is in a `config` file. Raises ValueError if unknown."""
-    release = nearest(word)
-    if release.read_as:
-        raise ValueError(f"release {release.name} is not known; known: {SPAN}")
-    return release
 
 
 def nearest(word: int) -> Release:

@@ -136,10 +136,6 @@ class Segments:
             msl.clear(pages.start, pages.n)
             self.backing.drop(msl, pages.start, pages.n, dir_fd)
 
-    def finish_frees(self) -> None:
-        """Removes freed pages that other processes still had; called after they were told."""
-        self.backing.finish_frees()
-
     def contiguous(self, pages: Pages) -> bool:
         """Returns whether the pages are contiguous for devices too. eal_memalloc_is_contig"""
         first = pages.msl.seg(pages.start).iova

@@ -47,7 +47,7 @@ SHAPES = {  # bytes of hugepage_info: (records, nodes)
     3 * 4160: (3, 12),
     3 * 4368: (3, 64),
 }
-LINES = pytest.mark.parametrize("line", builds.LINES)
+LINES = pytest.mark.parametrize("line", layout.CONFIG_SIZES)
 
 
 def made(line: int, lists: int = 128, release: str = "22.11", va: int = 1 << 32) -> Any:

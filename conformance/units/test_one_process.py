@@ -200,7 +200,7 @@ def test_a_walk_cannot_clean_up(eal: pyeal.Eal) -> None:
 
 def test_a_lock_of_this_thread_is_not_waited_for(eal: pyeal.Eal) -> None:
     with eal.lists.lock, pytest.raises(pyeal.EalError) as e:
-        eal.lists.lock.write()
+        eal.lists.lock.__enter__()
 
     assert e.value.errno == EDEADLK
     assert eal.lists.lock.value == 0

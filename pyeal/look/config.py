@@ -32,7 +32,7 @@ class HeldConfig(attached.Copy):
             os.close(fd)
 
 
-MOST = max(builds.config_size(line) for line in builds.LINES)  # bytes of a usual build
+MOST = max(layout.CONFIG_SIZES.values())  # bytes of a usual build
 
 
 def find_config(memory: ProcessMemory, areas: list[tuple[int, int]]) -> tuple[int, int]:
@@ -77,7 +77,7 @@ def build_of(data: bytes) -> layout.Abi:
     except builds.OtherLimits as e:
         raise Unreadable(str(e)) from None
     if abi is None:
-        sizes = sorted(builds.config_size(line) for line in builds.LINES)
+        sizes = sorted(layout.CONFIG_SIZES.values())
         most = next((n for n in sizes if n > len(data)), sizes[0])
         # a primary gives the file its size before it writes the first byte
         short = Unreadable if any(data) else NotYet
