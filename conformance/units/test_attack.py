@@ -25,9 +25,9 @@ def attack(*args: str, plant: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=110)
 
 
-@pytest.mark.parametrize("part", ["inputs", "attach"])
+@pytest.mark.parametrize("part", ["inputs", "attach", "heaps"])
 def test_nothing_is_wrong(part: str) -> None:
-    done = attack(part, "--trials=60", "--jobs=1")
+    done = attack(part, "--trials=24", "--jobs=1")
 
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 wrong"), done
 
@@ -49,3 +49,10 @@ def test_a_slow_tool_is_found() -> None:
     done = attack("inputs", "--trials=4", "--jobs=1", plant=plant)
 
     assert done.returncode == 1 and "takes over" in done.stdout
+
+
+def test_a_damage_that_is_not_named_is_found() -> None:
+    plant = "from pyeal.look import heap; heap.HeapCheck._compare = lambda self: None"
+    done = attack("heaps", "--trials=8", "--jobs=1", plant=plant)
+
+    assert done.returncode == 1 and "not named" in done.stdout

@@ -6,21 +6,21 @@ import io
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conformance.campaigns.attack import heaps
 from conformance.units.recorded import facts, pyeal, unpack
 from pyeal import cli
-from pyeal.layout import MallocElem
+from pyeal.layout import FREE, MallocElem
 from pyeal.look.config import config_of
 from pyeal.look.leftovers import Leftovers
 from pyeal.look.machine import MOST_PREFIXES
 from pyeal.look.snapshot import Snapshot
-from pyeal.look.sources import Folder
 from pyeal.tools import inspect
 
 MOST_TEXT = 1 << 20
@@ -92,47 +92,89 @@ def test_a_wrong_size_is_named(run: Path, tool: tuple[str, ...], path: str, valu
         assert "damaged" in said
 
 
-def heap_of(run: Path, words: dict[int, dict[str, int]]) -> Snapshot:
-    """An EAL whose heap has the given elements at multiples of 64 from its first page on."""
-    c, _, _ = config_of((run / "config").read_bytes())
-    base = first_used(c).base_va
-    elements = {}
-    for i, fields in words.items():
-        e = MallocElem(size=64)
-        for name, value in fields.items():
-            setattr(e, name, base + 64 * value if "next" in name else value)
-        elements[base + 64 * i] = bytes(e).ljust(128, b"\0")
+@pytest.fixture
+def heap() -> Iterator[tuple[heaps.Memory, list[int]]]:
+    """A healthy heap of 22.11, and the addresses of its elements."""
+    family = heaps.Healthy()
+    memory, elements, _ = family.used(family.case(7, 1))
+    assert not heaps.problems(memory)
+    yield memory, elements
+    family.tmp.cleanup()
 
-    def how(c: Any) -> None:
-        c.malloc_heaps[0].first = base
-        c.malloc_heaps[0].free_head[0] = base
 
-    change(run, how)
-    return Snapshot(Folder(str(run)), lambda va, n: elements[va])
+def element(memory: heaps.Memory, va: int) -> MallocElem:
+    return MallocElem.from_buffer(memory.pages, va - memory.base)
+
+
+def first_free(memory: heaps.Memory, elements: list[int]) -> int:
+    return next(va for va in elements if element(memory, va).state & 7 == FREE)
 
 
 @pytest.mark.parametrize(
-    ("elements", "words"),
-    [
-        ({0: {"free_next": 1}, 1: {"free_next": 0}}, "`free_next` forms a loop at 0x"),
-        ({0: {"free_next": 0}}, "`free_next` forms a loop at 0x"),
-        ({0: {"size": 1 << 47}}, "size: expected at most"),
-        ({0: {"state": 7}}, "no element at 0x"),
-    ],
-    ids=["loop", "itself", "128-TB", "state"],
+    ("field", "value"),
+    [("free_next", 0), ("next", 0), ("size", 1 << 47), ("state", 7), ("prev", 64), ("heap", 8)],
+    ids=["free-loop", "loop", "128-TB", "state", "prev", "heap"],
 )
-def test_a_heap_that_is_damaged(run: Path, elements: dict[int, Any], words: str) -> None:
+def test_a_wrong_word_is_named(
+    heap: tuple[heaps.Memory, list[int]], field: str, value: int
+) -> None:
+    memory, elements = heap
+    va = first_free(*heap) if field.startswith("free") else elements[1]
+    setattr(element(memory, va), field, va if field.endswith("next") else value)
     begun = time.process_time()
-    said = heap_of(run, elements).heaps()[0]
+    said = heaps.problems(memory)
 
-    assert said["unread"].startswith("damaged: heap 0") and words in said["unread"]
+    assert any(f"damaged: heap 0: element at {va:#x}: {field}: expected " in p for p in said), said
     assert time.process_time() - begun < 2
 
 
-def test_a_loop_of_elements(run: Path) -> None:
-    s = heap_of(run, {0: {"next": 1}, 1: {"next": 0}})
+@pytest.mark.parametrize("field", ["first", "last", "total_size", "alloc_count"])
+def test_a_wrong_word_of_the_heap_is_named(
+    heap: tuple[heaps.Memory, list[int]], field: str
+) -> None:
+    c = config_of(bytes(heap[0].config))[0]
+    setattr(c.malloc_heaps[0], field, 4711)
+    heap[0].config[:] = bytes(c)
+
+    assert f"damaged: heap 0: {field}: expected " in heaps.problems(heap[0])[0]
+
+
+def test_a_heap_that_a_stopped_process_changes_is_not_called_damaged(
+    heap: tuple[heaps.Memory, list[int]],
+) -> None:
+    memory, elements = heap
+    element(memory, elements[1]).prev = 0
+    c = config_of(bytes(memory.config))[0]
+    c.malloc_heaps[0].lock = 1
+    memory.config[:] = bytes(c)
+    (said,) = heaps.problems(memory)
+
+    assert said.startswith("its lock is taken, and it is in the middle of a change: ")
+
+
+def test_a_heap_that_changes_while_it_is_read_is_not_called_damaged(
+    heap: tuple[heaps.Memory, list[int]],
+) -> None:
+    """Each look finds another element torn."""
+    memory, elements = heap
+    whole, looks = bytes(memory.pages), [0]
+
+    def read(name: str) -> bytes:
+        looks[0] += 1
+        memory.pages[:] = whole
+        element(memory, elements[looks[0] % 5 + 1]).prev = 0
+        return bytes(memory.config)
+
+    memory.read = read  # type: ignore[method-assign]
+
+    assert heaps.problems(memory) == ["it changes all the time"]
+
+
+def test_a_loop_of_elements(heap: tuple[heaps.Memory, list[int]]) -> None:
+    memory, elements = heap
+    element(memory, elements[1]).next = elements[0]
     with pytest.raises(Exception, match="damaged: heap 0: `next` forms a loop"):
-        list(s.elements(0))
+        list(Snapshot(memory, memory.at).elements(0))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("share", [-(1 << 23), 1 << 23, 0.5, 0])

@@ -70,6 +70,7 @@ class Snapshot:
     ) -> None:
         self.source, self.memory = source, memory
         self.problems: list[str] = []
+        self._of_lists: list[str] = []  # those of the last look at the lists
         self.c, self.release, self.abi = config_of(source.read("config"))
         self._seen: tuple[dict[int, Array], list[Dict]] | None = None
         self._zones: Array | None = None
@@ -80,10 +81,12 @@ class Snapshot:
         """Return the arrays of the lists, and the lists. They may be large."""
         if self._seen:
             return self._seen
+        self.problems = [p for p in self.problems if p not in self._of_lists]
+        others, self.problems = self.problems, []
         for _ in range(TRIES):
             self._room = MOST_BYTES
             arrays = {i: self._array(m) for i, m in enumerate(self.c.memsegs) if sound(m)}
-            again = self._config()
+            again = self.latest()
             if bytes(again.memsegs) == bytes(self.c.memsegs):
                 break
             self.c = again
@@ -94,10 +97,11 @@ class Snapshot:
         if bad:
             text = f"damaged: memsegs {bad}: sizes that contradict each other, left out"
             self.problems.append(text)
+        self._of_lists, self.problems = self.problems, [*others, *self.problems]
         self._seen = arrays, lists
         return self._seen
 
-    def _config(self) -> Any:
+    def latest(self) -> Any:
         """Return the config as it is now, or as it was if it has gone with its process."""
         try:
             return config_of(self.source.read("config"), self.abi)[0]
@@ -224,6 +228,8 @@ class Snapshot:
         return self._heaps
 
     def _heap(self, i: int) -> Dict:
+        from pyeal.look.heap import numbers
+
         h = self.c.malloc_heaps[i]
         facts: Dict = {
             "Heap_id": i,
@@ -239,24 +245,11 @@ class Snapshot:
         }
         if self.memory is None:
             return facts | {"unread": "the pages are not there: only config and arrays"}
-        why = "it changes all the time"
-        for _ in range(TRIES):
-            free = None
-            try:
-                free = [e.size for _, e in self._free_elements(i)]
-            except (OSError, Unreadable) as e:
-                why = str(e)
-            before, h = bytes(h), self._config().malloc_heaps[i]
-            if before == bytes(h) and free is not None:
-                return facts | {
-                    "Free_size": sum(free),
-                    "Alloc_size": h.total_size - sum(free),
-                    "Greatest_free_size": max(free, default=0),
-                    "Free_count": len(free),
-                }
-            self.c.malloc_heaps[i] = h
-            facts |= {"Heap_size": h.total_size, "Alloc_count": h.alloc_count}
-        return facts | {"unread": why}
+        return facts | numbers(self, i)
+
+    def renew(self) -> None:
+        """Forget the lists: a process may have changed them. The next look reads them again."""
+        self.c, self._seen = self.latest(), None
 
     def _element(self, heap: int, va: int) -> MallocElem:
         assert self.memory
@@ -284,7 +277,7 @@ class Snapshot:
             yield va, e
             va = getattr(e, following)
 
-    def _free_elements(self, heap: int) -> Iterator[tuple[int, MallocElem]]:
+    def free_elements(self, heap: int) -> Iterator[tuple[int, MallocElem]]:
         seen: set[int] = set()
         for head in self.c.malloc_heaps[heap].free_head[:FREELISTS]:
             yield from self._chain(heap, head, "free_next", seen)

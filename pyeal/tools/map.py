@@ -11,11 +11,14 @@ from pyeal.layout import BAD_IOVA
 from pyeal.look.find import find
 from pyeal.look.process import Process
 from pyeal.tools import (
+    YELLOW,
     Progress,
     coloured,
     columns,
+    ink,
     picture,
     picture_svg,
+    printable,
     printable_facts,
     size,
     telemetry,
@@ -73,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
         write(args.html, html(layout))
     if not (args.json or args.svg or args.html):
         print(picture.terminal(printable_facts(layout), columns(), coloured()))
+        for why in (h.get("unread", "") for h in layout["heap_info"]):
+            if why.startswith("damaged"):
+                print(ink(f"! {printable(why)}", YELLOW))
     return 0
 
 

@@ -44,9 +44,16 @@ def _attach() -> list[Any]:
     return attach.FAMILIES
 
 
+def _heaps() -> list[Any]:
+    from conformance.campaigns.attack import heaps
+
+    return heaps.FAMILIES
+
+
 PARTS = {
     "inputs": Part(_inputs, 1000, 80_000),
     "attach": Part(_attach, 400, 20_000),
+    "heaps": Part(_heaps, 40, 2000),
     "names": Part(None, 0, 1, ("test_hostile_names.py",)),
 }
 

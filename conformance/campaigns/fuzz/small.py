@@ -7,6 +7,7 @@ are wanted. What it has in `config` and in the pages is fuzzed, and so is what a
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -95,14 +96,14 @@ class OnSmall:
     allowed = (EalError,)
 
     def __init__(self) -> None:
-        self.tmp, self.made = attach.folder(), set[str]()
+        self.tmp, self.made = attach.folder(), set[Path]()
 
     def small(self, release: str) -> Small:
         attach.quick_locks()
-        hugedir, r = Path(self.tmp.name) / "huge", releases.get(release)
+        hugedir, r = Path(self.tmp.name) / f"huge-{os.getppid()}", releases.get(release)
         head = r.page_file[0].format(prefix=attach.PREFIX, list=0)
-        if head not in self.made:
-            self.made.add(head)
+        if (hugedir / head) not in self.made:  # of the children of one parent, which share them
+            self.made.add(hugedir / head)
             hugedir.mkdir(0o700, exist_ok=True)
             for i in range(N):
                 with open(hugedir / f"{head}{i}", "wb") as f:
