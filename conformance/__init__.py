@@ -27,12 +27,15 @@ MB, GB = 1 << 20, 1 << 30
 BIG = 5 * MB  # an allocation for which the heap grows by three pages of 2 MB
 
 
-def until(condition, limit=10.0):
-    """Return the first true value of condition(), or its last value after `limit` seconds."""
+def until(condition, limit=60.0, longest=0.05):
+    """Return the first true value of condition(), or its last value after `limit` seconds.
+
+    longest: seconds between two looks, once many were in vain.
+    """
     end, pause = time.monotonic() + limit, 0.001
     while not (found := condition()) and time.monotonic() < end:
         time.sleep(pause)
-        pause = min(2 * pause, 0.05)
+        pause = min(2 * pause, longest)
     return found
 
 

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from conformance import MODES, SUITE
-from conformance.harness import catalogue, facts, host
+from conformance.harness import catalogue, facts, host, neighbours
 from conformance.harness.box import Box, Cgroup, Open
 from conformance.harness.child import (
     Child,
@@ -81,7 +82,7 @@ def pytest_addoption(parser):
 
 # The run: one target and the EAL of its secondaries, each greeted once.
 
-HELLO, SECOND, STARTED = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
+HELLO, SECOND, STARTED, TRIES, LEFT = (pytest.StashKey() for _ in range(5))
 NUMBERS = itertools.count(1)
 
 
@@ -107,6 +108,7 @@ def greet(config, option):
 
 
 def pytest_configure(config):
+    neighbours.begin()
     config.stash[HELLO] = config.stash[SECOND] = None
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a script's background: children
         signal.signal(signal.SIGINT, signal.default_int_handler)  # would never see Ctrl-C
@@ -314,6 +316,42 @@ def page(request):
     return host.size(request.param[0])
 
 
+# Neighbours: a test that failed while other users of hugepages were at work is repeated.
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Run a test, again if a neighbour disturbed it: the last try is reported, and their number."""
+    tries = item.stash.setdefault(TRIES, neighbours.Tries(host.pools))
+    if not tries.said:
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    said = list(item.user_properties)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    if tries.again(_of_pages(item, [r.when for r in reports if r.failed])):
+        item.user_properties[:], item._report_sections = said, []
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)  # with its own time limit
+        return True
+    why = [*item.location[:2], f"Skipped: {neighbours.NOT_JUDGED}, {tries}"] if tries.said else None
+    for r in reports:
+        if tries.said:
+            r.user_properties.append(("disturbed", str(tries)))
+        if r.failed and not tries.judged:  # of none of its tries is known what the target did
+            r.outcome, r.longrepr = ("skipped", tuple(why)) if why else ("passed", None)
+            why = None
+        item.ihook.pytest_runtest_logreport(report=r)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    del item.stash[TRIES]
+    return True
+
+
+def _of_pages(item, failed):
+    """Whether phases failed in a way that other users of hugepages can be the reason of."""
+    left = item.stash.get(LEFT, [])
+    if not failed or not all(map(host.of_pools, left)):
+        return False
+    return bool(needs_of(item).get("pages")) or (failed == ["teardown"] and bool(left))
+
+
 # Isolation: everything below the snapshot must be gone when it is compared.
 
 
@@ -321,8 +359,10 @@ def page(request):
 def as_found(request):
     """The host is compared before and after: a difference is an error of the test."""
     before = host.snapshot()
+    request.node.stash[LEFT] = []
     yield
     if said := host.settled(before):
+        request.node.stash[LEFT] = said
         pytest.fail("the host was not left as found: " + "; ".join(said), pytrace=False)
 
 

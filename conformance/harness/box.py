@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -124,7 +123,9 @@ class Box:
         )
         self.pid = self.holder.pid
         if self.holder.stdout.readline() != "ready\n":
-            _, err = self.holder.communicate(timeout=10)
+            _, err = self.holder.communicate()
+            if "Cannot allocate memory" in err and self.pages:
+                raise host.Gone(f"wanted {self.pages} pages, which another process took first")
             raise BoxError(err.strip() or "the box did not open")
         self.ns = os.readlink(f"/proc/{self.pid}/ns/mnt")
 
@@ -148,7 +149,7 @@ class Box:
     def sh(self, command):
         """Run a shell command inside and answer what it prints."""
         done = subprocess.run(
-            [*self.enter, "sh", "-ec", command], capture_output=True, text=True, timeout=30
+            [*self.enter, "sh", "-ec", command], capture_output=True, text=True, timeout=100
         )
         if done.returncode:
             raise BoxError(f"{command}: {done.stderr.strip()}")
@@ -172,16 +173,17 @@ class Box:
 
     def close(self):
         """Free everything. Return what still ran inside; it is killed, or the pages would stay."""
-        inside = self.inside()
-        left = [f"{p} {host.cmdline(p)}" for p in inside]
-        end = time.monotonic() + 5
-        while inside and time.monotonic() < end:
+        left = [f"{p} {host.cmdline(p)}" for p in self.inside()]
+
+        def empty():
+            inside = self.inside()
             for p in inside:
                 with suppress(ProcessLookupError):
                     os.kill(p, signal.SIGKILL)
-            time.sleep(0.01)
-            inside = self.inside()
-        self.holder.communicate(timeout=10)
+            return not inside
+
+        until(empty)
+        self.holder.communicate(timeout=60)
         if self.lease:
             self.ledger.give(self.lease)
         if self.cpuset:
@@ -297,5 +299,5 @@ def remove(cgroup):
             cgroup.rmdir()
         return not cgroup.exists()
 
-    if not until(removed, 5):
+    if not until(removed):
         cgroup.rmdir()

@@ -6,6 +6,7 @@ children share the addresses of their libraries; tests about those addresses sta
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
@@ -14,12 +15,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 
-from conformance import SUITE
+from conformance import SUITE, until
 from conformance.harness import host
 from conformance.harness.box import lifeline
-from conformance.harness.child import TargetDied, command, environment
+from conformance.harness.child import TargetDied, TargetHung, command, environment
 
 PROGRAM = SUITE / "targets/forkserver.py"
 
@@ -32,7 +32,8 @@ def forks(target):
 class ForkServer:
     """Forks targets of one kind, where it is itself (`prefix`: a box's) or in the box of each."""
 
-    def __init__(self, target, prefix=(), env=None, limit=30.0):
+    def __init__(self, target, prefix=(), env=None, limit=100.0):
+        self._numbers, self._late = itertools.count(1), {}
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(limit)
         argv = [*prefix, *lifeline(), *self._command(target)]
@@ -57,8 +58,21 @@ class ForkServer:
         return [*argv[:at], PROGRAM, name, *argv[at + 1 :]]
 
     def ask(self, request, fds=()):
-        socket.send_fds(self.control, [json.dumps(request).encode()], fds)
-        return json.loads(self.control.recv(64))
+        """The answer to this request: requests are numbered, and a late answer is no other's."""
+        n = next(self._numbers)
+        socket.send_fds(self.control, [json.dumps(request | {"n": n}).encode()], fds)
+        try:
+            while (reply := json.loads(self.control.recv(64)))[0] != n:
+                self._drop(*reply)
+        except TimeoutError:
+            self._late[n] = request
+            raise TargetHung(f"fork server: no answer in {self.control.gettimeout():g} s") from None
+        return reply[1]
+
+    def _drop(self, n, answer):
+        """A late answer. A process that its test no longer waits for is ended."""
+        if "fork" in self._late.pop(n, {}):
+            os.kill(answer, signal.SIGKILL)
 
     def fork(self, err, env=None, box=None):
         """A process like a Popen with pipes, in that box; it writes its log to the file `err`."""
@@ -67,7 +81,7 @@ class ForkServer:
     def close(self):
         host.forkservers.discard(self.popen.pid)
         self.control.close()
-        self.popen.wait(10)
+        self.popen.wait(60)
 
 
 class Process:
@@ -83,6 +97,10 @@ class Process:
             self.pid = forkserver.ask(
                 {"fork": {"env": env, "cwd": os.getcwd(), "cgroup": cgroup}}, fds
             )
+        except BaseException:
+            os.close(mine[1])
+            os.close(theirs[0])
+            raise
         finally:
             for fd in {*fds} - {err.fileno()}:
                 os.close(fd)
@@ -99,11 +117,10 @@ class Process:
         return self.returncode
 
     def wait(self, limit=None):
-        end = time.monotonic() + limit if limit is not None else float("inf")
-        while self.poll(limit) is None:
-            if time.monotonic() > end:
-                raise subprocess.TimeoutExpired(["forked"], limit)
-            time.sleep(0.005)
+        if self.poll(limit) is None and not until(
+            lambda: self.poll() is not None, float("inf") if limit is None else limit
+        ):
+            raise subprocess.TimeoutExpired(["forked"], limit)
         return self.returncode
 
     def send_signal(self, sig):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
+import itertools
 import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from conformance import until
-from conformance.harness import fake_host
+from conformance.harness import fake_host, neighbours
+from pyeal import loans, records
+from pyeal.records import started as started
 
 SYS = Path("/sys/kernel/mm/hugepages")
 NODES = Path("/sys/devices/system/node")
@@ -199,86 +201,111 @@ def version(text):
 
 
 # The pool ledger. In-memory EALs take from the machine's own pool and no mount keeps pages for
-# them, so workers agree in one file. A box needs no entry: min_size= makes the kernel keep them.
+# them, so all runs of a user agree by records. A box needs none: min_size= makes the kernel keep
+# its pages.
 
 
 class NotEnough(Exception):
     """Pages are there, but others hold them."""
 
 
-class Ledger:
-    def __init__(self, path=None, limit=60.0):
-        self.path = path or Path(tempfile.gettempdir(), f"pyeal-conformance-{os.geteuid()}.ledger")
-        self.limit = limit
+class Gone(Exception):
+    """Pages were there when they were counted, and not any more when they were taken."""
 
-    @contextmanager
-    def _entries(self):
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "r+") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            try:
-                entries = json.load(f)
-            except ValueError:
-                entries = []
-            entries = [e for e in entries if e[1] == started(e[0])]  # of the living
-            yield entries
-            f.seek(0)
-            f.truncate()
-            json.dump(entries, f)
+
+class Ledger:
+    """What in-memory EALs of each living process may take: one locked record a take."""
+
+    numbers = itertools.count(1)
+
+    def __init__(self, folder=None, limit=60.0):
+        self.folder = Path(folder or neighbours.own_folder() / "pages")
+        self.limit = limit
+        self.taken = []  # (pages, record)
 
     def take(self, pages, hold=None, node=None):
         """Wait until the pages are free, on this node if one is named; not for more than a pool
-        has. With `hold`, it reserves them itself (a mount); without, they are written down until
-        `give`."""
+        has. With `hold`, it reserves them itself (a mount), or raises Gone; without, they are
+        written down until `give`."""
         if not pages:
             return hold() if hold else None
-        end, wait = time.monotonic() + self.limit, 0.01
-        while True:
-            with self._entries() as entries:
-                now, short, never = pools(), None, False
-                for sz, n in pages.items():
-                    held = sum(e[2].get(sz, 0) for e in entries)
-                    found = now[sz].available - held if sz in now else 0
-                    if node is not None:  # what is reserved may become pages of any node
-                        found = min(found, free_on(node, sz) - now[sz].resv - held)
-                    if found < n:
-                        short = f"wanted {n} free {sz} pages, found {max(found, 0)}"
-                        never |= sz not in now or now[sz].total < n
-                if not short:
-                    if hold:
-                        return hold()
-                    entries.append([os.getpid(), started(os.getpid()), pages])
-                    return None
-            if never or time.monotonic() > end:
-                raise NotEnough(short)
-            time.sleep(wait)
-            wait = min(2 * wait, 0.5)
+        short, answer = "", None
+
+        def took():
+            nonlocal short, answer
+            with records.locked(self.folder, _say):
+                short, never = self._short(pages, node)
+                if never:
+                    raise NotEnough(short)
+                if short:
+                    return False
+                if not hold:
+                    self._write(pages)
+                    return True
+                try:
+                    answer = hold()
+                except Gone as e:
+                    short = str(e)
+                return not short
+
+        if not until(took, self.limit, 0.5):
+            raise NotEnough(f"{short} after {self.limit:g} s")
+        return answer
+
+    def _short(self, pages, node):
+        """What is lacking, in words, and whether that will never change."""
+        now, held = pools(), self._held()
+        for sz, n in pages.items():
+            found = now[sz].available - held.get(sz, 0) if sz in now else 0
+            if node is not None:  # what is reserved may become pages of any node
+                found = min(found, free_on(node, sz) - now[sz].resv - held.get(sz, 0))
+            if found < n:
+                never = sz not in now or now[sz].total < n
+                return f"wanted {n} free {sz} pages, found {max(found, 0)}", never
+        return "", False
+
+    def _held(self):
+        """What living processes have written down; records of dead ones go."""
+        held = {}
+        for path in self.folder.glob("*.json"):
+            if records.alive(path) is False:
+                path.unlink(missing_ok=True)
+                continue
+            for sz, n in (records.load(path) or {}).get("pages", {}).items():
+                held[sz] = held.get(sz, 0) + n
+        return held
+
+    def _write(self, pages):
+        path = self.folder / f"{os.getpid()}-{next(self.numbers)}-{os.urandom(3).hex()}.json"
+        records.create(path, {"pages": pages})
+        self.taken.append((pages, path))
 
     def give(self, pages):
         if not pages:
             return
-        with self._entries() as entries:
-            entries.remove([os.getpid(), started(os.getpid()), pages])
+        at = next(i for i, (of, _) in enumerate(self.taken) if of == pages)
+        _, path = self.taken.pop(at)
+        with records.locked(self.folder, _say):
+            records.remove(path)
+
+
+def _say(text):
+    print(text, file=sys.stderr)
 
 
 @contextmanager
 def alone(what):
     """No other test has it meanwhile: for what there is once on a machine."""
-    path = Path(tempfile.gettempdir(), f"pyeal-conformance-{os.geteuid()}.{what}")
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    fd = os.open(
+        neighbours.own_folder() / f"{what}.lock",
+        os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
+        0o600,
+    )
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
-
-
-def started(pid):
-    """Start time of a process in ticks: with the pid, it names one process. None when gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return None
 
 
 # Left as found
@@ -291,6 +318,7 @@ class Snapshot(NamedTuple):
     mounts: frozenset
     files: frozenset
     children: frozenset
+    lent: dict  # size: pages that leases have added, of this run or of others
 
 
 forkservers: set[int] = set()  # of this process: what they forked counts as its children
@@ -323,7 +351,17 @@ def snapshot(prefix="eal_"):
             except PermissionError:
                 pass
     ours = {m for m in mounts if m[1] == "hugetlbfs" or m[0].startswith(("/sys/", RUN + "/dpdk"))}
-    return Snapshot(pools(), frozenset(ours), frozenset(files), children())
+    return Snapshot(pools(), frozenset(ours), frozenset(files), children(), lent())
+
+
+def lent():
+    """What all leases have added to the pools."""
+    found = {}
+    for _, loan, _ in loans.all_loans():
+        for sz, n in (loan or {}).get("took", {}).items():
+            sz = sz.partition("@")[0]
+            found[sz] = found.get(sz, 0) + n
+    return found
 
 
 def users():
@@ -348,12 +386,19 @@ def users():
             continue
 
 
+def own_total(snapshot, sz):
+    """Pages of a pool without those that leases have added, and without surplus pages: a lease
+    that ends leaves such where its pages are in use."""
+    p = snapshot.pools[sz]
+    return p.total - p.surplus - snapshot.lent.get(sz, 0)
+
+
 def difference(before, after):
     """What a test left behind or took away, as sentences."""
     said = []
     for sz, b in before.pools.items():
         a = after.pools.get(sz)
-        if a is None or (a.total, a.surplus) != (b.total, b.surplus):
+        if a is None or own_total(after, sz) != own_total(before, sz):
             said.append(f"{sz} pool changed: {b} -> {a}")
         elif a.available < b.available and not any(users()):
             said.append(f"{b.available - a.available} {sz} pages are missing")
@@ -364,6 +409,11 @@ def difference(before, after):
     return said
 
 
+def of_pools(said):
+    """Whether a sentence of `difference` is about the pools, which other users change as well."""
+    return said.endswith("pages are missing") or " pool changed: " in said
+
+
 def cmdline(pid):
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:100]
@@ -371,8 +421,11 @@ def cmdline(pid):
         return "(gone)"
 
 
-def settled(before, prefix="eal_", limit=1.0):
-    """Return the difference that remains once the kernel has had time to give pages back."""
+SETTLED = 30.0  # seconds after which what is left is left behind, on a slow machine, too
+
+
+def settled(before, prefix="eal_"):
+    """Return the difference that remains: the kernel may take its time, on a slow machine much."""
     said = []
 
     def as_before():
@@ -380,5 +433,5 @@ def settled(before, prefix="eal_", limit=1.0):
         said = difference(before, snapshot(prefix))
         return not said
 
-    until(as_before, limit)
+    until(as_before, SETTLED)
     return said

@@ -8,9 +8,10 @@ from functools import partial
 
 import pytest
 
+from conformance import until
 from conformance.harness import host
 from conformance.harness.box import Box, lifeline
-from conformance.harness.child import Child, TargetDied, command, environment
+from conformance.harness.child import Child, TargetDied, TargetHung, command, environment
 from conformance.harness.forkserver import ForkServer, forks
 
 
@@ -74,6 +75,37 @@ def test_it_counts_as_a_child_and_its_forkserver_does_not(forkserver, tmp_path):
     assert with_it - before == {c.pid}
     assert host.children() == before
     assert forkserver.popen.pid not in before
+
+
+def test_a_late_answer_is_not_the_next_ones(forkserver, tmp_path):
+    """A fork server that was stopped for a while; the process that came too late is ended."""
+    os.kill(forkserver.popen.pid, signal.SIGSTOP)
+    forkserver.control.settimeout(0.01)
+    with pytest.raises(TargetHung, match="no answer"), open(tmp_path / "late", "wb") as err:
+        forkserver.fork(err)
+    forkserver.control.settimeout(60)
+    os.kill(forkserver.popen.pid, signal.SIGCONT)
+    before = host.children()
+    c = begin(forkserver, tmp_path)
+    others = host.children() - {c.pid}
+
+    assert c.pid == c.popen.pid
+    assert c.close() == 0
+    assert until(lambda: not any(map(host.started, others - before)))
+
+
+def test_an_exit_code_that_was_told_too_late_is_told_again(forkserver, tmp_path):
+    c = begin(forkserver, tmp_path)
+    os.kill(c.pid, signal.SIGKILL)
+    select.select([c.popen.ended], [], [])
+    os.kill(forkserver.popen.pid, signal.SIGSTOP)
+    forkserver.control.settimeout(0.01)
+    with pytest.raises(TargetHung):
+        c.popen.poll()
+    forkserver.control.settimeout(60)
+    os.kill(forkserver.popen.pid, signal.SIGCONT)
+
+    assert c.kill() == -signal.SIGKILL
 
 
 def test_it_dies_with_its_forkserver(forkserver, tmp_path):

@@ -1,17 +1,21 @@
 """Leaks are caught, pages are shared out, predicates and traces read right."""
 
-import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 
 import pytest
 
 from conformance import conftest
 from conformance.harness import catalogue, decode, host, trace
+from conformance.harness.box import lifeline
+from conformance.harness.child import environment
 from conformance.harness.host import Pool, Snapshot
 
-CLEAN = Snapshot({"2M": Pool(8, 8, 0, 0)}, frozenset(), frozenset(), frozenset())
+CLEAN = Snapshot({"2M": Pool(8, 8, 0, 0)}, frozenset(), frozenset(), frozenset(), {})
 
 
 @pytest.mark.parametrize(
@@ -50,6 +54,7 @@ def test_pages_that_others_hold_are_not_our_leak(monkeypatch):
 )
 def test_leak_of_a_test_is_its_error(suite, monkeypatch, leak, words):
     monkeypatch.setattr(host, "RUN", str(suite.path))
+    monkeypatch.setattr(host, "SETTLED", 1.0)
     (suite.path / "dpdk").mkdir()
     before = host.children()
     done = suite.run(
@@ -105,12 +110,41 @@ def test_ledger_gives_a_node_no_more_than_it_has(tmp_path, monkeypatch):
     ledger.take({"2M": 2}, node=1)
 
 
-def test_ledger_forgets_the_dead(tmp_path, monkeypatch):
+def test_ledger_forgets_the_dead_and_no_living_one(tmp_path, monkeypatch):
+    """A record counts while it is locked, also by a process in another PID namespace."""
     monkeypatch.setattr(host, "pools", lambda: {"2M": Pool(8, 8, 0, 0)})
-    dead = [[os.getpid(), 1, {"2M": 8}], [999999999, 5, {"2M": 8}]]
-    (tmp_path / "ledger").write_text(json.dumps(dead))
+    code = (
+        "import os, sys; from conformance.harness import host\n"
+        "host.pools = lambda: {'2M': host.Pool(8, 8, 0, 0)}\n"
+        "host.Ledger(sys.argv[1]).take({'2M': 6}); print('taken', flush=True); input()"
+    )
+    unshare = ["unshare", "-pf", "--kill-child"] if host.is_root() else []
+    argv = [*lifeline(), *unshare, sys.executable, "-c", code, tmp_path / "ledger"]
+    pipe = subprocess.PIPE
+    other = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=environment())
+    with other, suppress(BrokenPipeError):
+        assert other.stdout.readline() == "taken\n"
+        with pytest.raises(host.NotEnough, match="wanted 4 free 2M pages, found 2 after 0 s"):
+            host.Ledger(tmp_path / "ledger", limit=0).take({"2M": 4})
+        other.kill()
+    ledger = host.Ledger(tmp_path / "ledger")
+    ledger.take({"2M": 8})
+    ledger.give({"2M": 8})
 
-    host.Ledger(tmp_path / "ledger", limit=0).take({"2M": 8})
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_a_page_that_goes_between_count_and_mount_is_a_new_try(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "pools", lambda: {"2M": Pool(8, 8, 0, 0)})
+    tries = iter([host.Gone("wanted 4"), host.Gone("wanted 4"), "mounted"])
+
+    def mount():
+        found = next(tries)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    assert host.Ledger(tmp_path / "ledger").take({"2M": 4}, mount) == "mounted"
 
 
 @pytest.mark.parametrize(

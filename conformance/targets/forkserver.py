@@ -3,8 +3,9 @@
 Each is as fresh as a new process: here code is read, and nothing is initialised. Stdin is a socket
 of JSON requests. {"fork": {"env": {...} or null, "cwd": DIR, "cgroup": DIR or null}} comes with
 descriptors of its requests, replies and stderr, and of a mount namespace to enter; it answers a
-pid. {"wait": PID} answers its exit code, or null while it lives. For Python 3.9 and later, as the
-targets are.
+pid. {"wait": PID} answers its exit code, or null while it lives. A request has a number "n"; the
+answer is [n, answer], so that a late one is not taken for another's. For Python 3.9 and later, as
+the targets are.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def main(kind, *args):
     control = socket.socket(fileno=os.dup(0))
     gc.freeze()  # what is here already is not garbage
     control.send(b"null")
+    ended = {}  # exit codes, which the kernel tells once
     while True:
         text, fds, _, _ = socket.recv_fds(control, 1 << 20, 4)
         if not text:
@@ -83,6 +85,7 @@ def main(kind, *args):
         request = json.loads(text)
         if "fork" in request:
             answer = os.fork()
+            ended.pop(answer, None)  # an earlier process had this pid
             if not answer:
                 control.close()
                 child(fds, **request["fork"])
@@ -92,9 +95,12 @@ def main(kind, *args):
             for fd in fds:
                 os.close(fd)
         else:
-            pid, status = os.waitpid(request["wait"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
-        control.send(json.dumps(answer).encode())
+            of = request["wait"]
+            pid, status = (0, 0) if of in ended else os.waitpid(of, os.WNOHANG)
+            if pid:
+                ended[of] = os.waitstatus_to_exitcode(status)
+            answer = ended.get(of)
+        control.send(json.dumps([request["n"], answer]).encode())
 
 
 if __name__ == "__main__":

@@ -236,17 +236,29 @@ class Scene:
         """Files of the prefix, and pages that are not free."""
         found = {f"{d.name}/{f}" for d in self.run.glob("*") for f in ("", *os.listdir(d))}
         found |= {f"page file {i}" for i, _ in enumerate(os.listdir(self.huge))}
-        st = os.statvfs(self.huge)
-        return found | {f"page {i}" for i in range(st.f_blocks - st.f_bfree)}
+        return found | {f"page {i}" for i in range(self.used())}
 
-    def settle(self, wanted, limit=0.5):
-        """What is left beyond that; pages of a process that has just ended take a moment."""
-        end = time.monotonic() + limit
-        while (extra := self.left() - wanted) and time.monotonic() < end:
-            if not any(e.startswith("page") for e in extra):
-                break
-            time.sleep(0.002)
+    def settle(self, wanted):
+        """What is left beyond that, once the kernel has taken the pages that no file holds."""
+        extra = set()
+
+        def settled():
+            nonlocal extra
+            extra = self.left() - wanted
+            return not any(e.startswith("page ") for e in extra) or self.in_files() == self.used()
+
+        until(settled)
         return sorted(extra)
+
+    def used(self):
+        """Pages of the mount that are not free."""
+        st = os.statvfs(self.huge)
+        return st.f_blocks - st.f_bfree
+
+    def in_files(self):
+        """Pages of the mount that its files have."""
+        sizes = [(self.huge / f).stat().st_blocks * 512 for f in os.listdir(self.huge)]
+        return sum(sizes) // os.statvfs(self.huge).f_bsize
 
     def sweep(self, everything=False):
         """Takes away what a case has left."""

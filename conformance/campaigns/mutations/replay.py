@@ -26,7 +26,7 @@ import pytest
 
 from conformance.campaigns.mutations import sweep
 from conformance.campaigns.mutations.sweep import CAUGHT, COULD_NOT, ELSEWHERE, SURVIVED, Mutation
-from conformance.harness import child
+from conformance.harness import child, host, neighbours
 from conformance.harness.child import command
 
 DOES_NOT_START = "TargetDied: hello: "
@@ -58,6 +58,7 @@ def pytest_runtestloop(session):
     honest = compiled(folder)
     faults.reverse()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    neighbours.repeats, host.SETTLED = False, 1.0  # a failure counts if the honest copy passes
     config._tmp_path_factory.getbasetemp()  # started over, which a fork must not do
     try:
         while faults or running:
