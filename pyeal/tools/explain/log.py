@@ -8,10 +8,12 @@ lines that come out have none of that, and no character that moves a terminal's 
 from __future__ import annotations
 
 import re
+from functools import cache
+from pathlib import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, BinaryIO
 
 CHUNK = 1 << 20
@@ -37,6 +39,7 @@ CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160))) | {
 QUOTED = re.compile(r"^(?:[>|] ?)+", re.M)
 CRI = re.compile(r"^\S+Z? std(?:out|err) ([FP]) (.*)")
 KEYS = ("log", "MESSAGE", "message", "msg", "text", "line", "body", "content")
+MESSAGE_FIRST = re.compile(r'\{ ?"log" ?: ?"((?:[^"\\]|\\.)*)"')
 BROKEN_JSON = re.compile(r'"(?:log|MESSAGE|message|msg)"\s*:\s*"((?:[^"\\]|\\.)*)')
 ENTITIES = {
     "&#39;": "'",
@@ -55,79 +58,63 @@ RECORD = re.compile(
     r"|[\[{]|\d\d:\d\d:\d\d)"
 )
 
-# C's error words as other languages' C libraries have them.
-LANGUAGES = {
-    "Permission denied": "Keine Berechtigung|Permission non accordée|Permiso denegado|权限不够"
-    "|許可がありません|Отказано в доступе|Permesso negato|Permissão negada|허가 거부",
-    "Operation not permitted": "Die Operation ist nicht erlaubt|Opération non permise"
-    "|Operación no permitida|不允许的操作|許可されていない操作です|Операция не позволена"
-    "|Operazione non permessa|Operação não permitida",
-    "Cannot allocate memory": "Nicht genügend Hauptspeicher verfügbar"
-    "|Kann keinen Speicher allozieren|Der Speicher kann nicht allokiert werden"
-    "|Impossible d'allouer de la mémoire|Ne peut allouer de la mémoire|No se pudo asignar memoria"
-    "|无法分配内存|メモリを確保できません|Не удалось выделить память|Impossibile allocare memoria"
-    "|Não foi possível alocar memória",
-    "No such file or directory": "Datei oder Verzeichnis nicht gefunden"
-    "|Aucun fichier ou dossier de ce (?:type|nom)|No existe el (?:archivo|fichero) o el directorio"
-    "|没有那个文件或目录|そのようなファイルやディレクトリはありません|Нет такого файла или каталога"
-    "|File o directory non esistente|Arquivo ou diretório inexistente"
-    "|그런 파일이나 디렉터리가 없습니다",
-    "Too many open files": "Zu viele offene Dateien|Trop de fichiers ouverts"
-    "|Demasiados (?:archivos|ficheros) abiertos|打开的文件过多|打开的文件太多"
-    "|開いているファイルが多すぎます|Слишком много открытых файлов|Troppi file aperti",
-    "No space left on device": "Auf dem Gerät ist kein Speicherplatz mehr verfügbar"
-    "|Aucun espace disponible sur le périphérique|No queda espacio en el dispositivo"
-    "|设备上没有空间|デバイスに空き領域がありません|На устройстве не осталось свободного места",
-    "Read-only file system": "Das Dateisystem ist nur lesbar|只读文件系统"
-    "|Système de fichiers accessible en lecture seulement|Sistema de (?:archivos|ficheros) de sólo"
-    " lectura|読み込み専用ファイルシステムです|Файловая система доступна только для чтения",
-    "Connection refused": "Verbindungsaufbau abgelehnt|Connexion refusée|Conexión rehusada|拒绝连接"
-    "|接続を拒否されました|В соединении отказано",
-    "Bus error": "Bus-Zugriffsfehler|Erreur du bus|Error en el bus|总线错误|バスエラー|Ошибка шины",
-    "Killed": "Getötet|Processus arrêté|已杀死|已终止|強制終了|Убито",
-    "Segmentation fault": "Speicherzugriffsfehler|Erreur de segmentation|段错误"
-    "|Violación de segmento|Ошибка сегментирования",
-}
-FOREIGN = re.compile("|".join(f"({v})" for v in LANGUAGES.values()))
-ASCII_FOREIGN = (
-    "Keine Ber",
-    "ist nicht",
-    "Permiso",
-    "Permesso",
-    "Kann keinen",
-    "Der Speicher",
-    "Impossib",
-    "No se pudo",
-    "Ne peut",
-    "Datei oder",
-    "Aucun fichier",
-    "No existe",
-    "File o dir",
-    "Zu viele",
-    "Trop de",
-    "Demasiados",
-    "Troppi",
-    "Auf dem",
-    "Das D",
-    "No queda",
-    "Aucun espace",
-    "Verbindungs",
-    "Connexion",
-    "Bus-Zug",
-    "Erreur d",
-    "Error en el bus",
-    "Speicherzug",
-    "Operazione",
-)
+DATED = re.compile(r"\W*(?:\d{4}[-/]\d\d|[A-Z][a-z]{2} +\d+ \d\d:|\d\d:\d\d:\d\d)")
+HEAD = re.compile(r"(?<![^\s:;,.('\"`\u2018\u201c\uff1a\uff08])\S..")
 CUT = re.compile(r"(?:\.\.\.|…|[>$])?$")
-FULL = (*LANGUAGES, "Cannot get hugepage information", "Cannot init memory", "Cannot init config")
+FULL = (
+    "Permission denied",
+    "Operation not permitted",
+    "Cannot allocate memory",
+    "Invalid argument",
+    "No such file or directory",
+    "Too many open files",
+    "No space left on device",
+    "Read-only file system",
+    "Connection refused",
+    "File name too long",
+    "Device or resource busy",
+    "Cannot get hugepage information",
+    "Cannot init memory",
+    "Cannot init config",
+)
+
+
+@cache
+def languages() -> dict[str, list[tuple[str, str]]]:
+    """Return C's error words in other languages by their first three characters, longest first.
+
+    languages.txt, which ci/languages writes, has them: what C libraries of 37 languages print.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    words = ""
+    for row in Path(__file__).with_name("languages.txt").read_text("utf-8").splitlines():
+        if row[0] == "=":
+            words = row[1:]
+        elif row[0] != "#":
+            text = row.translate(CONTROLS)
+            found.setdefault(text[:3], []).append((text, words))
+    for phrases in found.values():
+        phrases.sort(key=lambda p: -len(p[0]))
+    return found
+
+
+@cache
+def foreign_words() -> frozenset[bytes]:
+    """Return the longest word of each phrase that is ASCII: a line with it may be foreign."""
+    phrases = (text for found in languages().values() for text, _ in found if text.isascii())
+    return frozenset(max(text.lower().encode().split(), key=len) for text in phrases)
 
 
 def english(line: str) -> str:
     """Return the line with C's error words in English."""
-    if line.isascii() and not any(w in line for w in ASCII_FOREIGN):
+    known = languages()
+    heads = HEAD.findall(line)
+    if known.keys().isdisjoint(heads):
         return line
-    return FOREIGN.sub(lambda m: list(LANGUAGES)[(m.lastindex or 1) - 1], line)
+    for head in heads:
+        for text, words in known.get(head, ()):
+            line = line.replace(text, words)
+    return line
 
 
 def completed(line: str) -> str:
@@ -142,10 +129,15 @@ def completed(line: str) -> str:
 
 def lines(stream: BinaryIO | Iterable[str]) -> Iterator[str]:
     """Yield the lines of a binary stream, or of a list, as an EAL printed them."""
-    partial = ""
+    partial = cut = ""
     for text in _chunks(stream):
         for line in _plain(text).split("\n"):
             line = line[:LONGEST]
+            if cut:
+                line, cut = cut + line, ""
+            elif line[:1] == "{" and line[-1:] != "}" and '":' in line:
+                cut = line  # a screen may have wrapped it
+                continue
             if '"' in line and (found := _json(line)) is not None:
                 whole = found.endswith("\n") or '"log"' not in line
                 partial += found
@@ -161,6 +153,8 @@ def lines(stream: BinaryIO | Iterable[str]) -> Iterator[str]:
             if whole or len(partial) > LONGEST:
                 yield from _split(partial[:LONGEST])
                 partial = ""
+    if cut and (found := _json(cut)) is not None:
+        partial += found
     if partial:
         yield from _split(partial)
 
@@ -214,10 +208,10 @@ def _json(line: str) -> str | None:
     if start < 0:
         m = BROKEN_JSON.search(line)
         return _unescaped(m[1]) if m else None
-    import json
-
+    if m := MESSAGE_FIRST.match(line, start):
+        return _unescaped(m[1])
     try:
-        found, _ = json.JSONDecoder().raw_decode(line, start)
+        found, _ = decoder()(line, start)
     except (ValueError, RecursionError):
         m = BROKEN_JSON.search(line)
         return _unescaped(m[1]) if m else None
@@ -230,8 +224,24 @@ def _json(line: str) -> str | None:
     return None
 
 
+@cache
+def decoder() -> Callable[[str, int], tuple[Any, int]]:
+    """Return what decodes a JSON value in a string."""
+    import json
+
+    return json.JSONDecoder(strict=False).raw_decode
+
+
 def _unescaped(text: str) -> str:
-    return text.replace("\\n", "\n").replace('\\"', '"').replace("\\u001b", "\x1b")
+    """Return the text of a JSON string, broken or not."""
+    if "\\" not in text:
+        return text
+    if text.endswith("\\n") and text.count("\\") == 1:
+        return text[:-2] + "\n"
+    try:
+        return str(decoder()(f'"{text}"', 0)[0])
+    except ValueError:
+        return text.replace("\\n", "\n").replace('\\"', '"').replace("\\u001b", "\x1b")
 
 
 def _split(text: str) -> Iterator[str]:
