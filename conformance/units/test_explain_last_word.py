@@ -18,7 +18,6 @@ QUIET = "EAL: Detected NUMA nodes: 1"
     [
         ("EAL: FATAL: Cannot init VFIO", "EAL gave up, not about memory: devices"),
         ("EAL: FATAL: unsupported cpu type.", "EAL gave up, not about memory: CPUs"),
-        ("EAL: FATAL: failed to init mp channel", "EAL gave up, about its channel"),
         ("EAL: FATAL: a line of a later release", "EAL gave up; its last line is not known"),
         (
             "EAL: Error enabling interrupts for fd 9",
@@ -30,6 +29,25 @@ def test_a_line_without_a_problem_is_quoted(line: str, title: str) -> None:
     p, quoted, _ = last_word([QUIET, line, QUIET]) or pytest.fail("nothing found")
 
     assert (p.id, p.title, quoted) == (None, title, line)
+
+
+def test_a_line_of_a_known_place_has_its_problem() -> None:
+    line = "EAL: FATAL: failed to init mp channel"
+    p, quoted, sure = last_word([QUIET, line]) or pytest.fail("nothing found")
+
+    assert (p.id, p.title, quoted, sure) == (
+        21,
+        "the multi-process socket could not be made",
+        line,
+        True,
+    )
+    assert "FATAL of linux/eal.c: rte_eal_init" in p.means
+
+
+def test_an_error_before_the_fatal_line_is_the_reason() -> None:
+    error, fatal = "EAL: Cannot resize memfd: Invalid argument", "EAL: FATAL: Cannot init memory"
+
+    assert last_word([error, fatal, "EAL: Cannot init memory"])[1:] == (error, True)  # type: ignore[index]
 
 
 def test_the_last_fatal_line_is_taken_before_a_later_error() -> None:

@@ -16,6 +16,19 @@ from pyeal.tools.explain.problems import Problem as P
 FILES = "files of others"
 ELSEWHERE = "doctor checks EAL's memory"
 
+FIRST = P(
+    None, "the first allocation of EAL failed, and its lines do not say why", "",
+    (r"~rte_service_init\(\) failed", r"~error allocating rte services"),
+    "rte_service_init() is the first that allocates memory: no page could be mapped, although the"
+    " pool had free ones.",
+    "pyeal doctor --touch -- ARGS maps a page by the same calls and names the one that fails",
+)
+ENDED_SO = P(
+    None, "the application ended, and no line of EAL says why", "", (),
+    "EAL's lines show no failure; what ended it is the application's own, or not in this log.",
+    "look at the application's lines before it; pyeal doctor -- ARGS looks at what EAL needs",
+)
+
 CAUSES = (
     P(10, "the runtime directory's parent does not exist", "permission",
       (r"error creating '[^']*'?: no such file",),
@@ -61,22 +74,35 @@ CAUSES = (
       "-l within {cpus}, or --lcores 0@CPU with a CPU of them"),
     P(0, "an lcore that this machine does not have", "arguments",
       (r"lcore \d+ (unavailable|>=)|no detected lcore|(main|master) (l?core) is not enabled"
-       r"|lcore \d+ is not (detected|available)|(invalid|unavailable).{0,20}(lcore|core ?list|core"
-       r" ?mask)",),
+       r"|lcore \d+ is not (detected|available)|(invalid|unavailable).{0,20}(\blcore|core ?list"
+       r"|core ?mask)",),
       "-l, -c or --lcores name CPUs that are offline, are not there, or are above RTE_MAX_LCORE.",
       "-l within {cpus}"),
     P(0, "an option's old name", "arguments",
-      (r"(unrecognized|unknown|invalid|ambiguous) (option|argument):?\s*(--)?\W?-?-?"
-       r"(w\b|master-lcore|pci-whitelist|pci-blacklist|socket-mem|vdev-whitelist)",),
+      (r"(unrecognized|unknown|invalid|ambiguous) (option|argument):?\s*(--)?\s?\W?-?-?"
+       r"'?(w\b|master-lcore|pci-whitelist|pci-blacklist|socket-mem|vdev-whitelist)",),
       "The option has another name in this release.",
       "-a for -w, -b for --pci-blacklist, --main-lcore for --master-lcore, --numa-mem for"
       " --socket-mem from 25.11 on"),
+    P(0, "arguments: memory for each node is a list of MB", "arguments",
+      (r"invalid parameters? for --(socket|numa)-(mem|limit)|invalid (socket|numa)-(mem|limit)"
+       r"|--(socket|numa)-(mem|limit) (parameter )?is too long",),
+      "--socket-mem, --numa-mem and the limits take a number of MB for each node, with commas.",
+      "--socket-mem 1024 for node 0, --socket-mem 1024,512 for node 0 and 1 (MB, without a unit)"),
     P(6, "the pool, or a limit of the mount, ran out half-way", "pool, mount, cgroup",
       (r"alloc_seg\(\)\S*:? mmap\(\) failed: cannot allocate",
        r"attempted to allocate \d+ segments, but only \d+"),
       "The kernel refused a further page: the pool is empty, pages are reserved by others, or the"
       " mount has a size=. No list of EAL is full.",
       "{reserve}; if pages are free: a mount without size=, {mount_other}, and --huge-dir with it"),
+    P(None, "pages could not be allocated: an empty pool, a limit, or full lists", "",
+      (r"~couldn'?t find suitable memseg_list",),
+      "EAL found no list in which it could allocate all pages at once. Without a debug log the line"
+      " does not tell a pool that ran out from the limits on open files (one a page), on the mount,"
+      " or from lists that are full (16 GB of 2 MB pages, before 26.07).",
+      "pyeal doctor --touch -- ARGS finds the call that fails; --log-level=lib.eal:debug has EAL"
+      " tell"),
+    FIRST,
     P(11, "the mount allows no further file", "mount",
       (r"map_\w*'? failed: no space left",),
       "The hugetlbfs has nr_inodes=, or size=, and files of others count.",
@@ -93,6 +119,44 @@ CAUSES = (
       "A release before 18.05 wants physically contiguous pages, and has room for RTE_MAX_MEMSEG"
       " pieces. Pages that are reserved late are scattered.",
       "hugepages=N on the kernel's command line, larger pages (hugepagesz=1G), or a newer release"),
+    P(13, "legacy memory: more pages than the memseg lists hold", "address space",
+      (r"could not find space for memseg",),
+      "--legacy-mem takes every page of the pools; the lists hold 64 GB of a page size, or"
+      " RTE_MAX_MEM_MB_PER_TYPE.",
+      "-m MB, at most 65536 (limit_memory of TRex passes it); or start without --legacy-mem"),
+    P(4, "killed by SIGBUS when EAL touched a page: the cgroup's limit, or the pool",
+      "cgroup, pool",
+      (r"\bin (alloc_seg|map_all_hugepages|resize_hugefile\w*) \(",),
+      "The kernel promised the page at mmap() and had none at the first access; in a pod the limit"
+      " is 0 without a request.",
+      "hugepages-{size}i in the pod's requests and limits, or a larger hugetlb.{size}B.max;"
+      " {reserve}"),
+    P(10, "killed by SIGBUS in a file of the runtime directory: its file system is full",
+      "permission",
+      (r"\bin (rte_fbarray_\w+|resize_and_map|rte_eal_config_create|eal_mcfg_\w+) \(",),
+      "EAL writes about 4 MB there; a full tmpfs ends it at the first access.",
+      "df {runtime_at} shows the room; {runtime}"),
+    P(10, "the file system of the runtime directory cannot be mapped", "permission",
+      (r"rte_eal_config_create\(?\)?\W.*cannot mmap memory for rte_config",
+       r"^((?!reattach|attach).)*cannot mmap memory for rte_config\W*$"),
+      "A primary maps its config as shared memory, which 9p and some overlays of containers do"
+      " not allow.",
+      "a tmpfs for it: mount -t tmpfs tmpfs /var/run; or {runtime}"),
+    P(18, "no primary to join where an ordinary user's EAL looks", FILES,
+      (r"cannot open '(/run/user/\d+|/tmp)/\S*config' for rte_mem_config",),
+      "An ordinary user's EAL looks in XDG_RUNTIME_DIR or /tmp, root's in /var/run/dpdk.",
+      "start it as the primary's user (as root, if root started the primary), with its"
+      " --file-prefix; or the same RUNTIME_DIRECTORY for both"),
+    P(20, "a library of DPDK is in the process twice", FILES,
+      (r"tailq is already registered",),
+      "The program links a driver statically, or another build of it, and -d or the plugin"
+      " directory loads it once more.",
+      "no -d for what is linked; one DPDK installation in LD_LIBRARY_PATH"),
+    P(21, "the files of one prefix are locked by another process, or cannot be made", FILES,
+      (r"~cannot allocate memzone list", r"~cannot init memzone"),
+      "fbarray_memzone is the first array: a secondary that outlived its primary holds its lock,"
+      " or the runtime directory has no room.",
+      "pyeal ps shows who has the prefix{prefix_of}; another --file-prefix; df {runtime_at}"),
     P(18, "the primary's socket is there and nobody serves it", FILES,
       (r"failed to send to \(?\S*mp_socket\S* due to (connection refused|no such file)",
        r"~cannot send message to primary", r"(connect|send)\w*.*mp_socket.*refused"),
@@ -102,8 +166,9 @@ CAUSES = (
       (r"failed to send to \(?\S*mp_socket\S* due to (resource temp|no buffer)",),
       "Its message thread hangs, or the process is stopped.",
       "pyeal ps shows the state of the primary"),
-    P(8, "a driver found no memory on its node; EAL itself started", "policy, pool",
-      (r"?failed to initialize global MR share cache",
+    P(8, "a device or a pool found no memory on its node; EAL itself started", "policy, pool",
+      (r"(cannot|failed to|could not|unable to) \w+ .{0,20}pools? (on|for) (socket|node) [1-9]",
+       r"?failed to (initialize global MR share cache|allocate private data)",
        r"?(alloc|create|init|reserve).*(mempool|ring|queue|hash|table|zone|memory).* on"
        r" (socket|node) \d+.*(fail|cannot)",
        r"?(failed|cannot|unable).{0,60}(memory|memzone|mempool|ring|queue).{0,30}"
@@ -111,16 +176,32 @@ CAUSES = (
       "A device takes memory of the node that it is plugged into. EAL's allocations for that socket"
       " fail if its pool is empty.",
       "{reserve}, if memory of socket {node} was asked for; -l with a core of that node"),
+    P(1, "no free hugepage in what the application looked at", "pool, mount",
+      (r"?not enough (free )?huge ?pages", r"?huge ?pages? .{0,30}(insufficient|not enough)"),
+      "An application counts the pages itself before it starts EAL.",
+      "{reserve}; if pages are there and taken, pyeal ps shows by what"),
+    *(P(id, f"{title}: rte_eal_init() gave {name}", links,
+        (rf"?rte_eal_init(\(\))?\W{{1,4}}((failed|error|returned|errno|code|rte_errno)\W{{1,4}}){{0,2}}"
+         rf"-?({n}\b|{name}\b)|rte_eal_init\b.{{0,60}}{words}",),
+        f"EAL's own lines are not in this log; rte_errno tells the stage: {means}.", fix)
+      for id, n, name, words, title, links, means, fix in (
+          (1, 13, "EACCES", "permission denied", "no free hugepage, or no mount", "pool, mount",
+           "no page size has a free page and a mount", "{reserve}; {mount}"),
+          (6, 12, "ENOMEM", "cannot allocate memory", "no memory", "pool, cgroup, address space",
+           "memory could not be set up", "pyeal doctor --touch -- ARGS names what lacks"),
+          (0, 22, "EINVAL", "invalid argument", "arguments that EAL does not take", "arguments",
+           "arguments, plugins, IOVA as PA, or an lcore outside the cpuset",
+           "pyeal plan -- ARGS reads the arguments as EAL does"),
+      )),
 )
 
 # "No free 2048 kB hugepages reported on node 0", in the words of all releases.
 POOL = re.compile(
-    r"no (?:free|available) (?:\d+ kB )?hugepages reported(?: in \S*hugepages-(?P<last>\d+)kB)?",
-    re.I,
+    r"no (?:free|available) (?:\d+ kb )?hugepages reported(?: in \S*hugepages-(?P<last>\d+)kb)?"
 )
 HUGE = 1 << 30  # the size whose line stands in the log of most machines
 
-UNMOUNTED = re.compile(r"reserved, but no mounted hugetlbfs", re.I)
+UNMOUNTED = re.compile(r"reserved, but no mounted hugetlbfs")
 UNMOUNTED_HARMLESS = P(
     29, "harmless: a page size without a mount", "mount", (),
     "EAL uses the sizes that have a mount, and logs the others.",
@@ -128,7 +209,8 @@ UNMOUNTED_HARMLESS = P(
 )
 HINTS = (  # (pattern, problem if the start ended there, what it is otherwise)
     (
-        re.compile(r"base virtual address hint .* not resp|cause issues with mapping mem", re.I),
+        re.compile(r"base virtual address hint .* not resp|cause issues with mapping mem"
+                   r"|\(aslr\) is enabled"),
         BY_ID[14],
         P(14, "harmless without secondaries: another base address", "address space", (),
           "EAL took other addresses than asked for. Only a secondary process could find them taken;"
@@ -137,7 +219,8 @@ HINTS = (  # (pattern, problem if the start ended there, what it is otherwise)
           " --base-virtaddr", harmless=True),
     ),
     (
-        re.compile(r"pagemap: (permission|operation not)|physical addresses are unavailable", re.I),
+        re.compile(r"pagemap: (permission|operation not)|physical addresses are unavailable"
+                   r"|cannot obtain physical addresses"),
         BY_ID[9],
         P(9, "harmless: no physical addresses, so IOVA as VA", "IOVA", (),
           "Without rights the kernel shows no page frame numbers; EAL goes on with IOVA as VA.",
@@ -146,8 +229,14 @@ HINTS = (  # (pattern, problem if the start ended there, what it is otherwise)
     ),
 )
 
+NO_DEVICE = P(
+    24, "harmless: no device uses VFIO", "IOVA", (),
+    "The application maps memory for VFIO, and no device of it is bound to vfio-pci.",
+    "nothing to do, unless a device was to be used: dpdk-devbind.py --status", harmless=True,
+)
+
 ENDED = (
-    r"(?:exit(?:ed|s)?|exiting|code|status|rc|returned?|retval)\W{0,3}"
+    r"(?:exited|exits|exit|exiting|code|status|rc|returned?|retval)\W{0,3}"
     r"(?:with|code|status|is|value)?"
 )
 _EXIT = rf"{ENDED}\D{{0,9}}"
@@ -167,8 +256,8 @@ SIGNALS = (
       "rte_panic() and assert() end a process so; the line before the end says which.",
       "look at the last lines before it; pyeal doctor -- ARGS looks at all that a start needs"),
     P(None, "killed from outside (SIGKILL): mostly because memory ran out", "",
-      (rf"\bSIGKILL\b|\bOOM ?killed\b|out of memory: kill|oom-kill|(^|[\s:])killed\s*$"
-       rf"|\bsignal[ =:(]*9\b|=9/KILL|signal=KILL|{_EXIT}137\b",),
+      (rf"\bSIGKILL\b|\bOOMkilled\b|\bOOM killed\b|out of memory: kill|oom-kill"
+       rf"|(^|[\s:])\bkilled\s*$|\bsignal[ =:(]*9\b|=9/KILL|signal=KILL|{_EXIT}137\b",),
       "EAL never ends so by itself. The kernel's OOM killer looks at ordinary memory, not at"
       " hugepages; a health probe or a time limit kills as well.",
       "dmesg | grep -i -e oom -e killed; a larger memory limit, or fewer hugepages reserved",
@@ -181,10 +270,6 @@ SIGNALS = (
       "a core dump and its backtrace; pyeal doctor -- ARGS for what EAL itself needs",
       reach="it happens while the process runs"),
 )
-GENERAL = re.compile(
-    r"\bexit(?:ed|s|ing)?\b\D{0,20}[1-9]\d*\b|\bstatus=[1-9]\d*/|exit.?code\D{0,5}[1-9]"
-)
-
 OTHERS = (
     P(None, "not about memory: the CPU lacks instructions that this build needs", "",
       (r"unsupported cpu type|this system does not support|illegal instruction|\bSIGILL\b"
@@ -193,34 +278,52 @@ OTHERS = (
       "a build with -Dcpu_instruction_set=generic (-Dplatform=generic)", ELSEWHERE),
     P(None, "Windows: not about the hugepages that pyeal knows", "",
       (r"virt2phys|SeLockMemoryPrivilege|lock pages in memory|VirtualAlloc2|MEM_LARGE_PAGES"
-       r"|cannot claim hugepage privilege|huge ?page.*privilege|error 1314|error 1450",),
+       r"|cannot claim hugepage privilege|huge ?page.*\b(privilege|privileges)\b|error 1314"
+       r"|error 1450",),
       "On Windows EAL takes large pages of the process's own privilege, without pools and mounts.",
       "grant 'Lock pages in memory' to the user, log in again, and load virt2phys if PA is needed",
       "doctor looks at Linux"),
     P(None, "not about memory: a device or its driver", "",
-      (r"requested device \S+ cannot be used|group is not viable|no (probed|available)? ?ethernet"
-       r" (port|dev)|no (ethernet )?ports? (available|found|detected|-)"
-       r"|(cannot|failed to|could not) (find|attach|probe|load|open|bind)\b.{0,30}"
-       r"\b(driver|device|plugin|pmd|vfio|uio|nic|port)\b"
-       r"|/dev/vfio/\S*.*(permission|no such)|driver .{0,40}(not found|cannot|failed|fail to)"
-       r"|lib\w+\.so\S*.*(cannot open|undefined symbol)",),
+      (r"requested device \S+ cannot be used", r"group is not viable",
+       r"\bno .{0,12}\bethernet (port|dev)",
+       r"\bno (ethernet )?(ports|port)( (available|found|detected|-)|\W*$)",
+       r"(cannot|failed to|could not|unable to) (initiali[sz]e|init|start|configure|set ?up)"
+       r" (the )?(port|device|nic|interface|ethernet)\b",
+       r"(cannot|failed to|could not) (find|attach|probe|load|open|bind)\b.{0,30}"
+       r"\b(driver|device|plugin|pmd|vfio|uio|nic|port)\b",
+       r"cannot attach the device", r"unable to bind\b.{0,30}\b(driver|device)",
+       r"/dev/vfio/\S*.*(permission|no such|busy)",
+       r"driver .{0,40}(not found|cannot|failed|fail to)",
+       r"\.so\b.*(cannot open|undefined symbol)"),
       "EAL's memory comes before devices are probed.",
       "dpdk-devbind.py --status where it is installed, the driver's own page, and rights on"
       " /dev/vfio", ELSEWHERE),
+    P(None, "FreeBSD: EAL's memory is that of the contigmem driver", "",
+      (r"?contigmem driver has", r"(cannot|could ?n[o']t|failed|error).{0,40}\bcontigmem"),
+      "FreeBSD has no hugetlbfs: contigmem sets aside num_buffers blocks of buffer_size at boot.",
+      "hw.contigmem.num_buffers and hw.contigmem.buffer_size in /boot/loader.conf, then a reboot",
+      "doctor looks at Linux"),
     P(None, "not about memory: telemetry or another service of DPDK", "",
-      (r"telemetry.*(fail|error|cannot|could not)",),
+      (r"\btelemetry\b.*(fail|error|cannot|could not)",),
       "EAL starts without it.", "--no-telemetry switches it off", ELSEWHERE),
 )
 
 # How a log ends, or shows that the start went on; for lines in lower case.
-END = re.compile(
-    r"(?<!non-)\bfatal\b|\bpanic\b|error - exiting|\bemer(?:g|gency)?\b"
-    r"|rte_eal_init\W.*(?:fail|error|return)"
-    r"|(?:fail(?:ed|ure)?|unable|could ?n[o']t|cannot|can't|error)(?: to|:| in| while)?"
-    r" (?:init(?:iali[sz](?:e|ing|ation))?|start(?:ing)?|with|setup)(?: of)?(?: the)?"
+STARTING = (
+    r"(?:init(?:iali[sz](?:e|ing|ation))?|start(?:ing)?|with|setup)(?: of)?(?: the)?"
     r" (?:dpdk|eal|spdk|env)\b"
-    r"|(?:dpdk|eal|spdk)(?: environment)? init(?:iali[sz]ation)? (?:has )?fail"
-    r"|main process exited|core dumped|back-?off|crashloop|terminated with",
+)
+END = P(
+    None, "the start ended", "",
+    (r"(?<!non-)\bfatal\b", r"\bpanic\b", r"error - exiting\b", r"\b(emer|emerg|emergency)\b",
+     r"rte_eal_init\W.*(fail|error|return)",
+     r"(fail(?:ed|ure)?|unable|could ?n[o']t|cannot|can't|error)(?: to|:| in| while)? " + STARTING,
+     r"\b(dpdk|eal|spdk)(?: environment)? init(?:iali[sz]ation)? (?:has )?fail",
+     r"main process exited", r"core dumped\b", r"\bback-off\b|\bbackoff\b",
+     r"\b(crashloop|crashloopbackoff)\b",
+     r"terminated with", r"(exited|exits|exiting|exit)\b\D{0,20}[1-9]\d*\b",
+     r"\bstatus=[1-9]\d*/", r"\b(exitcode|code)\b\D{0,5}[1-9]"),
+    "", "",
 )
 ON = re.compile(
     r"probe pci driver|probing pci device|interactive-mode|testpmd>|telemetry: no legacy"
@@ -229,4 +332,4 @@ ON = re.compile(
     r"|core mask|forwarding|serving|link (?:is )?up|link status"
     r"|successfully|reactor started|polling",
 )
-AGAIN = re.compile(r"\beal: detected (?:cpu )?(?:lcores|\d+ lcore)|\beal: detected \d+ lcore")
+AGAIN = re.compile(r"eal: detected (?:cpu )?(?:lcores|\d+ lcore)")

@@ -67,6 +67,10 @@ class Facts:
             self.modes.update(w.replace("=", " ") for w in MODES.findall(line))
         if AS_VA.search(line):
             self.modes.add("va")
+        if "VFIO support not initialized" in line:
+            self.modes.add("no vfio")
+        if "process type: SECONDARY" in line or "PROC_SECONDARY" in line:
+            self.modes.add("proc-type secondary")
 
     @property
     def alone(self) -> bool:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
+from pyeal.tools.explain.table import Table, closest, lowered, words_of
+
 CERTAIN, HINT, WRAPPER = 0, 1, 2
 
 
@@ -31,81 +33,21 @@ class Problem:
 
     @cached_property
     def patterns(self) -> list[tuple[int, re.Pattern[str]]]:
-        """Each pattern as (CERTAIN, HINT or WRAPPER, compiled)."""
+        """Each pattern as (CERTAIN, HINT or WRAPPER, compiled for a line in lower case)."""
         levels = {"?": HINT, "~": WRAPPER}
-        return [(levels.get(s[0], CERTAIN), re.compile(s[s[0] in levels :], re.I))
-                for s in self.says]
-
-    @cached_property
-    def needles(self) -> list[tuple[str, ...]]:
-        """Of each pattern, strings of which a matching line has one, in lower case."""
-        return [tuple(map(needle, branches(pattern.pattern))) for _, pattern in self.patterns]
+        return [
+            (levels.get(s[0], CERTAIN), re.compile(lowered(s[s[0] in levels :]))) for s in self.says
+        ]
 
 
-class Table:
-    """Problems whose patterns are tried only on a line that has a text of theirs."""
-
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        self.problems = problems
-
-    @cached_property
-    def _by_needle(self) -> dict[str, list[tuple[Problem, int, re.Pattern[str]]]]:
-        found: dict[str, list[tuple[Problem, int, re.Pattern[str]]]] = {}
-        for p in self.problems:
-            for (level, pattern), needles in zip(p.patterns, p.needles, strict=True):
-                for n in needles:
-                    found.setdefault(n, []).append((p, level, pattern))
-        return found
-
-    def matches(self, line: str) -> dict[Problem, list[tuple[int, re.Match[str]]]]:
-        """Return (level, match) of each pattern that the line matches, by its problem."""
-        lowered = line.lower()
-        found: dict[Problem, list[tuple[int, re.Match[str]]]] = {}
-        tried: set[tuple[Problem, re.Pattern[str]]] = set()
-        for n in [n for n in self._by_needle if n in lowered]:
-            for p, level, pattern in self._by_needle[n]:
-                if (p, pattern) not in tried:
-                    tried.add((p, pattern))
-                    if m := pattern.search(line):
-                        found.setdefault(p, []).append((level, m))
-        return found
-
-
-def branches(pattern: str) -> list[str]:
-    """Return the alternatives of a pattern; what is in parentheses stays together."""
-    found, depth = [""], 0
-    for token in TOKEN.findall(pattern):
-        depth += (token == "(") - (token == ")")
-        if token == "|" and not depth:
-            found.append("")
-        else:
-            found[-1] += token
-    return found
-
-
-def needle(branch: str) -> str:
-    """Return the longest text that each line which matches a branch contains."""
-    runs, depth = [""], 0
-    for token in TOKEN.findall(branch):
-        depth += (token == "(") - (token == ")")
-        plain = token[-1] if len(token) == 2 and not token[-1].isalnum() else token
-        if token[0] in "?*{":
-            runs[-1:] = [runs[-1][:-1], ""]
-        elif depth or len(plain) > 1 or (len(token) == 1 and token in "()+.^$|"):
-            runs.append("")
-        else:
-            runs[-1] += plain.lower()
-    return max(runs, key=len)
-
-
-TOKEN = re.compile(r"\\.|\[\]?[^\]]*\]|\{[^}]*\}|.", re.S)
 P = Problem
 PROBLEMS = (
     P(0, "arguments that EAL does not take", "arguments",
       (r"unrecognized option|invalid option --|requires an argument|unknown argument",
        r"~invalid command line arguments|error parsing command line|invalid 'command line'",
        r"options? (?!.*no-huge).* (cannot be specified|can'?t be used|not compatible)",
-       r"invalid (parameters?|coremask|core ?list|channel|rank|length|process type|iova mode)",
+       r"EAL: .{0,30}invalid (parameters?|coremask|core ?list|.*char|channel|rank|length"
+       r"|process type|iova mode|.{0,30}parameter)|invalid parameters? (for|to) --?\w",
        r"lcore \d+ (unavailable|>=)|no detected lcore|main lcore is not enabled"),
       "EAL stops before it looks at memory.",
       "pyeal plan --as RELEASE -- ARGS says which release takes what"),
@@ -141,13 +83,13 @@ PROBLEMS = (
       "A seccomp profile denies them without CAP_SYS_NICE; EAL then takes no page for good.",
       "docker run --cap-add SYS_NICE"),
     P(8, "the node has no memory for this process", "policy, pool",
-      (r"set_mempolicy: invalid argument", r"allocation happened on wrong socket",
-       r"main core has no memory on local socket", r"cannot allocate ethdev shared data"),
+      (r"[gs]et_mempolicy( failed)?: invalid argument", r"allocation happened on wrong socket",
+       r"(main|master) core has no memory on local socket", r"cannot allocate ethdev shared data"),
       "The page came from another node than asked for: this one has none left, or cpuset.mems"
       " leaves it out.",
       "-l with cores of a node that has pages, or reserve pages there"),
     P(9, "physical addresses cannot be seen", "IOVA",
-      (r"cannot use IOVA as 'PA'", r"cannot obtain physical addresses",
+      (r"cannot use IOVA as 'PA'",
        r"~(can'?t|cannot) get IOVA addr",
        r"cannot open /proc/self/pagemap: (?!per|too|op)"),
       "Without CAP_SYS_ADMIN the kernel shows page frame numbers as 0. With IOVA as VA, which EAL"
@@ -169,15 +111,17 @@ PROBLEMS = (
       "EAL keeps a descriptor for every page, and may only go up to the hard limit.",
       "--single-file-segments, 1G pages, or ulimit -Hn / LimitNOFILE="),
     P(13, "no room in the memseg lists", "address space",
-      (r"~couldn'?t find suitable memseg_list", r"could not find (suitable )?space for memseg",
+      (r"could not find (suitable )?space for memseg",
+       r"(no more|not enough) space in memseg lists",
        r"please increase .{0,4}RTE_MAX_MEMSEG|please increase.*CONFIG_RTE_MAX",
        r"too many memory types|cannot accommodate all memory types"),
       "How many pages of a type EAL can hold is compiled in: 32 GB a list and 64 GB a type before"
       " 26.07. One allocation must fit one list.",
       "1G pages, or from 26.07 on --pagesz-mem 2M:128G"),
     P(14, "a secondary cannot have the primary's addresses", "address space, files of others",
-      (r"could not map memory from primary", r"disable ASLR|address space layout randomization",
+      (r"could not map memory from primary", r"disable ASLR",
        r"please use '--base-virtaddr'", r"cannot mmap memory for rte_config",
+       r"could not mmap \d+ bytes in \S+ (to|at)\b",
        r"cannot get a virtual area at requested address",
        r"~cannot attach to primary process memseg lists", r"cannot reserve \d+ bytes at"),
       "Something of the secondary's own lies where the primary has its memory.",
@@ -271,9 +215,12 @@ PROBLEMS = (
       "echo vm.nr_hugepages=N > /etc/sysctl.d/90-hugepages.conf"),
     P(34, "how many pages are enough", "",
       (r"(mempool|mbuf ?pool).*(ENOMEM|cannot allocate memory|failed)",
-       r"(cannot|failed to|could not) (create|init|allocate) (mbuf|packet|mempool)",
-       r"cannot allocate memory for", r"~error allocating from heap",
-       r"~rte_service_init\(\) failed"),
+       r"(cannot|failed to|could not|unable to) (create|allocate|init|initiali[sz]e)\b.{0,20}"
+       r"(mbuf|packet|pool\b)", r"\bcreate\b.{0,40}\bpools? failed", r"mbuf\w* alloc\w* failed",
+       r"\b(LPM6?|HASH|RING|ACL|FIB6?|EFD|TABLE|MEMBER|TIMER): .{0,30}"
+       r"(memory allocation failed|cannot (reserve|allocate) memory)",
+       r"no appropriate memory area", r"cannot allocate memory for",
+       r"~error allocating from heap"),
       "EAL started; the application needs more than there is. An mbuf takes its data room + 256"
       " bytes, a pool 64 bytes more for each.",
       "pyeal plan -- -m MB, with a fifth more than the sum of the pools",
@@ -288,7 +235,7 @@ PROBLEMS = (
       "Memory grows in all processes or in none; a stopped or dead process keeps them waiting.",
       "-m takes what is needed at the start; pyeal ps shows the process that does not answer"),
     P(37, "the primary unlinked its pages", "files of others",
-      (r"~rte_service_init\(\) failed|error allocating rte services",),
+      (),  # causes.FIRST, of a secondary
       "With --huge-unlink or --in-memory there are no names by which a secondary could map them.",
       "start the primary without it"),
     P(38, "--no-huge and what does not go with it", "arguments, files of others",
@@ -343,14 +290,6 @@ GAVE_UP = P(
 BY_ID = {p.id: p for p in PROBLEMS}
 
 
-TABLE = Table(PROBLEMS)
-
-
 def of_line(line: str) -> list[tuple[Problem, int]]:
     """(problem, CERTAIN, HINT or WRAPPER) for what a log line says, the closest first."""
-    found = [
-        (*min((level, m.start() - m.end()) for level, m in hits), p)
-        for p, hits in TABLE.matches(line).items()
-    ]
-    found.sort(key=lambda f: (f[0], f[1], f[2].id))
-    return [(p, level) for level, _, p in found]
+    return closest(Table(PROBLEMS).matches(line.lower(), words_of(line)))

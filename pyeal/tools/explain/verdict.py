@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from pyeal.tools.explain import log, messages
+from pyeal.tools.explain import log, messages, places
 from pyeal.tools.explain.causes import (
     AGAIN,
     CAUSES,
     END,
-    GENERAL,
+    ENDED_SO,
+    FIRST,
     HINTS,
     HUGE,
+    NO_DEVICE,
     ON,
     OTHERS,
     POOL,
@@ -31,119 +33,123 @@ from pyeal.tools.explain.problems import (
     CERTAIN,
     GAVE_UP,
     HINT,
+    PROBLEMS,
     WRAPPER,
     Problem,
-    Table,
-    of_line,
 )
+from pyeal.tools.explain.table import Table, closest, words_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from typing import Any
+
+    from pyeal.tools.explain.table import Match
 
     Told = tuple[Problem, str, bool]  # the problem, the line that shows it, whether it is certain
 
 SIGNAL, OTHER = 3, 4  # levels, after those of problems.py
 POOL_NOTE, MOUNT_NOTE = "pool", "mount"
+SECONDARY = "proc-type secondary"
+HUGEPAGES_STAGE = frozenset((1, 2, 3, 10, 12, 22, 28, 40, 41))  # what fails before memory does
 
 LAST = 2_000  # EAL's lines at the end of a log in which its last word is looked for
-CAUSE_TABLE, SIGNAL_TABLE, OTHER_TABLE = Table(CAUSES), Table(SIGNALS), Table(OTHERS)
-LOOKS = 8_000  # lines that differ
-END_WORDS = tuple(
-    "fatal panic exit emer init start setup with status= dumped off crashloop".split()
-)
+ALL = Table((*CAUSES, *PROBLEMS, *SIGNALS, *OTHERS, END))
+KINDS = {
+    **dict.fromkeys(CAUSES, CERTAIN),
+    **dict.fromkeys(PROBLEMS, HINT),
+    **dict.fromkeys(SIGNALS, SIGNAL),
+    **dict.fromkeys(OTHERS, OTHER),
+}
+WRAPPED = 40  # characters of a line that mail or a screen may have wrapped
 TEMPLATES, MOST = 4096, 64  # lines that are remembered, notes of a start
-EALS_WORDS = frozenset((b"eal", b"argparse", b"panic", b"cause"))
-LAST_WORDS = frozenset((b"fatal", b"panic", b"exit", b"exited", b"exiting", b"denied"))
 EALS = re.compile(r"\b(?:EAL|ARGPARSE|PANIC|Cause)\b")
+EALS_WORDS = frozenset((b"eal", b"argparse", b"panic", b"cause"))
 ENDS, ERRORS = ("FATAL", "PANIC", "EXIT", "CRITICAL"), ("ERR", "stderr")
+HUGEPAGE_END = re.compile(r"hugepage info|hugepage memory limits", re.I)
+PASSED = re.compile(r"vfio support|probing vfio")  # EAL logs it after it found hugepages
 
-# Words of which a line that says anything about a failure has one.
-SPEAKING = frozenset(
-    b"""
-    fail failed fails failure failing cannot cant couldnt could unable error errors fatal panic emer
-    emerg denied refused invalid unavailable unrecognized unknown ambiguous requires mismatch wrong
-    only attempted increase enough permitted allowed no not t exhausted insufficient already many
-    another reserved exceeding range exceeds timed responded synchronize interleaves
-    addresssanitizer
-    threadsanitizer anonymously aslr space free hint respected issues virtual physical pagemap
-    mempolicy sigbus bus signal killed kill sigkill aborted sigabrt segfault segmentation sigsegv
-    dumped oom exit exited exits exiting code status rc return returned crashloopbackoff backoff
-    illegal sigill virt2phys support demote apparmor avc waiting complete relevant clearing detected
-    shconf prefix iova args parameters params shadow lock unsupported virtualalloc2 hugepages must
-    selockmemoryprivilege privilege memseg increased terminated cause main master out larger long
-    probe probing telemetry incompatible compatible disable randomization
-    please specified missing mapping wsl
-    """.split()
+# Words of which a line has one that is a note, begins a start, or has facts of it.
+NOTE_WORDS = frozenset(b"reported mounted hint issues aslr pagemap physical".split())
+FACT_WORDS = frozenset(
+    b"iova args parameters params arguments prefix pagesize hugepages vfio detected socket"
+    b" requested attempted".split()
 )
 GOING = frozenset(
-    b"""
-    probe probing interactive testpmd telemetry port ports up listening started ready running press
-    done complete completed successful successfully forwarding serving link reactor polling core
-    initialized ok
-    """.split()
+    b"probe probing interactive testpmd telemetry port ports up listening started ready running"
+    b" press done complete completed successful successfully forwarding serving link reactor"
+    b" polling core initialized ok".split()
 )
-LETTERS = bytes(ord(chr(c).lower()) if c < 128 and chr(c).isalnum() else 32 for c in range(256))
-NUMBER = re.compile(r"(?<![\da-z])(?!(?:\d|1048576|13[24579]|11)(?!\d))\d+|0x[0-9a-f]+", re.I)
-SENTENCE = re.compile(r"[.!:;?]$")
-
-
-def words_of(line: str) -> list[bytes]:
-    """Return the ASCII words of a line, lower case."""
-    return line.encode("ascii", "replace").translate(LETTERS).split()
+FOREIGN = log.foreign_words()
+SPEAKING = frozenset().union(ALL.by_word, EALS_WORDS, NOTE_WORDS, FACT_WORDS, FOREIGN)
+# Lines with one of these differ in what they say if they differ in a number.
+EXACT = frozenset(
+    b"exit exited exits exiting code status signal socket sockets node nodes init 11 132 134 135"
+    b" 139 sigbus bus".split()
+)
+DIGITS = {ord(c): "5" for c in "01234678"}
 
 
 class Line:
     """What one line says."""
 
-    __slots__ = ("again", "end", "hits", "note", "on")
+    __slots__ = ("again", "end", "hits", "note", "on", "passed")
 
-    def __init__(self, line: str) -> None:
-        text = log.english(line)
-        self.hits = _hits(text)
-        if not self.hits and (whole := log.completed(text)) != text:
-            self.hits, text = _hits(whole), whole
+    def __init__(self, line: str, words: Iterable[bytes] | None = None) -> None:
+        found = SPEAKING.intersection(words_of(line) if words is None else words)
+        low = line.lower()
+        matches = ALL.matches(low, found)
+        if not matches and not EALS_WORDS.isdisjoint(found):
+            whole = log.completed(line)
+            if whole != line:
+                low, found = whole.lower(), SPEAKING.intersection(words_of(whole))
+                matches = ALL.matches(low, found)
+        self.end = bool(matches) and any(p is END or KINDS[p] == SIGNAL for p, _, _ in matches)
+        self.hits = _hits([m for m in matches if m[0] is not END]) if matches else []
         self.note: tuple[Any, ...] = ()
-        if POOL.search(text):
-            self.note = (POOL_NOTE,)
-        elif UNMOUNTED.search(text):
-            self.note = (MOUNT_NOTE,)
-        else:
-            self.note = next((h for h in HINTS if h[0].search(text)), ())
-        signal = any(level == SIGNAL for _, level in self.hits)
-        low = text.lower()
-        ends = any(w in low for w in END_WORDS)
-        self.end = signal or (ends and bool(END.search(low) or GENERAL.search(low)))
-        self.again = "detected" in low and AGAIN.search(low) is not None
-        self.on = not self.end and not self.hits and ON.search(low) is not None
+        if not NOTE_WORDS.isdisjoint(found):
+            if POOL.search(low):
+                self.note = (POOL_NOTE,)
+            elif UNMOUNTED.search(low):
+                self.note = (MOUNT_NOTE,)
+            else:
+                self.note = next((h for h in HINTS if h[0].search(low)), ())
+        self.passed = b"vfio" in found and PASSED.search(low) is not None
+        self.again = b"detected" in found and AGAIN.search(low) is not None
+        self.on = bool(self.hits) and not self.end and all(k == OTHER for _, k in self.hits)
+
+    @property
+    def speaks(self) -> bool:
+        return bool(self.hits or self.note or self.end or self.on or self.passed)
 
     @property
     def sure(self) -> bool:
         return bool(self.note) or any(level == CERTAIN for _, level in self.hits)
 
 
-def _hits(text: str) -> list[tuple[Problem, int]]:
-    matches = CAUSE_TABLE.matches(text)
-    levels = {p: min(level for level, _ in matches[p]) for p in CAUSES if p in matches}
-    if sure := next((p for p, level in levels.items() if level == CERTAIN), None):
+def _hits(matches: list[Match]) -> list[tuple[Problem, int]]:
+    """Return (problem, level) for a line: the closest that is certain, else all."""
+    causes = [m for m in matches if KINDS[m[0]] == CERTAIN]
+    if sure := next((p for p, level, _ in causes if level == CERTAIN), None):
         return [(sure, CERTAIN)]
-    found = list(levels.items()) or of_line(text)
+    found = closest(m for m in matches if KINDS[m[0]] == HINT)
+    if causes:
+        found = [f for f in found if f[1] == CERTAIN] or closest(causes)
     if found and found[0][1] == CERTAIN:
         return found[:1]
-    for level, table in ((SIGNAL, SIGNAL_TABLE), (OTHER, OTHER_TABLE)):
-        matches = table.matches(text)
-        found += [(p, level) for p in table.problems if p in matches]
+    for p, level, _ in matches:
+        if KINDS[p] in (SIGNAL, OTHER):
+            found.append((p, KINDS[p] if level == CERTAIN else HINT))
     return found
 
 
 class Seen:
     """A problem or note, the line that shows it, and whether the start went on after it."""
 
-    __slots__ = ("at", "level", "line", "on")
+    __slots__ = ("at", "level", "line", "on", "passed")
 
     def __init__(self, line: str, level: int, at: int) -> None:
-        self.line, self.level, self.at, self.on = line, level, at, False
+        self.line, self.level, self.at, self.on, self.passed = line, level, at, False, False
 
 
 class Start:
@@ -153,9 +159,9 @@ class Start:
         self.hits: dict[Problem, Seen] = {}
         self.notes: dict[tuple[Any, ...], Seen] = {}
         self.wrapped: set[int | None] = set()
-        self.ended = self.gave_up = self.fatal = ""
+        self.ended = self.gave_up = self.fatal = self.last = ""
         self.pending = False  # whether something was seen that a start may outlive
-        self.looks = LOOKS  # how many lines are looked at for whether it went on
+        self.tail: deque[str] = deque(maxlen=LAST)
         self.facts = Facts()
 
     def goes_on(self) -> None:
@@ -178,12 +184,28 @@ class Start:
             key = (*says.note, page_size(line)) if len(says.note) == 1 else says.note
             self.notes[key] = Seen(line, CERTAIN, at)
             self.pending = True
+        if says.passed:
+            for seen in self.notes.values():
+                seen.passed = True
         if says.end:
             self.ended = self.ended or line
+            self.last = line
             if "FATAL" in line or "PANIC" in line:
                 self.fatal = self.fatal or line
-        if GAVE_UP.patterns[0][1].search(line) and "FATAL" not in self.gave_up:
+        elif self.last and "Cause:" in line:
+            self.last = line
+        if GAVE_UP.patterns[0][1].search(line.lower()) and "FATAL" not in self.gave_up:
             self.gave_up = line
+
+    def forget(self, at: int) -> None:
+        """Forget what a line said alone: it was the first part of one that says more."""
+        self.hits = {p: seen for p, seen in self.hits.items() if seen.at != at}
+        self.notes = {key: seen for key, seen in self.notes.items() if seen.at != at}
+
+    def fatal_about(self, *parts: str) -> bool:
+        """Whether the line that ended it is about one of the parts of EAL."""
+        m = messages.find(self.fatal) if self.fatal else None
+        return m is not None and m.about in parts
 
     def about_memory(self) -> bool:
         """Whether the line that ended it may mean memory: it says so, or does not say."""
@@ -192,91 +214,106 @@ class Start:
 
 
 class Reading:
-    """The starts of a log, read line by line."""
+    """The starts of a log, read line by line; a line that does not speak costs a few words."""
 
     def __init__(self) -> None:
         self.start = Start()
         self.last_ended: Start | None = None
-        self.tail: deque[str] = deque(maxlen=LAST)
-        self.n = self.looked = 0
+        self.n = 0
         self._known: dict[str, Line] = {}
+        self._held: list[str] = []  # EAL's last line, with what may continue it, in each way
+        self._parts = self._held_at = 0
+        self._spoke = False  # whether the line before may have been wrapped within a message
 
     def read(self, lines: Iterable[str]) -> None:
-        """Read the lines; each that speaks is looked at with those that a wrap made of it."""
-        before, ahead = "", deque[tuple[str, list[bytes]]]()
+        """Read the lines; what continues EAL's line is looked at together with it."""
         for line in lines:
             self.n += 1
             if not line:
                 continue
+            if not line.isascii():
+                line = log.english(line)
             words = words_of(line)
-            if not EALS_WORDS.isdisjoint(words):
-                self.tail.append(line)
-            ahead.append((line, words))
-            if len(ahead) == 3:
-                before = self._look(before, ahead)
-        while ahead:
-            before = self._look(before, ahead)
+            found = SPEAKING.intersection(words)
+            if not FOREIGN.isdisjoint(found):
+                line = log.english(line)
+                found = SPEAKING.intersection(words_of(line))
+            if found:
+                self._look(line, found)
+            elif self._parts:
+                self._continue(line)
+            if (
+                self.start.pending
+                and not GOING.isdisjoint(words)
+                and ON.search(line.lower())
+                and not (self._spoke and _continues(line))
+            ):
+                says = self._says(line, found) if found else None
+                if not says or not (says.end or says.hits or says.note):
+                    self.start.goes_on()
+            self._spoke = bool(found) and len(line) > WRAPPED
 
-    def _look(self, before: str, ahead: deque[tuple[str, list[bytes]]]) -> str:
-        """Look at the first line ahead and return it."""
-        line, words = ahead.popleft()
+    def _look(self, line: str, found: frozenset[bytes] | set[bytes]) -> None:
+        """Look at a line that has a word which may matter."""
+        eals = not EALS_WORDS.isdisjoint(found)
+        if not eals and self._parts and self._continue(line):
+            return
+        says = self._says(line, found)
         start = self.start
-        if SPEAKING.isdisjoint(words) and line.isascii():
-            if start.pending and not GOING.isdisjoint(words) and start.looks > 0:
-                start.looks -= 1
-                if ON.search(line.lower()):
-                    start.goes_on()
-            return line
-        text, says = line, self._says(line, words)
-        if says is None:
-            return line
-        signal = any(level == SIGNAL for _, level in says.hits)
-        if not (says.sure or signal) and (not EALS_WORDS.isdisjoint(words) or "EAL" in before):
-            for whole in _joined(before, line, [text for text, _ in ahead]):
-                other = self._says(whole, words)
-                if not other:
-                    break
-                if other.sure or (other.hits and not says.hits):
-                    text, says = whole, other
-                    break
         if says.again and start.ended:
             self.last_ended, self.start = start, Start()
             self.start.facts = start.facts
-        self.start.add(text.strip(), says, self.n)
-        return line
+            start = self.start
+        self._parts = 0
+        if eals:
+            start.tail.append(line)
+        start.add(line.strip(), says, self.n)
+        whole = says.sure and says.note != (POOL_NOTE,)
+        if not whole and (eals or says.end or len(line) > WRAPPED):
+            self._held, self._held_at, self._parts = [line.strip()], self.n, 1
 
-    def _says(self, line: str, words: list[bytes]) -> Line | None:
-        """Return what a line says; None after too many lines that differ, unless one may end it."""
-        template = NUMBER.sub("5555", line)
-        found = self._known.get(template)
-        if found is None:
-            if self.looked >= LOOKS and LAST_WORDS.isdisjoint(words):
-                return None
+    def _continue(self, line: str) -> bool:
+        """Look at EAL's line with what a wrap made of its end. Return whether that says more."""
+        held = self._held[0]
+        panic = self._parts == 1 and held.endswith("():") and "PANIC in" in held
+        more = panic or (
+            self._parts < 3
+            and len(held) > 19
+            and (_continues(line) or (log.DATED.match(held) and not log.DATED.match(line)))
+            and (not line.startswith(("  ", " at ")) or EALS.search(held))
+        )
+        if not more:
+            self._parts = 0
+            return False
+        text = line.strip()
+        self._held = [f"{held}{gap}{text}" for held in self._held for gap in (" ", "")]
+        self._parts += 1
+        both = [(self._says(w, SPEAKING.intersection(words_of(w))), w) for w in self._held]
+        says, whole = max(both, key=lambda b: (b[0].sure, bool(b[0].hits), b[0].speaks))
+        if says.sure:
+            self.start.forget(self._held_at)
+            self.start.tail.append(whole)
+        if says.speaks:
+            self.start.add(whole, says, self._held_at if says.sure else self.n)
+        return says.sure
+
+    def _says(self, line: str, found: frozenset[bytes] | set[bytes]) -> Line:
+        """Return what a line says. One that differs in its numbers alone says the same."""
+        template = line.translate(DIGITS) if EXACT.isdisjoint(found) else line
+        says = self._known.get(template)
+        if says is None:
             if len(self._known) >= TEMPLATES:
                 self._known.clear()
-            self.looked += 1
-            self.start.facts.add(line, sized=not POOL.search(line))
-            found = self._known[template] = Line(line)
-        return found
+            if not EALS_WORDS.isdisjoint(found) or "--" in line:
+                self.start.facts.add(line, sized=not POOL.search(line.lower()))
+            says = self._known[template] = Line(line, found)
+        return says
 
     def told(self) -> list[Told]:
         """Return each problem of the last start that ended, else of the last; causes first."""
         if self.last_ended and not self.start.ended:
             self.start = self.last_ended
-        return Judge(self.start, self.tail).told()
-
-
-def _joined(before: str, line: str, after: list[str]) -> Iterator[str]:
-    """Yield a line with those around it of which a wrap may have made it."""
-    if before and _continues(line) and not SENTENCE.search(before):
-        yield f"{before.strip()} {line.strip()}"
-        yield f"{before.strip()}{line.strip()}"
-    whole = [line.strip()]
-    for text in after:
-        if not _continues(text) or len(whole[0]) < 20:
-            break
-        whole = [f"{w}{gap}{text.strip()}" for w in whole for gap in (" ", "")]
-        yield from whole
+        return Judge(self.start).told()
 
 
 def _continues(line: str) -> bool:
@@ -286,15 +323,29 @@ def _continues(line: str) -> bool:
 class Judge:
     """The verdict on one start."""
 
-    def __init__(self, start: Start, tail: Iterable[str]) -> None:
-        self.start, self.tail = start, list(tail)
+    def __init__(self, start: Start) -> None:
+        self.start = start
         self.memory = bool(start.ended) and start.about_memory()
+        self.secondary = SECONDARY in start.facts.modes
 
     def told(self) -> list[Told]:
         s = self.start
         hits = sorted(s.hits.items(), key=lambda h: (h[1].on, h[1].at))
+        if "no vfio" in s.facts.modes:
+            hits = [
+                (NO_DEVICE, x) if p is BY_ID[24] and "region" in x.line else (p, x) for p, x in hits
+            ]
+        if self.secondary:
+            hits = [(BY_ID[37] if p is FIRST else p, x) for p, x in hits]
+        at_hugepages = HUGEPAGE_END.search(s.fatal) is not None
         sure = [(p, x.line, not x.on or bool(s.ended)) for p, x in hits if x.level == CERTAIN]
+        later = [t for t in sure if at_hugepages and t[0].id not in HUGEPAGES_STAGE]
+        sure = [t for t in sure if t not in later]
+        if sure and sure[0][0].id != 34:  # a pool of the application lacks what EAL lacked before
+            sure = [t for t in sure if t[0].id != 34]
         causes, harmless = self._notes(_ids(sure))
+        harmless += [t for t in sure if t[0].harmless]
+        sure = [t for t in sure if not t[0].harmless]
         certain = [
             *sure,
             *(t for t in causes if t[2]),
@@ -302,23 +353,34 @@ class Judge:
         ]
         if certain and certain[0][0].id == 1 and not sure and 2 not in _ids(certain):
             certain.append((BY_ID[2], certain[0][1], False))  # another size may lack a mount
+        wrappers = [(p, x.line, False) for p, x in hits if x.level == WRAPPER]
+        if _ids(certain) == [34]:
+            certain = wrappers + certain
         if certain:
-            return certain + harmless
+            return certain + [(p, line, False) for p, line, _ in later] + harmless
         signals = [(p, x.line) for p, x in hits if x.level == SIGNAL]
+        others = [(p, x.line, True) for p, x in hits if x.level == OTHER]
         found = [
             *((p, line, len(signals) == 1) for p, line in signals),
-            *causes,
             *((p, x.line, False) for p, x in hits if x.level in (HINT, WRAPPER)),
-            *((p, x.line, True) for p, x in hits if x.level == OTHER),
+            *causes,
+            *others,
+            *((p, line, False) for p, line, _ in later),
         ]
-        if not signals and (s.ended or s.gave_up or not found):
-            hinted = all(x.level != WRAPPER for _, x in hits)
-            if s.gave_up and hinted:
+        if not signals and not wrappers:
+            explained = {x.line for x in (*s.hits.values(), *s.notes.values())}
+            tail = [
+                t for t in s.tail if t.strip() not in explained and not PASSED.search(t.lower())
+            ]
+            word = last_word(tail, quiet=not (found or harmless))
+            if word and word[0].harmless:
+                harmless.append(word)
+            elif word and (word[2] or not (others or found)):
+                found.insert(0, word)
+            elif s.gave_up:
                 found.insert(0, (GAVE_UP, s.gave_up, True))
-            elif hinted:
-                word = last_word(self.tail, quiet=not (found or harmless))
-                if word and (word[2] or not any(x.level == OTHER for _, x in hits)):
-                    found.insert(0, word)
+        if s.ended and not found:
+            found = [(ENDED_SO, s.last, True)]
         return found + harmless
 
     def _notes(self, told: list[int | None]) -> tuple[list[Told], list[Told]]:
@@ -326,17 +388,18 @@ class Judge:
         s = self.start
         causes: list[Told] = []
         harmless: dict[Problem, Told] = {}
-        for key, x in sorted(s.notes.items(), key=lambda n: -n[1].at):
+        notes = sorted(s.notes.items(), key=lambda n: (n[0][-1] == HUGE, -n[1].at))
+        for key, x in notes:
             went_on = x.on or bool(told) or (bool(s.ended) and not self.memory)
             kind = key[0]
             if kind == POOL_NOTE and key[1] != HUGE and {1, 6} & set(told):
                 continue
             if kind == POOL_NOTE:
-                p, certain = self._pool(x.line, went_on)
-            elif kind == MOUNT_NOTE and told:
+                p, certain = self._pool(x, key[1], went_on)
+            elif kind == MOUNT_NOTE and told and "in-memory" not in s.facts.modes:
                 continue
             elif kind == MOUNT_NOTE:
-                p, certain = self._mount(went_on)
+                p, certain = self._mount(x, went_on)
             else:
                 p, certain = self._hint(key[1], key[2], went_on)
             if p.harmless:
@@ -346,27 +409,35 @@ class Judge:
                 causes.append((p, x.line, certain))
         return causes, list(harmless.values())
 
-    def _pool(self, line: str, went_on: bool) -> tuple[Problem, bool]:
-        """Judge a size without a free page: the last one before EAL ended is the cause."""
-        sz, node = page_size(line), Facts(line).node
-        if went_on:
-            return BY_ID[35], True
-        if self.start.ended:
-            return BY_ID[1], 1 in self.start.wrapped
-        if sz is None or sz == HUGE:
-            return BY_ID[35], True
-        return BY_ID[27 if node else 1], True
+    def _pool(self, x: Seen, sz: int | None, went_on: bool) -> tuple[Problem, bool]:
+        """Judge a size without a free page: the last one before EAL ended is the cause.
 
-    def _mount(self, went_on: bool) -> tuple[Problem, bool]:
+        EAL that comes as far as VFIO, or gives up for another reason, has pages of some size.
+        """
+        s = self.start
         if went_on:
+            return BY_ID[35], True
+        if s.ended:
+            elsewhere = s.fatal and not HUGEPAGE_END.search(s.fatal) and not s.wrapped & {1}
+            if sz == HUGE and (elsewhere or x.passed):
+                return BY_ID[35], True
+            return BY_ID[1], 1 in s.wrapped
+        if sz is None or sz == HUGE or x.passed:
+            return BY_ID[35], True
+        return BY_ID[27 if Facts(x.line).node else 1], True
+
+    def _mount(self, x: Seen, went_on: bool) -> tuple[Problem, bool]:
+        s = self.start
+        if went_on or "in-memory" in s.facts.modes or (x.passed and not s.ended):
             return UNMOUNTED_HARMLESS, True
-        return BY_ID[2], 2 in self.start.wrapped
+        return BY_ID[2], 2 in s.wrapped
 
     def _hint(self, cause: Problem, good: Problem, went_on: bool) -> tuple[Problem, bool]:
-        modes = self.start.facts.modes
-        fine = self.start.facts.alone if cause.id == 14 else "va" in modes
-        secondary = cause.id == 14 and "proc-type secondary" in modes
-        if went_on or fine or not (self.start.ended or secondary):
+        s = self.start
+        fine = s.facts.alone if cause.id == 14 else "va" in s.facts.modes
+        if cause.id == 9 and s.ended and not s.fatal_about("IOVA", "devices"):
+            fine = True
+        if went_on or fine or not (s.ended or (cause.id == 14 and self.secondary)):
             return good, True
         return cause, False
 
@@ -383,24 +454,44 @@ def read(lines: Iterable[str]) -> list[Told]:
 
 
 def last_word(lines: list[str], quiet: bool = False) -> Told | None:
-    """Return the last line that is fatal, else the last error, with where it is in EAL's source.
+    """Return the last error of EAL before the line that is fatal, else that line, else an error.
 
-    quiet: whether a warning, or a quieter line about a failure, counts if there is no error. What
-    is known of the line is which part of EAL it is about: the table of messages.txt.
+    With where it is in EAL's source. A fatal line reports that something failed before; an error
+    before it of the same part, or of EAL's memory, is what failed. quiet: whether a warning, or a
+    quieter line about a failure, counts if there is no error.
     """
-    error = warning = None
+    fatal: tuple[messages.Message | None, str] | None = None
+    error: Told | None = None
+    warning: Told | None = None
     for line in reversed(lines[-LAST:]):
         if not EALS.search(line):
             continue
         line = line.strip()
         m = messages.find(line)
         if "FATAL" in line or (m and m.level in ENDS):
-            return _word(m, line), line, True
-        if m and m.level in ERRORS:
-            error = error or (_word(m, line), line, False)
+            if fatal and m and fatal[0] is not m:
+                break  # of another start
+            fatal = m, line
+        elif m and m.level in ERRORS and not _repeats(line, fatal):
+            if not fatal:
+                error = error or (_word(m, line), line, False)
+            elif _explains(m, fatal[0]):
+                return _word(m, line), line, True
         elif m and quiet:
             warning = warning or (_word(m, line), line, False)
+    if fatal:
+        return _word(*fatal), fatal[1], True
     return error or warning
+
+
+def _repeats(line: str, fatal: tuple[messages.Message | None, str] | None) -> bool:
+    """Whether a line repeats the fatal one, as rte_eal_init() does in the log and on stderr."""
+    return fatal is not None and line.rpartition("EAL: ")[2] in fatal[1]
+
+
+def _explains(m: messages.Message, fatal: messages.Message | None) -> bool:
+    """Whether an error is the reason of a fatal line after it."""
+    return m.about in messages.OURS or (fatal is not None and m.about == fatal.about)
 
 
 def _word(m: messages.Message | None, line: str) -> Problem:
@@ -411,6 +502,11 @@ def _word(m: messages.Message | None, line: str) -> Problem:
     ends = m.level in ENDS or "FATAL" in line
     what = "EAL gave up" if ends else f"a{'n error' if m.level in ERRORS else ' warning'} of EAL"
     if m.about in messages.OURS:
+        if GAVE_UP.patterns[0][1].search(line.lower()):
+            return GAVE_UP
+        if (p := places.at(m.file, m.function, line)) is not None:
+            means = f"{p.means} The line is {m.text()}."
+            return Problem(p.id, p.title, ", ".join(p.links), (), means, p.fix, harmless=p.harmless)
         title, fix, reach = f"{what}, about its {m.about}", GAVE_UP.fix, ""
     else:
         title, reach = f"{what}, not about memory: {m.about}", "doctor checks EAL's memory"

@@ -1,0 +1,152 @@
+"""Find which patterns a line matches, without trying them all: by a word that each of them needs.
+
+A table of a few hundred patterns is tried on a line of a log in some microseconds, because most
+lines have no word of most patterns.
+"""
+
+from __future__ import annotations
+
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pyeal.tools.explain.problems import Problem
+
+
+def lowered(pattern: str) -> str:
+    """Return a pattern for lines in lower case: without IGNORECASE, re skips to literal text."""
+    return re.sub(r"\\.|[A-Z]+", lambda m: m[0] if m[0][0] == "\\" else m[0].lower(), pattern)
+
+
+Match = tuple["Problem", int, re.Match[str]]  # a problem, CERTAIN, HINT or WRAPPER, where
+
+
+class Table:
+    """Problems in order, whose patterns are tried only on a line that has a word of theirs."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.order = {p: i for i, p in enumerate(problems)}
+        self.by_word: dict[bytes, list[tuple[Problem, int, re.Pattern[str]]]] = {}
+        for p in problems:
+            for level, pattern in p.patterns:
+                for word in key_words(pattern.pattern):
+                    self.by_word.setdefault(word, []).append((p, level, pattern))
+
+    def matches(self, low: str, words: Iterable[bytes]) -> list[Match]:
+        """Return each pattern that a line in lower case matches, in the order of the problems."""
+        found = {}
+        for word in words:
+            for p, level, pattern in self.by_word.get(word, ()):
+                if (p, pattern) not in found and (m := pattern.search(low)):
+                    found[p, pattern] = p, level, m
+        if len(found) < 2:
+            return list(found.values())
+        return sorted(found.values(), key=lambda f: (self.order[f[0]], f[1]))
+
+
+LETTERS = bytes(ord(chr(c).lower()) if c < 128 and chr(c).isalnum() else 32 for c in range(256))
+COMMON = frozenset(
+    b"""
+    a an and any are as at be by can cannot code could do error failed fail for from get has have in
+    init is it line memory name no not of on only open or out packet port process set start status
+    table than that the this to unable up use used with
+    """.split()
+)
+TOKEN = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\{[^}]*\}|\(\?(?:[:!=]|<[!=]|P<\w+>)|.", re.S)
+BOUNDARIES = (r"\b", r"\W", r"\D", r"\s", "^", "$")
+EDGES = re.compile(r"\[[^a-zA-Z0-9\\^]+\]|\[\\[sWD][^a-zA-Z0-9]*\]")
+
+
+def words_of(line: str) -> list[bytes]:
+    """Return the ASCII words of a line, lower case."""
+    return line.encode("ascii", "replace").translate(LETTERS).split()
+
+
+def key_words(pattern: str) -> frozenset[bytes]:
+    """Return words of which a line has one if it matches the pattern."""
+    words = _keys(TOKEN.findall(pattern))
+    if not words:
+        raise ValueError(f"no word stands in each line that matches {pattern}")
+    return frozenset(w.encode() for w in words)
+
+
+def _keys(tokens: list[str]) -> set[str]:
+    """Return the best words of each alternative; empty if one has none."""
+    found: set[str] = set()
+    for branch in _split(tokens):
+        choices = list(_choices(branch))
+        if not choices:
+            return set()
+        found |= min(
+            choices,
+            key=lambda ws: (
+                not COMMON.isdisjoint(w.encode() for w in ws),
+                len(ws),
+                -min(map(len, ws)),
+            ),
+        )
+    return found
+
+
+def _split(tokens: list[str]) -> list[list[str]]:
+    branches: list[list[str]] = [[]]
+    depth = 0
+    for t in tokens:
+        depth += (t[0] == "(") - (t == ")")
+        if t == "|" and not depth:
+            branches.append([])
+        else:
+            branches[-1].append(t)
+    return branches
+
+
+def _choices(branch: list[str]) -> Iterator[set[str]]:
+    """Yield sets of words of which each match of a branch has one: literal words, and groups."""
+    run, i = "", 0
+    while i < len(branch):
+        t = branch[i]
+        after = branch[i + 1] if i + 1 < len(branch) else ""
+        if t[0] == "(":
+            depth, end = 1, i + 1
+            while depth:
+                depth += (branch[end][0] == "(") - (branch[end] == ")")
+                end += 1
+            yield from _whole(run)
+            optional = end < len(branch) and branch[end][0] in "?*{"
+            if not optional and not t.startswith(("(?!", "(?<")):
+                inner = _keys(branch[i + 1 : end - 1])
+                if inner:
+                    yield inner
+            run, i = "\0", end
+            continue
+        plain = t[-1] if len(t) == 2 and not t[-1].isalnum() else t
+        if t in BOUNDARIES or (t[0] == "[" and EDGES.fullmatch(t)):
+            run += " "
+        elif t[0] == "{" or (t in "*+?" and run.endswith(" ")):
+            pass
+        elif (after and after[0] in "?*{") or len(plain) > 1 or t in ".?*+":
+            yield from _whole(run + "\0")
+            run = "\0"
+        else:
+            run += plain.lower()
+        i += 1
+    yield from _whole(run)
+
+
+def _whole(run: str) -> Iterator[set[str]]:
+    """Yield each word of literal text that is whole; what may go on at the end, with an s too."""
+    words = re.finditer(r"[a-z0-9]+", run)
+    for m in words:
+        left, right = run[m.start() - 1 : m.start()], run[m.end() : m.end() + 1]
+        if left != "\0" and right != "\0" and len(m[0]) > 1:
+            yield {m[0]} if right else {m[0], m[0] + "s"}
+
+
+def closest(matches: Iterable[Match]) -> list[tuple[Problem, int]]:
+    """Return (problem, level) of each problem, the surest and closest match first."""
+    best: dict[Problem, tuple[int, int]] = {}
+    for p, level, m in matches:
+        best[p] = min(best.get(p, (9, 0)), (level, m.start() - m.end()))
+    return [(p, best[p][0]) for p in sorted(best, key=lambda p: (*best[p], p.id or 0))]
