@@ -353,6 +353,7 @@ class Primary:
         e.heaps.create()
         e.lists.rwlock("mlock")  # of the zones: one of those that a dead process may have held
         e.config.tsc_hz = runtime.tsc_hz(e.release.clock_step, e.host)
+        e.heaps.worker_stacks(opts.worker_stack, [node for _, node in running[1:]])
         self.tables = e.heaps.service_tables()
         if secondaries:
             self._serve(secondaries)

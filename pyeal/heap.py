@@ -567,6 +567,17 @@ class Heaps:
             libc.zero(va, size)
         return taken
 
+    def worker_stacks(self, size: int, nodes: list[int]) -> None:
+        """Allocate a stack for each worker lcore, on its node. eal_worker_thread_create
+
+        pyeal has no worker threads, but its heap is that of an EAL with these options. EAL panics
+        where this raises EalError(ENOMEM).
+        """
+        for node in nodes if size else ():
+            if not self.malloc(size, 0, node):
+                what, wanted = "Cannot allocate worker lcore stack memory", f"{size} bytes of heap"
+                raise EalError(ENOMEM, "service", what, expected=wanted, found=self.segments.why)
+
     def free_unused(self) -> None:
         """Free the pages of every free element, at the end; those in use stay."""
         for heap in self.heaps:

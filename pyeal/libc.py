@@ -115,6 +115,14 @@ _view = ctypes.pythonapi["PyMemoryView_FromMemory"]
 _view.restype, _view.argtypes = ctypes.py_object, (c_void_p, ctypes.c_ssize_t, c_int)
 
 
+def thread_stack() -> int:
+    """Return the bytes of the stack of a new thread. pthread_attr_getstacksize"""
+    attr, size = ctypes.create_string_buffer(128), c_size_t()
+    short.pthread_attr_init(attr)
+    short.pthread_attr_getstacksize(attr, ctypes.byref(size))
+    return size.value
+
+
 def os_error(what: str) -> OSError:
     """Returns the OSError of the call that was just made, with `what` in its text."""
     no = ctypes.get_errno()

@@ -41,6 +41,7 @@ class Options:
     def __init__(self, release: Release, log: Log | None = None) -> None:
         self.release = release
         self.log: Log = log or (lambda level, text: None)
+        self.worker_stack = 0  # bytes of the heap for each worker lcore; 0: none
         self.memory = 0  # -m; what socket_mem asks for is not added to it
         self.socket_mem: dict[int, int] | None = None
         self.socket_limit: dict[int, int] | None = None
@@ -84,6 +85,10 @@ _TEXTS = {  # getopt's releases, argparse's
     ),
     "stack": ("invalid parameter for --huge-worker-stack", "invalid huge worker stack parameter"),
     "intr": ("invalid parameters for --vfio-intr", "invalid vfio interrupt parameter: '{value}'"),
+    "token": (
+        "invalid parameters for --vfio-vf-token",
+        "invalid vfio vf token parameter: '{value}'",
+    ),
     "pool": (
         "Invalid length of --mbuf-pool-ops-name option",
         "Invalid mbuf pool ops name parameter",
@@ -188,8 +193,19 @@ def _simd(o: Options, value: str | None) -> None:
 
 
 def _worker_stack(o: Options, value: str | None) -> None:
-    if value and not 1 <= strto(value)[0] < U64 // 1024:
+    kb = strto(value)[0] if value else 0
+    if value and not 1 <= kb < U64 // 1024:
         raise _bad(o, "stack", value, "a size in kB")
+    if not kb:
+        from .libc import thread_stack
+    o.worker_stack = kb * 1024 or thread_stack()
+
+
+def _vf_token(o: Options, value: str | None) -> None:
+    parts = (value or "").split("-")
+    digits = all(c in "0123456789abcdefABCDEF" for c in "".join(parts))
+    if [len(p) for p in parts] != [8, 4, 4, 4, 12] or not digits:
+        raise _bad(o, "token", value, "a UUID")
 
 
 def _one_of(key: str, expected: str, attr: str = "", values: tuple[str, ...] = ()) -> Handler:
@@ -322,7 +338,8 @@ _OPTIONS: tuple[Row, ...] = (
     _o("huge-worker-stack", MAY, _worker_stack, since="22.07"),
     _o("vfio-intr", MUST, _vfio_intr),
     *map(_o, "create-uio-dev no-hpet no-pci telemetry no-telemetry vmware-tsc-map".split()),
-    *(_o(name, MUST) for name in "vdev vfio-vf-token log-level".split()),
+    _o("vfio-vf-token", MUST, _vf_token),
+    *(_o(name, MUST) for name in "vdev log-level".split()),
     *(_o(name, MUST) for name in "trace trace-dir trace-bufsz trace-mode".split()),
     _o("syslog", MUST, until="24.11"),
     _o("syslog", MAY, since="24.11"),
@@ -340,7 +357,7 @@ _OPTIONS: tuple[Row, ...] = (
     _o("auto-probing", since="26.07"),
     _o("no-auto-probing", NO, None, "A", since="26.07"),
 )
-_CHECKED = (_simd, _worker_stack, _pool_ops, _vfio_intr)
+_CHECKED = (_simd, _pool_ops, _vf_token, _vfio_intr)
 _MANY = ("allow", "block", "driver-path", "vdev", "log-level", "trace", "pagesz-mem")
 
 # Pairs that exclude each other, in EAL's order: eal_check_common_options; eal_collate_args.

@@ -35,22 +35,25 @@ def make_directory(
     if opts.no_shconf and not release.runtime_dir_without_shconf:
         return path
     try:
-        for level in (os.path.dirname(path), path):
+        for level in (path.removesuffix(f"/{opts.file_prefix}"), path):
             try:
                 os.mkdir(level, 0o700)
             except FileExistsError:
                 files.check_directory(level)
     except OSError as e:
         if not opts.no_shconf:
-            raise EalError(
-                EINVAL,
-                "runtime",
-                f"Cannot create runtime directory {e.filename}: {e.strerror}",
-                fix="set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory of this user",
-                reason="runtime-directory",
-            ) from None
+            raise no_directory(e.filename, e.strerror or "", opts) from None
         log("WARNING", f"No DPDK runtime directory created: {e.filename}: {e.strerror}")
     return path
+
+
+def no_directory(path: str, why: str, opts: Options) -> EalError:
+    """Return the error of a runtime directory that cannot be created."""
+    fix = "set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory of this user"
+    if "/" in opts.file_prefix:  # of the levels EAL creates the last two alone
+        fix = f"--file-prefix {opts.file_prefix.replace('/', '_')}"
+    what = f"Cannot create runtime directory {path}: {why}"
+    return EalError(EINVAL, "runtime", what, fix=fix, reason="runtime-directory")
 
 
 def processes(directory: str, host: Host = LOCAL) -> dict[int, str]:

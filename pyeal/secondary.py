@@ -130,6 +130,7 @@ class Secondary:
         on_event = e.sync.on_event
         e.heaps = Heaps(e.lists, e.memalloc, opts, sockets, main, log, e._pages, on_event)
         self._connect()
+        e.heaps.worker_stacks(opts.worker_stack * self.known, [node for _, node in running[1:]])
 
     def _join(self) -> None:
         """Makes this process known to the primary, before it looks at any memory."""

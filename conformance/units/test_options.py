@@ -19,6 +19,8 @@ from pyeal.errors import EalError
 ORACLE = Path(__file__).with_name("oracle.py")
 M2, G1 = 2 * MB, GB
 
+TOKEN = "f81d4fae-7dec-11d0-A765-00a0c91e6bf6"
+
 # Arguments and what becomes of them in 22.11; a real librte_eal must accept them too.
 ACCEPTED: list[tuple[list[str], dict[str, object]]] = [
     ([], {"memory": 0, "file_prefix": "rte", "huge_unlink": "existing", "proc_type": "primary",
@@ -79,7 +81,8 @@ ACCEPTED: list[tuple[list[str], dict[str, object]]] = [
                   "--no-telemetry"]}),
     (["--vfio-intr=msi", "--force-max-simd-bitwidth=512"],
      {"ignored": ["--vfio-intr=msi", "--force-max-simd-bitwidth=512"]}),
-    (["--huge-worker-stack", "--huge-worker-stack=64"], {}),
+    (["--huge-worker-stack", "--huge-worker-stack=64"], {"worker_stack": 64 << 10}),
+    ([f"--vfio-vf-token={TOKEN}"], {"ignored": [f"--vfio-vf-token={TOKEN}"]}),
 ]
 
 # Arguments that 22.11 refuses, and EAL's words for it; a real librte_eal must say them as well.
@@ -138,6 +141,8 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--force-max-simd-bitwidth=100"], "invalid parameter for --force-max-simd-bitwidth"),
     (["--huge-worker-stack=0"], "invalid parameter for --huge-worker-stack"),
     (["--vfio-intr=none"], "invalid parameters for --vfio-intr"),
+    *(([f"--vfio-vf-token={bad}"], "invalid parameters for --vfio-vf-token")
+      for bad in ("x", TOKEN[1:], TOKEN + "0", TOKEN.replace("-", ""), "g" + TOKEN[1:])),
     (["-a", "00:01.0", "-b", "00:02.0"],
      "Options allow (-a) and block (-b) can't be used at the same time"),
     (["--mbuf-pool-ops-name="], "Invalid length of --mbuf-pool-ops-name option"),
@@ -186,6 +191,7 @@ ARGPARSE_WORDS: list[tuple[list[str], str]] = [
     (["--nonsense"], "unknown argument --nonsense!"),
     (["-n4", "-n=4"], "argument -n should not occur multiple times!"),
     (["--no-huge=1"], "argument --no-huge should not take value!"),
+    (["--vfio-vf-token=x"], "invalid vfio vf token parameter: 'x'"),
     (["-m"], "argument -m doesn't have value!"),
 ]
 

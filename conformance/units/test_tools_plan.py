@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from errno import EINVAL
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,34 @@ def test_it_finds_the_pages_of_each_host(
 
     nodes = r.release.numa_nodes_max
     assert found == {sz: [d, *n, *[0] * (nodes - len(n))] for sz, (d, *n) in e.counts.items()}
+
+
+@pytest.mark.parametrize("release", ["22.11.11", "26.07"])
+def test_stacks_of_workers_come_from_the_heap(release: str, tmp_path: Path) -> None:
+    """Two workers of 3 MB each: two pages more for each, as for any malloc of this size."""
+    host = fake_host.load("two-nodes-2M")
+    args = ["-m", "2", "--lcores=0@0,1@0,2@0"]
+    pages = []
+    for more in ([], ["--huge-worker-stack=3072"]):
+        with DryRun([*args, *more], release, FakeView(host, tmp_path / str(len(more)))) as r:
+            assert r.error is None
+            pages.append(sum(m.count for m in r.lists))
+
+    assert pages[1] - pages[0] == 4
+
+
+def test_a_prefix_below_a_directory_that_is_missing_is_refused(tmp_path: Path) -> None:
+    """EAL creates two levels, not three. The fix is a name that a start takes."""
+
+    class View(FakeView):
+        def access(self, path: str, mode: int) -> bool:
+            return not path.endswith("/dpdk/a")
+
+    host = fake_host.load("two-nodes-2M")
+    with DryRun(["--file-prefix=a/b"], "22.11.11", View(host, tmp_path / "a")) as r:
+        assert r.error and (r.error.errno, r.error.stage) == (EINVAL, "runtime")
+    with DryRun(r.error.fix.split(), "22.11.11", View(host, tmp_path / "b")) as r:
+        assert r.error is None
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from ctypes import sizeof
+from errno import ENOENT
 
-from pyeal import config, hugepages, layout, libc, options, releases
+from pyeal import config, hugepages, layout, libc, options, releases, runtime
 from pyeal.backing.base import Backing, ListPerFd
 from pyeal.backing.legacy import LegacyFiles
 from pyeal.backing.memory import NoHuge
@@ -289,7 +290,11 @@ class NoFootprint(Footprint):
         return False
 
     def make_directory(self, eal: Eal) -> str:
-        return self.view.runtime_dir(eal.options.file_prefix, eal.release)
+        path = self.view.runtime_dir(eal.options.file_prefix, eal.release)
+        above = os.path.dirname(path)
+        if "/" in eal.options.file_prefix and not self.view.access(above, os.X_OK):
+            raise runtime.no_directory(path, os.strerror(ENOENT), eal.options)
+        return path
 
     def open_config(self, eal: Eal) -> config.Config:
         if self.writes:

@@ -20,6 +20,7 @@ ARGS = {
     "base-virtaddr": ["-m", "4", "--base-virtaddr=0x200000001000"],
     "match": ["-m", "4", "--match-allocations"],
 }
+STACK = ["-m", "4", "--lcores=0@0,1@0", "--huge-worker-stack=3000"]
 NEVER = ["-m", "4", "--huge-unlink=never"]
 STRUCTS = {  # what a file is an array of; all others hold memsegs
     "hugepage_info": "hugepage_info",
@@ -36,6 +37,7 @@ DRIFT = 0.0005  # of two measurements of the clock
     "args",
     [
         *(pytest.param(args, id=name) for name, args in ARGS.items()),
+        pytest.param(STACK, id="worker-stack", marks=needs(release=">=22.07")),
         pytest.param(NEVER, id="never", marks=needs(release="keeps_old_files")),
     ],
 )

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from conformance import GB, HUGE_FILES, MB, modes, needs, requirement, sizes
+from conformance import GB, HUGE_FILES, MB, modes, needs, requirement, sizes, until
 from conformance.harness import host
 from conformance.harness.catalogue import holds
 
@@ -248,8 +248,8 @@ def test_pages_are_mapped_under_the_directorys_lock(start, join, evidence):
     fcntl.flock(fd, fcntl.LOCK_EX)
     other = join(init=False)
     other.begin("init", args=other.args)
-    waits = not other.answered(0.4)
-    asked = [x for x in eal.locks(eal.hugedir()) if x.waits]
+    asked = until(lambda: [x for x in eal.locks(eal.hugedir()) if x.waits])
+    waits = not other.answered(0.1)
     os.close(fd)
     evidence(f"waits: {[(x.kind, x.mode) for x in asked]}")
 
