@@ -4,11 +4,15 @@ What a test author imports; the fixtures are those of conftest.py. pytest is imp
 is made: `python -m conformance peers` and `hugepages` run before anything is installed.
 """
 
+import os
 import time
 from pathlib import Path
 
 SUITE = Path(__file__).parent
 FIXTURES = SUITE.parent / "fixtures"
+
+# how many times slower this machine is than a computer: ci/machines says so
+SLOWER = float(os.environ.get("CONFORM_SLOWER", "1"))
 
 MODES = {  # what each mode is called in reports: the arguments that choose it
     "dynmem": [],

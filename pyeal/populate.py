@@ -318,4 +318,5 @@ def why_absent(e: OSError, size: int) -> str:
 
 def more_pages(size: int, node: int) -> str:
     """Returns the command that adds pages of a size on a node."""
-    return f"dpdk-hugepages.py -p {size >> 20}M -n {node} -r SIZE, or a larger size= of the mount"
+    page = f"{size >> 20}M" if size >> 20 else f"{size >> 10}K"
+    return f"dpdk-hugepages.py -p {page} -n {node} -r SIZE, or a larger size= of the mount"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import SUITE
+from conformance import SLOWER, SUITE
 from conformance.harness import facts, library, peers
 
 
@@ -165,7 +165,7 @@ class Child:
 
     def answered(self, within=0):
         """Whether an answer, or the end, is there."""
-        return bool(select.select([self.popen.stdout], [], [], within)[0])
+        return bool(select.select([self.popen.stdout], [], [], within * SLOWER)[0])
 
     def answer(self, verb, within=None):
         """The other half: the answer to what was told."""
@@ -178,6 +178,7 @@ class Child:
 
     def _reply(self, verb, limit):
         __tracebackhide__ = True
+        limit *= SLOWER
         fd, end = self.popen.stdout.fileno(), time.monotonic() + limit
         poll = select.poll()
         poll.register(fd, select.POLLIN)
@@ -231,7 +232,7 @@ class Child:
         except BrokenPipeError:
             pass
         try:
-            rc = self.popen.wait(self.limit)
+            rc = self.popen.wait(self.limit * SLOWER)
         except subprocess.TimeoutExpired:
             self.kill()
             raise TargetHung(

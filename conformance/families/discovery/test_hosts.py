@@ -33,10 +33,12 @@ def described(make_box, tmp_path):
         mounts = [("tmpfs", "/run/proc", ""), ("tmpfs", "/mnt", "")]
         alone = any(set(e.counts) == {fake_host.size("1G")} for e in h.expects)
         for at, sz in real_mounts(h):
-            room = fake_host.size(sz) * (2 if sz == "2M" else alone)
+            room = fake_host.size(sz) * {"2M": 2, "64K": 16}.get(sz, alone)
             mounts.append((sz, at, f"size={room}"))
         binds = {"/run/proc": "/proc", **h.binds(root)}
         lease = {"2M": 4, "1G": 1} if alone else {"2M": 4}
+        if any(sz == "64K" for _, sz in real_mounts(h)):
+            lease["64K"] = 16
         box = make_box({}, lease=lease, mounts=mounts, binds=binds)
         for at in h.dirs():
             box.path("/mnt").joinpath(at.removeprefix("/mnt/")).mkdir(parents=True, exist_ok=True)

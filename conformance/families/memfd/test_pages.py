@@ -47,13 +47,14 @@ def test_each_page_is_a_memfd_of_its_own(start, page, evidence):
 @requirement("MEMFD-008")
 @modes("in-memory")
 @sizes({"2M": 5, "1G": 1})
-def test_single_file_is_one_memfd_for_each_list(start, page, make_box, evidence):
+def test_single_file_is_one_memfd_for_each_list(start, page, fake_host, evidence):
     """seg_<list>: grows and shrinks page by page, and is closed with the list's last page.
 
     2M:  the list that has a page grows by three and frees them as a hole; its length stays
     1G:  the heap's one page is full, so a list of 2M pages begins, and ends with what it began
     """
-    box = make_box(lease={"2M": 5} | ({"1G": 1} if page == GB else {}))
+    pages = {"2M": 5} | ({"1G": 1} if page == GB else {})
+    box = fake_host({}, free=pages, lease=pages)
     eal = start("--single-file-segments", "-m", str(page >> 20), box=box)
     first = eal.segments()[0].list
     ((fd, name),) = memfds(eal).items()
