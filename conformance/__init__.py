@@ -34,7 +34,7 @@ BIG = 5 * MB  # an allocation for which the heap grows by three pages of 2 MB
 def until(condition, limit=60.0, longest=0.05):
     """Return the first true value of condition(), or its last value after `limit` seconds.
 
-    longest: seconds between two looks, once many were in vain.
+    longest: seconds between two looks, after many.
     """
     end, pause = time.monotonic() + limit, 0.001
     while not (found := condition()) and time.monotonic() < end:

@@ -6,6 +6,7 @@ A command is imported when it is called: `peers` and `hugepages` run before anyt
 from __future__ import annotations
 
 import sys
+import traceback
 
 
 def run(argv):
@@ -152,8 +153,18 @@ def main(argv):
         return COMMANDS[argv[0]](argv[1:])
     except ModuleNotFoundError as e:
         if (e.name or "").startswith(("conformance", "pyeal")):
-            raise
+            traceback.print_exc()
+            return 2
         print(f"pyeal: no module {e.name}: pip install 'pyeal[conformance]'", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{argv[0]}: interrupted", file=sys.stderr)
+        return 130
+    except OSError as e:  # 1 is a verdict, and there is no verdict
+        print(f"{argv[0]}: this machine fails: {e}", file=sys.stderr)
+        return 2
+    except Exception:
+        traceback.print_exc()
         return 2
 
 

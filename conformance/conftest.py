@@ -10,6 +10,7 @@ evidence(text)      a line for the report: what was seen
 
 from __future__ import annotations
 
+import errno
 import gc
 import itertools
 import os
@@ -27,7 +28,7 @@ from _pytest.runner import runtestprotocol
 
 from conformance import MODES, SUITE
 from conformance.harness import catalogue, facts, host, neighbours
-from conformance.harness.box import Box, Cgroup, Open
+from conformance.harness.box import Box, BoxError, Cgroup, Open
 from conformance.harness.child import (
     Child,
     TargetDied,
@@ -541,10 +542,19 @@ def cgroup(request, prefix, as_found):
 
 # Reports
 
+NO_VERDICT = errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM
+
+
+def of_this_machine(e):
+    """Whether this process failed, not the target: a disk is full, a box cannot be made."""
+    return isinstance(e, BoxError) or (isinstance(e, OSError) and e.errno in NO_VERDICT)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
+    if report.failed and call.excinfo and of_this_machine(call.excinfo.value):
+        report.user_properties.append(("broken", f"this machine fails: {call.excinfo.value}"))
     if report.when == "call" and report.outcome != "passed":
         for eal in item.stash.get(STARTED, []):
             report.sections.append((f"log of {eal!r}", eal.log[-6000:]))

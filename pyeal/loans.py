@@ -497,7 +497,7 @@ def main(argv: list[str] | None = None) -> int:
             show()
     except (Refused, OSError) as e:
         print(f"hugepages: {e}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

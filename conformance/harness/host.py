@@ -421,7 +421,7 @@ def cmdline(pid):
         return "(gone)"
 
 
-SETTLED = 30.0  # seconds after which what is left is left behind, on a slow machine, too
+SETTLED = 30.0  # seconds after which what is left is left behind, also on a slow machine
 
 
 def settled(before, prefix="eal_"):

@@ -93,7 +93,7 @@ class Watch:
     """One try of a test: what was there when it began.
 
     near: look at other processes from the beginning, which costs a walk through /proc. The first
-    try of a test does without: then whoever is there at its end may have disturbed it.
+    try of a test does without: then any process that is there at its end may have disturbed it.
     """
 
     def __init__(self, pools, near):

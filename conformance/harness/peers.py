@@ -442,5 +442,5 @@ def main(argv):
             print(fetch(name, say, args.mirror).root, flush=True)
         except Unobtainable as e:
             print(f"peers: {name}: {e}", file=sys.stderr)
-            code = 1
+            code = 2
     return code

@@ -29,6 +29,7 @@ from conformance import SUITE
 from conformance.harness import catalogue, host, peers
 from conformance.harness.child import TargetDied, TargetHung, greet
 from conformance.harness.console import ink, say
+from conformance.harness.neighbours import NOT_JUDGED
 from conformance.runner.report import merge, pages, results
 from pyeal import loans
 
@@ -140,6 +141,18 @@ def could_not(runs):
         out.append("\nmore would run here, whole or in part, with")
         out += [f"  {n:>4}  {what}" for what, n in lacking]
     return "\n".join(out)
+
+
+def disturbed(runs):
+    """Tests that were repeated, since other users of hugepages disturbed them."""
+    found = [(r, t) for r in runs for t in r.tests.values() if t.disturbed]
+    times = sum(int(t.disturbed.split()[0]) for _, t in found)
+    out = [f"\ndisturbed by other users of hugepages: {len(found)} tests, repeated {times} times"]
+    for r, t in found[:10]:
+        where = f" [{t.params}]" if t.params else ""
+        out.append(f"  {r.target}  {t.requirement}{where}: {t.verdict}, {t.disturbed}")
+    out += [f"  and {len(found) - 10} more: see run.jsonl"] * (len(found) > 10)
+    return "\n".join(out) if found else ""
 
 
 def wanted(runs):
@@ -406,9 +419,11 @@ def run_target(t, args, facts, folder, tmp):
     }
     with open(folder / "run.jsonl", "a", encoding="utf-8") as to:
         to.write(json.dumps(header) + "\n")
-        if collected.exists():
+        try:
             tests = json.loads(collected.read_text())
             to.write(json.dumps({"$report_type": "Collected", "tests": tests}) + "\n")
+        except (FileNotFoundError, ValueError):
+            pass  # pytest came to no collection, or its disk is full
         if part.exists():
             to.write(part.read_text().rstrip("\n") + "\n")  # a cut line spoils no header
     if interrupted:
@@ -534,6 +549,9 @@ def main(argv):
     except (Broken, loans.Refused, catalogue.Broken, results.BadMerge) as e:
         print(f"conform: {e}", file=sys.stderr)
         return BROKEN
+    except OSError as e:  # a full disk, for one
+        print(f"conform: this machine fails: {e}", file=sys.stderr)
+        return BROKEN
     except KeyboardInterrupt:
         print("conform: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -599,6 +617,8 @@ def conform(args, folder):
         for word in ("deviating", "failed"):
             if text := listed(runs, word):
                 say(text)
+    if text := disturbed(runs):
+        say(text)
     say(f"\nreport: {folder / 'index.html'}")
     if interrupted:
         raise KeyboardInterrupt
@@ -627,6 +647,9 @@ def judge(said, runs):
             why = "no test was chosen" if exit_code == 5 else f"pytest ends with {exit_code}"
             print(f"conform: {t.name}: {'; '.join([why, *run.broken])}", file=sys.stderr)
             print("\n".join(f"  | {line}" for line in tail), file=sys.stderr)
+            code = BROKEN
+        elif lost := [x for x in run.tests.values() if x.reason.startswith(NOT_JUDGED)]:
+            print(f"conform: {t.name}: {len(lost)} tests {NOT_JUDGED}", file=sys.stderr)
             code = BROKEN
         elif run.counts()["failed"] and code == OK:
             code = VERDICTS

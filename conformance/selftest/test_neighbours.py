@@ -65,7 +65,7 @@ def test_a_failure_with_no_neighbour_is_none_of_theirs(suite, pool):
 
 
 def test_a_test_that_changes_the_pool_each_time_fails(suite, pool):
-    """By the same number in each of three tries, with nobody else at work."""
+    """By the same number in each of three tries, with no other process at work."""
     done = suite.run(COUNTED.format(grow("host.own_pool['2M'].total + 1"), 0))
 
     assert done.outcomes.get("errors") == 1, done.text
@@ -121,7 +121,7 @@ def test_processes_of_this_run_are_no_neighbours(monkeypatch):
 
 @pytest.mark.parametrize("theirs", ["mode", "link", "file", "none"])
 def test_a_folder_that_others_write_is_not_used(tmp_path, monkeypatch, theirs):
-    """An ordinary user without a runtime directory has one that nobody could prepare."""
+    """An ordinary user without a runtime directory has one of a name that others do not know."""
     squat = tmp_path / "run"
     match theirs:
         case "mode":

@@ -37,6 +37,7 @@ class Test:
         self.nodeid, self.verdict, self.reason, self.trace = nodeid, "passed", "", ""
         self.requirement = self.family = self.statement = self.mode = ""
         self.evidence, self.sections, self.duration = [], {}, 0.0
+        self.disturbed = self.broken = ""  # by other users of hugepages; by this machine
         self.lines = []  # of phases that passed, not yet parsed
 
     @property
@@ -68,6 +69,8 @@ class Test:
         self.family = props.get("family", self.family)
         self.statement = props.get("statement", self.statement)
         self.evidence = [v for k, v in said if k == "evidence"] or self.evidence
+        self.disturbed = props.get("disturbed", self.disturbed)
+        self.broken = props.get("broken", self.broken)
         self.sections |= dict(tuple(s) for s in r.get("sections", []))
         self.duration += r.get("duration", 0)
         text = _text(r.get("longrepr"))
@@ -165,6 +168,7 @@ class Run:
                 t.settle()
             t.requirement = t.requirement or t.nodeid
             t.family = t.family or NO_ROW
+        self.broken += [f"{t.nodeid}: {t.broken}" for t in self.tests.values() if t.broken]
         if self.finished is None:
             self.broken.append("the run ended before its time: no last line in its log")
         return self
