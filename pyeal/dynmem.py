@@ -6,6 +6,7 @@ from errno import ENOMEM
 
 from .errors import EalError
 from .layout import FLAG_DO_NOT_FREE
+from .populate import more_pages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ def pages_per_socket(
             rest -= taken
             missing -= taken
         if rest and socket_mem and socket_mem.get(node):
-            raise _short(node, socket_mem[node], rest)
+            raise _short(node, socket_mem[node], rest, available)
     if missing:
-        raise _short(None, memory, missing)
+        raise _short(None, memory, missing, available)
     return used
 
 
@@ -76,16 +77,14 @@ def _spread(
     return wanted
 
 
-def _short(node: int | None, wanted: int, missing: int) -> EalError:
-    where = "" if node is None else f" on socket {node}"
+def _short(
+    node: int | None, wanted: int, missing: int, available: list[tuple[int, list[int]]]
+) -> EalError:
+    where, of_node = ("", "") if node is None else (f" on socket {node}", f"-on-node-{node}")
     got = wanted // MB - missing // MB
-    return EalError(
-        ENOMEM,
-        "pages",
-        f"Not enough memory available{where}! Requested: {wanted // MB}MB, available: {got}MB",
-        fix="dpdk-hugepages.py -s shows the pools, -r SIZE reserves more",
-        reason="too-few-pages" if node is None else f"too-few-pages-on-node-{node}",
-    )
+    what = f"Not enough memory available{where}! Requested: {wanted // MB}MB, available: {got}MB"
+    fix = more_pages(available[-1][0], node) if available else ""
+    return EalError(ENOMEM, "pages", what, fix=fix, reason=f"too-few-pages{of_node}")
 
 
 def init(segments: Segments, opts: Options, lcores: dict[int, int]) -> None:

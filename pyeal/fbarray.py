@@ -38,10 +38,9 @@ def file_size(length: int, elt_sz: int, page: int = PAGE) -> int:
     return align(length * elt_sz + 8 + 8 * n_words(length), page)
 
 
-def _invalid(what: str, expected: str = "", found: object = "") -> EalError:
-    return EalError(
-        EINVAL, "fbarray", what, expected=expected, found=str(found), reason="bad-argument"
-    )
+def _invalid(what: str, expected: str, found: object) -> EalError:
+    sides = {"expected": expected, "found": str(found)}
+    return EalError(EINVAL, "fbarray", what, reason="bad-argument", **sides)
 
 
 def runs(bits: int) -> list[tuple[int, int]]:
@@ -71,8 +70,6 @@ class Fbarray:
     Searches return an index, or -1 without a match (EAL's errno is then ENOENT for used, ENOSPC for
     free entries); they raise EalError(EINVAL) for bad arguments.
     """
-
-    __slots__ = ("desc", "elements", "fd", "words")
 
     def __init__(self, desc: layout.Fbarray | None, fd: int = -1) -> None:
         self.desc = desc = _given(desc)
@@ -113,18 +110,13 @@ class Fbarray:
         self.desc = self.words = self.elements = CLOSED
         return kept if kept and kept() is not None else None
 
-    @property
-    def ones(self) -> int:
-        """The bits of all entries; the last word may have more."""
-        return (1 << self.desc.len) - 1
+    def used(self, used: bool = True) -> int:
+        """Return the mask as one number: bit i is set if entry i is used, or free.
 
-    def used(self) -> int:
-        """Return the mask as one number: bit i is set if entry i is used."""
-        return int.from_bytes(self.words, "little") & self.ones
-
-    def _bits(self, used: bool) -> int:
-        bits = self.used()
-        return bits if used else ~bits & self.ones
+        The last word may have more bits than there are entries.
+        """
+        bits = int.from_bytes(self.words, "little")
+        return (bits if used else ~bits) & (1 << self.desc.len) - 1
 
     def _check(self, i: int) -> None:
         if not 0 <= i < self.desc.len:
@@ -177,7 +169,7 @@ class Fbarray:
     def find(self, start: int, used: bool, back: bool = False) -> int:
         """Return the next such entry from start on, or with back the previous one."""
         self._check(start)
-        bits = self._bits(used)
+        bits = self.used(used)
         if back:
             return (bits & (2 << start) - 1).bit_length() - 1
         bits >>= start
@@ -193,7 +185,7 @@ class Fbarray:
             raise _invalid("bad number of entries", f"1 to {self.desc.len}", n)
         if back and start < n - 1:
             return -1
-        bits = self._bits(used)
+        bits = self.used(used)
         bits = bits & (2 << start) - 1 if back else bits >> start << start
         have = 1
         while have < n:  # a bit stays where `have` entries from it on match
@@ -207,7 +199,7 @@ class Fbarray:
     def contig(self, start: int, used: bool, back: bool = False) -> int:
         """Return how many such entries follow each other, from start on or with back down to it."""
         self._check(start)
-        others = self._bits(not used)
+        others = self.used(not used)
         if back:
             return start + 1 - (others & (2 << start) - 1).bit_length()
         others >>= start
@@ -219,7 +211,7 @@ class Fbarray:
         Of equally long runs it is the first that the search meets.
         """
         self._check(start)
-        bits = self._bits(used)
+        bits = self.used(used)
         if back:
             text = format(bits & (2 << start) - 1, f"0{start + 1}b")  # text[k] is entry start - k
         else:
@@ -239,7 +231,7 @@ class Fbarray:
         """Return all maximal runs as (start, n), ascending."""
         if self.desc.count == self.desc.len:  # as EAL's searches do
             return [(0, self.desc.len)] if used else []
-        return runs(self._bits(used))
+        return runs(self.used(used))
 
 
 def _unmap_zeros(va: int, size: int) -> None:
@@ -263,7 +255,7 @@ class Arrays:
         self.areas: dict[int, tuple[int, int]] = {}  # data address -> (bytes, fd or -1)
         self.viewed: dict[
             int, Any
-        ] = {}  # data address -> a reference to what a caller's records view
+        ] = {}  # data address -> reference to what a caller's records view
 
     def path(self, name: str) -> str:
         return f"{self.directory}/fbarray_{name}"
@@ -291,7 +283,7 @@ class Arrays:
                 os.ftruncate(fd, size)
                 libc.mmap(va, size, PROT_RW, MAP_SHARED | MAP_FIXED, fd)
                 if stale:
-                    _clear(fd, va, size)
+                    _zero(fd, va, size)
                 files.write_all(fd, masks, length * elt_sz)
         except (OSError, EalError) as e:
             if mine:
@@ -332,23 +324,23 @@ class Arrays:
         """Keep the array's owner from removing it. EAL: eal_file_lock"""
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
-    def _area(self, desc: layout.Fbarray | None) -> tuple[int, int, int]:
+    def _area(self, desc: layout.Fbarray | None) -> tuple[layout.Fbarray, int, int]:
         desc = _given(desc)
         size, fd = self.areas.get(desc.data, (0, -1))
         if not size or size != file_size(desc.len, desc.elt_sz):
             raise EalError(ENOENT, "fbarray", f"array {desc.name!r} is not mapped")
-        return desc.data, size, fd
+        return desc, size, fd
 
     def write(self, desc: layout.Fbarray, offset: int, data: bytes | memoryview) -> None:
         """Copy data into the elements, through the file: that saves a fault for each page."""
-        va, _, fd = self._area(desc)
+        _, _, fd = self._area(desc)
         if fd >= 0:
             try:
                 files.write_all(fd, data, offset)
             except OSError as e:
                 raise _as_eal(e, f"Cannot extend array {_name(desc)}") from None
         else:
-            libc.memory(va + offset, len(data))[:] = data
+            libc.memory(desc.data + offset, len(data))[:] = data
 
     def use_all(self, desc: layout.Fbarray) -> None:
         """Mark every entry as used, through the file."""
@@ -360,9 +352,9 @@ class Arrays:
 
     def detach(self, desc: layout.Fbarray | None) -> None:
         """Unmap an array; file and descriptor stay. EalError(ENOENT). rte_fbarray_detach"""
-        va, size, fd = self._area(desc)
-        del self.areas[va]
-        _undo(va, size, fd)
+        desc, size, fd = self._area(desc)
+        del self.areas[desc.data]
+        _undo(desc.data, size, fd)
 
     def destroy(self, desc: layout.Fbarray | None) -> None:
         """Remove file, mapping and descriptor. rte_fbarray_destroy
@@ -370,8 +362,7 @@ class Arrays:
         Raises EalError: EBUSY while another process has it attached, ENOENT without its file; the
         array stays then.
         """
-        va, size, fd = self._area(desc)
-        desc = _given(desc)
+        desc, size, fd = self._area(desc)
         name = _name(desc)
         if fd >= 0:
             try:
@@ -385,8 +376,8 @@ class Arrays:
             except OSError as e:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 raise _as_eal(e, f"Cannot remove array {name}") from None
-        del self.areas[va]
-        self._drop(va, size, fd)
+        del self.areas[desc.data]
+        self._drop(desc.data, size, fd)
         memset(addressof(desc), 0, sizeof(desc))
 
     def close(self, remove: bool = False) -> None:
@@ -419,7 +410,7 @@ class Arrays:
 
 def _given(desc: layout.Fbarray | None) -> layout.Fbarray:
     if desc is None:
-        raise _invalid("no descriptor", "that of an array", "None")
+        raise _invalid("no descriptor", "that of an array", desc)
     return desc
 
 
@@ -436,9 +427,8 @@ def _validate(name: str, length: int, elt_sz: int) -> None:
         expected = f"a name, 1 to {INT_MAX} elements of at least 1 byte"
         raise _invalid("bad array", expected, f"{name!r}, {length} of {elt_sz} bytes")
     if len(name) >= layout.FBARRAY_NAME_LEN:
-        expected = f"at most {layout.FBARRAY_NAME_LEN - 1} characters"
-        what = "array name too long"
-        raise EalError(ENAMETOOLONG, "fbarray", what, expected=expected, found=repr(name))
+        what, most = "array name too long", f"at most {layout.FBARRAY_NAME_LEN - 1} characters"
+        raise EalError(ENAMETOOLONG, "fbarray", what, expected=most, found=repr(name))
 
 
 def checked_size(desc: layout.Fbarray, elt_sz: int = 0) -> int:
@@ -464,22 +454,16 @@ def _lock_new(fd: int, path: str) -> None:
     except OSError as e:
         if e.errno != EWOULDBLOCK:
             raise
-        raise EalError(
-            EBUSY,
-            "fbarray",
-            f"couldn't lock {path}",
-            found="a lock of another process",
-            fix="end the primary and secondaries of this --file-prefix",
-            reason="in-use",
-        ) from None
+        what, found = f"couldn't lock {path}", "a lock of another process"
+        fix = "end the primary and secondaries of this --file-prefix"
+        raise EalError(EBUSY, "fbarray", what, found=found, fix=fix, reason="in-use") from None
     fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
-def _clear(fd: int, va: int, size: int) -> None:
-    """Zero the file: by a hole if the file system supports that, else by stores."""
+def _zero(fd: int, va: int, size: int) -> None:
     try:
-        libc.fallocate(fd, libc.FALLOC_PUNCH_HOLE | libc.FALLOC_KEEP_SIZE, 0, size)
-    except OSError:
+        libc.fallocate(fd, libc.PUNCH_HOLE, 0, size)
+    except OSError:  # the file system has no holes
         memset(va, 0, size)
 
 

@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 
 RECORD = 4136
 PATH = 4096
-HEAD = RECORD - PATH
-_HEAD = "=QQQQii"  # first VA, final VA, physical address, size, node, file id; then the path
+_HEAD = Struct("=QQQQii")  # first VA, final VA, physical address, size, node, file id; the path
 _BATCH = 512  # records a call: two pieces each, and the kernel takes 1024
 _READ = 64 * RECORD  # bytes a call
-_SHORT = 256  # bytes, which nearly all paths have
 
 
 class Page:
@@ -47,38 +45,38 @@ def write(path: str, pages: list[Page], records: int) -> None:
     EalError(ENOMEM) if there is no room for all of them; the file is removed then.
     linux/eal_memory.c: create_shared_memory, copy_hugepages_to_shared_mem, remap_segment
     """
-    pack = Struct(_HEAD).pack
-    fd = -1
+    fd, zeros = -1, memoryview(bytes(PATH))
     try:
         fd = files.open_shared(path, os.O_RDWR | os.O_CREAT)
         os.ftruncate(fd, 0)
         if records:
             os.posix_fallocate(fd, 0, records * RECORD)
-        rest, zeros = dict[int, memoryview](), memoryview(bytes(PATH))
         for at in range(0, len(pages), _BATCH):
             pieces: list[bytes | memoryview] = []
-            some = pages[at : at + _BATCH]
-            names = os.fsencode("\0".join([p.path for p in some])).split(b"\0")
-            for p, name in zip(some, names, strict=True):
-                if (n := len(name)) not in rest:
-                    rest[n] = zeros[n:]
-                head = pack(0, p.final_va, p.physaddr, p.size, p.node, p.file_id)
-                pieces += head + name, rest[n]
+            for p in pages[at : at + _BATCH]:
+                name = os.fsencode(p.path)
+                head = _HEAD.pack(0, p.final_va, p.physaddr, p.size, p.node, p.file_id)
+                pieces += head + name, zeros[len(name) :]
             os.pwritev(fd, pieces, at * RECORD)
     except OSError as e:
         if fd >= 0:
             os.unlink(path)
-        raise EalError(
-            ENOMEM,
-            "pages",
-            "Failed to create shared memory!",
-            expected=f"{records * RECORD} bytes for {path}",
-            found=e.strerror or "",
-            fix="make room there, or start with --no-shconf",
-        ) from None
+        what, room = "Failed to create shared memory!", f"{records * RECORD} bytes for {path}"
+        fix, found = "make room there, or start with --no-shconf", e.strerror or ""
+        raise EalError(ENOMEM, "pages", what, expected=room, found=found, fix=fix) from None
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def records(data: bytes) -> Iterator[tuple[int, int, int, int, int, int, str]]:
+    """The words of the records up to the first of size 0, in the file's order, and their paths."""
+    for at in range(0, len(data) - RECORD + 1, RECORD):
+        words, path = _HEAD.unpack_from(data, at), at + _HEAD.size
+        if not words[3]:
+            return
+        end = data.find(b"\0", path, at + RECORD)
+        yield *words, os.fsdecode(data[path : at + RECORD if end < 0 else end])
 
 
 def read(path: str) -> Iterator[tuple[int, int, int, str]]:
@@ -90,17 +88,10 @@ def read(path: str) -> Iterator[tuple[int, int, int, str]]:
     try:
         if (length := os.fstat(fd).st_size) % RECORD:
             raise ValueError(f"{path}: records of {RECORD} bytes wanted, {length} bytes found")
-        data, records = bytearray(_READ), Struct(f"=8xQ8xQ4xi{_SHORT}s{PATH - _SHORT}x").iter_unpack
-        while got := os.readv(fd, [data]):
-            whole = memoryview(data)[: got - got % RECORD]
-            vas, sizes, ids, fields = zip(*records(whole), strict=True) if whole else [()] * 4
-            names = [field.partition(b"\0")[0] for field in fields]
-            for i in (i for i, name in enumerate(names) if len(name) == _SHORT):
-                names[i] = bytes(whole[i * RECORD + HEAD : (i + 1) * RECORD]).partition(b"\0")[0]
-            paths = os.fsdecode(b"\0".join(names)).split("\0")
-            used = sizes.index(0) if 0 in sizes else len(sizes)
-            yield from zip(vas[:used], sizes, ids, paths, strict=False)
-            if used < len(sizes):
+        while data := os.read(fd, _READ):
+            found = [*records(data)]
+            yield from [(va, size, number, name) for _, va, _, size, _, number, name in found]
+            if len(found) * RECORD < len(data):
                 return
     finally:
         os.close(fd)

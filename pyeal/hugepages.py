@@ -15,6 +15,7 @@ from . import files, layout, libc
 from .cparse import size_of, strto
 from .errors import EalError
 from .host import LOCAL, Host
+from .populate import more_pages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -274,9 +275,10 @@ class Survey:
             for _, sz in sizes(self.host)
         ] + self.unread
         asked = f" for --huge-dir {self.o.huge_dir}" if self.o.huge_dir else ""
+        smallest = min([*mounted] or [sz for _, sz in sizes(self.host)], default=2 << 20)
         return _none(
             f"no free page of a mounted size{asked} ({'; '.join(found) or 'no size at all'})",
-            "dpdk-hugepages.py --setup 256M, or --in-memory, or --no-huge",
+            f"{more_pages(smallest)}, or --in-memory, or --no-huge",
             "no-free-page" if mounted else "no-mount",
         )
 

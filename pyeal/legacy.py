@@ -115,14 +115,10 @@ def _room(
             at = next(reversed(found[msl])) + 2 if msl in found else 0
             if at + (at == 0) < msl.n_segs:
                 return msl, at
-    raise EalError(
-        ENOMEM,
-        "pages",
-        f"Could not find space for memseg: {n} pages of {size // MB} MB on node {node}. "
-        "Please increase RTE_MAX_MEMSEG_PER_LIST RTE_MAX_MEMSEG_PER_TYPE and/or "
-        "RTE_MAX_MEM_MB_PER_TYPE in configuration.",
-        reason="lists-full",
-    )
+    limits = "RTE_MAX_MEMSEG_PER_LIST RTE_MAX_MEMSEG_PER_TYPE and/or RTE_MAX_MEM_MB_PER_TYPE"
+    what = f"Could not find space for memseg: {n} pages of {size // MB} MB on node {node}"
+    what += f". Please increase {limits} in configuration."
+    raise EalError(ENOMEM, "pages", what, reason="lists-full")
 
 
 def _neighbours(a: Page, b: Page) -> bool:

@@ -30,7 +30,7 @@ MAP_FAILED = c_void_p(-1).value
 HUGE_SHIFT = 26  # log2 of the page size goes here, for mmap and memfd_create alike
 MADV_DONTDUMP, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 16, 22, 23
 MFD_HUGETLB = 0x4
-FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 0x1, 0x2
+FALLOC_KEEP_SIZE, PUNCH_HOLE = 0x1, 0x3  # the latter with the former, which it needs
 RLIMIT_NOFILE = 7
 MPOL_DEFAULT, MPOL_PREFERRED, MPOL_LOCAL = 0, 1, 4
 ADDR_NO_RANDOMIZE = 0x0040000
@@ -41,44 +41,17 @@ MACHINE = os.uname().machine if ctypes.sizeof(c_void_p) == 8 else ""
 if MACHINE.startswith("ppc"):
     MAP_NORESERVE = 0x40
 
-_GENERIC = {  # include/uapi/asm-generic/unistd.h
-    "flock": 32,
-    "get_mempolicy": 236,
-    "lseek": 62,
-    "memfd_create": 279,
-    "mmap": 222,
-    "move_pages": 239,
-    "openat": 56,
-    "pread": 67,
-    "set_mempolicy": 237,
-}
-_NR = {  # of the calls that libc has no wrapper for, and of those that are made in batches
+# numbers of the calls that libc has no wrapper for, and of those that are made in batches
+_CALLS = "flock get_mempolicy lseek memfd_create mmap move_pages openat pread set_mempolicy".split()
+_GENERIC = 32, 236, 62, 279, 222, 239, 56, 67, 237  # include/uapi/asm-generic/unistd.h
+_NUMBERS = {
     "aarch64": _GENERIC,
     "loongarch64": _GENERIC,
-    "ppc64le": {
-        "flock": 143,
-        "get_mempolicy": 260,
-        "lseek": 19,
-        "memfd_create": 360,
-        "mmap": 90,
-        "move_pages": 301,
-        "openat": 286,
-        "pread": 179,
-        "set_mempolicy": 261,
-    },
+    "ppc64le": (143, 260, 19, 360, 90, 301, 286, 179, 261),
     "riscv64": _GENERIC,
-    "x86_64": {
-        "flock": 73,
-        "get_mempolicy": 239,
-        "lseek": 8,
-        "memfd_create": 319,
-        "mmap": 9,
-        "move_pages": 279,
-        "openat": 257,
-        "pread": 17,
-        "set_mempolicy": 238,
-    },
-}.get(MACHINE, {})
+    "x86_64": (73, 239, 8, 319, 9, 279, 257, 17, 238),
+}
+_NR = dict(zip(_CALLS, _NUMBERS.get(MACHINE, ()), strict=False))
 
 # CDLL releases the interpreter during the call, so that threads populate pages in parallel. PyDLL
 # keeps it, which is faster for a call of a few microseconds.
@@ -217,10 +190,10 @@ def _unnamed(data: bytes, folder: str) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
         if not folder:
             fcntl.fcntl(fd, ADD_SEALS, ALL_SEALS)
+        return fd
     except OSError:
         os.close(fd)
         raise
-    return fd
 
 
 def _native(name: str, result: type | None, *args: type) -> Callable[..., Any] | None:
@@ -404,8 +377,7 @@ def personality() -> int:
 
 def memory(va: int, length: int) -> memoryview:
     """Returns the bytes at va as a writable view. Release it before the memory is unmapped."""
-    view: memoryview = _view(va, length, PYBUF_WRITE)
-    return view
+    return _view(va, length, PYBUF_WRITE)  # type: ignore[no-any-return]
 
 
 def packed(kind: Literal["I", "Q", "q"], values: Sequence[int]) -> memoryview:
@@ -428,7 +400,7 @@ def store_sequence(at: int, n: int, first: int, step: int, every: int, again: in
 
 
 def _store_by_python(at: int, n: int, first: int, step: int, every: int, again: int) -> None:
-    values = packed("Q", range(first, first + n * step, step) if step else [first] * n)
+    values = packed("Q", [first + i * step for i in range(n)])
     for start in {at, at + again} if n else ():
         memory(start, (n - 1) * every + 8).cast("Q")[:: every // 8] = values
 

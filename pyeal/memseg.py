@@ -36,8 +36,6 @@ MAX_MEM_PER_LIST = 32 * GB
 class ListPlan:
     """A list to create. number: the last one of its name; offset: in the reserved space (26.07)."""
 
-    __slots__ = ("n_segs", "number", "offset", "page_sz", "socket")
-
     def __init__(self, page_sz: int, socket: int, n_segs: int, number: int, offset: int) -> None:
         self.page_sz, self.socket, self.n_segs = page_sz, socket, n_segs
         self.number, self.offset = number, offset
@@ -60,50 +58,35 @@ def plan(
     """
     types = [(size, socket) for size in page_sizes for socket in sockets]
     if len(types) > MAX_MEMSEG_LISTS:
-        raise EalError(
-            ENOMEM,
-            "memseg",
-            "Cannot accommodate all memory types, please increase RTE_MAX_MEMSEG_LISTS",
-            expected=f"at most {MAX_MEMSEG_LISTS} types",
-            found=f"{len(types)}",
-            reason="lists-full",
-        )
-    per_type = _one_list if release.lists == "per-type" else _many_lists
+        what = "Cannot accommodate all memory types, please increase RTE_MAX_MEMSEG_LISTS"
+        most, n = f"at most {MAX_MEMSEG_LISTS} types", f"{len(types)}"
+        raise EalError(ENOMEM, "memseg", what, expected=most, found=n, reason="lists-full")
     lists: list[ListPlan] = []
+    if release.lists != "per-type":
+        for size, socket in types:
+            lists += _many_lists(size, socket, len(types))
+        return lists
+    end = 0
     for size, socket in types:
-        lists += per_type(size, socket, len(types), lists, (limits or {}).get(size))
+        limit = (limits or {}).get(size, min(MAX_MEM_PER_TYPE, MAX_SEGS_PER_TYPE * size))
+        if segs := limit // size:
+            lists.append(ListPlan(size, socket, segs, len(lists), align(end, size)))
+            end = lists[-1].offset + segs * size
     return lists
 
 
-def _many_lists(
-    size: int, socket: int, types: int, before: list[ListPlan], limit: int | None
-) -> list[ListPlan]:
+def _many_lists(size: int, socket: int, types: int) -> list[ListPlan]:
     mem = min(MAX_MEM_PER_TYPE, MAX_MEM // types)
     segs_of_type = min(mem // size, MAX_SEGS_PER_TYPE)
     segs = min(segs_of_type, MAX_SEGS_PER_LIST)
     mem_of_list = min(segs * size, MAX_MEM_PER_LIST)
     segs = min(segs, mem_of_list // size)
-    if not segs:
-        return []
-    n = min(segs_of_type // segs, mem // mem_of_list, MAX_MEMSEG_LISTS // types)
+    n = min(segs_of_type // segs, mem // mem_of_list, MAX_MEMSEG_LISTS // types) if segs else 0
     return [ListPlan(size, socket, segs, i, 0) for i in range(n)]
-
-
-def _one_list(
-    size: int, socket: int, types: int, before: list[ListPlan], limit: int | None
-) -> list[ListPlan]:
-    limit = min(MAX_MEM_PER_TYPE, MAX_SEGS_PER_TYPE * size) if limit is None else limit
-    offset = align(
-        before[-1].offset + before[-1].n_segs * before[-1].page_sz if before else 0, size
-    )
-    segs = limit // size
-    return [ListPlan(size, socket, segs, len(before), offset)] if segs else []
 
 
 class MemsegList:
     """A list in its slot: `c` is the structure in `config`, `arr` the array of its pages."""
-
-    __slots__ = ("arr", "base_va", "c", "index", "len", "page_sz", "socket")
 
     def __init__(self, index: int, c: layout.MemsegList, arr: Fbarray) -> None:
         self.index, self.c, self.arr = index, c, arr
@@ -131,8 +114,7 @@ class MemsegList:
 
     def seg(self, i: int) -> Memseg:
         """Return the record of segment i, in place."""
-        record: Memseg = self.arr.view(Memseg, i)
-        return record
+        return self.arr.view(Memseg, i)  # type: ignore[no-any-return]
 
     def fill(
         self, start: int, iovas: list[int], nchannel: int, nrank: int, flags: list[int]
@@ -253,15 +235,12 @@ class MemsegLists:
         if self.release.lists == "per-type" and not c.legacy_mem:
             fits = fits and c.mem_va_addr <= va and end <= c.mem_va_addr + c.mem_va_len
         if not fits or m.len != m.memseg_arr.len * size:
-            raise EalError(
-                EINVAL,
-                "memseg",
-                f"list {slot} of the primary's config is damaged",
-                expected="pages of a power of two that fill its bytes, aligned",
-                found=f"{m.memseg_arr.len} pages of {size} bytes, {m.len:#x} bytes at {va:#x}",
-                fix="start the primary again",
-                reason="damaged",
-            )
+            sides = {
+                "expected": "pages of a power of two that fill its bytes, aligned",
+                "found": f"{m.memseg_arr.len} pages of {size} bytes, {m.len:#x} bytes at {va:#x}",
+            }
+            what, fix = f"list {slot} of the primary's config is damaged", "start the primary again"
+            raise EalError(EINVAL, "memseg", what, fix=fix, reason="damaged", **sides)
 
     def _reserve_at(self, va: int, size: int, page_sz: int) -> None:
         if not (va and size and page_sz):
@@ -270,9 +249,9 @@ class MemsegLists:
         try:
             self.space.reserve(size, page_sz, va)
         except EalError as e:
-            text = f"Cannot reserve {size} bytes at [{va:#x}]"
-            text += " - please use '--base-virtaddr' option in the primary"
-            raise e.within(text, ENOMEM, "memseg") from None
+            fix = "please use '--base-virtaddr' option in the primary"
+            what = f"Cannot reserve {size} bytes at [{va:#x}] - {fix}"
+            raise e.within(what, ENOMEM, "memseg") from None
 
     def add(
         self, name: str, page_sz: int, n_segs: int, socket: int, va: int = 0, slot: int = 0
@@ -338,11 +317,8 @@ class MemsegLists:
         self, fn: Callable[[MemsegList, Memseg, int], int | None], unlocked: bool = False
     ) -> int:
         """Call fn(list, first record, bytes) for each run of used segments."""
-        return self._walk(
-            ((m, m.seg(start), n * m.page_sz) for m in self for start, n in m.arr.runs()),
-            fn,
-            unlocked,
-        )
+        runs = ((m, m.seg(start), n * m.page_sz) for m in self for start, n in m.arr.runs())
+        return self._walk(runs, fn, unlocked)
 
     def _walk(self, items: Any, fn: Callable[..., int | None], unlocked: bool) -> int:
         with signals_deferred() as block:

@@ -316,7 +316,13 @@ def why_absent(e: OSError, size: int) -> str:
     return f"pages could not be populated: {e.strerror}"
 
 
-def more_pages(size: int, node: int) -> str:
-    """Returns the command that adds pages of a size on a node."""
-    page = f"{size >> 20}M" if size >> 20 else f"{size >> 10}K"
-    return f"dpdk-hugepages.py -p {page} -n {node} -r SIZE, or a larger size= of the mount"
+def pool_file(page_sz: int, node: int | None = None) -> str:
+    """Returns the file with the number of pages of a pool; of all nodes if the node is not here."""
+    at = f"/sys/devices/system/node/node{node}"
+    at = at if node is not None and os.path.isdir(at) else "/sys/kernel/mm"
+    return f"{at}/hugepages/hugepages-{page_sz >> 10}kB/nr_hugepages"
+
+
+def more_pages(page_sz: int, node: int | None = None) -> str:
+    """Returns what adds pages of a size; `pyeal doctor` knows how many are missing."""
+    return f"echo PAGES > {pool_file(page_sz, node)}, and a mount whose size= allows them"

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 class Pages:
     """Consecutive segments of one list: what an allocation returns and `free` takes."""
 
-    __slots__ = ("msl", "n", "start")
-
     def __init__(self, msl: MemsegList, start: int, n: int) -> None:
         self.msl, self.start, self.n = msl, start, n
 
@@ -82,14 +80,9 @@ class Segments:
                     return Pages(msl, start, got)
                 if exact:
                     break
-        raise EalError(
-            ENOMEM,
-            "memalloc",
-            f"Cannot allocate {n} pages of {page_sz >> 10} kB on node {socket}",
-            found=failed.why,
-            fix=failed.fix,
-            reason="lists-full" if failed.why == full else "",
-        )
+        what = f"Cannot allocate {n} pages of {page_sz >> 10} kB on node {socket}"
+        reason = "lists-full" if failed.why == full else ""
+        raise EalError(ENOMEM, "memalloc", what, found=failed.why, fix=failed.fix, reason=reason)
 
     def _alloc_run(
         self, msl: MemsegList, start: int, n: int, policy: PreferredNode, exact: bool, extra: int

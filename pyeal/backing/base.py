@@ -299,8 +299,7 @@ class ListPerFd(Backing):
 
     def _punch(self, msl: MemsegList, at: int, length: int) -> None:
         """Takes memory out of a list's file. OSError."""
-        kind = libc.FALLOC_PUNCH_HOLE | libc.FALLOC_KEEP_SIZE
-        libc.fallocate(self.list_fds[msl.index], kind, at, length)
+        libc.fallocate(self.list_fds[msl.index], libc.PUNCH_HOLE, at, length)
 
     def _find_fd(self, msl: MemsegList, seg: int) -> tuple[int, int]:
         return self.list_fds.get(msl.index, -1), seg * msl.page_sz

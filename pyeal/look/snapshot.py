@@ -7,7 +7,7 @@ from struct import Struct, iter_unpack
 
 from pyeal import builds, hugepages, layout
 from pyeal.fbarray import file_size, runs
-from pyeal.hugepage_data import RECORD
+from pyeal.hugepage_data import RECORD, records
 from pyeal.layout import BAD_IOVA, FREELISTS, MallocElem
 from pyeal.look.arrays import KERNEL_PAGES, ArrayContent
 from pyeal.look.config import config_of
@@ -471,20 +471,5 @@ def hugepage_data(data: bytes) -> list[Dict]:
     """Return the records up to the first of size 0. Raises Unreadable."""
     if len(data) % RECORD:
         raise Unreadable("hugepage_data", f"records of {RECORD} bytes", f"{len(data)} bytes")
-    found = []
-    for at in range(0, len(data), RECORD):
-        r = layout.hugepage_file().from_buffer_copy(data, at)
-        if not r.size:
-            break
-        found.append(
-            {
-                "orig_va": r.orig_va,
-                "final_va": r.final_va,
-                "physaddr": r.physaddr,
-                "size": r.size,
-                "socket_id": r.socket_id,
-                "file_id": r.file_id,
-                "filepath": os.fsdecode(r.filepath),
-            }
-        )
-    return found
+    names = "orig_va final_va physaddr size socket_id file_id filepath".split()
+    return [dict(zip(names, record, strict=True)) for record in records(data)]

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 
+from pyeal.populate import pool_file
 from pyeal.tools import size
 
-SYS = "/sys/kernel/mm/hugepages"
-NODES = "/sys/devices/system/node"
 LEAST = 64 << 20  # bytes that a start without -m, and small tools, need
 
 
@@ -20,17 +19,9 @@ def pages(n: int, page_sz: int) -> int:
     return max(-(-n // page_sz), 1)
 
 
-def pool(page_sz: int, node: int | None = None) -> str:
-    """Return the file with the number of pages of a pool; of all nodes if the node is not here."""
-    name = f"hugepages-{page_sz >> 10}kB"
-    if node is not None and os.path.isdir(f"{NODES}/node{node}"):
-        return f"{NODES}/node{node}/hugepages/{name}/nr_hugepages"
-    return f"{SYS}/{name}/nr_hugepages"
-
-
 def reserve(page_sz: int, node: int | None = None, more: int = LEAST) -> str:
     """Return the command that adds pages for `more` bytes to a pool."""
-    at = pool(page_sz, node)
+    at = pool_file(page_sz, node)
     try:
         with open(at) as f:
             now = int(f.read())
@@ -41,7 +32,7 @@ def reserve(page_sz: int, node: int | None = None, more: int = LEAST) -> str:
 
 def resize(page_sz: int, n: int, node: int | None = None) -> str:
     """Return the command that gives a pool n pages."""
-    return f"echo {n} > {pool(page_sz, node)}"
+    return f"echo {n} > {pool_file(page_sz, node)}"
 
 
 def mount(page_sz: int, at: str = "", options: str = "") -> str:

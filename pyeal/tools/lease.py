@@ -129,10 +129,12 @@ class Lease:
         try:
             _call("mount", b"pyeal", at.encode(), b"hugetlbfs", 0, opts.encode())
         except OSError as e:
+            from pyeal.populate import more_pages
+
             free = loans.available(page)
             raise loans.Refused(
                 f"{n} free {page} pages wanted, {free} found ({os.strerror(e.errno or 0)}): "
-                f"dpdk-hugepages.py -p {page} -r SIZE, or reserve them at boot"
+                f"{more_pages(self._bytes(page))}, or reserve them at boot"
             ) from None
         self.mounts.append(at)
 
