@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pyeal.tools.explain import log
-from pyeal.tools.explain.table import words_of
-from pyeal.tools.explain.verdict import SPEAKING, Line, Reading
+from pyeal.tools.explain import log, messages
+from pyeal.tools.explain.table import branches, words_of
+from pyeal.tools.explain.verdict import ALL, SPEAKING, Reading
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures/explain"
 CASES = [
@@ -146,13 +146,24 @@ def test_nothing_of_a_log_moves_the_cursor():
     assert next(iter(log.lines(io.BytesIO(data)))).isprintable()
 
 
-@pytest.mark.parametrize("case", CASES, ids=NAMES)
-def test_no_line_that_speaks_is_skipped(case):
-    """The words by which lines are chosen are in every line that a pattern matches."""
-    for line in case["text"].splitlines():
-        says = Line(line)
-        if says.sure or says.hits or says.end:
-            assert not SPEAKING.isdisjoint(words_of(line)), line
+def test_no_pattern_is_missed_by_its_words():
+    """The words by which patterns are chosen are in every line that one of them matches."""
+    lines = [line for case in CASES for line in case["text"].splitlines()]
+    lines += [f"EAL: {' '.join(m.words)}" for found in messages.table().values() for m in found]
+    patterns = [
+        (p, branch)
+        for p in ALL.order
+        for _, pattern in p.patterns
+        for branch, _, _ in branches(pattern.pattern)
+    ]
+    missed = []
+    for line in lines:
+        low, words = line.lower(), words_of(line)
+        found = ALL.matches(low, SPEAKING.intersection(words), words)
+        if {(p, m.re) for p, _, m in found} != {(p, b) for p, b in patterns if b.search(low)}:
+            missed.append(line)
+
+    assert missed == []
 
 
 def test_a_long_log_is_read_in_bounded_memory():

@@ -310,7 +310,8 @@ OTHERS = (
 
 # How a log ends, or shows that the start went on; for lines in lower case.
 STARTING = (
-    r"(?:init(?:iali[sz](?:e|ing|ation))?|start(?:ing)?|with|setup)(?: of)?(?: the)?"
+    r"(?:initialise|initialize|initialising|initializing|initialisation|initialization|init"
+    r"|starting|start|with|setup)\b(?: of)?(?: the)?"
     r" (?:dpdk|eal|spdk|env)\b"
 )
 END = P(
@@ -318,11 +319,11 @@ END = P(
     (r"(?<!non-)\bfatal\b", r"\bpanic\b", r"error - exiting\b", r"\b(emer|emerg|emergency)\b",
      r"rte_eal_init\W.*(fail|error|return)",
      r"(fail(?:ed|ure)?|unable|could ?n[o']t|cannot|can't|error)(?: to|:| in| while)? " + STARTING,
-     r"\b(dpdk|eal|spdk)(?: environment)? init(?:iali[sz]ation)? (?:has )?fail",
+     r"\b(dpdk|eal|spdk) (?:environment )?init\w* (?:has )?(fails|failed|fail)\b",
      r"main process exited", r"core dumped\b", r"\bback-off\b|\bbackoff\b",
      r"\b(crashloop|crashloopbackoff)\b",
      r"terminated with", r"(exited|exits|exiting|exit)\b\D{0,20}[1-9]\d*\b",
-     r"\bstatus=[1-9]\d*/", r"\b(exitcode|code)\b\D{0,5}[1-9]"),
+     r"status=[1-9]\d*/", r"\b(exitcode|code)\b\D{0,5}[1-9]"),
     "", "",
 )
 ON = re.compile(

@@ -38,6 +38,7 @@ CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160))) | {
 }
 QUOTED = re.compile(r"^(?:[>|] ?)+", re.M)
 CRI = re.compile(r"^\S+Z? std(?:out|err) ([FP]) (.*)")
+MARKED = re.compile(r"[\[&#\\]|^[>|]")  # what a line needs that was quoted, coloured or encoded
 KEYS = ("log", "MESSAGE", "message", "msg", "text", "line", "body", "content")
 MESSAGE_FIRST = re.compile(r'\{ ?"log" ?: ?"((?:[^"\\]|\\.)*)"')
 BROKEN_JSON = re.compile(r'"(?:log|MESSAGE|message|msg)"\s*:\s*"((?:[^"\\]|\\.)*)')
@@ -100,9 +101,16 @@ def languages() -> dict[str, list[tuple[str, str]]]:
 
 @cache
 def foreign_words() -> frozenset[bytes]:
-    """Return the longest word of each phrase that is ASCII: a line with it may be foreign."""
-    phrases = (text for found in languages().values() for text, _ in found if text.isascii())
-    return frozenset(max(text.lower().encode().split(), key=len) for text in phrases)
+    """Return a word of each phrase that is ASCII: a line with it may be foreign.
+
+    The longest that no English phrase has.
+    """
+    phrases = [p for found in languages().values() for p in found if p[0].isascii()]
+    ours = {w for _, words in phrases for w in words.lower().split()} | {"error", "operation"}
+    return frozenset(
+        max(text.lower().split(), key=lambda w: (w not in ours, len(w))).encode()
+        for text, _ in phrases
+    )
 
 
 def english(line: str) -> str:
@@ -245,6 +253,11 @@ def _unescaped(text: str) -> str:
 
 
 def _split(text: str) -> Iterator[str]:
+    line = text.removesuffix("\n")
+    if line.isascii() and line.isprintable() and not MARKED.search(line):
+        if line:
+            yield line.rstrip()
+        return
     for line in _plain(text).split("\n"):
         if line:
             yield line.rstrip()

@@ -292,4 +292,5 @@ BY_ID = {p.id: p for p in PROBLEMS}
 
 def of_line(line: str) -> list[tuple[Problem, int]]:
     """(problem, CERTAIN, HINT or WRAPPER) for what a log line says, the closest first."""
-    return closest(Table(PROBLEMS).matches(line.lower(), words_of(line)))
+    words = words_of(line)
+    return closest(Table(PROBLEMS).matches(line.lower(), set(words), words))

@@ -11,6 +11,7 @@ import re
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from pyeal.tools.explain.problems import Problem
 
@@ -21,26 +22,42 @@ def lowered(pattern: str) -> str:
 
 
 Match = tuple["Problem", int, re.Match[str]]  # a problem, CERTAIN, HINT or WRAPPER, where
+Entry = tuple["Problem", int, re.Pattern[str]]
 
 
 class Table:
-    """Problems in order, whose patterns are tried only on a line that has a word of theirs."""
+    """Problems in order, whose patterns are tried only on a line that has words of theirs."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         self.order = {p: i for i, p in enumerate(problems)}
-        self.by_word: dict[bytes, list[tuple[Problem, int, re.Pattern[str]]]] = {}
+        # {word: {words of which one must be there as well, or none: the patterns}}
+        self.by_word: dict[bytes, dict[frozenset[bytes], list[Entry]]] = {}
         for p in problems:
             for level, pattern in p.patterns:
-                for word in key_words(pattern.pattern):
-                    self.by_word.setdefault(word, []).append((p, level, pattern))
+                for branch, keys, others in branches(pattern.pattern):
+                    for word in keys:
+                        groups = self.by_word.setdefault(word, {})
+                        groups.setdefault(others, []).append((p, level, branch))
+        self.others = {  # for words that are too common: what any of their patterns needs
+            word: frozenset().union(*groups) for word, groups in self.by_word.items() if all(groups)
+        }
 
-    def matches(self, low: str, words: Iterable[bytes]) -> list[Match]:
-        """Return each pattern that a line in lower case matches, in the order of the problems."""
+    def matches(self, low: str, keys: Iterable[bytes], words: Iterable[bytes]) -> list[Match]:
+        """Return each pattern that a line in lower case matches, in the order of the problems.
+
+        keys: words of the line that may be in the index; words: all of them.
+        """
         found = {}
-        for word in words:
-            for p, level, pattern in self.by_word.get(word, ()):
-                if (p, pattern) not in found and (m := pattern.search(low)):
-                    found[p, pattern] = p, level, m
+        for word in keys:
+            if word not in self.by_word or (
+                word in self.others and self.others[word].isdisjoint(words)
+            ):
+                continue
+            for others, group in self.by_word[word].items():
+                if not others or not others.isdisjoint(words):
+                    for p, level, pattern in group:
+                        if (p, pattern) not in found and (m := pattern.search(low)):
+                            found[p, pattern] = p, level, m
         if len(found) < 2:
             return list(found.values())
         return sorted(found.values(), key=lambda f: (self.order[f[0]], f[1]))
@@ -49,12 +66,13 @@ class Table:
 LETTERS = bytes(ord(chr(c).lower()) if c < 128 and chr(c).isalnum() else 32 for c in range(256))
 COMMON = frozenset(
     b"""
-    a an and any are as at be by can cannot code could do error failed fail for from get has have in
-    init is it line memory name no not of on only open or out packet port process set start status
-    table than that the this to unable up use used with
+    a an and any are as at be by can cannot code could do eal error exit exited exiting exits failed
+    fail for from get has have in init invalid is it line lock memory name no not of on only open or
+    out packet port process set start status table than that the this to unable up use used with
     """.split()
 )
 TOKEN = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\{[^}]*\}|\(\?(?:[:!=]|<[!=]|P<\w+>)|.", re.S)
+ENDINGS = ("", "s", "es", "d", "ed", "ing", "ure")
 BOUNDARIES = (r"\b", r"\W", r"\D", r"\s", "^", "$")
 EDGES = re.compile(r"\[[^a-zA-Z0-9\\^]+\]|\[\\[sWD][^a-zA-Z0-9]*\]")
 
@@ -64,12 +82,26 @@ def words_of(line: str) -> list[bytes]:
     return line.encode("ascii", "replace").translate(LETTERS).split()
 
 
-def key_words(pattern: str) -> frozenset[bytes]:
-    """Return words of which a line has one if it matches the pattern."""
-    words = _keys(TOKEN.findall(pattern))
-    if not words:
-        raise ValueError(f"no word stands in each line that matches {pattern}")
-    return frozenset(w.encode() for w in words)
+def branches(
+    pattern: str,
+) -> Iterator[tuple[re.Pattern[str], frozenset[bytes], frozenset[bytes]]]:
+    """Yield each alternative of a pattern, and words of which a line has one if it matches.
+
+    Where those are common words: others, of which it has one as well.
+    """
+    for branch in _split(TOKEN.findall(pattern)):
+        choices = sorted(_choices(branch), key=_rank)
+        if not choices:
+            raise ValueError(f"no word stands in each line that matches {pattern}")
+        keys, *rest = (frozenset(w.encode() for w in ws) for ws in choices)
+        others = rest[0] if rest and not COMMON.isdisjoint(keys) else frozenset()
+        yield re.compile("".join(branch)), keys, others
+
+
+def _rank(words: AbstractSet[str]) -> tuple[bool, int, int]:
+    """Order sets of words by how seldom a line has one of them."""
+    common = any(w.encode() in COMMON or (w.isdigit() and len(w) < 3) for w in words)
+    return common, len(words), -min(map(len, words))
 
 
 def _keys(tokens: list[str]) -> set[str]:
@@ -79,14 +111,7 @@ def _keys(tokens: list[str]) -> set[str]:
         choices = list(_choices(branch))
         if not choices:
             return set()
-        found |= min(
-            choices,
-            key=lambda ws: (
-                not COMMON.isdisjoint(w.encode() for w in ws),
-                len(ws),
-                -min(map(len, ws)),
-            ),
-        )
+        found |= min(choices, key=_rank)
     return found
 
 
@@ -136,12 +161,12 @@ def _choices(branch: list[str]) -> Iterator[set[str]]:
 
 
 def _whole(run: str) -> Iterator[set[str]]:
-    """Yield each word of literal text that is whole; what may go on at the end, with an s too."""
+    """Yield each word of literal text that is whole; what may go on at the end, in its forms."""
     words = re.finditer(r"[a-z0-9]+", run)
     for m in words:
         left, right = run[m.start() - 1 : m.start()], run[m.end() : m.end() + 1]
         if left != "\0" and right != "\0" and len(m[0]) > 1:
-            yield {m[0]} if right else {m[0], m[0] + "s"}
+            yield {m[0]} if right else {m[0] + end for end in ENDINGS}
 
 
 def closest(matches: Iterable[Match]) -> list[tuple[Problem, int]]:

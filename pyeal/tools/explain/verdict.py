@@ -41,7 +41,7 @@ from pyeal.tools.explain.table import Table, closest, words_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from typing import Any
 
     from pyeal.tools.explain.table import Match
@@ -70,7 +70,9 @@ HUGEPAGE_END = re.compile(r"hugepage info|hugepage memory limits", re.I)
 PASSED = re.compile(r"vfio support|probing vfio")  # EAL logs it after it found hugepages
 
 # Words of which a line has one that is a note, begins a start, or has facts of it.
-NOTE_WORDS = frozenset(b"reported mounted hint issues aslr pagemap physical".split())
+NOTE_WORDS = frozenset(
+    b"reported mounted hint issues aslr pagemap physical init vfio detected".split()
+)
 FACT_WORDS = frozenset(
     b"iova args parameters params arguments prefix pagesize hugepages vfio detected socket"
     b" requested attempted".split()
@@ -82,28 +84,24 @@ GOING = frozenset(
 )
 FOREIGN = log.foreign_words()
 SPEAKING = frozenset().union(ALL.by_word, EALS_WORDS, NOTE_WORDS, FACT_WORDS, FOREIGN)
+# Words with which an error's text begins, of which the end may be cut off.
+CUT_WORDS = frozenset(
+    b"permission operation cannot invalid such many space only connection name device".split()
+)
 # Lines with one of these differ in what they say if they differ in a number.
 EXACT = frozenset(
     b"exit exited exits exiting code status signal socket sockets node nodes init 11 132 134 135"
     b" 139 sigbus bus".split()
 )
-DIGITS = {ord(c): "5" for c in "01234678"}
+DIGITS = bytes(53 if 48 <= c < 57 else c for c in range(256))  # all of them but 9 are one
 
 
 class Line:
     """What one line says."""
 
-    __slots__ = ("again", "end", "hits", "note", "on", "passed")
+    __slots__ = ("again", "end", "gave_up", "hits", "note", "on", "passed")
 
-    def __init__(self, line: str, words: Iterable[bytes] | None = None) -> None:
-        found = SPEAKING.intersection(words_of(line) if words is None else words)
-        low = line.lower()
-        matches = ALL.matches(low, found)
-        if not matches and not EALS_WORDS.isdisjoint(found):
-            whole = log.completed(line)
-            if whole != line:
-                low, found = whole.lower(), SPEAKING.intersection(words_of(whole))
-                matches = ALL.matches(low, found)
+    def __init__(self, low: str, found: Collection[bytes], matches: list[Match]) -> None:
         self.end = bool(matches) and any(p is END or KINDS[p] == SIGNAL for p, _, _ in matches)
         self.hits = _hits([m for m in matches if m[0] is not END]) if matches else []
         self.note: tuple[Any, ...] = ()
@@ -114,17 +112,46 @@ class Line:
                 self.note = (MOUNT_NOTE,)
             else:
                 self.note = next((h for h in HINTS if h[0].search(low)), ())
+        self.gave_up = b"init" in found and GAVE_UP.patterns[0][1].search(low) is not None
         self.passed = b"vfio" in found and PASSED.search(low) is not None
         self.again = b"detected" in found and AGAIN.search(low) is not None
         self.on = bool(self.hits) and not self.end and all(k == OTHER for _, k in self.hits)
 
     @property
     def speaks(self) -> bool:
-        return bool(self.hits or self.note or self.end or self.on or self.passed)
+        return bool(
+            self.hits
+            or self.note
+            or self.end
+            or self.on
+            or self.passed
+            or self.again
+            or self.gave_up
+        )
 
     @property
     def sure(self) -> bool:
         return bool(self.note) or any(level == CERTAIN for _, level in self.hits)
+
+
+SILENT = Line("", (), [])
+
+
+def line_of(line: str, words: list[bytes], found: Collection[bytes]) -> Line:
+    """Return what a line says. found: its words that are in SPEAKING."""
+    low = line.lower()
+    matches = ALL.matches(low, found, words)
+    if not matches:
+        if not EALS_WORDS.isdisjoint(found) and not CUT_WORDS.isdisjoint(words):
+            whole = log.completed(line)
+            if whole != line:
+                low, words = whole.lower(), words_of(whole)
+                found = SPEAKING.intersection(words)
+                matches = ALL.matches(low, found, words)
+        if not matches and NOTE_WORDS.isdisjoint(found):
+            return SILENT
+    says = Line(low, found, matches)
+    return says if says.speaks else SILENT
 
 
 def _hits(matches: list[Match]) -> list[tuple[Problem, int]]:
@@ -194,7 +221,7 @@ class Start:
                 self.fatal = self.fatal or line
         elif self.last and "Cause:" in line:
             self.last = line
-        if GAVE_UP.patterns[0][1].search(line.lower()) and "FATAL" not in self.gave_up:
+        if says.gave_up and "FATAL" not in self.gave_up:
             self.gave_up = line
 
     def forget(self, at: int) -> None:
@@ -220,7 +247,7 @@ class Reading:
         self.start = Start()
         self.last_ended: Start | None = None
         self.n = 0
-        self._known: dict[str, Line] = {}
+        self._known: dict[bytes, Line] = {}
         self._held: list[str] = []  # EAL's last line, with what may continue it, in each way
         self._parts = self._held_at = 0
         self._spoke = False  # whether the line before may have been wrapped within a message
@@ -237,9 +264,10 @@ class Reading:
             found = SPEAKING.intersection(words)
             if not FOREIGN.isdisjoint(found):
                 line = log.english(line)
-                found = SPEAKING.intersection(words_of(line))
+                words = words_of(line)
+                found = SPEAKING.intersection(words)
             if found:
-                self._look(line, found)
+                self._look(line, words, found)
             elif self._parts:
                 self._continue(line)
             if (
@@ -248,23 +276,31 @@ class Reading:
                 and ON.search(line.lower())
                 and not (self._spoke and _continues(line))
             ):
-                says = self._says(line, found) if found else None
+                says = self._says(line, words, found) if found else None
                 if not says or not (says.end or says.hits or says.note):
                     self.start.goes_on()
             self._spoke = bool(found) and len(line) > WRAPPED
 
-    def _look(self, line: str, found: frozenset[bytes] | set[bytes]) -> None:
+    def _look(self, line: str, words: list[bytes], found: frozenset[bytes]) -> None:
         """Look at a line that has a word which may matter."""
         eals = not EALS_WORDS.isdisjoint(found)
         if not eals and self._parts and self._continue(line):
             return
-        says = self._says(line, found)
+        says = self._says(line, words, found)
         start = self.start
+        self._parts = 0
+        if says is SILENT:
+            if eals:
+                start.tail.append(line)
+            if eals or len(line) > WRAPPED:
+                self._held, self._held_at, self._parts = [line.strip()], self.n, 1
+            elif start.last and "Cause:" in line:
+                start.last = line
+            return
         if says.again and start.ended:
             self.last_ended, self.start = start, Start()
             self.start.facts = start.facts
             start = self.start
-        self._parts = 0
         if eals:
             start.tail.append(line)
         start.add(line.strip(), says, self.n)
@@ -277,7 +313,8 @@ class Reading:
         held = self._held[0]
         panic = self._parts == 1 and held.endswith("():") and "PANIC in" in held
         more = panic or (
-            self._parts < 3
+            held[:8] != line[:8]  # it begins as that one did
+            and self._parts < 3
             and len(held) > 19
             and (_continues(line) or (log.DATED.match(held) and not log.DATED.match(line)))
             and (not line.startswith(("  ", " at ")) or EALS.search(held))
@@ -288,7 +325,10 @@ class Reading:
         text = line.strip()
         self._held = [f"{held}{gap}{text}" for held in self._held for gap in (" ", "")]
         self._parts += 1
-        both = [(self._says(w, SPEAKING.intersection(words_of(w))), w) for w in self._held]
+        both = []
+        for whole in self._held:
+            words = words_of(whole)
+            both.append((self._says(whole, words, SPEAKING.intersection(words)), whole))
         says, whole = max(both, key=lambda b: (b[0].sure, bool(b[0].hits), b[0].speaks))
         if says.sure:
             self.start.forget(self._held_at)
@@ -297,16 +337,21 @@ class Reading:
             self.start.add(whole, says, self._held_at if says.sure else self.n)
         return says.sure
 
-    def _says(self, line: str, found: frozenset[bytes] | set[bytes]) -> Line:
+    def _says(self, line: str, words: list[bytes], found: frozenset[bytes]) -> Line:
         """Return what a line says. One that differs in its numbers alone says the same."""
-        template = line.translate(DIGITS) if EXACT.isdisjoint(found) else line
+        template = line.encode("utf-8", "replace")
+        if EXACT.isdisjoint(found):
+            template = template.translate(DIGITS)
         says = self._known.get(template)
         if says is None:
             if len(self._known) >= TEMPLATES:
                 self._known.clear()
-            if not EALS_WORDS.isdisjoint(found) or "--" in line:
-                self.start.facts.add(line, sized=not POOL.search(line.lower()))
-            says = self._known[template] = Line(line, found)
+            says = self._known[template] = line_of(line, words, found)
+            if "--" in line or (
+                not EALS_WORDS.isdisjoint(found)
+                and (says.hits or says.note or not FACT_WORDS.isdisjoint(found))
+            ):
+                self.start.facts.add(line, sized=says.note != (POOL_NOTE,))
         return says
 
     def told(self) -> list[Told]:
