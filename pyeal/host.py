@@ -31,8 +31,11 @@ class Host:
         return libc.statfs(path)
 
     def affinity(self) -> set[int]:
-        """Returns the CPUs on which the calling thread may run."""
-        return os.sched_getaffinity(0)
+        """Returns the CPUs on which the calling thread may run; none if that cannot be asked."""
+        try:
+            return os.sched_getaffinity(0)
+        except OSError:
+            return set()
 
     def environ(self) -> Mapping[str, str]:
         """Returns the environment, which decides where the runtime directory is."""

@@ -192,13 +192,18 @@ class Survey:
             return 0
         if (free := counter(f"{path}/free_hugepages", self.log, self.unread)) is None:
             return 0
-        over = counter(f"{path}/nr_overcommit_hugepages", self.log, self.unread) or 0
-        surplus = counter(f"{path}/surplus_hugepages", self.log, self.unread) or 0
-        n = max(free - resv, 0) + max(over - surplus, 0)
+        n = max(free - resv, 0) + self.on_demand(name)
         if n == 0 and (reusable or not self.release.none_available_if_reusable):
             text = self.release.none_available
             self.log("WARNING", text.format(dir=name, kb=page_sz >> 10))
         return min(n + reusable, U32)
+
+    def on_demand(self, name: str) -> int:
+        """Returns how many pages overcommit still allows."""
+        path = f"{self.host.sys}/{GLOBAL}/{name}"
+        over = counter(f"{path}/nr_overcommit_hugepages", self.log, self.unread) or 0
+        surplus = counter(f"{path}/surplus_hugepages", self.log, self.unread) or 0
+        return max(over - surplus, 0)
 
     def on_node(self, name: str, page_sz: int, node: int) -> int:
         """Returns the number of free pages of one node. get_num_hugepages_on_node"""
@@ -302,7 +307,12 @@ def write_info(path: str, infos: Infos, nodes: int) -> None:
         record.num_pages[:] = info.num_pages
     if len(infos) < len(records):
         records[len(infos)].hugepage_sz = infos.dropped
-    files.write_file(path, bytes(records))
+    try:
+        files.write_file(path, bytes(records))
+    except OSError as e:
+        what = "Failed to create shared memory!"
+        fields = {"found": f"{path}: {e.strerror}", "reason": "runtime-file"}
+        raise EalError(EACCES, "hugepages", what, **fields) from None
 
 
 def read_info(path: str, nodes: int) -> list[HugepageInfo]:
@@ -463,6 +473,9 @@ def unlock(infos: list[HugepageInfo]) -> None:
             os.close(fd)
         info.open_files.clear()
         if info.lock_fd >= 0:
-            fcntl.flock(info.lock_fd, fcntl.LOCK_UN)  # a forked child may hold the descriptor too
+            try:
+                fcntl.flock(info.lock_fd, fcntl.LOCK_UN)  # a forked child may hold the descriptor
+            except OSError:  # a filter forbids it
+                pass
             os.close(info.lock_fd)
             info.lock_fd = -1
