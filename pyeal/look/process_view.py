@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EACCES
+from errno import EACCES, EINVAL
 
 from pyeal import libc
 from pyeal.cparse import size_of
@@ -16,7 +16,7 @@ from pyeal.look.sources import Folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class ProcessView(Host):
@@ -85,7 +85,31 @@ class ProcessView(Host):
         return dict(os.environ) if self.own else self.process.environ()
 
     def affinity(self) -> set[int]:
-        return os.sched_getaffinity(0 if self.own else self.pid)
+        return super().affinity() if self.own else os.sched_getaffinity(self.pid)
+
+    def usable_cpus(self) -> set[int]:
+        """Return the CPUs that its cpuset allows: its affinity if the cpuset cannot be seen."""
+        return self.allowed_cpus(range(os.cpu_count() or 1)) or self.affinity()
+
+    def allowed_cpus(self, asked: Iterable[int]) -> set[int] | None:
+        """Return which of these CPUs a thread of it could be pinned to; None if that is unknown.
+
+        This process tries it, and goes back to the affinity that it had.
+        """
+        if not self.own or self.root:
+            return None
+        before, found = self.affinity(), set[int]()
+        for cpu in asked if before else ():
+            try:
+                os.sched_setaffinity(0, {cpu})
+                found.add(cpu)
+            except OSError as e:
+                if e.errno != EINVAL:
+                    return None
+        if not before:
+            return None
+        os.sched_setaffinity(0, before)
+        return found
 
     def raise_open_files(self) -> int:
         """Return the hard limit; this process's own limit stays as it is."""

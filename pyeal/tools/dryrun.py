@@ -38,16 +38,18 @@ FIXED = 12  # descriptors of EAL beside those of pages: config, sockets, epoll, 
 class PageLimit:
     """At most so many pages of a size (0: any) on a node (None: any).
 
-    option: the mount option that sets it, if it has one.
+    option: the mount option that sets it, if it has one. A limit of files or descriptors counts
+    those: one for each list if the pages of a list have one file.
     """
 
-    __slots__ = ("link", "node", "option", "page_sz", "pages", "what")
+    __slots__ = ("files", "link", "node", "option", "page_sz", "pages", "what")
 
     def __init__(
         self, link: str, what: str, page_sz: int, node: int | None, pages: int, option: str = ""
     ) -> None:
         self.link, self.what, self.page_sz, self.node = link, what, page_sz, node
         self.pages, self.option = max(pages, 0), option
+        self.files = link == "descriptors" or option == "nr_inodes"
 
     def covers(self, page_sz: int, node: int) -> bool:
         return self.page_sz in (0, page_sz) and self.node in (None, node)
@@ -128,7 +130,7 @@ class FakePages(Backing):
     def _used(self, limit: PageLimit, msl: MemsegList) -> int:
         """Returns what a limit counts: pages, or one for each list that has one descriptor."""
         lists = [m for m in self.lists if limit.covers(m.page_sz, m.socket)]
-        if limit.link == "descriptors" and isinstance(self.real, ListPerFd):
+        if limit.files and isinstance(self.real, ListPerFd):
             return sum(bool(m.count) for m in lists if m is not msl)
         return sum(m.count for m in lists)
 
@@ -138,7 +140,7 @@ class FakePages(Backing):
             if not limit.covers(msl.page_sz, msl.socket):
                 continue
             left = limit.pages - self._used(limit, msl)
-            if limit.link == "descriptors" and isinstance(self.real, ListPerFd):
+            if limit.files and isinstance(self.real, ListPerFd):
                 left = n if left > 0 else 0
             if left < n:
                 n, self.binding_limit = max(left, 0), limit
@@ -343,6 +345,18 @@ class DryRun(Eal):
             )
         except EalError as e:
             self.error = e
+        self.own_error: EalError | None = None  # what pyeal alone refuses, before that
+        if hasattr(self, "options") and (not self.error or self.error.reason != "role"):
+            self._examine()
+
+    def _examine(self) -> None:
+        """Take the earliest failure of all steps for that of the start."""
+        from pyeal.tools import steps
+
+        found = [*steps.errors(self), *filter(None, [self.error])]
+        self.error = steps.earliest(found)
+        first = steps.earliest([*steps.own_errors(self), *found])
+        self.own_error = first if first is not self.error else None
 
     def _refuse_secondary(self, args: list[str]) -> None:
         opts = options.parse(args, self.release)
@@ -494,11 +508,12 @@ def find_limits(survey: Survey, infos: hugepages.Infos) -> list[PageLimit]:
         sz, word = info.page_sz, size(info.page_sz)
         back = survey.cleared.get(sz, 0) + info.num_reusable
         quiet = hugepages.Survey(opts, survey.release, survey.nodes, view)
+        extra = quiet.on_demand(names[sz])
         free = {node: quiet.on_node(names[sz], sz, node) for node in survey.nodes}
         if not os.path.isdir(f"{view.sys}/{hugepages.NODES}"):
-            free = {0: quiet.overall(names[sz], sz, 1) - 1}
+            free, extra = {0: quiet.overall(names[sz], sz, 1) - 1}, 0
         for node, n in free.items():
-            n += back if node == survey.nodes[0] else 0
+            n += extra + (back if node == survey.nodes[0] else 0)
             limits.append(PageLimit("pool", f"free {word} pages of node {node}", sz, node, n))
             if allowed is not None and node not in allowed and n:
                 what = f"node {node} is not in Mems_allowed ({view.status['Mems_allowed_list']})"
@@ -513,7 +528,7 @@ def find_limits(survey: Survey, infos: hugepages.Infos) -> list[PageLimit]:
             if pages < NO_LIMIT:
                 what = f"{what} leaves {pages} pages"
                 limits.append(PageLimit("mount", what, sz, None, pages + back, "size"))
-            if files < NO_LIMIT and not opts.single_file_segments:
+            if files < NO_LIMIT:
                 what = f"nr_inodes= of {info.hugedir} leaves {files} files"
                 limits.append(PageLimit("mount", what, sz, None, files + back, "nr_inodes"))
         else:

@@ -63,3 +63,42 @@ def runtime_dir(path: str = "", uid: int | None = None) -> str:
     else:
         root = not path and (os.getuid() if uid is None else uid) == 0
     return f"export {'RUNTIME_DIRECTORY' if root else 'XDG_RUNTIME_DIR'}=$(mktemp -d)"
+
+
+def another_prefix(prefix: str) -> str:
+    """Return the argument that gives EAL other files than those of a prefix in use."""
+    return f"--file-prefix {prefix}2"
+
+
+def writable(directory: str) -> str:
+    """Return the command that makes a mount writable."""
+    return f"mount -o remount,rw {directory}"
+
+
+def cores(usable: str) -> str:
+    """Return the argument that names the CPUs which a process may use."""
+    return f"-l {usable}"
+
+
+def limit(flag: str) -> str:
+    """Return the command of a shell that lifts a resource limit of what it starts."""
+    return f"ulimit {flag} unlimited"
+
+
+def seccomp(call: str) -> str:
+    """Return what lets a container make a system call."""
+    if call.endswith("mempolicy") or call == "mbind":
+        return "docker run --cap-add SYS_NICE"
+    return f"allow {call} in the seccomp profile, or start without it"
+
+
+def process_name(pid: int) -> str:
+    """Return "process 4711: its command line"."""
+    if pid <= 0:
+        return "a process out of sight"
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            words = f.read(200).replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    except OSError:
+        words = ""
+    return f"process {pid}" + (f": {words[:60]}" if words else "")

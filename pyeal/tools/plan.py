@@ -79,16 +79,19 @@ def _timed(fn: Callable[..., object], *args: object) -> float:
 
 
 def per_file() -> float:
-    """Seconds that making, locking and mapping a file costs here, without its memory."""
+    """Seconds that making, locking and mapping a file costs here, without its memory; 0: unknown"""
     import fcntl
 
     began, n = time.perf_counter(), 16
-    for _ in range(n):
-        fd = os.memfd_create("plan")
-        os.ftruncate(fd, libc.PAGE)
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        libc.munmap(libc.mmap(0, libc.PAGE, PROT_RW, MAP_SHARED, fd), libc.PAGE)
-        os.close(fd)
+    try:
+        for _ in range(n):
+            fd = os.memfd_create("plan")
+            os.ftruncate(fd, libc.PAGE)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            libc.munmap(libc.mmap(0, libc.PAGE, PROT_RW, MAP_SHARED, fd), libc.PAGE)
+            os.close(fd)
+    except OSError:  # forbidden here
+        return 0.0
     return (time.perf_counter() - began) / n
 
 
@@ -108,7 +111,7 @@ def free_base(length: int, views: list[ProcessView], bits: int = 47) -> int:
 
 def facts(r: DryRun) -> dict[str, Any]:
     """All of it as plain data; without lists where it would fail before they are made."""
-    e, o = r.error, getattr(r, "options", None)
+    e, o, own = r.error, getattr(r, "options", None), r.own_error
     out: dict[str, Any] = {
         "release": r.release.name,
         "build": {
@@ -119,6 +122,7 @@ def facts(r: DryRun) -> dict[str, Any]:
         "ok": e is None,
         "error": e
         and {"stage": e.stage, "errno": e.errno, "text": e.text, "limit": r.binding_link},
+        "pyeal": own and {"stage": own.stage, "errno": own.errno, "text": own.text},
         "says": [text for level, text in r.said if level not in ("DEBUG", "INFO")],
     }
     if o is None or e:
@@ -311,5 +315,8 @@ def _time(seconds: float) -> str:
 
 
 def _said(f: dict[str, Any]) -> list[str]:
-    """EAL's own warnings."""
-    return ["", *(f"  {ink('EAL:', DIM)} {text}" for text in f["says"])] if f["says"] else []
+    """EAL's own warnings, and what pyeal alone refuses."""
+    lines = [f"  {ink('EAL:', DIM)} {text}" for text in f["says"]]
+    if f["pyeal"] and f["ok"]:
+        lines.append(f"  {ink('pyeal init:', DIM)} {f['pyeal']['text']}")
+    return ["", *lines] if lines else []

@@ -18,7 +18,7 @@ from pyeal.tools import (
     document,
     ink,
 )
-from pyeal.tools.doctor.chain import LINKS, look_at
+from pyeal.tools.doctor.chain import EARLY, LINKS, link_of, look_at
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding, state_of
 
 TYPE_CHECKING = False
@@ -60,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
         case = Case(view, args.eal_args, args.release)
         found = look_at(case)
     states = {link: state_of(fs) for link, fs in found.items()}
-    first = next((link for link in LINKS if states[link] == FAIL), None)
+    failed = [link for link in LINKS if states[link] == FAIL]
+    first = failed[0] if failed else None
+    if case.error and (link := link_of(case)) in failed and case.error.stage in EARLY:
+        first = link  # EAL fails there before it looks at the others
     steps = []
     if args.touch:
         from pyeal.tools.touch import touch

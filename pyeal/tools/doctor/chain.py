@@ -20,7 +20,7 @@ from pyeal.tools.doctor import (
     policy,
     pool,
 )
-from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, Case, Finding
+from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,11 +47,21 @@ STAGES = {  # stage of an error that no check explained: its link
     "pages": "pool",
     "runtime": "permission",
     "config": "permission",
+    "mp": "permission",
+    "memzone": "permission",
     "memseg": "address space",
     "vaspace": "address space",
     "iova": "IOVA",
     "memfd": "permission",
+    "threads": "policy",
 }
+REASONS = {  # the same by the reason, which says more
+    "primary-exists": "files of others",
+    "survivors": "files of others",
+    "hugedir-locked": "files of others",
+    "runtime-file": "permission",
+}
+EARLY = ("runtime", "config", "mp", "memzone", "threads")  # before and after all about memory
 ROOT_ONLY = ("mkdir", "mount", "umount", "chown", "echo", "sysctl")
 SLOW = 2.0  # seconds of zeroing at a start that are worth a finding
 
@@ -75,8 +85,16 @@ def look_at(c: Case) -> dict[str, list[Finding]]:
             except OSError as e:
                 text = f"{e.strerror}: {e.filename}" if e.filename else str(e)
                 found[link] = [Finding(UNKNOWN, text)]
-        if c.error and not any(f.state == FAIL for fs in found.values() for f in fs):
-            found[_link_of(c)].append(_unexplained(c.error))
+        if c.dry_run and not c.error:  # EAL starts, whatever stands here
+            for f in (f for fs in found.values() for f in fs if f.state == FAIL):
+                f.state = WARN
+        elif c.error and not any(f.state == FAIL for f in found[link_of(c)]):
+            fails = [f for fs in found.values() for f in fs if f.state == FAIL]
+            if not fails or c.error.reason in REASONS or c.error.stage in EARLY:
+                found[link_of(c)].append(_unexplained(c.error))
+        if c.dry_run and (own := c.dry_run.own_error) and not c.error:
+            text = f"EAL {c.release.line} starts, but {own.what}: {own.found}"
+            found["permission"].append(Finding(WARN, text, do=own.fix))
         if slow := _zeroing(c):
             found["pool"].append(slow)
         if view.uid:
@@ -100,9 +118,11 @@ def _unexplained(e: EalError) -> Finding:
     return Finding(FAIL, e.what, wanted=wanted, found=found, do=e.fix or "pyeal plan -- ARGS")
 
 
-def _link_of(c: Case) -> str:
+def link_of(c: Case) -> str:
     """Return the link of an error of the dry run that no check explained."""
     assert c.error
+    if c.error.reason in REASONS:
+        return REASONS[c.error.reason]
     if c.limit:
         return {"lists": "address space"}.get(c.limit, c.limit)
     return STAGES.get(c.error.stage, "pool")

@@ -104,7 +104,7 @@ def _same_names(c: Case) -> Iterator[Finding]:
         if taken:
             yield Finding(
                 FAIL,
-                f"another EAL uses {d} with this prefix",
+                f"another EAL uses {d} with this prefix: its files would be removed by this start",
                 21,
                 wanted=f"no living {c.o.file_prefix}map_* file",
                 found=f"{len(taken)} of {process_name(taken[0].holders[0][1])}",

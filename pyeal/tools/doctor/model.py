@@ -8,6 +8,7 @@ from pyeal.look.config import HeldConfig
 from pyeal.look.process_view import ProcessView
 from pyeal.tools import printable
 from pyeal.tools.dryrun import DryRun
+from pyeal.tools.fixes import process_name as process_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,15 +130,3 @@ def state_of(findings: list[Finding]) -> str:
 
 def listed(numbers: list[int]) -> str:
     return ",".join(map(str, numbers))
-
-
-def process_name(pid: int) -> str:
-    """Return "process 4711: its command line"."""
-    if not pid:
-        return "a process out of sight"
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as f:
-            words = f.read(200).replace(b"\0", b" ").decode("utf-8", "replace").strip()
-    except OSError:
-        words = ""
-    return f"process {pid}" + (f": {words[:60]}" if words else "")

@@ -1,0 +1,450 @@
+"""The steps of a start that leave traces, examined without making them.
+
+errors() has what rte_eal_init itself would end with; own_errors() what `pyeal init` refuses
+besides, on purpose. A dry run (dryrun.py) reports the earliest of all, in the order of the start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+from ctypes import sizeof
+from errno import EACCES, EFAULT, EINVAL, ENODEV, ENOMEM, ENOSYS, EPERM
+
+from pyeal import files, layout, libc, memseg
+from pyeal.errors import EalError
+from pyeal.fbarray import file_size
+from pyeal.libc import PAGE
+from pyeal.look import locks
+from pyeal.look.process import NO_LIMIT
+from pyeal.tools import fixes, size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pyeal.look.process_view import ProcessView
+    from pyeal.tools.dryrun import DryRun
+
+# of rte_eal_init; the other stages are parts of "memory"
+ORDER = ("options", "runtime", "config", "mp", "iova", "hugepages", "memzone", "memory", "heap",
+         "threads", "service")  # fmt: skip
+NAME_MAX, SUN_PATH = 255, 107
+ROOM = layout.CONFIG_SIZE, 12720, 188416  # config, hugepage_info, fbarray_memzone
+
+
+def earliest(found: list[EalError]) -> EalError | None:
+    """Return the error of the stage that comes first; of one stage, the first that is given."""
+    return min(found, key=lambda e: _rank(e.stage), default=None)
+
+
+def _rank(stage: str) -> int:
+    return ORDER.index(stage if stage in ORDER else "memory")
+
+
+def errors(r: DryRun) -> Iterator[EalError]:
+    """Yield what rte_eal_init would end with, one error for each step that fails."""
+    v, shared = r.view, not r.options.no_shconf
+    if v.root:  # a folder that stands for a host has no runtime directory and no rights
+        return
+    if shared:
+        path = v.runtime_dir(r.options.file_prefix, r.release)
+        first, made = path[: -len(r.options.file_prefix) - 1], False
+        for level in (first, path):
+            why, made = _mkdir(v, level, made and os.path.dirname(level) == first)
+            if why:
+                yield _no_directory(v, level, why)
+                return
+        yield from _shared_files(r, path)
+    if v.own:
+        yield from _forbidden(r)
+    yield from _page_files(r)
+    yield from _locked(r)
+    yield from _threads(r)
+
+
+# --- the runtime directory and its files ----------------------------------------------------------
+
+
+def _mkdir(v: ProcessView, path: str, above_is_new: bool) -> tuple[str, bool]:
+    """Return why mkdir would fail, "" if it would not, and whether it would make the directory.
+
+    A name that exists already is none of a directory's business: EAL goes on.
+    """
+    above, _, name = path.rpartition("/")
+    parent = v.real(above)
+    if name in (".", "..") or (not above_is_new and os.path.lexists(f"{parent}/{name}")):
+        return "", False
+    if len(os.fsencode(name)) > NAME_MAX or len(os.fsencode(path)) >= libc.PAGE:
+        return "File name too long", False
+    if above_is_new:
+        return "", True
+    if not os.path.isdir(parent):
+        return "Not a directory" if os.path.lexists(parent) else "No such file or directory", False
+    st = os.statvfs(parent)
+    if st.f_flag & os.ST_RDONLY:
+        return "Read-only file system", False
+    if not v.access(above, os.W_OK | os.X_OK):
+        return "Permission denied", False
+    if st.f_files and not st.f_favail:
+        return "No space left on device", False
+    return "", True
+
+
+def _no_directory(v: ProcessView, path: str, why: str) -> EalError:
+    return EalError(
+        EINVAL,
+        "runtime",
+        f"Cannot create runtime directory {path}",
+        expected="a directory that this user can create",
+        found=why,
+        fix=fixes.runtime_dir(path if v.uid == 0 else "", v.uid),
+        reason="runtime-directory",
+    )
+
+
+def _shared_files(r: DryRun, at: str) -> Iterator[EalError]:
+    """Yield the first file of the runtime directory that cannot be made, locked or filled.
+
+    EAL writes every byte of its files: where the file system has no room, the kernel ends it with
+    SIGBUS.
+    """
+    v = r.view
+    above, missing = at, 0
+    while not os.path.isdir(v.real(above)):
+        above, missing = os.path.dirname(above) or "/", missing + 1
+    st = os.statvfs(v.real(above))
+    inodes = (st.f_favail if st.f_files else NO_LIMIT) - missing
+    room = st.f_bavail * st.f_frsize // PAGE if st.f_blocks else NO_LIMIT
+    most = v.limit("Max file size")[0]
+    may_write = above != at or v.access(at, os.W_OK | os.X_OK)
+    for name, n, stage in _files(r):
+        real = f"{v.real(at)}/{name}"
+        try:
+            old = os.stat(real)
+        except FileNotFoundError:
+            old = None
+        except OSError as e:
+            yield _no_file(v, at, name, stage, e.strerror or "")
+            return
+        if why := _not_opened(v, f"{at}/{name}", old, may_write, inodes):
+            yield _no_file(v, at, name, stage, why)
+            return
+        inodes -= old is None
+        if held := _held(v, old, name, at):
+            yield held if isinstance(held, EalError) else _no_file(v, at, name, stage, held)
+            return
+        if n > most:
+            found = f"ulimit -f {most >> 10}"
+            yield _no_file(v, at, name, stage, found, size(n), fixes.limit("-f"))
+            return
+        room -= -(-n // PAGE) - (old.st_blocks * 512 // PAGE if old else 0)
+        if room < 0 and n:
+            need = sum(-(-m // PAGE) * PAGE for _, m, _ in _files(r))
+            found = f"{size(max(st.f_bavail * st.f_frsize, 1))} free: EAL dies of SIGBUS there"
+            fix = fixes.runtime_dir(at if v.uid == 0 else "", v.uid)
+            yield _no_file(v, at, name, stage, found, f"{size(need)} for its files", fix)
+            return
+
+
+def _files(r: DryRun) -> list[tuple[str, int, str]]:
+    """Return (name, bytes, stage) of each file that a start makes, in its order."""
+    stages = {"config": "config", "hugepage_info": "hugepages", "fbarray_memzone": "memzone",
+              "mp_socket": "mp"}  # fmt: skip
+    found = [] if r.error else r.runtime_files()
+    if not found:  # the lists are not known
+        found = [("config", ROOM[0]), ("mp_socket", 0), ("fbarray_memzone", ROOM[2])]
+        if not r.options.no_huge:
+            found.insert(2, ("hugepage_info", ROOM[1]))
+    found += _released(r)
+    found.sort(key=lambda f: _rank(stages.get(f[0], "memory")))
+    return [(name, n, stages.get(name, "memory")) for name, n in found]
+
+
+def _released(r: DryRun) -> list[tuple[str, int]]:
+    """Return the arrays that legacy mode makes, and removes before the start ends."""
+    if r.error or not r.legacy:
+        return []
+    plans = memseg.plan([i.page_sz for i in r.infos], r.sockets, r.release, r.options.pagesz_mem)
+    sizes = sorted(p.n_segs for p in plans)
+    for m in r.lists:
+        sizes.remove(m.n_segs)
+    return [(f"fbarray_{i}", file_size(n, sizeof(layout.Memseg))) for i, n in enumerate(sizes)]
+
+
+def _not_opened(
+    v: ProcessView, path: str, old: os.stat_result | None, may_write: bool, inodes: int
+) -> str:
+    """Return why a file cannot be opened for reading and writing."""
+    if old is None or path.endswith("/mp_socket"):  # whose old one is removed
+        if not may_write:
+            return "Permission denied"
+        return "No space left on device" if old is None and inodes < 1 else ""
+    if stat.S_ISDIR(old.st_mode):
+        return "Is a directory"
+    return "" if v.access(path, os.R_OK | os.W_OK) else "Permission denied"
+
+
+def _held(v: ProcessView, old: os.stat_result | None, name: str, at: str) -> EalError | str:
+    """Return the error of a file that another process has locked."""
+    if old is None or name == "hugepage_info" or name == "mp_socket":
+        return ""
+    if name == "config":
+        try:
+            held = v.config(at)
+        except OSError as e:
+            return e.strerror or str(e)
+        if held is None or not held.alive or held.owner == v.pid:
+            return ""
+        what = f"Cannot create lock on '{at}/config'. Is another primary process running?"
+        who = fixes.process_name(held.owner)
+        fix = fixes.another_prefix(at.rpartition("/")[2])
+        fields = {"expected": "it unlocked", "found": who, "fix": fix, "reason": "primary-exists"}
+        return EalError(0, "config", what, **fields)
+    by = v.flocked().get(locks.file_id(old), [])
+    if not by or by[0][1] == v.pid:
+        return ""
+    stage = "memzone" if name == "fbarray_memzone" else "memory"
+    return EalError(
+        ENODEV if stage == "memzone" else ENOMEM,
+        stage,
+        f"Cannot lock {at}/{name}",
+        expected="no process of an earlier start",
+        found=fixes.process_name(by[0][1]),
+        fix=fixes.another_prefix(at.rpartition("/")[2]),
+        reason="survivors",
+    )
+
+
+def _no_file(
+    v: ProcessView, at: str, name: str, stage: str, found: str, expected: str = "", fix: str = ""
+) -> EalError:
+    errno = {"config": 0, "hugepages": EACCES, "memzone": ENODEV, "mp": EFAULT}.get(stage, ENOMEM)
+    what = f"Cannot make {at}/{name}"
+    expected = expected or "a file that this user can open, lock and fill"
+    fix = fix or fixes.runtime_dir(at if v.uid == 0 else "", v.uid)
+    fields = {"expected": expected, "found": found, "fix": fix, "reason": "runtime-file"}
+    return EalError(errno, stage, what, **fields)
+
+
+# --- what a filter of system calls denies to this process -----------------------------------------
+
+
+def _forbidden(r: DryRun) -> Iterator[EalError]:
+    """Yield the system calls that EAL needs and that this process may not make.
+
+    Each is made in a way that changes nothing.
+    """
+    o, shared = r.options, not r.options.no_shconf
+    huge, filtered = not o.no_huge, r.view.status.get("Seccomp", "0") != "0"
+    for name, probe, stage, needed in (
+        ("mkdir", _try_mkdir, "runtime", shared),
+        ("ftruncate", _try_ftruncate, "config" if shared else first_page(r),
+         shared or (huge and not o.legacy_mem)),
+        ("flock", _try_flock, "mp" if shared else "hugepages",
+         shared or (huge and any(i.hugedir for i in r.infos))),
+        ("unlink", lambda: os.unlink("/"), "memory", huge and o.legacy_mem),
+        ("socket", _try_socket, "mp", shared),
+        ("bind", _try_bind, "mp", shared),
+        ("get_mempolicy", libc.get_mempolicy, first_page(r), huge and not o.legacy_mem),
+        ("sched_setaffinity", _try_affinity, "threads", True),
+    ):  # fmt: skip
+        asks = name == "get_mempolicy"  # and no more than that: a security module shows, too
+        if needed and (asks or filtered) and (why := _denied(probe, asks)):
+            yield EalError(
+                EPERM,
+                stage,
+                f"{name} is forbidden to this process",
+                expected=f"{name}, which EAL needs",
+                found=f"{why}: a filter of system calls (seccomp)",
+                fix=fixes.seccomp(name),
+                reason="forbidden-call",
+            )
+
+
+def first_page(r: DryRun) -> str:
+    """Return the stage that takes the first page: memory, or services if nothing is asked for."""
+    o = r.options
+    asked = o.memory or any((o.socket_mem or {}).values())
+    return "memory" if asked or o.legacy_mem else "service"
+
+
+def _denied(probe: Callable[[], object], may_lack: bool) -> str:
+    try:
+        probe()
+    except OSError as e:
+        if e.errno == EPERM or (e.errno == ENOSYS and not may_lack):
+            return e.strerror or ""
+    return ""
+
+
+def _try_mkdir() -> None:
+    os.mkdir("/")  # exists
+
+
+def _try_ftruncate() -> None:
+    fd = os.open(os.devnull, os.O_RDWR)
+    try:
+        os.ftruncate(fd, 0)  # EINVAL, unless it is forbidden
+    finally:
+        os.close(fd)
+
+
+def _try_flock() -> None:
+    r, w = os.pipe()
+    try:
+        fcntl.flock(r, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    finally:
+        os.close(r)
+        os.close(w)
+
+
+def _try_socket() -> None:
+    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).close()
+
+
+def _try_bind() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.bind("")  # a name of the kernel's choice, gone with the socket
+
+
+def _try_affinity() -> None:
+    os.sched_setaffinity(0, os.sched_getaffinity(0))
+
+
+# --- locks and cores ------------------------------------------------------------------------------
+
+
+def _page_files(r: DryRun) -> Iterator[EalError]:
+    """Yield why the file of a page that the start would take cannot be made."""
+    v, o = r.view, r.options
+    if o.no_huge or r.error:
+        return
+    used = {sz for (sz, _), n in r.pages().items() if n}
+    for info in (i for i in r.infos if i.page_sz in used):
+        d, stage, sz = info.hugedir, first_page(r), info.page_sz
+        what = f"Cannot make page files in {d}"
+        most = v.limit("Max file size")[0]
+        if o.single_file_segments:
+            sz = max(m.count * m.page_sz for m in r.lists if m.page_sz == sz)
+        if sz > most and not o.legacy_mem:
+            yield EalError(
+                ENOMEM,
+                stage,
+                what,
+                expected=f"files of {size(sz)}",
+                found=f"ulimit -f {most >> 10}",
+                fix=fixes.limit("-f"),
+                reason="file-size",
+            )
+        if o.in_memory:
+            continue
+        found = fix = ""
+        if len(os.fsencode(f"{o.file_prefix}map_0")) > NAME_MAX:
+            found, fix = "File name too long", fixes.another_prefix("rte")
+        elif os.statvfs(v.path(d)).f_flag & os.ST_RDONLY:
+            found, fix = "ro", fixes.writable(d)
+        elif not v.access(d, os.R_OK | os.W_OK | os.X_OK):
+            found, fix = f"user {v.uid} may not write there", fixes.own(d, v.uid)
+        if found:
+            expected = "a hugetlbfs in which this user can make files"
+            fields = {"expected": expected, "found": found, "fix": fix, "reason": "hugedir-rights"}
+            yield EalError(ENOMEM, stage, what, **fields)
+
+
+def _locked(r: DryRun) -> Iterator[EalError]:
+    """Yield a hugepage directory that is locked: the start waits for it without a limit.
+
+    Legacy mode waits for each of its page files, too.
+    """
+    held = r.view.flocked()
+    for info in (i for i in r.infos if i.hugedir):
+        d = info.hugedir
+        try:
+            by = held.get(locks.file_id(os.stat(r.view.path(d))), [])
+            if not by and r.options.legacy_mem:
+                names = [f for f in r.view.page_files(d) if f.prefix == r.options.file_prefix]
+                by = [h for f in names for h in f.holders if h[0] == "WRITE"]
+        except OSError:
+            continue
+        if by:
+            yield EalError(
+                EACCES,
+                "hugepages",
+                f"{d} is locked: the start would wait without a word",
+                expected="it unlocked",
+                found=fixes.process_name(by[0][1]),
+                fix=fixes.another_mount(info.page_sz),
+                reason="hugedir-locked",
+            )
+            return
+
+
+def _threads(r: DryRun) -> Iterator[EalError]:
+    """Yield a CPU that the process may not use: EAL pins a thread to each that is named."""
+    if r.options.cpus is None:
+        return
+    allowed = r.view.allowed_cpus(r.options.cpus)
+    if allowed is not None and (out := [c for c in r.options.cpus if c not in allowed]):
+        usable = ",".join(map(str, sorted(r.view.usable_cpus())))
+        yield EalError(
+            EINVAL,
+            "threads",
+            f"Cannot set affinity to CPU {','.join(map(str, out))}",
+            expected="CPUs of this process's cpuset",
+            found=f"Cpus_allowed_list: {usable}",
+            fix=fixes.cores(usable),
+            reason="cpuset",
+        )
+
+
+# --- what pyeal alone refuses ---------------------------------------------------------------------
+
+
+def own_errors(r: DryRun) -> list[EalError]:
+    """Return what `pyeal init` refuses and EAL takes, with the reason."""
+    return [*_own(r)]
+
+
+def _own(r: DryRun) -> Iterator[EalError]:
+    v = r.view
+    if not v.own or v.root:
+        return
+    if not r.options.no_shconf:
+        yield from _own_of_files(r)
+    used = set() if r.error or r.options.no_huge else {sz for (sz, _), n in r.pages().items() if n}
+    for d in (i.hugedir for i in r.infos if i.hugedir and i.page_sz in used):
+        if not r.options.in_memory and v.statfs(d)[0] != libc.HUGETLBFS_MAGIC:
+            why = "no hugetlbfs, another file system is mounted over it: EAL takes ordinary memory"
+            yield _refused(first_page(r), d, OSError(ENODEV, why))
+
+
+def _own_of_files(r: DryRun) -> Iterator[EalError]:
+    v = r.view
+    path = v.runtime_dir(r.options.file_prefix, r.release)
+    for level in (path[: -len(r.options.file_prefix) - 1], path):
+        try:
+            files.check_directory(level)
+        except FileNotFoundError:
+            continue
+        except OSError as e:
+            yield _refused("runtime", level, e)
+            return
+    for name, _, stage in _files(r):
+        try:
+            st = os.lstat(f"{path}/{name}")
+        except OSError:
+            continue
+        if name != "mp_socket" and (why := files.why_untrusted(st, stat.S_IFREG)):
+            yield _refused(stage, f"{path}/{name}", OSError(EPERM, why))
+            return
+    if len(os.fsencode(f"{path}/mp_socket")) > SUN_PATH:
+        why = f"a path over {SUN_PATH} bytes: EAL cuts the name, and no secondary finds it"
+        yield _refused("mp", f"{path}/mp_socket", OSError(EINVAL, why))
+
+
+def _refused(stage: str, path: str, e: OSError) -> EalError:
+    what = f"pyeal init refuses {path}"
+    return EalError(e.errno or 0, stage, what, found=e.strerror or "", reason="stricter")
