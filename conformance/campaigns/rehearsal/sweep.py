@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     outcomes: Counter[str] = Counter()
     wrong = 0
     with ProcessPoolExecutor(args.jobs) as pool:
-        for s, ran in pool.map(partial(one, known=known, only=args.only), seeds, chunksize=4):
+        for s, ran in pool.map(partial(one, known=known, only=args.only), seeds, chunksize=2):
             if not ran:
                 outcomes["not built"] += 1
                 continue
@@ -75,7 +75,9 @@ def main(argv: list[str]) -> int:
             outcomes[found["real"]] += 1
             if who := meant.wrong(s, found):
                 wrong += 1
-                said = ", ".join(f"{w} {found[w]}" for w in ("real", *verdict.WHO))
+                said = ", ".join(
+                    f"{w} {found[w]}" for w in ("real", *verdict.WHO, "stricter") if w in found
+                )
                 print(f"{s}\n    {said}    <- {' '.join(who)}", flush=True)
     told = ", ".join(f"{n} {what}" for what, n in outcomes.most_common())
     took = time.monotonic() - began

@@ -6,6 +6,7 @@ in forks of one process, which imported pyeal before; the real one is executed.
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import fcntl
 import importlib
@@ -50,7 +51,13 @@ def _call(what: str, ret: int) -> None:
 
 
 def load() -> None:
-    """Import what the commands import, once for all situations."""
+    """Import what the commands import, once for all situations.
+
+    Also codecs: a situation's user may not be able to read them later.
+    """
+    for codec in ("ascii", "latin-1"):
+        codecs.lookup(codec)
+
     for name in MODULES:
         importlib.import_module(f"pyeal.{name}")
 
@@ -215,6 +222,31 @@ class Ran:
         self.code, self.out, self.err = code, out, err
 
 
+def _end(work: Any) -> None:
+    """Run work() in a forked child, and end the child with what it returns."""
+    code = 99
+    try:
+        code = int(work())
+        sys.stdout.flush()
+    except SystemExit as e:
+        code = int(e.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _inside(world: World, work: Any, fds: list[int]) -> int:
+    for to, fd in enumerate(fds):
+        os.dup2(fd, to)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
+    world.become()
+    return int(work())
+
+
 def fork(world: World, work: Any, stdin: bytes = b"") -> Ran:
     """Run work() in a fork that has become the situation's process."""
     fds = [os.memfd_create(n) for n in ("stdin", "stdout", "stderr")]
@@ -222,21 +254,7 @@ def fork(world: World, work: Any, stdin: bytes = b"") -> Ran:
     os.lseek(fds[0], 0, 0)
     pid = os.fork()
     if not pid:
-        code = 99
-        try:
-            os.setpgid(0, 0)
-            for to, fd in enumerate(fds):
-                os.dup2(fd, to)
-            world.become()
-            code = work()
-            sys.stdout.flush()
-        except SystemExit as e:
-            code = int(e.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
+        _end(lambda: _inside(world, work, fds))
     pidfd = os.pidfd_open(pid)
     over = not select.select([pidfd], [], [], LIMIT)[0]
     if over:
@@ -258,18 +276,14 @@ def pyeal(world: World, name: str, *options: str) -> Ran:
     s = world.s
     argv = [name, "--json", "--as", s.release, *options, "--", *s.eal_args]
 
-    def work() -> int:
-        sys.stdout = os.fdopen(1, "w", closefd=False)
-        sys.stderr = os.fdopen(2, "w", closefd=False)
-        code: int = cli.main(argv)
-        return code
-
-    return fork(world, work)
+    return fork(world, lambda: cli.main(argv))
 
 
 def real(world: World) -> Ran:
     """Run the real rte_eal_init and rte_eal_cleanup."""
     argv = command(world.target)
+    if argv[0] == sys.executable and os.path.exists("/usr/bin/python3"):
+        argv[0] = "/usr/bin/python3"  # any user may read it
 
     def work() -> int:
         os.execve(argv[0], argv, dict(os.environ))
@@ -291,30 +305,8 @@ def _side(s: Situation, target: str, side: tuple[str, ...]) -> dict[str, Ran]:
     r, w = os.pipe()
     pid = os.fork()
     if not pid:
-        code = 1
-        try:
-            os.close(r)
-            libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-            world, answer = World(s, target), {}
-            try:
-                try:
-                    world.build()
-                except (FileExistsError, NotADirectoryError, FileNotFoundError):
-                    os._exit(code)
-                for name in side:
-                    more = ("--no-hold",) if name == "init" else ()
-                    ran = real(world) if name == "real" else pyeal(world, name, *more)
-                    answer[name] = ran.__dict__
-            finally:
-                world.close()
-            with os.fdopen(w, "w") as f:
-                json.dump(answer, f)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
+        os.close(r)
+        _end(lambda: _answer(World(s, target), side, w))
     os.close(w)
     with os.fdopen(r) as f:
         text = f.read()
@@ -323,6 +315,26 @@ def _side(s: Situation, target: str, side: tuple[str, ...]) -> dict[str, Ran]:
     if not text:
         raise Unbuildable(str(s))
     return {name: Ran(**facts) for name, facts in json.loads(text).items()}
+
+
+def _answer(world: World, side: tuple[str, ...], to: int) -> int:
+    """Build the place, run the programs in it, and write what came of them as JSON."""
+    libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    answer = {}
+    try:
+        try:
+            world.build()
+        except (FileExistsError, NotADirectoryError, FileNotFoundError):
+            return 1
+        for name in side:
+            more = ("--no-hold",) if name == "init" else ()
+            ran = real(world) if name == "real" else pyeal(world, name, *more)
+            answer[name] = ran.__dict__
+    finally:
+        world.close()
+    with os.fdopen(to, "w") as f:
+        json.dump(answer, f)
+    return 0
 
 
 def _leave_cgroup(pid: int) -> None:
