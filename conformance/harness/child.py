@@ -53,7 +53,7 @@ class Rec(dict):
     __getattr__ = dict.__getitem__
 
 
-PEER = re.compile(r"\d\d\.\d\d(\.\d+)?(-[a-z]\w+)?")  # 22.11, 22.11.11, 22.11-arm64
+PEER = re.compile(r"\d\d\.\d\d(\.\d+)?(-[a-z][\w-]+)?")  # 22.11, 22.11.11, 22.11-arm64
 
 
 def command(target):

@@ -1,6 +1,7 @@
 """Virtual machines with the nodes, page sizes and kernels that this one lacks.
 
     ci/machines list
+    ci/machines fetch arm64                       kernel and packages, into the cache
     ci/machines run numa2 -- ci/conform NUMA      its report: conform-report-numa2/
     ci/machines run numa2 -- ci/mutations NUMA-010
     ci/machines matrix numa2 linux-5.10 -- ci/conform NUMA SEG      one page of all of them
@@ -410,16 +411,23 @@ class NotUp(Broken):
     """The first process was never heard."""
 
 
+def fetch(machine, say):
+    """Have all that a machine is made of; returns its kernel's image."""
+    for program in QEMU[machine.arch], BUSYBOX:
+        if not shutil.which(program):
+            need = f"apt-get install {machine.kind.package} busybox-static"
+            raise Broken(f"wanted {program}, found none: {need}")
+    if machine.arch != "amd64":
+        system(machine, say)
+    return kernel(machine, lambda text: say(f"{machine.suite}: {text}"))
+
+
 def run(machine, argv, report, limit, say):
     """Boot, run a command, bring its report back; answers the command's exit code."""
     tty = ""
     if sys.stdout.isatty():
         tty = "cols {} rows {}".format(*os.get_terminal_size())
-    for program in QEMU[machine.arch], BUSYBOX:
-        if not shutil.which(program):
-            need = f"apt-get install {machine.kind.package} busybox-static"
-            raise Broken(f"wanted {program}, found none: {need}")
-    image = kernel(machine, lambda text: say(f"{machine.suite}: {text}"))
+    image = fetch(machine, say)
     tmp = working_folder()
     try:
         if "conform" in argv or "mutations" in argv:
@@ -502,9 +510,12 @@ def bring(packed, to):
 
 
 def one(name, argv, report, limit):
-    """run() of a machine by its name; what it cannot do is said, and an exit code."""
+    """run() of a machine by its name, or fetch() without a command; says what cannot be done."""
     try:
         say = lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True)  # noqa: E731
+        if not argv:
+            fetch(Machine(name), say)
+            return 0
         return run(Machine(name), argv, report, limit, say)
     except (TimeoutError, Broken, peers.Unobtainable) as e:
         print(f"machines: {name}: {e}", file=sys.stderr)
@@ -533,6 +544,8 @@ def main(argv):
     p = argparse.ArgumentParser(prog="ci/machines", description=__doc__.split("\n")[0])
     sub = p.add_subparsers(dest="verb", required=True)
     sub.add_parser("list", help="what there is")
+    f = sub.add_parser("fetch", help="have the kernel and the packages of machines in the cache")
+    f.add_argument("machines", nargs="+", metavar="MACHINE", choices=names())
     r = sub.add_parser("run", help="boot a machine, run a command in it")
     r.add_argument("machine", metavar="MACHINE", help=", ".join(names()))
     r.add_argument("--report", type=Path, metavar="DIR", help="default: conform-report-MACHINE")
@@ -570,6 +583,8 @@ def main(argv):
         for machine in map(Machine, names()):
             print(f"{machine.name:12} {machine.kernel:5} {machine.about}")
         return 0
+    if args.verb == "fetch":
+        return max(one(name, [], None, None) for name in args.machines)
     if not command:
         p.error("after -- comes what is to run: ci/conform ARGS, or any other program")
     command[:1] = COMMANDS.get(command[0].removeprefix("./"), command[:1])

@@ -22,7 +22,6 @@ from conformance.harness.box import Box, BoxError
 from conformance.harness.child import TargetDied, TargetError, TargetHung, greet
 from conformance.harness.eal import Eal
 from conformance.harness.forkserver import ForkServer
-from conformance.runner.run import Broken, both_of
 
 PAGES, PREFIX, STAMP = 24, "pairs", b"stamp"
 GROWTH = 20 * MB  # more than the 16 MB that a primary starts with
@@ -111,16 +110,15 @@ def main(argv):
         print(f"pairs: {why}")
         return BROKEN
     try:
-        if args.peer:
-            both = [(a.spec, b.spec, b.release) for a, b in both_of(args.peer)]
-        else:
-            release = greet("librte_eal").release
-            both = [(f"pyeal:{release}", "librte_eal", release)]
-    except (Broken, TargetDied, TargetHung) as e:
+        wanted = peers.releases() if "all" in args.peer else args.peer
+        both = [(f"librte_eal:{name}", peers.fetch(name).release) for name in wanted]
+        both = both or [("librte_eal", greet("librte_eal").release)]
+    except (peers.Unobtainable, TargetDied, TargetHung) as e:
         print(f"pairs: {e}")
         return BROKEN
     wrong = n = 0
-    for ours, real, release in both:
+    for real, release in both:
+        ours = f"pyeal:{release}"
         forkservers = {spec: ForkServer(spec) for spec in (ours, real)}
         for mode, (a, b) in itertools.product(HUGE_FILES, itertools.permutations((ours, real))):
             begun, n = time.monotonic(), n + 1

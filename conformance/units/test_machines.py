@@ -93,6 +93,16 @@ def test_what_came_up_otherwise_is_told() -> None:
     ]
 
 
+def test_what_cannot_be_fetched_is_told_before_anything_boots(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ci/arm64 skips for this reason alone: a machine that does not come up is a failure."""
+    monkeypatch.setitem(machines.QEMU, "arm64", "/nonexistent/qemu")
+
+    assert machines.main(["fetch", "arm64"]) == machines.BROKEN
+    assert "wanted /nonexistent/qemu, found none: apt-get install" in capsys.readouterr().err
+
+
 def test_an_unknown_machine_is_refused_with_those_there_are() -> None:
     with pytest.raises(machines.Broken, match=r"no machine numa3: there are .*numa2, numa4"):
         machines.Machine("numa3")
