@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from errno import EACCES, EAGAIN, ENODEV
+from errno import ENODEV
 
 from . import files, layout, libc
 from .errors import EalError
@@ -45,18 +45,24 @@ def has_primary(path: str, release: Release) -> bool:
     """Returns whether a live primary has that config locked. linux/eal.c: eal_proc_type_detect"""
     if is_ours(path):
         return True
-    memsegs = layout.config(release.family).memsegs
     try:
         fd = files.open_shared(path, os.O_RDWR)
     except OSError:
         return False
+    with files.closing(fd):
+        try:
+            return not _lock(fd, layout.config(release.family).memsegs)
+        except OSError:
+            return True
+
+
+def _lock(fd: int, memsegs: Any) -> bool:
+    """Locks those bytes of config, which marks a live primary; returns whether they were free."""
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, memsegs.size, memsegs.offset)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 # --- a primary's ----------------------------------------------------------------------------------
@@ -66,6 +72,7 @@ class Config:
     """A primary's rte_mem_config in private memory (--no-shconf); `c` is the structure."""
 
     va = 0  # of the mapping, if there is one
+    _inode = 0, 0
 
     def __init__(self, release: Release) -> None:
         self.c: Any = layout.config(release.family)()
@@ -83,17 +90,17 @@ class SharedConfig(Config):
 
     def __init__(self, path: str, release: Release, space: VaSpace, base: int) -> None:
         kind = layout.config(release.family)
-        self.fd, locked = -1, False
+        self.fd, made = -1, False
         try:
             self._open(path, kind.memsegs)
             _spare_survivors(f"{os.path.dirname(path)}/fbarray_memzone")
-            locked = True
+            made = True
             os.ftruncate(self.fd, layout.CONFIG_SIZE)
             files.write_all(self.fd, bytes(layout.CONFIG_SIZE), 0)
             self.va = reserve(space, base)
             libc.mmap(self.va, SIZE, PROT_RW, MAP_SHARED | MAP_FIXED, self.fd)
         except (OSError, EalError) as e:
-            if locked:  # and no secondary of an earlier primary needs it
+            if made:  # and no secondary of an earlier primary needs it
                 files.discard(path)
             self.close()
             if isinstance(e, EalError):
@@ -104,17 +111,10 @@ class SharedConfig(Config):
 
     def _open(self, path: str, memsegs: Any) -> None:
         if not is_ours(path):
-            fd = files.open_shared(path, os.O_RDWR | os.O_CREAT)
-            try:
-                # a lock on these bytes is what marks a live primary
-                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, memsegs.size, memsegs.offset)
-                st = os.fstat(fd)
-            except OSError as e:
-                os.close(fd)
-                if e.errno not in (EACCES, EAGAIN):  # locked by another process
-                    raise
-            else:
-                self.fd, self._inode = fd, (st.st_dev, st.st_ino)
+            self.fd = files.open_shared(path, os.O_RDWR | os.O_CREAT)
+            if _lock(self.fd, memsegs):
+                st = os.fstat(self.fd)
+                self._inode = st.st_dev, st.st_ino
                 _ours[self._inode] = os.getpid()
                 return
         what = f"Cannot create lock on '{path}'. Is another primary process running?"
@@ -145,16 +145,11 @@ def _spare_survivors(path: str) -> None:
         fd = files.open_shared(path, os.O_RDONLY)
     except OSError:
         return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise EalError(
-            ENODEV,
-            "memzone",
-            f"Cannot init memzone: couldn't lock {path}",
-            found="secondaries of a dead primary that still map it",
-            fix="end them first, or choose another --file-prefix",
-            reason="survivors",
-        ) from None
-    finally:
-        os.close(fd)
+    with files.closing(fd):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            what, found = f"couldn't lock {path}", "secondaries of a dead primary that still map it"
+            fix, reason = "end them first, or choose another --file-prefix", "survivors"
+            e = EalError(ENODEV, "memzone", what, found=found, fix=fix, reason=reason)
+            raise e.within("Cannot init memzone") from None

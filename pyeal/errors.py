@@ -1,4 +1,4 @@
-"""The one exception that leaves pyeal."""
+"""The one exception that leaves pyeal, and the log that a caller gives it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from errno import EINVAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeAlias
+
+Log: TypeAlias = "Callable[[str, str], object]"  # called with (level, text)
 
 
 class EalError(Exception):
@@ -53,9 +56,6 @@ class EalError(Exception):
     def __str__(self) -> str:
         return f"{self.stage}: {self.text}"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuilt, (self.errno, self.stage, self.what, self.__dict__)
-
 
 class Closed:
     """Stands in place of memory that is not mapped any more: each use raises EalError(EINVAL)."""
@@ -72,9 +72,3 @@ class Closed:
 
 
 CLOSED: Any = Closed()
-
-
-def _rebuilt(errno: int, stage: str, what: str, fields: dict[str, object]) -> EalError:
-    e = EalError(errno, stage, what)
-    e.__dict__.update(fields)
-    return e

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 
-from . import signals_allowed, signals_deferred
+from .pauses import signals_allowed, signals_deferred
 
 
 def open_shared(path: str, flags: int, dir_fd: int | None = None, check: bool = True) -> int:
@@ -28,14 +28,29 @@ def open_shared(path: str, flags: int, dir_fd: int | None = None, check: bool = 
             raise
         text = "it is a symbolic link, which is not followed: remove it"
         raise OSError(errno.ELOOP, text, path) from None
-    if check:
-        try:
-            if why := why_untrusted(os.fstat(fd), stat.S_IFREG):
-                raise OSError(errno.EPERM, why, path)
-        except OSError:
-            os.close(fd)
-            raise
+    if check and (why := why_untrusted(os.fstat(fd), stat.S_IFREG)):
+        os.close(fd)
+        raise OSError(errno.EPERM, why, path)
     return fd
+
+
+class closing:  # reads as a function: `with closing(open_shared(...)) as fd:`
+    """Closes a descriptor at the end of a block."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
+def read_shared(path: str, limit: int) -> bytes:
+    """Returns the first `limit` bytes of such a file. Raises OSError."""
+    with closing(open_shared(path, os.O_RDONLY)) as fd:
+        return os.pread(fd, limit, 0)
 
 
 def open_untrusted(
@@ -49,8 +64,7 @@ def open_untrusted(
 
     Raises OSError: ELOOP for a link, EPERM for any other kind of file, EFBIG.
     """
-    at = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
+    with closing(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)) as at:
         st = os.fstat(at)
         if stat.S_ISLNK(st.st_mode):
             raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed", path)
@@ -63,17 +77,12 @@ def open_untrusted(
             return os.open(f"/proc/self/fd/{at}", flags | os.O_NONBLOCK)
         except OSError as e:
             raise OSError(e.errno, e.strerror, path) from None
-    finally:
-        os.close(at)
 
 
 def read_untrusted(path: str, limit: int, dir_fd: int | None = None) -> bytes:
     """Returns the content of such a file, at most `limit` bytes of it. Raises OSError."""
-    fd = open_untrusted(path, limit, dir_fd)
-    try:
+    with closing(open_untrusted(path, limit, dir_fd)) as fd:
         return os.pread(fd, limit, 0)  # no more, even if it has grown meanwhile
-    finally:
-        os.close(fd)
 
 
 def why_untrusted(st: os.stat_result, kind: int) -> str:
@@ -120,14 +129,11 @@ def write_file(path: str, data: bytes) -> None:
 
     Raises OSError, and removes the file then.
     """
-    fd = open_shared(path, os.O_RDWR | os.O_CREAT)
     try:
-        try:
+        with closing(open_shared(path, os.O_RDWR | os.O_CREAT)) as fd:
             write_all(fd, data, 0)
             # truncated after the write: ext4 flushes a file that was truncated to nothing before
             os.ftruncate(fd, len(data))
-        finally:
-            os.close(fd)
     except OSError as e:
         discard(path)
         raise OSError(e.errno, e.strerror, path) from None
@@ -141,47 +147,41 @@ def discard(path: str) -> None:
         pass
 
 
-class DirectoryLock:
+class DirectoryLock(closing):
     """Holds a lock on a directory (LOCK_SH or LOCK_EX) for the length of a `with` block.
 
-    timeout: seconds to wait at most; then OSError(ETIMEDOUT). None waits indefinitely.
+    The block gets the directory's descriptor. timeout: seconds to wait at most; then
+    OSError(ETIMEDOUT). None waits indefinitely.
     """
 
     def __init__(self, path: str, kind: int = fcntl.LOCK_EX, timeout: float | None = None) -> None:
-        self.path, self.kind, self.timeout, self.fd = path, kind, timeout, -1
+        self.path, self.kind, self.timeout = path, kind, timeout
 
     def __enter__(self) -> int:
-        """Returns the directory's descriptor."""
         self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            if self.timeout is None:
-                self._wait()
-            else:
-                self._try(self.timeout)
+            if self.timeout is not None:
+                self._poll(self.timeout)
+            # deferred handlers run only if the lock is not free
+            elif not signals_deferred.pending_now() or not self._try():
+                with signals_allowed():
+                    fcntl.flock(self.fd, self.kind)
         except BaseException:
             os.close(self.fd)
             raise
         return self.fd
 
-    def _wait(self) -> None:
-        if signals_deferred.pending_now():  # their handlers run only if the lock is not free
-            try:
-                return fcntl.flock(self.fd, self.kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pass
-        with signals_allowed():
-            fcntl.flock(self.fd, self.kind)
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self.fd, self.kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
-    def _try(self, timeout: float) -> None:
+    def _poll(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while True:
-            try:
-                return fcntl.flock(self.fd, self.kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    why = f"another process has had its lock for {timeout} s, see /proc/locks"
-                    raise OSError(errno.ETIMEDOUT, why, self.path) from None
+        while not self._try():
+            if time.monotonic() > deadline:
+                why = f"another process has had its lock for {timeout} s, see /proc/locks"
+                raise OSError(errno.ETIMEDOUT, why, self.path)
             time.sleep(0.01)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.fd)

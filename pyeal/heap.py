@@ -12,7 +12,7 @@ from ctypes import addressof, c_uint64, sizeof
 from errno import EINVAL, ENOMEM
 
 from . import layout, libc
-from .errors import EalError
+from .errors import EalError, Log
 from .layout import BUSY, FLAG_DIRTY, FLAG_DO_NOT_FREE, FREE, FREELISTS, LINE, PAD, MallocElem
 from .memseg import MemsegList, MemsegLists
 from .segments import Pages, Segments
@@ -38,10 +38,12 @@ class Heap:
     repair: called with the heap if its lock was taken from a dead process.
     """
 
-    __slots__ = ("c", "lists", "lock", "rule", "socket", "va")
-
     def __init__(
-        self, c: layout.MallocHeap, socket: int, lists: MemsegLists, repair: Callable[[Heap], None]
+        self,
+        c: layout.MallocHeap,
+        socket: int,
+        lists: MemsegLists,
+        repair: Callable[[Heap], object],
     ) -> None:
         self.c, self.socket, self.va, self.lists = c, socket, addressof(c), lists
         self.rule = lists.release.free_list_rule
@@ -282,7 +284,7 @@ def write_elem(
 class Heaps:
     """All heaps of one EAL, and how they grow and shrink.
 
-    outside: the pages of the lists that are in no heap.
+    repair: called with a heap whose lock was taken from a dead process.
     on_event: each is called with ("alloc" | "free", va, bytes) after pages were added and before
     they are removed.
     """
@@ -294,18 +296,15 @@ class Heaps:
         opts: Options,
         sockets: list[int],
         main_socket: int,
-        log: Callable[[str, str], object],
-        outside: list[Pages],
+        log: Log,
+        repair: Callable[[Heap], object],
         on_event: list[Callable[[str, int, int], object]],
     ) -> None:
         self.lists, self.segments, self.opts, self.log = lists, segments, opts, log
         self.main_socket, self.on_event = main_socket, on_event
         self.limits = {} if opts.legacy_mem or opts.no_huge else dict(opts.socket_limit or {})
-        self.outside = outside
         slots = lists.config.malloc_heaps
-        self.heaps = [
-            Heap(slots[i], socket, lists, self.repair) for i, socket in enumerate(sockets)
-        ]
+        self.heaps = [Heap(slots[i], socket, lists, repair) for i, socket in enumerate(sockets)]
 
     def create(self) -> None:
         """Name the heaps and add all pages to them. rte_eal_malloc_heap_init"""
@@ -330,13 +329,6 @@ class Heaps:
 
     def _of(self, socket: int) -> Heap | None:
         return next((h for h in self.heaps if h.socket == socket), None)
-
-    def repair(self, heap: Heap) -> None:
-        """Rebuild the links of a heap whose lock a dead process held. EalError(EINVAL)."""
-        from . import heap_repair
-
-        heap_repair.repair(heap, self.outside, self.opts.match_allocations)
-        self.log("WARNING", f"the heap of node {heap.socket} was a dead process's: links rebuilt")
 
     def _add(self, heap: Heap, msl: MemsegList, va: int, length: int, dirty: bool) -> int:
         """malloc_heap_add_memory"""

@@ -6,23 +6,15 @@ they change last when an element is split, and first when two are joined. All li
 
 from __future__ import annotations
 
-from ctypes import sizeof
-from errno import EINVAL
-
 from . import libc
-from .errors import EalError
 from .fbarray import runs
-from .layout import BUSY, FREE, FREELISTS, LINE, MallocElem
+from .heap import HEADER, Heap, elem, error
+from .layout import BUSY, FREE, FREELISTS, LINE
+from .segments import Pages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from .heap import Heap
-    from .segments import Pages
-
-HEADER = sizeof(MallocElem)
-elem = MallocElem.from_address
 
 
 def repair(heap: Heap, outside: list[Pages], matched: bool) -> None:
@@ -72,6 +64,6 @@ def _elements(heap: Heap, va: int, length: int) -> Iterator[int]:
         fits = HEADER + LINE <= e.size <= end - va and not e.size % LINE
         if e.heap != heap.va or e.state & 7 not in (FREE, BUSY) or not fits:
             what = f"Cannot repair the heap of node {heap.socket}: it is damaged at {va:#x}"
-            raise EalError(EINVAL, "malloc", what, fix="restart the primary", reason="heap-damaged")
+            raise error(what, fix="restart the primary", reason="heap-damaged")
         yield va
         va += e.size

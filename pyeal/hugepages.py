@@ -13,20 +13,16 @@ from errno import EACCES
 
 from . import files, layout, libc
 from .cparse import size_of, strto
-from .errors import EalError
+from .errors import EalError, Log
 from .host import LOCAL, Host
 from .populate import more_pages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from .options import Options
     from .releases import Release
-
-    Log = Callable[[str, str], object]
-    Enter = Callable[["HugepageInfo"], None]
 
 MAX_SIZES = layout.MAX_HUGEPAGE_SIZES
 MAX_RECORDS = 4  # of hugepage_info: 3, on Arm 4
@@ -52,6 +48,19 @@ class HugepageInfo:
         pages = {k: n for k, n in enumerate(self.num_pages) if n}
         return f"HugepageInfo({self.page_sz >> 10} kB, {self.hugedir!r}, {pages})"
 
+    def unlock(self) -> None:
+        """Unlocks the hugedir and closes the files in it. linux/eal.c: eal_hugedirs_unlock"""
+        for fd in self.open_files.values():
+            os.close(fd)
+        self.open_files.clear()
+        if self.lock_fd >= 0:
+            try:
+                fcntl.flock(self.lock_fd, fcntl.LOCK_UN)  # a forked child may hold the descriptor
+            except OSError:  # a filter forbids it
+                pass
+            os.close(self.lock_fd)
+        self.lock_fd = -1
+
 
 class Infos(list[HugepageInfo]):
     """The sizes that count, descending.
@@ -61,6 +70,11 @@ class Infos(list[HugepageInfo]):
     """
 
     dropped = 0
+
+
+def refused(what: str, found: str | None, fix: str, reason: str) -> EalError:
+    """Returns an error of this stage."""
+    return EalError(EACCES, "hugepages", what, found=found or "", fix=fix, reason=reason)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -97,14 +111,9 @@ def sizes(host: Host = LOCAL) -> list[tuple[str, int]]:
     try:
         names = [n for n in os.listdir(path) if n.startswith("hugepages-")]
     except OSError as e:
-        raise EalError(
-            EACCES,
-            "hugepages",
-            f"Cannot open directory {path} to read system hugepage info",
-            found=e.strerror or "",
-            fix="--no-huge: this kernel has no hugetlb pages",
-            reason="no-hugetlb",
-        ) from None
+        what = f"Cannot open directory {path} to read system hugepage info"
+        fix = "--no-huge: this kernel has no hugetlb pages"
+        raise refused(what, e.strerror, fix, "no-hugetlb") from None
     return [(n, sz) for n in names if (sz := size_of(n[10:]))]
 
 
@@ -141,7 +150,7 @@ def default_size(host: Host = LOCAL) -> int:
 
 
 class Survey:
-    """Reads a host for one set of options."""
+    """Reads a host for one set of options. Discovery also locks, and removes stale files."""
 
     def __init__(
         self,
@@ -153,17 +162,19 @@ class Survey:
     ) -> None:
         self.o, self.release, self.nodes, self.host = options, release, nodes, host
         self.log: Log = log or (lambda level, text: None)
-        self.unread: list[str] = []
+        self.unread: list[str] = []  # the counters that could not be read, and why
         self.mounts: list[tuple[str, int | None]] | None = None
-        self.default = 0
+
+    def enter(self, info: HugepageInfo) -> None:
+        """Is called with each size that has a hugedir, before its pages are counted."""
 
     def _matching(self, page_sz: int) -> list[str]:
         """Returns the mount points for pages of a size."""
         if self.mounts is None:
-            self.mounts = mounts(self.host, self.release.mounts_decoded)
-        if not self.default and any(sz is None for _, sz in self.mounts):
-            self.default = default_size(self.host)
-        return [point for point, sz in self.mounts if page_sz == (sz or self.default)]
+            found = mounts(self.host, self.release.mounts_decoded)
+            default = default_size(self.host) if any(sz is None for _, sz in found) else 0
+            self.mounts = [(point, sz or default) for point, sz in found]
+        return [point for point, sz in self.mounts if page_sz == sz]
 
     def hugedir(self, page_sz: int) -> str:
         """Returns the directory for files of a page size, "" if there is none. get_hugepage_dir"""
@@ -186,11 +197,9 @@ class Survey:
 
     def overall(self, name: str, page_sz: int, reusable: int) -> int:
         """Returns how many pages the kernel can give on all nodes. get_num_hugepages"""
-        path = f"{self.host.sys}/{GLOBAL}/{name}"
-        resv = counter(f"{path}/resv_hugepages", self.log, self.unread)
-        if resv is None:
+        if (resv := self._read(name, "resv")) is None:
             return 0
-        if (free := counter(f"{path}/free_hugepages", self.log, self.unread)) is None:
+        if (free := self._read(name, "free")) is None:
             return 0
         n = max(free - resv, 0) + self.on_demand(name)
         if n == 0 and (reusable or not self.release.none_available_if_reusable):
@@ -198,12 +207,14 @@ class Survey:
             self.log("WARNING", text.format(dir=name, kb=page_sz >> 10))
         return min(n + reusable, U32)
 
+    def _read(self, name: str, word: str) -> int | None:
+        path = f"{self.host.sys}/{GLOBAL}/{name}/{word}_hugepages"
+        return counter(path, self.log, self.unread)
+
     def on_demand(self, name: str) -> int:
         """Returns how many pages overcommit still allows."""
-        path = f"{self.host.sys}/{GLOBAL}/{name}"
-        over = counter(f"{path}/nr_overcommit_hugepages", self.log, self.unread) or 0
-        surplus = counter(f"{path}/surplus_hugepages", self.log, self.unread) or 0
-        return max(over - surplus, 0)
+        over, surplus = self._read(name, "nr_overcommit"), self._read(name, "surplus")
+        return max((over or 0) - (surplus or 0), 0)
 
     def on_node(self, name: str, page_sz: int, node: int) -> int:
         """Returns the number of free pages of one node. get_num_hugepages_on_node"""
@@ -236,24 +247,19 @@ class Survey:
             text = f"hugepages of size {page_sz} bytes will be allocated anonymously"
             self.log("DEBUG", f"In-memory mode enabled, {text}")
 
-    def run(self, enter: Enter | None) -> Infos:
-        """Returns the sizes that count. hugepage_info_init. EalError(EACCES)
-
-        enter: called with each size that has a hugedir, before its pages are counted.
-        """
-        infos = Infos()
+    def run(self) -> Infos:
+        """Returns the sizes that count. hugepage_info_init. EalError(EACCES)"""
+        infos, what = Infos(), "Cannot get hugepage information"
         try:
             for name, sz in sizes(self.host):
                 if len(infos) == MAX_SIZES:
                     most = f"EAL counts at most {MAX_SIZES} page sizes"
-                    raise _none(most, "mount fewer of them", "page-sizes")
+                    raise refused(what, most, "mount fewer of them", "page-sizes")
                 info = HugepageInfo(sz, self.hugedir(sz), self.release.numa_nodes_max)
                 if info.hugedir and any(i.hugedir == info.hugedir for i in infos):
-                    raise _none(  # EAL waits indefinitely for its own lock
-                        f"mounts of two page sizes lie on top of each other at {info.hugedir}",
-                        f"umount {info.hugedir}",
-                        "stacked-mounts",
-                    )
+                    # EAL waits indefinitely for its own lock
+                    found = f"mounts of two page sizes lie on top of each other at {info.hugedir}"
+                    raise refused(what, found, f"umount {info.hugedir}", "stacked-mounts")
                 if not info.hugedir:
                     self.unmounted(name, sz)
                     infos.dropped = sz
@@ -261,14 +267,15 @@ class Survey:
                         continue
                 infos.dropped = 0
                 infos.append(info)
-                if info.hugedir and enter:
-                    enter(info)
+                if info.hugedir:
+                    self.enter(info)
                 self.count(info, name)
             infos.sort(key=lambda i: -i.page_sz)
             if not any(any(i.num_pages) for i in infos):
                 raise self.nothing(infos)
         except BaseException:
-            unlock(infos)
+            for info in infos:
+                info.unlock()
             raise
         return infos
 
@@ -281,16 +288,12 @@ class Survey:
         ] + self.unread
         asked = f" for --huge-dir {self.o.huge_dir}" if self.o.huge_dir else ""
         smallest = min([*mounted] or [sz for _, sz in sizes(self.host)], default=2 << 20)
-        return _none(
+        return refused(
+            "Cannot get hugepage information",
             f"no free page of a mounted size{asked} ({'; '.join(found) or 'no size at all'})",
             f"{more_pages(smallest)}, or --in-memory, or --no-huge",
             "no-free-page" if mounted else "no-mount",
         )
-
-
-def _none(found: str, fix: str, reason: str) -> EalError:
-    what = "Cannot get hugepage information"
-    return EalError(EACCES, "hugepages", what, found=found, fix=fix, reason=reason)
 
 
 # --- the file hugepage_info ----------------------------------------------------------------------
@@ -320,38 +323,21 @@ def read_info(path: str, nodes: int) -> list[HugepageInfo]:
 
     EalError(EACCES): no file, or a damaged one.
     """
-    limit = MAX_RECORDS * MAX_RECORD
     try:
-        fd = files.open_shared(path, os.O_RDONLY)
-        try:
-            data = os.read(fd, limit + 1)
-        finally:
-            os.close(fd)
+        data = files.read_shared(path, MAX_RECORDS * MAX_RECORD + 1)
     except OSError as e:
-        raise EalError(
-            EACCES,
-            "hugepages",
-            f"Failed to open shared memory! Cannot get hugepage information: {path}: {e.strerror}",
-            fix="start the primary without --no-huge: only then can a process join it",
-            reason="no-hugepage-info",
-        ) from None
-    try:
-        if len(data) != MAX_SIZES * sizeof(layout.hugepage_info(nodes)):
-            nodes = _other_nodes(data, nodes)
-        return [info for info in decode_info(data, nodes) if info.hugedir]
-    except ValueError as e:
-        what = f"Cannot get hugepage information: {path} is damaged: {e}"
-        raise EalError(EACCES, "hugepages", what, reason="damaged") from None
-
-
-def _other_nodes(data: bytes, nodes: int) -> int:
-    """Returns for how many nodes the primary's build is, if not for `nodes`: its size tells."""
+        what = "Failed to open shared memory! Cannot get hugepage information"
+        fix = "start the primary without --no-huge: only then can a process join it"
+        raise refused(f"{what}: {path}: {e.strerror}", "", fix, "no-hugepage-info") from None
     from . import builds
 
     try:
-        return builds.hugepage_shape(len(data))[1]
-    except builds.OtherLimits:
-        return nodes
+        if len(data) != MAX_SIZES * sizeof(layout.hugepage_info(nodes)):
+            nodes = builds.hugepage_shape(len(data))[1]  # of the primary's build
+        return [info for info in decode_info(data, nodes) if info.hugedir]
+    except ValueError as e:
+        what = f"Cannot get hugepage information: {path} is damaged: {e}"
+        raise refused(what, "", "", "damaged") from None
 
 
 def decode_info(data: bytes, nodes: int) -> list[HugepageInfo]:
@@ -378,79 +364,62 @@ def info_records(data: bytes, nodes: int) -> list[Any]:
 # --- locking and clearing -------------------------------------------------------------------------
 
 
-def discover(
-    options: Options,
-    release: Release,
-    nodes: list[int],
-    host: Host = LOCAL,
-    log: Log | None = None,
-) -> Infos:
-    """Returns the sizes that count; locks their hugedirs until unlock(), removes stale files.
+class Discovery(Survey):
+    """Locks each hugedir until it is unlocked, and removes stale files before pages are counted.
 
     Waits while another EAL initialises on the same mount. EalError(EACCES), and nothing is locked.
     """
 
-    def enter(info: HugepageInfo) -> None:
-        _lock(info, log)
-        skip = options.legacy_mem or options.single_file_segments  # they have no such files
-        skip = skip or files.others_may_write(info.lock_fd)  # each file has to be checked then
-        own = None if skip else f"{options.file_prefix}map_"
-        stale = _stale(info, own, remove=options.unlink_existing)
-        info.num_reusable = 0 if options.unlink_existing else stale // info.page_sz
-
-    return Survey(options, release, nodes, host, log).run(enter)
-
-
-def _lock(info: HugepageInfo, log: Log | None) -> None:
-    try:
-        info.lock_fd = os.open(info.hugedir, os.O_RDONLY)
-        fcntl.flock(info.lock_fd, fcntl.LOCK_EX)
-    except OSError as e:
-        text = "Failed to lock hugepage directory!"
-        if log:
-            log("CRIT", text)
-        raise EalError(
-            EACCES,
-            "hugepages",
-            f"{text} {info.hugedir}",
-            found=e.strerror or "",
-            fix="mount it for this user (uid=, mode=) or name another one with --huge-dir",
-            reason="hugedir-lock",
-        ) from None
+    def enter(self, info: HugepageInfo) -> None:
+        try:
+            info.lock_fd = os.open(info.hugedir, os.O_RDONLY)
+            fcntl.flock(info.lock_fd, fcntl.LOCK_EX)
+        except OSError as e:
+            self.log("CRIT", "Failed to lock hugepage directory!")
+            raise not_locked(info.hugedir, e.strerror) from None
+        o, remove, names = self.o, self.o.unlink_existing, os.listdir(info.lock_fd)
+        names = [name for name in names if "map_" in name]
+        mine, total = list[str](), 0
+        # legacy and single-file have none; what others may write has to be checked one by one
+        no_own = o.legacy_mem or o.single_file_segments or files.others_may_write(info.lock_fd)
+        if not remove and not no_own:
+            mine = [name for name in names if name.startswith(f"{o.file_prefix}map_")]
+            mine = mine[: os.sysconf("SC_OPEN_MAX") // 2]
+            total = _open_old(info, mine)
+        for name in set(names).difference(mine):
+            total += _stale(info, name, remove)
+        info.num_reusable = 0 if remove else total // info.page_sz
 
 
-def _stale(info: HugepageInfo, own: str | None, remove: bool) -> int:
-    """Returns the bytes of the *map_* files of any prefix that no process has locked.
+def not_locked(hugedir: str, found: str | None) -> EalError:
+    """Returns the error of a hugedir that this user may not lock."""
+    fix = "mount it for this user (uid=, mode=) or name another one with --huge-dir"
+    return refused(f"Failed to lock hugepage directory! {hugedir}", found, fix, "hugedir-lock")
 
-    remove: whether the files are removed. own: how the names of this EAL's files begin. Those that
-    stay are kept open while there are descriptors: opening and locking each of them again is most
-    of the cost of such a start.
+
+def _stale(info: HugepageInfo, name: str, remove: bool) -> int:
+    """Returns the bytes of a *map_* file of any prefix if no process has locked it, and removes it.
+
+    A link is not followed, and a pipe does not block.
     """
-    names = [name for name in os.listdir(info.lock_fd) if "map_" in name]
-    mine, total = list[str](), 0
-    if own and not remove:
-        mine = [name for name in names if name.startswith(own)][: os.sysconf("SC_OPEN_MAX") // 2]
-        total = _open_old(info, mine)
-    for name in set(names).difference(mine):
-        try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # no link, and no pipe
-            fd = os.open(name, flags, dir_fd=info.lock_fd)
-        except OSError:
-            continue
-        try:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=info.lock_fd)
+        with files.closing(fd):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            total += os.fstat(fd).st_size
+            size = os.fstat(fd).st_size
             if remove:
                 os.unlink(name, dir_fd=info.lock_fd)
-        except OSError:
-            pass  # in use, or a directory
-        finally:
-            os.close(fd)
-    return total
+            return size
+    except OSError:
+        return 0  # in use, or a directory
 
 
 def _open_old(info: HugepageInfo, names: list[str]) -> int:
-    """Opens and locks the files that are not in use, for info.open_files; returns their bytes."""
+    """Opens and locks this prefix's files that are not in use, and returns their bytes.
+
+    They stay open in info.open_files: opening and locking each again is most of the cost of such a
+    start.
+    """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     fds = libc.syscall_batch("openat", len(names), info.lock_fd, names, flags, go_on=True)
     found = {name: fd for name, fd in zip(names, fds, strict=True) if fd >= 0}
@@ -464,18 +433,3 @@ def _open_old(info: HugepageInfo, names: list[str]) -> int:
         ends = [end for lock, end in zip(locked, ends, strict=True) if not lock and end >= 0]
     info.open_files.update(found)
     return sum(ends)
-
-
-def unlock(infos: list[HugepageInfo]) -> None:
-    """Unlocks the hugedirs and closes the files in them. linux/eal.c: eal_hugedirs_unlock"""
-    for info in infos:
-        for fd in info.open_files.values():
-            os.close(fd)
-        info.open_files.clear()
-        if info.lock_fd >= 0:
-            try:
-                fcntl.flock(info.lock_fd, fcntl.LOCK_UN)  # a forked child may hold the descriptor
-            except OSError:  # a filter forbids it
-                pass
-            os.close(info.lock_fd)
-            info.lock_fd = -1

@@ -10,12 +10,12 @@ import os
 from errno import EINVAL
 
 from .cparse import MAX_LCORE
-from .errors import EalError
+from .errors import EalError, Log
 from .host import LOCAL, Host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from .options import Options
     from .releases import Release
@@ -45,9 +45,7 @@ def _numbered(path: str, word: str) -> list[int]:
     return sorted(int(n) for n in numbers if n.isdecimal())
 
 
-def discover(
-    release: Release, host: Host = LOCAL, log: Callable[[str, str], object] | None = None
-) -> Cpus:
+def discover(release: Release, host: Host = LOCAL, log: Log | None = None) -> Cpus:
     """Returns the CPUs that have a core id; a CPU that no node<k> lists belongs to node 0.
 
     A node counts if it lists a CPU, online or not, below RTE_MAX_LCORE, or an online one beyond.

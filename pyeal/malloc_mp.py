@@ -12,7 +12,7 @@ import time
 from errno import ENOTSUP
 from struct import Struct
 
-from .errors import EalError
+from .errors import EalError, Log
 from .mp import TIMEOUT, Channel, Reply
 
 TYPE_CHECKING = False
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from .releases import Release
-
-    Log = Callable[[str, str], object]
 
     class Memory(Protocol):
         """The heaps, as far as the messages reach them."""

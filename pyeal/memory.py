@@ -12,27 +12,33 @@ from _thread import allocate_lock, get_ident
 from ctypes import addressof, memset, sizeof
 from errno import EBUSY, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOTSUP, EPERM
 
-from . import signals_deferred
-from .errors import CLOSED, EalError
+from .errors import CLOSED, EalError, Log
 from .layout import BAD_IOVA
 from .libc import PAGE
-from .populate import frames
+from .pauses import signals_deferred
+from .peers import Alone
+from .populate import Pagemap, frames
 from .segments import Pages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, TypeVar
 
+    from .attached import AttachedConfig
+    from .config import Config
     from .fbarray import Arrays, Fbarray
-    from .heap import Heaps
+    from .heap import Heap, Heaps
+    from .host import Host
+    from .hugepages import HugepageInfo
     from .layout import Memseg, Memzone
     from .memseg import MemsegList, MemsegLists
     from .memzone import Memzones
+    from .mp import Channel
     from .options import Options
-    from .populate import Pagemap
     from .releases import Release
     from .segments import Segments
+    from .vaspace import VaSpace
 
     F = TypeVar("F", bound=Callable[..., Any])
 
@@ -125,35 +131,120 @@ def reads(fn: F) -> F:
     return method  # type: ignore[return-value]
 
 
-class Rights:
-    """What a primary may do: everything. secondary.py has those of the other roles."""
+class Process:
+    """The state of one EAL, which the stages of its start fill in, and how its start is undone."""
 
-    def pages(self) -> None:
-        """Raises EalError(ENOTSUP) if this process cannot allocate pages itself."""
-
-    def change(self) -> None:
-        """Raises EalError(EACCES) if this process must not change shared memory."""
-
-
-class Memory:
-    """The memory of one EAL. A start sets the attributes; Eal is the class to make one of."""
-
-    mutex: Door  # one thread at a time changes memory
-    rights: Rights
     options: Options
     release: Release
-    iova_mode: str
+    role: str
+    stages: Stages
+    sockets: list[int]  # the nodes that count
+    node_of: dict[int, int]  # CPU -> node
     runtime_dir: str
-    pid: int
+    shared: bool  # whether there are files in it
+    iova_mode: str
+    phys_addrs: bool
+    space: VaSpace
     config: Any  # rte_mem_config
+    config_file: Config | AttachedConfig
     arrays: Arrays
+    zones: Fbarray  # of struct rte_memzone
     lists: MemsegLists
     memalloc: Segments
     heaps: Heaps
-    zones: Fbarray  # of struct rte_memzone
+
+    def __init__(self, host: Host, log: Log, tailqs: Sequence[str]) -> None:
+        self.host, self.log, self.tailqs = host, log, tailqs
+        self.pid, self.mutex, self.closed = os.getpid(), Door(), False
+        self.pagemap = Pagemap()
+        self.infos: list[HugepageInfo] = []
+        self.channel: Channel | None = None  # of a process whose files are shared
+        self.on_event: list[Callable[[str, int, int], object]] = []
+        self._pages: list[Pages] = []  # allocated by alloc_pages() and not freed yet
+        self._ends: list[Callable[[], object]] = []  # what an end takes, in reverse order
+        self._undo: list[Callable[[], object]] = []  # what a failed start takes
+
+    def at_end(self, step: Callable[[], object]) -> None:
+        """Has the step taken at the end or when the start fails, the one added last first."""
+        self._ends.append(step)
+        self._undo.append(step)
+
+    def on_failure(self, step: Callable[[], object]) -> None:
+        """Has the step taken only when the start fails."""
+        self._undo.append(step)
+
+    def undo(self) -> None:
+        """Takes the stages back that were done."""
+        for e in taken(self._undo):
+            self.log("WARNING", f"A failed start could not be taken back: {e}")
+
+    def file(self, name: str) -> str:
+        """Returns the path of a file in the runtime directory."""
+        return f"{self.runtime_dir}/{name}"
+
+    def open_channel(self, name: str, on_death: Callable[[], object] | None = None) -> Channel:
+        """Opens the channel to other processes, with a socket of that name. rte_mp_channel_init"""
+        from . import mp
+
+        self.channel = mp.Channel(self.runtime_dir, self.release, name, self.log)
+        self.on_failure(self.channel.close)
+        if on_death:
+            self.channel.watch(on_death)
+        self.channel.start()
+        return self.channel
+
+    def unlock_hugedirs(self) -> None:
+        """Unlocks the hugepage directories. linux/eal.c: eal_hugedirs_unlock"""
+        for info in self.infos:
+            info.unlock()
+
+    def repair_heap(self, heap: Heap) -> None:
+        """Rebuilds the links of a heap whose lock a dead process held. EalError(EINVAL)."""
+        from . import heap_repair
+
+        heap_repair.repair(heap, self._pages, self.options.match_allocations)
+        self.log("WARNING", f"the heap of node {heap.socket} was a dead process's: links rebuilt")
+
+
+def taken(steps: list[Callable[[], object]]) -> list[BaseException]:
+    """Takes the steps, the last one first, and returns what they raised: it stops none."""
+    errors = []
+    while steps:
+        try:
+            steps.pop()()
+        except BaseException as e:
+            errors.append(e)
+    return errors
+
+
+class Stages:
+    """What one role does at each stage of a start, and what its process may do afterwards.
+
+    eal.py has the order of the stages, and the primary's; secondary.py, observer.py have others.
+    """
+
+    peers: Alone
+
+    def __init__(self, eal: Memory) -> None:
+        self.eal = eal
+
+    def check_pages(self) -> None:
+        """Raises EalError(ENOTSUP) if this process cannot allocate pages itself."""
+
+    def check_change(self) -> None:
+        """Raises EalError(EACCES) if this process must not change shared memory."""
+
+    def give_back(self) -> None:
+        """Frees at the end what is not in use; a secondary's pages are the primary's."""
+
+    def refresh(self) -> None:
+        """Follows the primary, of whose changes only an observer is not told."""
+
+
+class Memory(Process):
+    """The memory of one EAL; Eal is the class to make one of."""
+
     _memzones: Memzones | None = None
-    _pagemap: Pagemap
-    _pages: list[Pages]  # allocated by alloc_pages() and not freed yet
 
     @property
     def memzones(self) -> Memzones:
@@ -212,7 +303,7 @@ class Memory:
 
         EalError: ENOMEM, and no page stays allocated; ENOTSUP in any process but a primary.
         """
-        self.rights.pages()
+        self.stages.check_pages()
         pages = None
         try:
             with self.mutex, self.lists.lock:
@@ -251,7 +342,7 @@ class Memory:
 
     def malloc(self, size: int, align: int = 0, socket: int = -1) -> int:
         """Allocates from a heap; returns the address, 0 if there is no memory. rte_malloc_socket"""
-        self.rights.change()
+        self.stages.check_change()
         va = 0
         try:
             with self.mutex:
@@ -267,7 +358,7 @@ class Memory:
         if isinstance(va, Pages):
             _renamed("free(pages)", "free_pages()")
             return self.free_pages(va)
-        self.rights.change()
+        self.stages.check_change()
         with self.mutex:
             self.heaps.free(va)
 
@@ -286,7 +377,7 @@ class Memory:
 
         EalError: EEXIST, ENAMETOOLONG, EINVAL, ENOSPC, ENOMEM. rte_memzone_reserve_aligned
         """
-        self.rights.change()
+        self.stages.check_change()
         with self.mutex:
             return self.memzones.reserve(name, size, socket, align)
 
@@ -297,7 +388,7 @@ class Memory:
 
     def memzone_free(self, name: str) -> None:
         """Frees a zone. rte_memzone_free. EalError(ENOENT)."""
-        self.rights.change()
+        self.stages.check_change()
         with self.mutex:
             self.memzones.free(name)
 
@@ -310,7 +401,7 @@ class Memory:
         rte_mem_event_callback_register. EalError(ENOTSUP) if memory never changes.
         """
         self._must_change("register memory events")
-        self.heaps.on_event.append(fn)
+        self.on_event.append(fn)
 
     @reads
     def limit(self, socket: int, size: int) -> None:
@@ -390,7 +481,7 @@ class Memory:
         if self.iova_mode == "VA":
             return va
         try:
-            page = frames(self._pagemap.entries(va, PAGE, 1))[0]
+            page = frames(self.pagemap.entries(va, PAGE, 1))[0]
         except OSError:
             return BAD_IOVA
         return page if page == BAD_IOVA else page + va % PAGE

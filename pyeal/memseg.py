@@ -10,10 +10,11 @@ from ctypes import addressof, memset, sizeof
 from errno import EINVAL, ENOMEM
 from struct import Struct, pack
 
-from . import layout, libc, signals_allowed, signals_deferred
+from . import layout, libc
 from .errors import CLOSED, EalError
 from .fbarray import Arrays, Fbarray, bits
 from .layout import MAX_MEMSEG_LISTS, Memseg
+from .pauses import signals_allowed, signals_deferred
 from .peers import RwLock, SharedLock
 from .vaspace import VaSpace, align
 

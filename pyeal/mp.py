@@ -17,7 +17,7 @@ from errno import EEXIST, EFAULT
 from struct import Struct, unpack_from
 
 from . import inotify
-from .errors import EalError
+from .errors import EalError, Log
 from .files import DirectoryLock, discard, why_untrusted
 
 TYPE_CHECKING = False
@@ -94,9 +94,7 @@ class Channel:
     ready: before it is set, a request without an action is replied to with "ignore me".
     """
 
-    def __init__(
-        self, directory: str, release: Release, name: str, log: Callable[[str, str], object]
-    ) -> None:
+    def __init__(self, directory: str, release: Release, name: str, log: Log) -> None:
         self.directory, self.log, self.wire = directory, log, Wire(release)
         self.path = f"{directory}/{name}"
         self.primary = name == "mp_socket"

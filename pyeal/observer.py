@@ -14,7 +14,7 @@ from .errors import EalError
 from .fbarray import Arrays
 from .libc import PROT_READ
 from .peers import Alone, RwLock
-from .secondary import Secondary, SecondaryRights, Sync
+from .secondary import Secondary, Sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,12 +22,9 @@ if TYPE_CHECKING:
     from .memseg import MemsegList
 
 
-class ObserverRights(SecondaryRights):
-    """An observer only reads."""
-
-    def change(self) -> None:
-        what = "Cannot change memory: an observer only reads"
-        raise EalError(EACCES, "malloc", what, fix="attach as a secondary", reason="role")
+def _refused(stage: str) -> EalError:
+    what = "Cannot change memory: an observer only reads"
+    return EalError(EACCES, stage, what, fix="attach as a secondary", reason="role")
 
 
 class ObserverConfig(AttachedConfig):
@@ -55,8 +52,7 @@ class NoLock(RwLock):
         pass
 
     def __enter__(self) -> None:
-        what = "Cannot change memory: an observer only reads"
-        raise EalError(EACCES, "lock", what, fix="attach as a secondary", reason="role")
+        raise _refused("lock")
 
 
 class ObserverPeers(Alone):
@@ -67,10 +63,7 @@ class ObserverPeers(Alone):
 
 
 class ObserverSync(Sync):
-    """Maps without shadow arrays; a page that was freed meanwhile is no error."""
-
-    def _make_shadows(self, suffix: str) -> None:
-        pass
+    """A page that was freed meanwhile is no error."""
 
     def _map(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
         try:
@@ -82,23 +75,22 @@ class ObserverSync(Sync):
 
 
 class Observer(Secondary):
-    """The stages of an observer."""
+    """What an observer does at each stage."""
 
-    rights = ObserverRights()
-    known = False
-    attach = ObserverConfig
-    arrays = ObserverArrays
-    access = ReadOnly
+    config_class, arrays_class, access = ObserverConfig, ObserverArrays, ReadOnly
 
-    def _join(self) -> None:
+    def join(self, config: AttachedConfig) -> None:
         self.peers = ObserverPeers()
 
-    def _sync(self, held: HugedirFiles) -> Sync:
-        return ObserverSync(self.eal.lists, self.eal.arrays, held, self.eal.log)
+    def make_sync(self, held: HugedirFiles) -> Sync:
+        return ObserverSync(self.eal, held, suffix="")
 
-    def _connect(self) -> None:
+    def share(self, workers: list[int]) -> None:
         pass
+
+    def check_change(self) -> None:
+        raise _refused("malloc")
 
     def refresh(self) -> None:
         if not self.eal.options.legacy_mem:
-            self.eal.sync.follow()
+            self.sync.follow()

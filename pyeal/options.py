@@ -20,7 +20,7 @@ from .cparse import (
     strto,
     whole,
 )
-from .errors import EalError
+from .errors import EalError, Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from .releases import Release
 
-    Log = Callable[[str, str], object]
     Handler = Callable[["Options", str | None], None]
     Row = tuple[str, str, int, Handler | None, str, str]
 

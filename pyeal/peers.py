@@ -20,7 +20,7 @@ from ctypes import c_int
 from errno import EDEADLK, ETIMEDOUT
 
 from . import libc
-from .errors import EalError
+from .errors import EalError, Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from .malloc_mp import GrowthServer, Memory
     from .mp import Channel
-    from .populate import Log
 
     Exchange = Callable[[int, int, int], bool]
 

@@ -13,6 +13,7 @@ import os
 from errno import EFAULT, ENOSYS, EPERM
 
 from . import libc
+from .errors import Log
 from .layout import BAD_IOVA
 from .libc import MADV_POPULATE_WRITE, MAP_ANONYMOUS, MAP_POPULATE, MAP_PRIVATE, PAGE, PROT_RW
 
@@ -20,7 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    Log = Callable[[str, str], object]
 
 CHUNK = 128 << 20  # bytes that one madvise populates: 64 pages of 2 MB
 WORKERS = 8  # threads that populate at a time, the caller included

@@ -10,23 +10,17 @@ import os
 from errno import EINVAL, ENOMEM
 
 from . import files
-from .errors import EalError
+from .errors import EalError, Log
 from .host import LOCAL, Host
 from .libc import PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .options import Options
     from .releases import Release
 
-    Log = Callable[[str, str], object]
 
-
-def make_directory(
-    opts: Options, release: Release, host: Host, log: Callable[[str, str], object]
-) -> str:
+def make_directory(opts: Options, release: Release, host: Host, log: Log) -> str:
     """Creates both levels with mode 0700 if they are missing, and returns the path.
 
     EalError(EINVAL); with --no-shconf, which puts no file into it, a failure is only logged.
@@ -69,11 +63,8 @@ def processes(directory: str, host: Host = LOCAL) -> dict[int, str]:
         return found
     for name in names:
         pid = name.removeprefix("mp_socket_").partition("_")[0]
-        if (
-            name.startswith("mp_socket_")
-            and pid.isdecimal()
-            and os.path.exists(f"{host.proc}/{pid}")
-        ):
+        is_socket = name.startswith("mp_socket_") and pid.isdecimal()
+        if is_socket and os.path.exists(f"{host.proc}/{pid}"):
             found[int(pid)] = "secondary"
     file = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}:{st.st_ino}"
     with open(f"{host.proc}/locks", errors="replace") as f:
@@ -90,13 +81,10 @@ def tsc_hz(step: int, host: Host = LOCAL) -> int:
     sleeps 100 ms to measure it again.
     """
     try:
-        fd = os.open(f"{host.proc}/cpuinfo", os.O_RDONLY)
+        with open(f"{host.proc}/cpuinfo", "rb", buffering=0) as f:
+            text = f.read(PAGE).decode("ascii", "replace")
     except OSError:  # a fake host has none
         return 1_000_000_000
-    try:
-        text = os.read(fd, PAGE).decode("ascii", "replace")
-    finally:
-        os.close(fd)
     for line in text.splitlines():
         if line.startswith("bogomips"):
             try:
@@ -118,13 +106,12 @@ def sweep(path: str) -> None:
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
             except OSError:
                 continue  # a socket cannot be opened, so EAL never removes one here
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(name, dir_fd=dir_fd)
-            except OSError:
-                pass
-            finally:
-                os.close(fd)
+            with files.closing(fd):
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(name, dir_fd=dir_fd)
+                except OSError:
+                    pass
 
 
 def choose_iova_mode(opts: Options, phys_addrs: bool, host: Host, log: Log) -> str:
@@ -139,15 +126,10 @@ def choose_iova_mode(opts: Options, phys_addrs: bool, host: Host, log: Log) -> s
             mode, why = "PA", "IOMMU is not available, selecting IOVA as PA mode."
         log("DEBUG", why)
     elif mode == "PA" and not phys_addrs:
-        raise EalError(
-            EINVAL,
-            "iova",
-            "Cannot use IOVA as 'PA' since physical addresses are not available",
-            expected="frame numbers in /proc/self/pagemap (CAP_SYS_ADMIN)",
-            found="zeros",
-            fix="run as root or with --iova-mode=va",
-            reason="no-frame-numbers",
-        )
+        what = "Cannot use IOVA as 'PA' since physical addresses are not available"
+        expected, fix = "frame numbers in /proc/self/pagemap (CAP_SYS_ADMIN)", "--iova-mode=va"
+        fields = {"expected": expected, "found": "zeros", "fix": f"run as root or with {fix}"}
+        raise EalError(EINVAL, "iova", what, **fields, reason="no-frame-numbers")
     log("INFO", f"Selected IOVA mode '{mode}'")
     return mode
 

@@ -13,25 +13,15 @@ import time
 from ctypes import sizeof
 from errno import ENODEV, ENOMEM, ENOTSUP
 
-from . import (
-    backing,
-    layout,
-    libc,
-    memory,
-    memseg,
-    peers,
-    runtime,
-)
+from . import backing, layout, libc, memory, memseg, peers, runtime
 from .attached import AttachedConfig
 from .backing import Access
-from .errors import EalError
+from .errors import EalError, Log
 from .fbarray import Arrays, Fbarray, bits, runs
-from .heap import Heaps
 from .host import LOCAL, Host
 from .layout import Memseg, Memzone
-from .memseg import MemsegList, MemsegLists
+from .memseg import MemsegList
 from .populate import Population
-from .segments import Segments
 from .vaspace import VaSpace
 
 TYPE_CHECKING = False
@@ -40,22 +30,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .backing.pagefiles import HugedirFiles
-    from .eal import Eal
     from .malloc_mp import GrowthClient
     from .mp import Channel
     from .releases import Release
-
-    Log = Callable[[str, str], object]
-    Running = list[tuple[int, int]]
-
-
-class SecondaryRights(memory.Rights):
-    """A secondary allocates from heaps; the primary adds pages to them."""
-
-    def pages(self) -> None:
-        what = "Cannot allocate pages: only a primary can"
-        fix = "use malloc(), for which the primary adds pages"
-        raise EalError(ENOTSUP, "memalloc", what, fix=fix, reason="role")
 
 
 class SecondaryPeers(peers.Alone):
@@ -81,135 +58,115 @@ class SecondaryPeers(peers.Alone):
             self._client.release_pages(va, length)
 
 
-class Secondary:
-    """The stages of a secondary."""
+class Secondary(memory.Stages):
+    """What a secondary does at each stage."""
 
-    rights: SecondaryRights = SecondaryRights()
-    known = True  # to other processes, by a channel
-    attach: type[AttachedConfig] = AttachedConfig
-    arrays = Arrays
+    config_class: type[AttachedConfig] = AttachedConfig
+    arrays_class = Arrays
     access: type[Access] = Access
+    sync: Sync
 
-    def __init__(self, eal: Eal) -> None:
-        self.eal = eal
+    def check_pages(self) -> None:
+        what = "Cannot allocate pages: only a primary can"
+        fix = "use malloc(), for which the primary adds pages"
+        raise EalError(ENOTSUP, "memalloc", what, fix=fix, reason="role")
 
-    def start(self, running: Running) -> None:
-        """linux/eal.c: rte_eal_init, rte_eal_config_attach; rte_eal_memory_init of a secondary"""
-        e, opts, log, main = self.eal, self.eal.options, self.eal.log, running[0][1]
-        self.config_file = e.config_file = self.attach(e.file("config"), e.release)
-        e._undo.append(e.config_file.close)
-        e.config = e.config_file.c
-        opts.legacy_mem = bool(e.config.legacy_mem)
-        opts.single_file_segments = bool(e.config.single_file_segments)
-        no_huge, opts.in_memory, opts.no_huge = opts.no_huge, False, False
-        self._join()
-        e.phys_addrs = e._pagemap.works()
-        e.iova_mode = runtime.choose_iova_mode(opts, e.phys_addrs, e.host, log)
-        if not no_huge:
-            from . import hugepages
+    def open_config(self) -> AttachedConfig:
+        """Maps the primary's config, whose modes hold here. rte_eal_config_attach"""
+        e, opts = self.eal, self.eal.options
+        found = self.config_class(e.file("config"), e.release)
+        e.at_end(found.close)
+        opts.legacy_mem = bool(found.c.legacy_mem)
+        opts.single_file_segments = bool(found.c.single_file_segments)
+        self.no_huge, opts.in_memory, opts.no_huge = opts.no_huge, False, False
+        self.join(found)
+        return found
 
-            e.infos = hugepages.read_info(e.file("hugepage_info"), e.release.numa_nodes_max)
-        e.space = VaSpace(0, log, primary=False)
-        e.arrays = self.arrays(e.space, e.runtime_dir)
-        e._undo.append(e.arrays.close)
-        try:
-            e.zones = e.arrays.attach(e.config.memzones, sizeof(Memzone))
-        except EalError as error:
-            raise error.within("Cannot attach to memzone list", ENODEV, "memzone") from None
-        e.lists = MemsegLists(e.config, e.arrays, e.space, e.release, self.peers)
-        runtime.raise_open_files(e.host, log)
-        e.lists.lock.read()
-        try:
-            self._memory()
-        except (EalError, OSError) as error:
-            log("ERR", "Cannot init memory")
-            raise runtime.in_memory_stage(error) from None
-        finally:
-            e.lists.lock.read_done()
-        sockets = [h.socket_id for h in e.config.malloc_heaps if h.name.startswith(b"socket_")]
-        on_event = e.sync.on_event
-        e.heaps = Heaps(e.lists, e.memalloc, opts, sockets, main, log, e._pages, on_event)
-        self._connect()
-        e.heaps.worker_stacks(opts.worker_stack * self.known, [node for _, node in running[1:]])
-
-    def _join(self) -> None:
+    def join(self, config: AttachedConfig) -> None:
         """Makes this process known to the primary, before it looks at any memory."""
         e, opts = self.eal, self.eal.options
-        self.config_file.join()
+        config.join()
         if not opts.single_file_segments:
-            counts = (m.memseg_arr.count for m in e.config.memsegs)
+            counts = (m.memseg_arr.count for m in config.c.memsegs)
             backing.grow_descriptor_table(sum(min(n, memseg.MAX_SEGS_PER_TYPE) for n in counts))
         tsc = time.monotonic_ns()
         self.suffix = e.release.shadow_suffix.format(pid=e.pid, tsc=tsc)
-        e.open_channel(f"mp_socket_{e.pid}_{tsc:x}")
-        self.peers: peers.Alone = SecondaryPeers(e.log)
+        self.channel = e.open_channel(f"mp_socket_{e.pid}_{tsc:x}")
+        self.peers = self.primary = SecondaryPeers(e.log)
 
-    def _memory(self) -> None:
-        """Maps every page that the primary uses, as config says."""
-        e, pa = self.eal, self.eal.iova_mode == "PA"
-        e._undo.append(e.lists.unmap)
-        e.lists.attach()
-        population = Population(e._pagemap, pa, e.log)
-        held = backing.for_secondary(e.lists, e.options, e.infos, population, self.access)
-        e.memalloc = Segments(e.lists, held)
-        e._undo.append(e.memalloc.close)
-        e.sync = self._sync(held)
-        e._undo.append(e.sync.close)
-        if e.options.legacy_mem:
-            e.sync.map_legacy(e.file("hugepage_data"))
+    def find_hugepages(self) -> None:
+        if not self.no_huge:
+            from . import hugepages
+
+            e = self.eal
+            e.infos = hugepages.read_info(e.file("hugepage_info"), e.release.numa_nodes_max)
+
+    def open_arrays(self) -> Fbarray:
+        e = self.eal
+        e.space = VaSpace(0, e.log, primary=False)
+        e.arrays = self.arrays_class(e.space, e.runtime_dir)
+        e.at_end(e.arrays.close)
+        try:
+            return e.arrays.attach(e.config.memzones, sizeof(Memzone))
+        except EalError as error:
+            raise error.within("Cannot attach to memzone list", ENODEV, "memzone") from None
+
+    def open_lists(self) -> None:
+        self.eal.lists.attach()
+
+    def backing(self) -> HugedirFiles:
+        e = self.eal
+        population = Population(e.pagemap, e.iova_mode == "PA", e.log)
+        return backing.for_secondary(e.lists, e.options, e.infos, population, self.access)
+
+    def map_pages(self, held: Any, lcores: dict[int, int]) -> None:
+        """Maps every page that the primary uses."""
+        self.sync = self.make_sync(held)
+        self.eal.at_end(self.sync.close)
+        if self.eal.options.legacy_mem:
+            self.sync.map_legacy(self.eal.file("hugepage_data"))
         else:
-            e.sync.follow()
+            self.sync.follow()
 
-    def _sync(self, held: HugedirFiles) -> Sync:
+    def make_sync(self, held: HugedirFiles) -> Sync:
         """Returns what keeps the mappings in line, with the shadow arrays of this process."""
-        return Sync(self.eal.lists, self.eal.arrays, held, self.eal.log, self.suffix)
+        return Sync(self.eal, held, self.suffix)
 
-    def _connect(self) -> None:
+    def sockets(self) -> list[int]:
+        heaps = self.eal.config.malloc_heaps
+        return [h.socket_id for h in heaps if h.name.startswith(b"socket_")]
+
+    def share(self, workers: list[int]) -> None:
         """Answers the primary's announcements from now on."""
         e = self.eal
-        assert isinstance(self.peers, SecondaryPeers)
-        self.peers.connect(e.channel, e.release, e.sync.follow)
+        self.primary.connect(self.channel, e.release, self.sync.follow)
         if not e.options.legacy_mem:
-            e.sync.follow()  # changes between the first look and the socket's first answer
-        e.channel.ready = True
+            self.sync.follow()  # changes between the first look and the socket's first answer
+        self.channel.ready = True
         runtime.sweep(e.runtime_dir)
-
-    def give_back(self) -> None:
-        """Does nothing: the pages are the primary's."""
-
-    def refresh(self) -> None:
-        """Does nothing: the primary announces each change."""
-
-    def forget(self) -> None:
-        """Removes the record of what this process has mapped."""
-        self.eal.sync.close()
+        e.heaps.worker_stacks(e.options.worker_stack, workers)
 
 
 class Sync:
     """This process's mappings of a primary's lists, and what keeps them in line.
 
-    suffix: of the names of its shadow arrays.
+    suffix: of the names of its shadow arrays; "" if it makes none.
     """
 
-    def __init__(
-        self, lists: MemsegLists, arrays: Arrays, backing: HugedirFiles, log: Log, suffix: str = ""
-    ) -> None:
-        self.lists, self.arrays, self.backing, self.log = lists, arrays, backing, log
-        self.on_event: list[Callable[[str, int, int], object]] = []
-        self.mapped = {msl.index: 0 for msl in lists}  # bit i: segment i is mapped here
+    def __init__(self, eal: memory.Process, backing: HugedirFiles, suffix: str) -> None:
+        self.lists, self.arrays, self.log, self.backing = eal.lists, eal.arrays, eal.log, backing
+        self.on_event = eal.on_event
+        self.mapped = {msl.index: 0 for msl in eal.lists}  # bit i: segment i is mapped here
         self.versions = dict(self.mapped)
         self.shadows: dict[int, tuple[layout.Fbarray, Fbarray]] = {}
         try:
-            self._make_shadows(suffix)
+            for msl in eal.lists if suffix else ():
+                desc, name = layout.Fbarray(), f"{msl.name}_{suffix}"
+                made = self.arrays.create(desc, name, msl.n_segs, sizeof(Memseg))
+                self.shadows[msl.index] = desc, made
         except BaseException:
             self.close()
             raise
-
-    def _make_shadows(self, suffix: str) -> None:
-        for msl in self.lists:
-            desc, name = layout.Fbarray(), f"{msl.name}_{suffix}"
-            made = self.arrays.create(desc, name, msl.n_segs, sizeof(Memseg))
-            self.shadows[msl.index] = desc, made
 
     def close(self) -> None:
         """Removes the shadow arrays. secondary_msl_destroy_walk"""

@@ -7,7 +7,7 @@ from _thread import allocate_lock
 from errno import E2BIG, EADDRNOTAVAIL
 
 from . import libc
-from .errors import EalError
+from .errors import EalError, Log
 from .host import parse_maps
 from .layout import BASE
 from .libc import MADV_DONTDUMP, MAP_FIXED, MAP_FIXED_NOREPLACE, PAGE, PROT_RW
@@ -16,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .populate import Log
 
 TRIES = 5  # moves of the cursor before the kernel's own choice is taken
 MUCH = 1 << 30  # bytes: more than any thread maps while there is a gap

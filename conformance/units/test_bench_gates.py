@@ -23,8 +23,8 @@ FAULTS = {  # what was done: file, text that stands there once, what it becomes,
     ),
     "kept files are opened twice": (
         "hugepages.py",
-        "if own and not remove:",
-        "if own and remove:",
+        "if not remove and not no_own:",
+        "if remove and not no_own:",
         "system_calls_a_page[restart]",
     ),
     "a call more a page of one file": (

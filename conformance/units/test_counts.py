@@ -130,7 +130,7 @@ def test_modules_of_an_import(request: Any) -> None:
     assert more - ours == set()
     assert {m.rpartition(".")[2] for m in ours} == set(
         "pyeal config cparse eal errors fbarray files heap host layout lcores libc memory memseg"
-        " options peers populate releases runtime segments vaspace".split()
+        " options pauses peers populate releases runtime segments vaspace".split()
     )
 
 

@@ -56,7 +56,7 @@ def test_discovery_counts_what_the_host_file_says(
             lcores.discover(r, fake).nodes,
             fake,
             lambda level, text: said.append(text),
-        ).run(None)
+        ).run()
         found = [[i.page_sz, i.hugedir, i.num_pages, i.lock_fd] for i in infos]
     except EalError as error:
         refusal = error.text
@@ -95,7 +95,7 @@ def survey(
         [0],
         FakeHost(trees[name], fake_host.load(name).statfs),
         lambda level, text: said.append(text),
-    ).run(None)
+    ).run()
     return infos, said
 
 
@@ -117,7 +117,7 @@ def test_statfs_has_to_say_hugetlbfs(trees: dict[str, Path]) -> None:
     r = releases.get("26.07")
     host = FakeHost(trees["one-node-2M-1G"], lambda path: (0xEF53, M2))
     with pytest.raises(EalError, match="no free page of a mounted size for --huge-dir"):
-        hugepages.Survey(options.parse(["--huge-dir=/data"], r), r, [0], host).run(None)
+        hugepages.Survey(options.parse(["--huge-dir=/data"], r), r, [0], host).run()
 
 
 @pytest.mark.parametrize(("release", "taken"), [("22.11.1", True), ("22.11.2", False)])
@@ -129,7 +129,7 @@ def test_a_huge_dir_beside_its_mount_point_was_taken_until_22_11_2(
     host = FakeHost(trees["one-node-2M-1G"], lambda path: (0, 0))
     args = options.parse(["--huge-dir=/mnt/huge2M-of-vm"], r)
     try:
-        dirs = [info.hugedir for info in hugepages.Survey(args, r, [0], host).run(None)]
+        dirs = [info.hugedir for info in hugepages.Survey(args, r, [0], host).run()]
     except EalError as error:
         dirs = [error.stage]
 
@@ -178,6 +178,11 @@ def test_mounts_are_listed_in_order_and_decoded(trees: dict[str, Path]) -> None:
 # --- locking and clearing: any directory will do --------------------------------------------------
 
 
+def unlock(infos: list[hugepages.HugepageInfo]) -> None:
+    for info in infos:
+        info.unlock()
+
+
 class Dir:
     """A host with one mount, whose directory is a real one."""
 
@@ -190,7 +195,7 @@ class Dir:
 
     def discover(self, *args: str, release: str = "22.11.11") -> hugepages.Infos:
         r = releases.get(release)
-        return hugepages.discover(options.parse([*args], r), r, [0], self.host)
+        return hugepages.Discovery(options.parse([*args], r), r, [0], self.host).run()
 
     def make(self, *names: str) -> None:
         for name in names:
@@ -218,7 +223,7 @@ def huge(tmp_path: Path) -> Dir:
 def test_stale_files_of_any_prefix_go(huge: Dir) -> None:
     huge.make("rtemap_0", "othermap_12", "map_", "xmap_yy", ".hidmap_1", "foo_1", "map", "remap-1")
     (huge.path / "dirmap_0").mkdir()
-    hugepages.unlock(huge.discover())
+    unlock(huge.discover())
 
     assert huge.left() == ["dirmap_0", "foo_1", "map", "remap-1"]
 
@@ -228,7 +233,7 @@ def test_locked_files_stay(huge: Dir) -> None:
     with open(huge.path / "amap_0") as shared, open(huge.path / "bmap_0") as alone:
         fcntl.flock(shared, fcntl.LOCK_SH)
         fcntl.flock(alone, fcntl.LOCK_EX)
-        hugepages.unlock(huge.discover())
+        unlock(huge.discover())
 
     assert huge.left() == ["amap_0", "bmap_0"]
 
@@ -242,7 +247,7 @@ def test_never_keeps_files_and_counts_their_pages_on_node_0(huge: Dir) -> None:
     with open(huge.path / "cmap_0") as used:
         fcntl.flock(used, fcntl.LOCK_SH)
         infos = huge.discover("--huge-unlink=never")
-        hugepages.unlock(infos)
+        unlock(infos)
 
     assert huge.left() == ["amap_0", "bmap_0", "cmap_0"]
     assert (infos[0].num_reusable, infos[0].num_pages[0]) == (3, 515)
@@ -263,7 +268,7 @@ def test_page_files_that_may_be_used_again_stay_open(huge: Dir, more: list[str])
             locked = False
         except BlockingIOError:
             locked = True
-    hugepages.unlock(infos)
+    unlock(infos)
 
     assert kept == ({} if more else {"rtemap_0": str(huge.path / "rtemap_0")})
     assert locked == (not more)
@@ -275,7 +280,7 @@ def test_what_others_can_make_is_not_kept_open(huge: Dir) -> None:
     huge.path.chmod(0o777)
     infos = huge.discover("--huge-unlink=never")
     kept = dict(infos[0].open_files)
-    hugepages.unlock(infos)
+    unlock(infos)
 
     assert kept == {}
 
@@ -283,7 +288,7 @@ def test_what_others_can_make_is_not_kept_open(huge: Dir) -> None:
 def test_the_directory_is_locked_until_unlock(huge: Dir) -> None:
     infos = huge.discover()
     during = huge.locked()
-    hugepages.unlock(infos)
+    unlock(infos)
 
     assert (during, huge.locked(), infos[0].lock_fd) == (True, False, -1)
 
@@ -295,9 +300,9 @@ def test_a_locked_directory_is_waited_for(huge: Dir) -> None:
     t.start()
     t.join(0.2)
     waiting = t.is_alive()
-    hugepages.unlock(first)
+    unlock(first)
     t.join(10)
-    hugepages.unlock(second)
+    unlock(second)
 
     assert (waiting, t.is_alive(), len(second)) == (True, False, 1)
 

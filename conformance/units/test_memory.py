@@ -9,8 +9,8 @@ import pytest
 
 import pyeal
 from conformance import MB
-from pyeal.observer import ObserverRights
-from pyeal.secondary import SecondaryRights
+from pyeal.observer import Observer
+from pyeal.secondary import Secondary
 
 
 @pytest.fixture
@@ -37,16 +37,16 @@ def test_what_is_not_allocated_is_not_freed(eal: pyeal.Eal) -> None:
     assert e.value.errno == EINVAL
 
 
-def test_a_secondary_allocates_from_heaps_alone() -> None:
-    SecondaryRights().change()
+def test_a_secondary_allocates_from_heaps_alone(eal: pyeal.Eal) -> None:
+    Secondary(eal).check_change()
     with pytest.raises(pyeal.EalError) as e:
-        SecondaryRights().pages()
+        Secondary(eal).check_pages()
 
     assert (e.value.errno, e.value.reason) == (ENOTSUP, "role")
 
 
-def test_an_observer_changes_nothing() -> None:
+def test_an_observer_changes_nothing(eal: pyeal.Eal) -> None:
     with pytest.raises(pyeal.EalError) as e:
-        ObserverRights().change()
+        Observer(eal).check_change()
 
     assert (e.value.errno, e.value.reason) == (EACCES, "role")

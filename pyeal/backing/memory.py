@@ -7,7 +7,7 @@ from ctypes import sizeof
 from errno import EACCES, EINVAL, ENOMEM, EPERM
 
 from .. import libc
-from ..errors import EalError
+from ..errors import EalError, Log
 from ..layout import PGSIZE_4K, Memseg
 from .base import Backing, ListPerFd, PagePerFd, up_to_failure
 
@@ -15,7 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..memseg import MemsegList
     from ..options import Options
-    from ..populate import Log
 
 DEFAULT_MEMORY = 64 << 20  # MEMSIZE_IF_NO_HUGE_PAGE
 BLOCK = 16384  # records of no-huge written at a time: fewer cost more each

@@ -7,12 +7,10 @@ common/malloc_elem.c
 
 from __future__ import annotations
 
-import time
 from ctypes import sizeof
 
 from pyeal.heap import FREE_HEAD, FREE_NEXT, HEADER, Heap
 from pyeal.layout import BUSY, FREE, FREELISTS, PAD, MallocElem, MemsegList, malloc_heap
-from pyeal.look.sources import ProcessMemory, Unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,15 +18,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyeal.layout import Abi, MallocHeap
-    from pyeal.look.snapshot import Snapshot
     from pyeal.releases import Release
 
     Run = tuple[int, int, int, int]
 
 MOST_ELEMENTS = 100_000  # of one heap
 MOST_PROBLEMS = 20
-PASSES, SECONDS = 8, 0.5  # in which a heap of a process that contradicts itself is read again
-TRIES = 3  # of memory that cannot be read
 STATES = {FREE: "Free", BUSY: "Busy", PAD: "Pad"}
 
 
@@ -249,59 +244,6 @@ class HeapCheck:
                     self.wrong(va, f"free_head[{i}]: size", f"one of list {right}", e.size)
                 before, va, link = va, e.free_next, va + FREE_NEXT
         return listed
-
-
-def numbers(s: Snapshot, i: int) -> dict[str, Any]:
-    """Return what telemetry reports of a heap, or `unread`: why its numbers are not known.
-
-    A process may change the heap meanwhile; what that looks like differs the next time. What each
-    look finds is damage: the first is the value of `unread`, the others are added to s.problems.
-    """
-    facts: dict[str, Any] = {}
-    why, begun, check = "it changes all the time", time.monotonic(), None
-    common: set[str] | None = None  # what each look found
-    living = isinstance(getattr(s.memory, "__self__", None), ProcessMemory)
-    for n in range(PASSES if living else TRIES):
-        if n:
-            time.sleep(0.001 * n * living)
-            s.renew()
-        h, lists = bytes(s.c.malloc_heaps[i]), bytes(s.c.memsegs)
-        facts["Heap_size"] = s.c.malloc_heaps[i].total_size
-        facts["Alloc_count"] = s.c.malloc_heaps[i].alloc_count
-        try:
-            check = _look(s, i)
-            whole = check.complete or check.problems
-            free = check.free if whole else [e.size for _, e in s.free_elements(i)]
-        except (OSError, Unreadable) as e:
-            if n == TRIES - 1 and common is None:
-                return facts | {"unread": str(e)}
-            continue
-        then = s.latest()
-        if (bytes(then.malloc_heaps[i]), bytes(then.memsegs)) == (h, lists):
-            if not check.problems:
-                return facts | {
-                    "Free_size": sum(free),
-                    "Alloc_size": facts["Heap_size"] - sum(free),
-                    "Greatest_free_size": max(free, default=0),
-                    "Free_count": len(free),
-                }
-            common = {*check.problems} if common is None else common & {*check.problems}
-        if n and time.monotonic() - begun > SECONDS:
-            break
-    found = [p for p in check.problems if p in common] if check and common else []
-    if found and s.c.malloc_heaps[i].lock:
-        why = f"its lock is taken, and it is in the middle of a change: {found[0]}"
-    elif found:
-        why = found[0]
-        s.problems += found[1:]
-    return facts | {"unread": why}
-
-
-def _look(s: Snapshot, i: int) -> HeapCheck:
-    at = s.source.config if isinstance(s.source, ProcessMemory) else s.c.mem_cfg_addr
-    pages = [(m["index"], r["va"], r["len"], m["page_sz"]) for m in s.lists for r in m["runs"]]
-    assert s.memory
-    return HeapCheck(s.c, i, s.abi, s.release, at, pages, s.memory)
 
 
 def _text(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from struct import Struct, iter_unpack
 
 from pyeal import builds, hugepages, layout
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyeal.look.archives import Archive
+    from pyeal.look.heap import HeapCheck
 
     Dict = dict[str, Any]
 
@@ -27,6 +29,7 @@ STATES = {0: "Free", 1: "Busy", 2: "Pad"}
 MOST_ELEMENTS = 1_000_000  # of one heap
 MEMZONE_SIZE = 72  # layout.Memzone
 TRIES = 3  # of a memory that changes while it is read
+PASSES, SECONDS = 8, 0.5  # in which a heap of a process that contradicts itself is read again
 LARGEST = 8 << 30  # bytes of an array: 512 GB in pages of 4 kB have 6 GB of records
 
 
@@ -228,8 +231,6 @@ class Snapshot:
         return self._heaps
 
     def _heap(self, i: int) -> Dict:
-        from pyeal.look.heap import numbers
-
         h = self.c.malloc_heaps[i]
         facts: Dict = {
             "Heap_id": i,
@@ -245,7 +246,7 @@ class Snapshot:
         }
         if self.memory is None:
             return facts | {"unread": "the pages are not there: only config and arrays"}
-        return facts | numbers(self, i)
+        return facts | heap_numbers(self, i)
 
     def renew(self) -> None:
         """Forget the lists: a process may have changed them. The next look reads them again."""
@@ -396,6 +397,61 @@ class Snapshot:
             {"page_sz": sz, "socket_id": node, "count": n}
             for (sz, node), n in sorted(found.items(), key=lambda x: (-x[0][0], x[0][1]))
         ]
+
+
+def heap_numbers(s: Snapshot, i: int) -> dict[str, Any]:
+    """Return what telemetry reports of a heap, or `unread`: why its numbers are not known.
+
+    A process may change the heap meanwhile; what that looks like differs the next time. What each
+    look finds is damage: the first is the value of `unread`, the others are added to s.problems.
+    """
+    facts: dict[str, Any] = {}
+    why, begun, check = "it changes all the time", time.monotonic(), None
+    common: set[str] | None = None  # what each look found
+    living = isinstance(getattr(s.memory, "__self__", None), ProcessMemory)
+    for n in range(PASSES if living else TRIES):
+        if n:
+            time.sleep(0.001 * n * living)
+            s.renew()
+        h, lists = bytes(s.c.malloc_heaps[i]), bytes(s.c.memsegs)
+        facts["Heap_size"] = s.c.malloc_heaps[i].total_size
+        facts["Alloc_count"] = s.c.malloc_heaps[i].alloc_count
+        try:
+            check = _check(s, i)
+            whole = check.complete or check.problems
+            free = check.free if whole else [e.size for _, e in s.free_elements(i)]
+        except (OSError, Unreadable) as e:
+            if n == TRIES - 1 and common is None:
+                return facts | {"unread": str(e)}
+            continue
+        then = s.latest()
+        if (bytes(then.malloc_heaps[i]), bytes(then.memsegs)) == (h, lists):
+            if not check.problems:
+                return facts | {
+                    "Free_size": sum(free),
+                    "Alloc_size": facts["Heap_size"] - sum(free),
+                    "Greatest_free_size": max(free, default=0),
+                    "Free_count": len(free),
+                }
+            common = {*check.problems} if common is None else common & {*check.problems}
+        if n and time.monotonic() - begun > SECONDS:
+            break
+    found = [p for p in check.problems if p in common] if check and common else []
+    if found and s.c.malloc_heaps[i].lock:
+        why = f"its lock is taken, and it is in the middle of a change: {found[0]}"
+    elif found:
+        why = found[0]
+        s.problems += found[1:]
+    return facts | {"unread": why}
+
+
+def _check(s: Snapshot, i: int) -> HeapCheck:
+    from pyeal.look.heap import HeapCheck
+
+    at = s.source.config if isinstance(s.source, ProcessMemory) else s.c.mem_cfg_addr
+    pages = [(m["index"], r["va"], r["len"], m["page_sz"]) for m in s.lists for r in m["runs"]]
+    assert s.memory
+    return HeapCheck(s.c, i, s.abi, s.release, at, pages, s.memory)
 
 
 def sound(m: layout.MemsegList) -> bool:

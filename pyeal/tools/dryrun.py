@@ -15,7 +15,7 @@ from pyeal import config, hugepages, layout, libc, options, releases, runtime
 from pyeal.backing.base import Backing, ListPerFd
 from pyeal.backing.legacy import LegacyFiles
 from pyeal.backing.memory import NoHuge
-from pyeal.eal import Eal, Footprint
+from pyeal.eal import Eal, Primary
 from pyeal.errors import EalError
 from pyeal.fbarray import bits, file_size, runs
 from pyeal.hugepage_data import RECORD, Page
@@ -72,14 +72,7 @@ class Survey(hugepages.Survey):
 
     def enter(self, info: hugepages.HugepageInfo) -> None:
         if not self.view.access(info.hugedir, os.R_OK):
-            raise EalError(
-                13,
-                "hugepages",
-                f"Failed to lock hugepage directory! {info.hugedir}",
-                found="Permission denied",
-                fix="mount it for this user (uid=, mode=) or name another one with --huge-dir",
-                reason="hugedir-lock",
-            )
+            raise hugepages.not_locked(info.hugedir, "Permission denied")
         try:
             files = self.view.page_files(info.hugedir)
         except OSError:
@@ -273,46 +266,50 @@ class FakeConfig(config.Config):
         libc.munmap(self.va, config.SIZE)
 
 
-class NoFootprint(Footprint):
-    """Takes nothing from the machine and leaves nothing there.
+class FakePrimary(Primary):
+    """A primary that takes nothing from the machine and leaves nothing there.
 
     limits, blocked: what kept pages from being given; cleared: {page size: pages} of dead
     processes that a real start would remove; writes: whether it would write files.
     """
 
-    def __init__(self, view: ProcessView) -> None:
+    def __init__(self, eal: Eal, view: ProcessView) -> None:
+        super().__init__(eal)
         self.view, self.writes = view, False
         self.limits: list[PageLimit] = []
         self.blocked: dict[str, PageLimit] = {}
         self.cleared: dict[int, int] = {}
         self.held: FakePages | None = None
 
-    def shares_files(self, eal: Eal) -> bool:
-        self.writes = not eal.options.no_shconf
+    def shares_files(self) -> bool:
+        self.writes = super().shares_files()
         return False
 
-    def make_directory(self, eal: Eal) -> str:
-        path = self.view.runtime_dir(eal.options.file_prefix, eal.release)
+    def make_directory(self) -> str:
+        opts = self.eal.options
+        path = self.view.runtime_dir(opts.file_prefix, self.eal.release)
         above = os.path.dirname(path)
-        if "/" in eal.options.file_prefix and not self.view.access(above, os.X_OK):
-            raise runtime.no_directory(path, os.strerror(ENOENT), eal.options)
+        if "/" in opts.file_prefix and not self.view.access(above, os.X_OK):
+            raise runtime.no_directory(path, os.strerror(ENOENT), opts)
         return path
 
-    def open_config(self, eal: Eal) -> config.Config:
+    def make_config(self) -> config.Config:
+        e = self.eal
         if self.writes:
-            return FakeConfig(eal.release, eal.space, eal.options.base_virtaddr)
-        return config.Config(eal.release)
+            return FakeConfig(e.release, e.space, e.options.base_virtaddr)
+        return config.Config(e.release)
 
-    def discover(self, eal: Eal) -> hugepages.Infos:
-        survey = Survey(eal.options, eal.release, eal.sockets, self.view, eal.log)
-        infos = survey.run(survey.enter)
+    def discover(self) -> hugepages.Infos:
+        e = self.eal
+        survey = Survey(e.options, e.release, e.sockets, self.view, e.log)
+        infos = survey.run()
         self.cleared = survey.cleared
         self.limits = find_limits(survey, infos)
         self.blocked = find_blocked(survey, infos)
         return infos
 
-    def backing(self, eal: Eal, population: Population) -> FakePages:
-        self.held = fake(super().backing(eal, population), self.limits, self.blocked)
+    def backing(self) -> FakePages:
+        self.held = fake(super().backing(), self.limits, self.blocked)
         return self.held
 
 
@@ -328,7 +325,7 @@ class DryRun(Eal):
         self.view = view or ProcessView()
         self.error: EalError | None = None
         self.said: list[tuple[str, str]] = []
-        self.none = NoFootprint(self.view)
+        self.none = FakePrimary(self, self.view)
         self.closed = True  # nothing is to be taken back yet
         self.infos = hugepages.Infos()  # also of a run that ends before discovery
         self.release = releases.get(release or releases.DEFAULT)
@@ -341,7 +338,7 @@ class DryRun(Eal):
                 lambda level, text: self.said.append((level, text)),
                 role="primary",
                 host=self.view,
-                footprint=self.none,
+                primary=lambda _: self.none,
             )
         except EalError as e:
             self.error = e

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from conformance.campaigns.fuzz import attach
 from conformance.campaigns.fuzz.engine import Case, Wrong
-from pyeal import EalError, backing, layout, libc, malloc_mp, mp, options, releases
-from pyeal.backing.base import LockedDirectory
+from pyeal import EalError, backing, heap_repair, layout, libc, malloc_mp, mp, options, releases
+from pyeal.backing.base import Directory
+from pyeal.backing.pagefiles import HugedirFiles
 from pyeal.fbarray import Arrays
-from pyeal.heap import Heaps, elem
+from pyeal.heap import Heap, Heaps, elem
 from pyeal.hugepages import HugepageInfo
 from pyeal.memseg import MemsegLists
 from pyeal.peers import Alone
@@ -36,7 +37,10 @@ ELEM = ctypes.sizeof(layout.MallocElem)
 
 class Small:
     def __init__(self, hugedir: Path, release: releases.Release) -> None:
-        LockedDirectory._check = lambda self, fd: None  # type: ignore[method-assign]  # no hugetlbfs
+        def opened(self: HugedirFiles, page_sz: int, must: bool = True) -> Directory:
+            return Directory(os.open(self.infos[page_sz].hugedir, os.O_RDONLY), own=True)
+
+        HugedirFiles.directory = opened  # type: ignore[method-assign]  # it is no hugetlbfs
         self.release = release
         self.opts = options.parse(
             ["--huge-unlink=never", "--file-prefix", attach.PREFIX], releases.get("25.11.2")
@@ -56,8 +60,11 @@ class Small:
         population = Population(Pagemap(), False, log)
         held = backing.for_primary(self.lists, self.opts, [info], population)
         self.segments = Segments(self.lists, held)
-        self.heaps = Heaps(self.lists, self.segments, self.opts, [0], 0, log, [], [])
+        self.heaps = Heaps(self.lists, self.segments, self.opts, [0], 0, log, self.repair, [])
         self.heaps.create()
+
+    def repair(self, heap: Heap) -> None:
+        heap_repair.repair(heap, [], self.opts.match_allocations)
 
     def close(self) -> None:
         self.segments.close()
@@ -191,7 +198,7 @@ class Words(OnSmall):
 
         heap = small.heaps.heaps[0]
         if how == "repair":
-            attempt(lambda: small.heaps.repair(heap))
+            attempt(lambda: small.repair(heap))
         got: list[int] = []
         for size in (64, 1 << 10, 1 << 14, 5 * PAGE, 30):
             attempt(lambda size=size: got.append(small.heaps.malloc(size)))  # type: ignore[misc]

@@ -20,7 +20,7 @@ LATER = {
 }
 # what begins where: module, attribute, mark before it, mark after it
 STAGES = (
-    ("eal", "Footprint.discover", "discovery", ""),
+    ("eal", "Primary.discover", "discovery", ""),
     ("hugepages", "read_info", "discovery", ""),
     ("fbarray", "Arrays.create", "lists", ""),
     ("segments", "Segments._alloc_run", "pages", ""),
@@ -29,9 +29,9 @@ STAGES = (
     ("legacy", "init", "pages", ""),
     ("backing.memory", "NoHuge.create", "pages", ""),
     ("hugepage_data", "write", "data", "pages"),
-    ("hugepages", "unlock", "heaps", ""),
+    ("memory", "Process.unlock_hugedirs", "heaps", ""),
     ("runtime", "tsc_hz", "rest", ""),
-    ("secondary", "Secondary._connect", "rest", ""),
+    ("secondary", "Secondary.share", "rest", ""),
 )
 
 

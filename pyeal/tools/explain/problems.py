@@ -11,34 +11,9 @@ those of doctor's chain in which the problem shows before a start; `reach` is wh
 
 from __future__ import annotations
 
-import re
-from functools import cached_property
+from pyeal.tools.explain.table import CERTAIN, HINT, WRAPPER, Problem, Table, closest, words_of
 
-from pyeal.tools.explain.table import Table, closest, lowered, words_of
-
-CERTAIN, HINT, WRAPPER = 0, 1, 2
-
-
-class Problem:
-    """One problem; id is None for a line that gives no reason, or is not about EAL's memory."""
-
-    def __init__(
-        self, id: int | None, title: str, links: str, says: tuple[str, ...], means: str, fix: str,
-        reach: str = "", harmless: bool = False,
-    ) -> None:
-        self.harmless = harmless
-        self.id, self.title, self.means, self.fix, self.reach = id, title, means, fix, reach
-        self.links = tuple(filter(None, links.split(", ")))
-        self.says = says
-
-    @cached_property
-    def patterns(self) -> list[tuple[int, re.Pattern[str]]]:
-        """Each pattern as (CERTAIN, HINT or WRAPPER, compiled for a line in lower case)."""
-        levels = {"?": HINT, "~": WRAPPER}
-        return [
-            (levels.get(s[0], CERTAIN), re.compile(lowered(s[s[0] in levels :]))) for s in self.says
-        ]
-
+__all__ = ["CERTAIN", "HINT", "WRAPPER", "Problem"]
 
 P = Problem
 PROBLEMS = (

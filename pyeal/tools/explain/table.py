@@ -1,4 +1,4 @@
-"""Find which patterns a line matches, without trying them all: by a word that each of them needs.
+"""Problems, and which of them a line matches: found by a word that each of their patterns needs.
 
 A table of a few hundred patterns is tried on a line of a log in some microseconds, because most
 lines have no word of most patterns.
@@ -7,13 +7,12 @@ lines have no word of most patterns.
 from __future__ import annotations
 
 import re
+from functools import cached_property
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from collections.abc import Set as AbstractSet
-
-    from pyeal.tools.explain.problems import Problem
 
 
 def lowered(pattern: str) -> str:
@@ -21,8 +20,39 @@ def lowered(pattern: str) -> str:
     return re.sub(r"\\.|[A-Z]+", lambda m: m[0] if m[0][0] == "\\" else m[0].lower(), pattern)
 
 
-Match = tuple["Problem", int, re.Match[str]]  # a problem, CERTAIN, HINT or WRAPPER, where
-Entry = tuple["Problem", int, re.Pattern[str]]
+CERTAIN, HINT, WRAPPER = 0, 1, 2
+
+
+class Problem:
+    """One problem; id is None for a line that gives no reason, or is not about EAL's memory."""
+
+    def __init__(
+        self,
+        id: int | None,
+        title: str,
+        links: str,
+        says: tuple[str, ...],
+        means: str,
+        fix: str,
+        reach: str = "",
+        harmless: bool = False,
+    ) -> None:
+        self.harmless = harmless
+        self.id, self.title, self.means, self.fix, self.reach = id, title, means, fix, reach
+        self.links = tuple(filter(None, links.split(", ")))
+        self.says = says
+
+    @cached_property
+    def patterns(self) -> list[tuple[int, re.Pattern[str]]]:
+        """Each pattern as (CERTAIN, HINT or WRAPPER, compiled for a line in lower case)."""
+        levels = {"?": HINT, "~": WRAPPER}
+        return [
+            (levels.get(s[0], CERTAIN), re.compile(lowered(s[s[0] in levels :]))) for s in self.says
+        ]
+
+
+Match = tuple[Problem, int, re.Match[str]]  # a problem, CERTAIN, HINT or WRAPPER, where
+Entry = tuple[Problem, int, re.Pattern[str]]
 
 
 class Table:
