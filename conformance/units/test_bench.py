@@ -6,13 +6,41 @@ import argparse
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from conformance import needs
+from conformance.campaigns.timing import rig as rigs
+from conformance.campaigns.timing import works
 from conformance.campaigns.timing.rows import ROWS, Row, judge, waits_of
 from pyeal.tools import bench, bench_page
+
+
+@pytest.mark.parametrize(
+    ("reference", "what"), [("23.11.7", "pyeal 23.11.7"), ("22.11.11", "pyeal")]
+)
+def test_pyeal_is_measured_as_the_references_release(
+    reference: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secondary attaches to a primary of its own release alone."""
+    monkeypatch.setattr(rigs.Rig, "_build", lambda self, name: name)
+    monkeypatch.setattr(rigs.Rig, "_own", lambda self, spec, path: (("eal", path), reference))
+    rig = rigs.Rig(tmp_path, "pyeal", "librte_eal:/opt/dpdk")
+
+    assert (rig.reference.what, rig.target.what) == (f"librte_eal {reference}", what)
+    assert reference in rig.target.argv
+
+
+def test_a_work_that_the_release_lacks_has_a_reason(tmp_path: Path) -> None:
+    old = rigs.Arm("reference", ("eal",), "librte_eal 21.11.9")
+    with pytest.raises(rigs.Missing, match=r"21\.11\.9 has no --huge-unlink=never"):
+        works.restart(SimpleNamespace(reference=old, release="21.11.9"), "restart", 4, 1)
+    said = judge(ROW, {}, why="librte_eal 21.11.9 has no --huge-unlink=never")
+
+    assert said["note"] == "not measured: librte_eal 21.11.9 has no --huge-unlink=never"
+
 
 ROW = Row("dyn-cpu", "dyn, cpu", "dynmem", None, "memory-cpu", "reference", 0.92, 0.88)
 C = [0.10, 0.11, 0.12]

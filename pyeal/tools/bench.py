@@ -43,7 +43,9 @@ PYTEST_USAGE = 4  # pytest's exit code for wrong arguments
 def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--target", default="pyeal", help="pyeal, or librte_eal:PATH (pyeal)")
     p.add_argument(
-        "--reference", default="librte_eal", help="librte_eal[:PATH or RELEASE] (the installed one)"
+        "--reference",
+        default="librte_eal",
+        help="librte_eal[:RELEASE or PATH] (the installed one); pyeal is measured as its release",
     )
     p.add_argument("--pages", default="256,1024,3072", help="numbers of 2M pages, as far as free")
     p.add_argument("--rounds", type=int, default=7, help="of which the median counts (7)")

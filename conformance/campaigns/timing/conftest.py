@@ -24,7 +24,7 @@ OWN_WORKS = {  # of pyeal alone: what they are compared with
     "import": ["bare", "interpreter"],
     "inspect": ["proc-info"],
 }
-RIG, FOUND, RUNS = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
+RIG, FOUND, RUNS, LACKING = (pytest.StashKey() for _ in range(4))
 
 
 def pytest_addoption(parser):
@@ -107,6 +107,7 @@ def rig(tmp_path_factory, pytestconfig):
         )
         made.warm(max(sizes(pytestconfig)))
     except (rigs.Missing, rigs.peers.Unobtainable) as e:
+        pytestconfig.stash[LACKING] = str(e)
         return e
     pytestconfig.stash[RIG] = made
     return made
@@ -131,9 +132,11 @@ def cost(request, rig):
     if (work, pages) not in runs:
         try:
             found = measured(rig, work, pages, config.getoption("rounds"))
-        except (rigs.Missing, rigs.peers.Unobtainable, host.NotEnough) as e:
+        except (rigs.Missing, rigs.Failed, rigs.peers.Unobtainable, host.NotEnough) as e:
             found = e
         runs[work, pages] = found
+    if isinstance(runs[work, pages], rigs.Failed):
+        pytest.fail(str(runs[work, pages]), pytrace=False)
     if isinstance(runs[work, pages], Exception):
         pytest.skip(str(runs[work, pages]))
     which, part, clock = MEASURES[measure]
@@ -170,7 +173,13 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     own = config.getoption("target").partition(":")[0] != "pyeal"
     only = (config.getoption("only") or ",".join(WORKS)).split(",")
-    why = {work: str(e) for (work, _), e in config.stash[RUNS].items() if isinstance(e, Exception)}
+    why = {
+        work: str(e).strip().splitlines()[-1]
+        for (work, _), e in config.stash[RUNS].items()
+        if isinstance(e, Exception)
+    }
+    if lacking := config.stash.get(LACKING, ""):  # nothing could be measured
+        why = dict.fromkeys(WORKS, lacking)
     output_json["rows"] = [
         judge(row, config.stash[FOUND], own, why.get(row.work, ""))
         for row in ROWS

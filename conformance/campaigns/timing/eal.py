@@ -1,6 +1,6 @@
 """pyeal in a process of its own, with the times of its stages: as eal.c does for a librte_eal.
 
-    python eal.py DIRECTORY EAL-ARGS...     DIRECTORY holds the package
+    python eal.py RELEASE DIRECTORY EAL-ARGS...     DIRECTORY holds the package
 
 Prints one line of JSON after init, then reads a byte: "c" is cleanup and a second line, end of
 input is the end without.
@@ -69,7 +69,8 @@ def say(rc):
 def main():
     # The only edit of sys.path in the suite, also in works.py: the interpreter is isolated (-I -S)
     # so that nothing but EAL is timed, and reads neither PYTHONPATH nor site-packages.
-    sys.path.insert(0, sys.argv[1])
+    release, folder, *args = sys.argv[1:]
+    sys.path.insert(0, folder)
     from pyeal import TAILQS, init
 
     later = [LATER[arg] for arg in {*sys.argv} & {*LATER}]
@@ -84,7 +85,8 @@ def main():
     shown = {"CRIT", "ALERT", "EMERG", "ERR", "WARNING", "NOTICE", "INFO"}
     log = lambda level, text: sys.stderr.write(f"EAL: {text}\n") if level in shown else None  # noqa: E731
     mark("begin")
-    eal = init(sys.argv[2:], log=log, tailqs=TAILQS)  # as a program that links all of DPDK has
+    # the queues of a program that links all of DPDK
+    eal = init(args, log=log, tailqs=TAILQS, release=release)
     mark("end")
     say(0)
     if sys.stdin.read(1) == "c":

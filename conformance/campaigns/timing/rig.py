@@ -27,10 +27,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conformance.harness import box as boxes
-from conformance.harness import fake_host, host, peers
+from conformance.harness import catalogue, fake_host, host, library, peers
+from conformance.harness.child import TargetDied, TargetHung, greet
 
 HERE = Path(__file__).parent
 PAGE_MB = {"2M": 2, "1G": 1024}
+DEFAULT = "22.11.11"  # the release of a pyeal that is told none
 QUIET = ["--no-pci", "--no-telemetry"]
 STAGES = "begin", "discovery", "lists", "pages", "data", "heaps", "clock", "rest"
 LIMITS = {  # what limit.c does for the same pages, or for their records
@@ -109,9 +111,9 @@ class Rig:
         _spread(self.folder)
         self.why = None if host.is_root() else f"wanted root, found uid {os.geteuid()}"
         self.gcc = shutil.which("gcc") or shutil.which("cc")
-        self.target = self.arm(target)
         self.reference = self.arm(reference, "reference")
-        self.base = self._pyeal("base", Path(base)) if base else None
+        self.target = self.arm(target)
+        self.base = self._pyeal("base", Path(base), self.release) if base else None
         self.limit = Arm("kernel", (self._build("limit"),), "the kernel's limit")
 
     def arm(self, spec, spare="target"):
@@ -120,18 +122,33 @@ class Rig:
         label = kind if spare != "target" or kind == "pyeal" else spare
         if kind == "pyeal":
             found = importlib.util.find_spec("pyeal").submodule_search_locations
-            return self._pyeal(label, Path(next(iter(found))))
+            return self._pyeal(label, Path(next(iter(found))), rest or self.release)
         if kind != "librte_eal":
-            raise Missing(f"{spec}: pyeal or librte_eal[:PATH or RELEASE] is what can be timed")
-        if os.path.exists(rest) or not rest:
-            lib = rest or _installed()
-            return Arm(label, (self._build("eal"), os.path.realpath(lib)), _who(lib))
-        peer = peers.find(rest)
-        argv = (*peer._loader(), self._build("eal"), str(peer.lib))
-        return Arm(label, argv, f"librte_eal {peer.release}")
+            raise Missing(f"{spec}: pyeal or librte_eal[:RELEASE or PATH] is what can be timed")
+        if library.RELEASE.fullmatch(rest):
+            peer = peers.find(rest)
+            argv, release = (*peer._loader(), self._build("eal"), str(peer.lib)), peer.release
+        else:
+            argv, release = self._own(spec, rest)
+        if spare == "reference":
+            self.release = release
+        return Arm(label, argv, f"librte_eal {release}")
 
-    def _pyeal(self, label, package):
-        """A copy, compiled beforehand as an installed one is."""
+    def _own(self, spec, path):
+        """A library of this machine or of the user's, and the release that it reports."""
+        try:
+            lib = library.find(path).path if path else Path(_installed())
+            release = greet(spec).release
+        except (library.Unusable, TargetDied, TargetHung) as e:
+            raise Missing(f"{spec}: {str(e).strip().splitlines()[-1]}") from None
+        argv = self._build("eal"), os.path.realpath(lib)
+        probe = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
+        if subprocess.run([sys.executable, "-c", probe, argv[1]], capture_output=True).returncode:
+            argv = "/usr/bin/env", f"LD_LIBRARY_PATH={lib.parent}", *argv  # it has no RUNPATH
+        return argv, release
+
+    def _pyeal(self, label, package, release):
+        """A copy, compiled beforehand as an installed one is: an EAL of the reference's release."""
         to = self.folder / label
         if not to.exists():
             skip = shutil.ignore_patterns("suite", "__pycache__")
@@ -139,7 +156,9 @@ class Rig:
             compileall.compile_dir(to / "pyeal", quiet=2)
         probe = self.folder / "eal.pyc"  # as eal.c is: no process has to compile it
         py_compile.compile(HERE / "eal.py", probe, doraise=True)
-        return Arm(label, (sys.executable, "-I", "-S", str(probe), str(to)), label)
+        argv = sys.executable, "-I", "-S", str(probe), release, str(to)
+        usual = catalogue.same_release(release, DEFAULT)
+        return Arm(label, argv, label if usual else f"{label} {release}")
 
     def _build(self, name):
         program = self.folder / name
@@ -227,7 +246,9 @@ class Room:
         if kind == "records":
             where = f"{host.RUN}/dpdk/limit"
             self.box.path(where).mkdir(exist_ok=True)
-        args = [kind, pages, PAGE_MB[self.size], threads, f"{where}/timingmap_"]
+        page, _ = catalogue.fact("page_file", self.rig.release)
+        name = "timingmap_" if kind == "file" else page.format(prefix="timing", list=0)
+        args = [kind, pages, PAGE_MB[self.size], threads, f"{where}/{name}"]
         return self.run(self.rig.limit, args, cpus, quiet=[])
 
     def hold(self, arm, args):
@@ -247,8 +268,10 @@ class Room:
         return p
 
     def program(self, name):
-        """One of DPDK's own programs, in the tree that ci/peers made of Debian's packages."""
-        peer = peers.find("22.11-programs")
+        """One of DPDK's own programs of the release, in a tree of Debian's packages."""
+        peer, wanted = peers.find(f"{self.rig.release[:5]}-programs"), self.rig.release
+        if not catalogue.same_release(peer.release, wanted):
+            raise Missing(f"wanted {name} {wanted}, found {peer.release}")
         for d in ("proc", "sys", "dev", "run"):
             self.box.sh(f"mount --rbind /{d} {peer.root}/{d}")
         return Arm(name, (shutil.which("chroot"), peer.root, f"/usr/bin/{name}"), name)
@@ -327,13 +350,3 @@ def _installed():
         return librte_eal.find()
     except FileNotFoundError as e:
         raise Missing(e.strerror) from None
-
-
-def _who(lib):
-    """librte_eal and its release, where it tells."""
-    script = (
-        "import ctypes, sys; f = ctypes.CDLL(sys.argv[1]).rte_version\n"
-        "f.restype = ctypes.c_char_p; print(f().decode().replace('DPDK', 'librte_eal'))"
-    )
-    done = subprocess.run([sys.executable, "-c", script, lib], capture_output=True, text=True)
-    return done.stdout.strip() or f"librte_eal {Path(lib).name}"

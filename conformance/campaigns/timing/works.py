@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from conformance import HUGE_FILES, MODES
-from conformance.campaigns.timing.rig import PAGE_MB, Arm, one_cpu, rounds
+from conformance.campaigns.timing.rig import PAGE_MB, Arm, Missing, one_cpu, rounds
+from conformance.harness import catalogue
 
 ONE, ALL = "one CPU", "all CPUs"
 MEASURES = {  # name: which runs, which part of them, which clock
@@ -59,6 +60,8 @@ def attach(rig, work, pages, n):
 def restart(rig, work, pages, n):
     """A primary on the page files of one before it: nothing is zeroed."""
     args = ["-m", 2 * pages, "--file-prefix=timing", "--huge-unlink=never"]
+    if not catalogue.holds("keeps_old_files", rig.release):
+        raise Missing(f"{rig.reference.what} has no --huge-unlink=never: it came with 22.03")
     with rig.room(pages) as room:
         arms = {}
         room.run(rig.reference, args)  # the one before

@@ -29,9 +29,10 @@ def text(data, offset, n):
 
 
 def word(release):
-    """RTE_VERSION of a final release."""
-    year, month, minor = map(int, (release + ".0").split(".")[:3])
-    return year << 24 | month << 16 | minor << 8 | 99
+    """RTE_VERSION of a release, or of a candidate."""
+    numbers, _, candidate = release.partition("-rc")
+    year, month, minor = map(int, (numbers + ".0").split(".")[:3])
+    return year << 24 | month << 16 | minor << 8 | int(candidate or 99)
 
 
 def heaps_at(eal):
