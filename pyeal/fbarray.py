@@ -166,61 +166,47 @@ class Fbarray:
         self.words[:] = new.to_bytes(len(self.words), "little")
         self.desc.count = new.bit_count()
 
-    def find(self, start: int, used: bool, back: bool = False) -> int:
-        """Return the next such entry from start on, or with back the previous one."""
+    def _ahead(self, start: int, used: bool, back: bool) -> int:
+        """Return the mask from an entry on, which is bit 0; back: down to entry 0."""
         self._check(start)
         bits = self.used(used)
         if back:
-            return (bits & (2 << start) - 1).bit_length() - 1
-        bits >>= start
-        return start + (bits & -bits).bit_length() - 1 if bits else -1
+            return int(f"{bits & (2 << start) - 1:0{start + 1}b}"[::-1], 2)
+        return bits >> start
+
+    def find(self, start: int, used: bool, back: bool = False) -> int:
+        """Return the next such entry from start on, or with back the previous one."""
+        return self.find_n(start, 1, used, back)
 
     def find_n(self, start: int, n: int, used: bool, back: bool = False) -> int:
         """Return the lowest start of n such entries from start on.
 
         back: the highest start of n entries that end at start or before.
         """
-        self._check(start)
+        bits = self._ahead(start, used, back)
         if not 0 < n <= self.desc.len:
             raise _invalid("bad number of entries", f"1 to {self.desc.len}", n)
-        if back and start < n - 1:
-            return -1
-        bits = self.used(used)
-        bits = bits & (2 << start) - 1 if back else bits >> start << start
         have = 1
         while have < n:  # a bit stays where `have` entries from it on match
             step = min(have, n - have)
             bits &= bits >> step
             have += step
-        if back:
-            return bits.bit_length() - 1
-        return (bits & -bits).bit_length() - 1
+        k = (bits & -bits).bit_length() - 1
+        return k if k < 0 else start - k - n + 1 if back else start + k
 
     def contig(self, start: int, used: bool, back: bool = False) -> int:
         """Return how many such entries follow each other, from start on or with back down to it."""
-        self._check(start)
-        others = self.used(not used)
-        if back:
-            return start + 1 - (others & (2 << start) - 1).bit_length()
-        others >>= start
-        return (others & -others).bit_length() - 1 if others else self.desc.len - start
+        others = self._ahead(start, not used, back)
+        if others:
+            return (others & -others).bit_length() - 1
+        return start + 1 if back else self.desc.len - start
 
     def biggest(self, start: int, used: bool, back: bool = False) -> int:
         """Return the start of the longest run from start on, or with back of those before.
 
         Of equally long runs it is the first that the search meets.
         """
-        self._check(start)
-        bits = self.used(used)
-        if back:
-            text = format(bits & (2 << start) - 1, f"0{start + 1}b")  # text[k] is entry start - k
-        else:
-            bits >>= start
-            end = bits.bit_length()
-            last = end - (bits ^ (1 << end) - 1).bit_length()
-            if 2 * last > bits.bit_count():  # longer than all others together
-                return start + end - last
-            text = format(bits, "b")[::-1]  # text[k] is entry start + k
+        text = f"{self._ahead(start, used, back):b}"[::-1]  # text[k] is bit k
         best = max(map(len, text.split("0")))
         if not best:
             return -1

@@ -13,7 +13,7 @@ from ctypes import addressof, memset, sizeof
 from errno import EBUSY, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOTSUP, EPERM
 
 from .errors import CLOSED, EalError, Log
-from .layout import BAD_IOVA
+from .layout import BAD_IOVA, LINE
 from .libc import PAGE
 from .pauses import signals_deferred
 from .peers import Alone
@@ -372,7 +372,7 @@ class Memory(Process):
         _renamed("mfree()", "free()")
         self.free(va)
 
-    def memzone_reserve(self, name: str, size: int, socket: int = -1, align: int = 64) -> Memzone:
+    def memzone_reserve(self, name: str, size: int, socket: int = -1, align: int = LINE) -> Memzone:
         """Reserves a zone of size bytes that every process finds by name.
 
         EalError: EEXIST, ENAMETOOLONG, EINVAL, ENOSPC, ENOMEM. rte_memzone_reserve_aligned

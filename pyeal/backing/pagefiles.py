@@ -62,15 +62,13 @@ class HugedirFiles(Backing):
                 raise EalError(ENOMEM, "memalloc", why) from None
         if must and (size := os.fstatvfs(held.fd).f_bsize) != page_sz:
             held.__exit__()
-            raise EalError(
-                ENODEV,
-                "memalloc",
-                f"Cannot allocate pages in '{info.hugedir}'",
-                expected=f"hugetlbfs with pages of {page_sz} bytes",
-                found=f"another file system with blocks of {size} bytes",
-                fix=f"umount {info.hugedir}, or name another mount with --huge-dir",
-                reason="not-hugetlbfs",
-            )
+            sides = {
+                "expected": f"hugetlbfs with pages of {page_sz} bytes",
+                "found": f"another file system with blocks of {size} bytes",
+            }
+            what = f"Cannot allocate pages in '{info.hugedir}'"
+            fix = f"umount {info.hugedir}, or name another mount with --huge-dir"
+            raise EalError(ENODEV, "memalloc", what, fix=fix, reason="not-hugetlbfs", **sides)
         return held
 
     def attach(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
