@@ -9,7 +9,7 @@ import time
 
 from pyeal import builds
 from pyeal.layout import FLAG_DIRTY, FLAG_DO_NOT_FREE
-from pyeal.look import locks, page_files
+from pyeal.look import hugedir, locks
 from pyeal.look.machine import Machine
 from pyeal.look.runtime_dir import is_of_eal, listed
 
@@ -70,7 +70,7 @@ class Leftovers:
             except OSError:  # its last process is gone
                 continue
             for entry, device, folder in _files(path, shown):
-                m = page_files.NAME.match(entry.name)
+                m = hugedir.NAME.match(entry.name)
                 if not m or (not self.every and f"{device}:{entry.inode()}" in self.held):
                     continue
                 st = _lstat(entry.path)

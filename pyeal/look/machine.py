@@ -11,7 +11,7 @@ from pyeal.hugepages import ESCAPES
 from pyeal.look import locks, runtime_dir
 from pyeal.look.config import HeldConfig
 from pyeal.look.foreign import ForeignEal
-from pyeal.look.page_files import PageFileMemory
+from pyeal.look.hugedir import PageFileMemory
 from pyeal.look.process import ANONYMOUS, Process, inside, pids
 from pyeal.look.runtime_dir import RuntimeDir
 from pyeal.look.snapshot import Snapshot

@@ -10,7 +10,7 @@ from pyeal.cparse import size_of
 from pyeal.host import Host, parse_maps
 from pyeal.look import locks, runtime_dir
 from pyeal.look.config import HeldConfig
-from pyeal.look.page_files import PageFile
+from pyeal.look.hugedir import PageFile
 from pyeal.look.process import NO_LIMIT, Process, inside, number
 from pyeal.look.sources import Folder
 

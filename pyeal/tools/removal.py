@@ -18,7 +18,7 @@ from pyeal.fbarray import file_size
 from pyeal.hugepage_data import RECORD
 from pyeal.look.arrays import KERNEL_PAGES, shape
 from pyeal.look.config import config_of
-from pyeal.look.page_files import MOST_BYTES
+from pyeal.look.hugedir import MOST_BYTES
 from pyeal.look.runtime_dir import is_of_eal
 from pyeal.look.sources import Unreadable
 
