@@ -12,18 +12,18 @@ PYTESTS = "units", "meta-tests", "tools", "suite"  # counted test by test
 def main(argv):
     """FOLDER RUN.jsonl STEPS: print "N passed, N failed, N skipped" last; return the exit code.
 
-    FOLDER holds `checks`, a line "passed NAME", "failed NAME" or "broken NAME" for each step, and
+    FOLDER holds `checks`, a line "passed NAME" (or failed, skipped, broken) for each step, and
     JUnit files. 1: a step failed; 2: none did, but one could not be judged.
     """
     out, log, steps = Path(argv[0]), Path(argv[1]), argv[2].split()
     n, bad, worst = Counter(), [], 0
     for line in (out / "checks").read_text().splitlines():
         word, _, name = line.partition(" ")
-        if word != "passed":
+        if word in ("failed", "broken"):
             bad.append(name if word == "failed" else f"{name} (broken)")
             worst = 1 if word == "failed" else worst or 2
         if name not in PYTESTS:
-            n["passed" if word == "passed" else "failed"] += 1
+            n["failed" if word == "broken" else word] += 1
     for xml in out.glob("*.xml"):
         for s in ET.parse(xml).getroot().iter("testsuite"):
             failed = int(s.get("failures")) + int(s.get("errors"))
