@@ -13,6 +13,7 @@ FIXTURES = SUITE.parent / "fixtures"
 
 # how many times slower this machine is than a computer: ci/machines says so
 SLOWER = float(os.environ.get("CONFORM_SLOWER", "1"))
+WAIT = 5 * SLOWER  # seconds: EAL's wait for a reply; what took less did not wait
 
 MODES = {  # what each mode is called in reports: the arguments that choose it
     "dynmem": [],

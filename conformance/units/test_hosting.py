@@ -21,7 +21,7 @@ from conformance.harness.eal import Eal
 from pyeal.files import DirectoryLock
 
 PAGES = 12
-SOON = 4  # seconds; a primary that waits for an unresponsive process takes as long
+SOON = 10  # seconds: a primary that waits for an unresponsive process takes 4
 KINDS = "pyeal", "librte_eal"
 PREFIX = ["--file-prefix", "hosting"]
 

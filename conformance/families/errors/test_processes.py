@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conformance import BIG, MB, SHARED, SLOWER, modes, needs, requirement, until
+from conformance import BIG, MB, SHARED, WAIT, modes, needs, requirement, until
 
 MEMORY = {"dynmem": "4", "single-file": "4", "legacy": "4", "no-huge": "16"}
 SYNC = struct.Struct("<i60xQi4x")  # t, id, result of 80 bytes
@@ -26,7 +26,7 @@ def total(eal):
     return eal.config().malloc_heaps[0].total_size
 
 
-def logged(eal, text, limit=2):
+def logged(eal, text, limit=20):
     """Whether a line comes in time: another thread writes it."""
     return until(lambda: eal.logged(text), limit)
 
@@ -182,7 +182,7 @@ def test_a_mute_secondary_costs_two_waits(start, peer, evidence):
     eal.kill()
 
     assert not got.va
-    assert 9.5 < took < 9.5 + 2.5 * SLOWER
+    assert 9.5 < took < 3 * WAIT
 
 
 @requirement("ERR-029")
@@ -229,7 +229,7 @@ def test_an_unknown_request_is_logged_or_ignored(start, join, peer, evidence):
     while not eal.run_files(f"mp_socket_{late.pid}_*"):
         assert not late.answered(0.02)
     p.ask("send", to=socket_of(late), kind="REQ", name="three")
-    told = p.ask("receive", wait=2)
+    told = p.ask("receive", wait=20)
     os.close(fd)
     late.answer()
     evidence(f"{told}")

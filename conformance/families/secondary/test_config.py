@@ -188,7 +188,7 @@ def test_a_primary_that_never_finishes_is_told(start, join, evidence):
     """After 10 s without the magic the secondary ends, and says whose file it was."""
     eal = start("-m", "2")
     eal.patch("magic", 0)
-    e = join(init=False).give_way().refused(within=12)
+    e = join(init=False).give_way().refused()
     evidence(e.text)
 
     assert e.errno == 0
@@ -226,7 +226,7 @@ def test_twenty_in_a_row_find_their_addresses_free(start, join, evidence):
     bases = set()
     for i in range(20):
         eal.poke(at, bytes([i]))
-        other = join(limit=10, fresh=True)
+        other = join(fresh=True)
         assert other.peek(at, 1) == bytes([i])
         with open(f"/proc/{other.pid}/personality") as f:
             assert not int(f.read(), 16) & ADDR_NO_RANDOMIZE

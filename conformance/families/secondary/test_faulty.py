@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from conformance import BIG, GB, SLOWER, modes, needs, requirement
+from conformance import BIG, GB, WAIT, modes, needs, requirement
 from conformance.families.secondary.pairs import or_killed
 from conformance.harness.catalogue import holds
 
@@ -32,13 +32,13 @@ def test_the_channel_outlives_wrong_datagrams(start, join, peer, who, evidence):
     with or_killed(eal, other):
         for e in eal, other:
             begun = time.monotonic()
-            va = e.ask("malloc", size=BIG, align=0, socket=-1, within=3).va
+            va = e.ask("malloc", size=BIG, align=0, socket=-1).va
             took.append(time.monotonic() - begun)
             assert va
             e.free(va)
     evidence(f"growth took {max(took):.3f} s")
 
-    assert max(took) < 1 * SLOWER
+    assert max(took) < WAIT
 
 
 @requirement("SEC-038")
@@ -52,14 +52,14 @@ def test_a_mute_secondary_costs_one_wait(start, join, peer, evidence):
     p = peer(eal)
     begun = time.monotonic()
     with or_killed(eal, other):
-        va = eal.ask("malloc", size=BIG, align=0, socket=-1, within=6).va
+        va = eal.ask("malloc", size=BIG, align=0, socket=-1).va
     took = time.monotonic() - begun
     same = eal.segments() == other.segments() == before
     p.kill()
     evidence(f"refused after {took:.1f} s")
 
     assert not va
-    assert took < 5 * SLOWER
+    assert took < 2 * WAIT  # librte_eal waits for the roll-back as well
     assert same
     assert eal.malloc(BIG).va
     assert other.segments() == eal.segments()
@@ -84,7 +84,7 @@ def test_a_dead_ones_locks_are_broken(start, join, lock, evidence):
         *taken(eal, {"heap": "malloc_heaps", "hotplug": "memory_hotplug_lock"}[lock])
     )
     begun = time.monotonic()
-    va = eal.ask("malloc", size=BIG, align=0, socket=-1, within=3).va
+    va = eal.ask("malloc", size=BIG, align=0, socket=-1, within=15).va
     evidence(f"growth took {time.monotonic() - begun:.1f} s")
 
     assert va
@@ -97,7 +97,7 @@ def test_a_dead_ones_locks_are_broken(start, join, lock, evidence):
 @pytest.mark.long
 def test_the_next_to_join_finds_no_lock_of_the_dead(start, join, mode, evidence):
     """Killed while it holds all locks of the config; a secondary would wait for the first."""
-    eal = start("-m", "2", limit=4).give_way()
+    eal = start("-m", "2", limit=15).give_way()
     dead = join()
     at = eal.malloc(64).va
     fields = "mlock", "qlock", "tlock", "memory_hotplug_lock", "malloc_heaps"
@@ -105,7 +105,7 @@ def test_the_next_to_join_finds_no_lock_of_the_dead(start, join, mode, evidence)
         eal.poke(*taken(eal, field))
     dead.kill()
     begun = time.monotonic()
-    other = join(limit=4, init=False).give_way().init()
+    other = join(limit=15, init=False).give_way().init()
     evidence(f"joined after {time.monotonic() - begun:.1f} s")
     other.poke(at, b"next")
 

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from conformance import BIG, MB, SLOWER, modes, needs, requirement
+from conformance import BIG, MB, WAIT, modes, needs, requirement
 from conformance.families.secondary.pairs import STAMP, STAMPS, agree, stamped, stamps
 from conformance.harness.catalogue import holds
 
-SOON = 3 * SLOWER  # seconds
+SOON = 2 * WAIT
 DIRTY = 2  # of a page's flags
 OTHERS = "20.11", "22.11", "24.11", "25.11"  # releases of which there are peers
 

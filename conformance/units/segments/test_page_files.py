@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from conformance import MB, needs
+from conformance import MB, WAIT, needs
 from conformance.harness.child import TargetError
 from conformance.units.segments.rollback import PAGE, N, refuse, state
 from pyeal.files import DirectoryLock
@@ -141,6 +141,6 @@ def test_pages_freed_without_the_lock_of_their_directory(start, peer):
     unresponsive.kill()
     eal.free(eal.malloc(5 * MB).va)
 
-    assert refused and took < 2
+    assert refused and took < WAIT  # a second
     assert (left, zeros) == (files, {bytes(4)})
     assert eal.page_files() == files[:1]
