@@ -17,7 +17,7 @@ from pyeal.tools.explain.verdict import ALL, SPEAKING, Reading
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures/explain"
 CASES = [
     {"fix": "", "not_in_fix": "", "harmless": [], **case}
-    for name in ("cases.toml", "posted.toml")
+    for name in ("cases.toml", "posted.toml", "unseen.toml")
     for case in tomllib.loads((FIXTURES / name).read_text("utf-8"))["log"]
 ]
 NAMES = [case["name"] for case in CASES]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from pyeal.tools.explain.problems import BY_ID
+from pyeal.tools.explain.problems import BY_ID, UNABLE
 from pyeal.tools.explain.problems import Problem as P
 
 FILES = "files of others"
@@ -156,7 +156,8 @@ CAUSES = (
       (r"~cannot allocate memzone list", r"~cannot init memzone"),
       "fbarray_memzone is the first array: a secondary that outlived its primary holds its lock,"
       " or the runtime directory has no room.",
-      "pyeal ps shows who has the prefix{prefix_of}; another --file-prefix; df {runtime_at}"),
+      "pyeal ps shows the process with the prefix{prefix_of}; another --file-prefix;"
+      " df {runtime_at}"),
     P(18, "the primary's socket is there and nobody serves it", FILES,
       (r"failed to send to \(?\S*mp_socket\S* due to (connection refused|no such file)",
        r"~cannot send message to primary", r"(connect|send)\w*.*mp_socket.*refused"),
@@ -167,7 +168,7 @@ CAUSES = (
       "Its message thread hangs, or the process is stopped.",
       "pyeal ps shows the state of the primary"),
     P(8, "a device or a pool found no memory on its node; EAL itself started", "policy, pool",
-      (r"(cannot|failed to|could not|unable to) \w+ .{0,20}pools? (on|for) (socket|node) [1-9]",
+      (rf"{UNABLE} \w+ .{{0,20}}pools? (on|for) (socket|node) [1-9]",
        r"?failed to (initialize global MR share cache|allocate private data)",
        r"?(alloc|create|init|reserve).*(mempool|ring|queue|hash|table|zone|memory).* on"
        r" (socket|node) \d+.*(fail|cannot)",
@@ -240,14 +241,18 @@ ENDED = (
     r"(?:with|code|status|is|value)?"
 )
 _EXIT = rf"{ENDED}\D{{0,9}}"
+_SIGBUS = (
+    r"\bSIGBUS\b(?! (?:for|handler)|!)|\bbus error\b|\bsignal[ =:(]*7\b|=7/BUS|signal=BUS"
+    rf"|{_EXIT}135\b"
+)
 SIGNALS = (
     P(4, "killed by SIGBUS: no page was available at the first access", "cgroup, pool",
-      (rf"\bSIGBUS\b|\bbus error\b|\bsignal[ =:(]*7\b|=7/BUS|signal=BUS|{_EXIT}135\b",),
+      (_SIGBUS,),
       "Either the hugetlb cgroup's limit, or a pool that others emptied: both are enforced when a"
       " page is touched.",
       "hugepages-{size}i in the pod's requests and limits, or a larger hugetlb.{size}B.max"),
     P(None, "killed by SIGBUS: the file system of the runtime directory is full", "permission",
-      (rf"\bSIGBUS\b|\bbus error\b|\bsignal[ =:(]*7\b|=7/BUS|signal=BUS|{_EXIT}135\b",),
+      (_SIGBUS,),
       "EAL writes about 4 MB of shared files there, without a check; on a full tmpfs the kernel"
       " kills it, and it logs nothing.",
       "df {runtime_at} shows the room; {runtime}, or a larger tmpfs"),
@@ -287,9 +292,9 @@ OTHERS = (
       (r"requested device \S+ cannot be used", r"group is not viable",
        r"\bno .{0,12}\bethernet (port|dev)",
        r"\bno (ethernet )?(ports|port)( (available|found|detected|-)|\W*$)",
-       r"(cannot|failed to|could not|unable to) (initiali[sz]e|init|start|configure|set ?up)"
+       rf"{UNABLE} (initiali[sz]e|init|start|configure|set ?up)"
        r" (the )?(port|device|nic|interface|ethernet)\b",
-       r"(cannot|failed to|could not) (find|attach|probe|load|open|bind)\b.{0,30}"
+       rf"{UNABLE} (find|attach|probe|load|open|bind)\b.{{0,30}}"
        r"\b(driver|device|plugin|pmd|vfio|uio|nic|port)\b",
        r"cannot attach the device", r"unable to bind\b.{0,30}\b(driver|device)",
        r"/dev/vfio/\S*.*(permission|no such|busy)",

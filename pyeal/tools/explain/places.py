@@ -43,7 +43,7 @@ PLACES = (
     place(r"xen", None, "Xen Dom0: memory of another kind than hugepages", "",
           "Releases up to 17.05 could take memory of a Xen Dom0 driver.",
           "a release from 17.08 on, with hugepages in the guest"),
-    place(r"argparse|pagesz.mem|hugepage memory limits|log arguments|eal_parse|option"
+    place(r"argparse|pagesz.mem|apply hugepage memory|log arguments|eal_parse|option"
           r"|command line|memory (channel|rank)",
           0, "an argument that EAL does not take", ARGUMENTS,
           "EAL stops before it looks at memory.", ARGS),
@@ -66,7 +66,7 @@ PLACES = (
           FILES, "Memory grows in all processes or in none; a stopped or dead process, or one of"
           " another release, keeps the others waiting.",
           "pyeal ps shows the process that does not answer; -m takes what is needed at the start"),
-    place(r"corrupt|invalid memory|unaligned element|not null but memzone_cnt",
+    place(r"corrupt|invalid memory|fatal error|unaligned element|not null but memzone_cnt",
           None, "the heap is damaged: the application wrote where it must not", "",
           "Something wrote beyond its allocation, or freed it twice; EAL only notices.",
           "pyeal inspect shows the heap; AddressSanitizer (meson -Db_sanitize=address) the write"),
@@ -91,8 +91,8 @@ PLACES = (
           harmless=True),
     place(r"memzone", 21, "the memzones could not be set up", "files of others, permission",
           "Their array is a file in the runtime directory, and locked by each process that has it.",
-          "pyeal ps shows who has the prefix{prefix_of}; df {runtime_at} shows the room"),
-    place(r"tailq", 20, "the tail queues could not be set up", FILES,
+          "pyeal ps shows the process with the prefix{prefix_of}; df {runtime_at} shows the room"),
+    place(r"tailq|tail queues", 20, "the tail queues could not be set up", FILES,
           "A secondary finds each of its tail queues by name in the primary's config.",
           "link both with the same libraries, -d the same drivers"),
     place(r"physical layout|malloc.?heap|services? (array|list)",
@@ -127,6 +127,14 @@ PLACES = (
           " primary's addresses be free.",
           "share /dev/hugepages and the runtime directory; pyeal plan --for-peer PID -- ARGS looks"
           " at the addresses"),
+    place(r"hugepage information", 1, "no free hugepage, or no mount", "pool, mount",
+          "No mounted page size has a page that is free and not reserved.", "{reserve}; {mount}"),
+    place(r"dma mask", 23, "addresses beyond what the device reaches", "IOVA",
+          "The IOMMU knows fewer address bits than the addresses have.",
+          "a lower --base-virtaddr, or --iova-mode=pa"),
+    place(r"disabled during build", 9, "this build has no IOVA as PA", "IOVA",
+          "DPDK was built with enable_iova_as_pa=false.",
+          "--iova-mode=va and devices on vfio-pci, or a build with IOVA as PA"),
     place(r"pagemap|physical addr|iova", 9, "physical addresses cannot be seen", "IOVA",
           "Without CAP_SYS_ADMIN the kernel shows page frame numbers as 0.",
           "--iova-mode=va and devices on vfio-pci, or run as root"),

@@ -16,6 +16,7 @@ from pyeal.tools.explain.table import CERTAIN, HINT, WRAPPER, Problem, Table, cl
 __all__ = ["CERTAIN", "HINT", "WRAPPER", "Problem"]
 
 P = Problem
+UNABLE = r"(cannot|can't|can not|failed to|could not|couldn't|unable to)"
 PROBLEMS = (
     P(0, "arguments that EAL does not take", "arguments",
       (r"unrecognized option|invalid option --|requires an argument|unknown argument",
@@ -190,11 +191,12 @@ PROBLEMS = (
       "echo vm.nr_hugepages=N > /etc/sysctl.d/90-hugepages.conf"),
     P(34, "how many pages are enough", "",
       (r"(mempool|mbuf ?pool).*(ENOMEM|cannot allocate memory|failed)",
-       r"(cannot|failed to|could not|unable to) (create|allocate|init|initiali[sz]e)\b.{0,20}"
-       r"(mbuf|packet|pool\b)", r"\bcreate\b.{0,40}\bpools? failed", r"mbuf\w* alloc\w* failed",
+       rf"{UNABLE} (create|allocate|alloc|init|initiali[sz]e|reserve)\b.{{0,20}}"
+       r"(mbuf|packet|mempool|pools?\b)", r"(zmalloc|malloc|calloc|memzone_reserve)\(\) failed",
+       r"\bcreate\b.{0,40}\bpools? failed", r"mbuf\w* alloc\w* failed",
        r"\b(LPM6?|HASH|RING|ACL|FIB6?|EFD|TABLE|MEMBER|TIMER): .{0,30}"
        r"(memory allocation failed|cannot (reserve|allocate) memory)",
-       r"no appropriate memory area", r"cannot allocate memory for",
+       r"no appropriate memory area", r"cannot allocate memory for (?!path)",
        r"~error allocating from heap"),
       "EAL started; the application needs more than there is. An mbuf takes its data room + 256"
       " bytes, a pool 64 bytes more for each.",

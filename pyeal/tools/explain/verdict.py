@@ -69,7 +69,7 @@ ENDS, ERRORS = ("FATAL", "PANIC", "EXIT", "CRITICAL"), ("ERR", "stderr")
 HUGEPAGE_END = re.compile(r"hugepage info|hugepage memory limits", re.I)
 PASSED = re.compile(r"vfio support|probing vfio")  # EAL logs it after it found hugepages
 
-# Words of which a line has one that is a note, begins a start, or has facts of it.
+# Words in each line that is a note or begins a start, and in lines with facts of one.
 NOTE_WORDS = frozenset(
     b"reported mounted hint issues aslr pagemap physical init vfio detected".split()
 )
@@ -191,16 +191,21 @@ class Start:
         self.tail: deque[str] = deque(maxlen=LAST)
         self.facts = Facts()
 
-    def goes_on(self) -> None:
-        """Note that the start went on after all that was seen so far, unless it ended before."""
+    def goes_on(self, failing: bool = False) -> None:
+        """Note that the start went on after all that was seen so far, unless it ended before.
+
+        failing: a device fails, which EAL probes after its memory; what the pools lacked was no
+        reason, other failures may be.
+        """
         if self.pending and not self.ended:
-            for seen in (*self.hits.values(), *self.notes.values()):
+            hits = () if failing else self.hits.values()
+            for seen in (*hits, *self.notes.values()):
                 seen.on = True
-        self.pending = False
+        self.pending = self.pending and failing
 
     def add(self, line: str, says: Line, at: int) -> None:
         if says.on:
-            self.goes_on()
+            self.goes_on(failing=True)
         for p, level in says.hits:
             if level == WRAPPER:
                 self.wrapped.add(p.id)
@@ -225,7 +230,7 @@ class Start:
             self.gave_up = line
 
     def forget(self, at: int) -> None:
-        """Forget what a line said alone: it was the first part of one that says more."""
+        """Forget what a line said alone: together with its continuation it says more."""
         self.hits = {p: seen for p, seen in self.hits.items() if seen.at != at}
         self.notes = {key: seen for key, seen in self.notes.items() if seen.at != at}
 
@@ -284,9 +289,9 @@ class Reading:
     def _look(self, line: str, words: list[bytes], found: frozenset[bytes]) -> None:
         """Look at a line that has a word which may matter."""
         eals = not EALS_WORDS.isdisjoint(found)
-        if not eals and self._parts and self._continue(line):
-            return
         says = self._says(line, words, found)
+        if self._parts and not eals and (self._panic or not says.sure) and self._continue(line):
+            return
         start = self.start
         self._parts = 0
         if says is SILENT:
@@ -308,11 +313,15 @@ class Reading:
         if not whole and (eals or says.end or len(line) > WRAPPED):
             self._held, self._held_at, self._parts = [line.strip()], self.n, 1
 
+    @property
+    def _panic(self) -> bool:
+        """Whether EAL's line is "PANIC in FUNCTION():", of which the next line is the message."""
+        return self._parts == 1 and self._held[0].endswith("():") and "PANIC in" in self._held[0]
+
     def _continue(self, line: str) -> bool:
         """Look at EAL's line with what a wrap made of its end. Return whether that says more."""
         held = self._held[0]
-        panic = self._parts == 1 and held.endswith("():") and "PANIC in" in held
-        more = panic or (
+        more = self._panic or (
             held[:8] != line[:8]  # it begins as that one did
             and self._parts < 3
             and len(held) > 19
@@ -338,7 +347,7 @@ class Reading:
         return says.sure
 
     def _says(self, line: str, words: list[bytes], found: frozenset[bytes]) -> Line:
-        """Return what a line says. One that differs in its numbers alone says the same."""
+        """Return what a line says: the same as a line with other numbers."""
         template = line.encode("utf-8", "replace")
         if EXACT.isdisjoint(found):
             template = template.translate(DIGITS)
@@ -412,13 +421,18 @@ class Judge:
             *others,
             *((p, line, False) for p, line, _ in later),
         ]
-        if not signals and not wrappers:
+        if not signals:
             explained = {x.line for x in (*s.hits.values(), *s.notes.values())}
             tail = [
-                t for t in s.tail if t.strip() not in explained and not PASSED.search(t.lower())
+                t
+                for t in s.tail
+                if ("FATAL" in t or t.strip() not in explained) and not PASSED.search(t.lower())
             ]
             word = last_word(tail, quiet=not (found or harmless))
-            if word and word[0].harmless:
+            if word and wrappers:
+                if word[2] and "FATAL" not in word[1] and not word[0].harmless:
+                    found.insert(0, (*word[:2], all("FATAL" in line for _, line, _ in wrappers)))
+            elif word and word[0].harmless:
                 harmless.append(word)
             elif word and (word[2] or not (others or found)):
                 found.insert(0, word)
@@ -513,15 +527,16 @@ def last_word(lines: list[str], quiet: bool = False) -> Told | None:
             continue
         line = line.strip()
         m = messages.find(line)
-        if "FATAL" in line or (m and m.level in ENDS):
+        level = "FATAL" if "FATAL" in line else m.level if m else ""
+        if level == "FATAL" or (level in ENDS and not fatal):
             if fatal and m and fatal[0] is not m:
                 break  # of another start
             fatal = m, line
-        elif m and m.level in ERRORS and not _repeats(line, fatal):
+        elif m and level in (*ERRORS, *ENDS) and not _repeats(line, fatal):
             if not fatal:
                 error = error or (_word(m, line), line, False)
-            elif _explains(m, fatal[0]):
-                return _word(m, line), line, True
+            elif _explains(m, fatal[0]) and not (word := _word(m, line)).harmless:
+                return word, line, True
         elif m and quiet:
             warning = warning or (_word(m, line), line, False)
     if fatal:
