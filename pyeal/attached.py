@@ -37,35 +37,24 @@ def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
         what = f"Cannot open '{path}' for rte_mem_config: {e.filename}: {e.strerror}"
         fix = "start a primary with this --file-prefix first"
         raise refused(what, fix=fix, reason="no-primary") from None
-    try:
+    with files.closing(fd):
         deadline, pause = time.monotonic() + timeout, 0.001
-        while True:
-            copy = Copy(os.pread(fd, 8, 0))
-            if copy.complete:
-                break
+        while not (copy := Copy(os.pread(fd, 8, 0))).complete:
             if time.monotonic() > deadline:
-                raise refused(
-                    f"the primary of '{path}' has not finished its start within {timeout:g} s",
-                    expected=f"magic {layout.MAGIC:#x}",
-                    found=f"{copy.magic:#x}",
-                    fix="end the primary if it hangs; if it is dead, start another one",
-                    reason="incomplete",
-                )
+                what = f"the primary of '{path}' has not finished its start within {timeout:g} s"
+                sides = {"expected": f"magic {layout.MAGIC:#x}", "found": f"{copy.magic:#x}"}
+                fix = "end the primary if it hangs; if it is dead, start another one"
+                raise refused(what, **sides, fix=fix, reason="incomplete")
             time.sleep(pause)
             pause = min(pause * 2, 0.1)
-    finally:
-        os.close(fd)
     found, fix = copy.release, ""
     if found and found.read_as and not wanted:  # a secondary writes: no guess without consent
         copy.unknown, fix, found = found.note, f"--as {found.name} attaches to it", None
     if found is None or (wanted and wanted.word != copy.word):
-        raise refused(
-            "Primary and secondary process DPDK version mismatch",
-            expected=wanted.name if wanted else "a known release",
-            found=f"{found.name if found else copy.unknown} in '{path}'",
-            fix=fix,
-            reason="version",
-        )
+        where = f"{found.name if found else copy.unknown} in '{path}'"
+        sides = {"expected": wanted.name if wanted else "a known release", "found": where}
+        what = "Primary and secondary process DPDK version mismatch"
+        raise refused(what, **sides, fix=fix, reason="version")
     return found
 
 
@@ -79,26 +68,21 @@ class AttachedConfig:
         if is_ours(path):
             what = f"Cannot attach to '{path}': its primary is this process"
             raise refused(what, fix="attach from another process", reason="own-primary")
-        fd = files.open_shared(path, self.flags)
-        try:
+        with files.closing(files.open_shared(path, self.flags)) as fd:
             if os.fstat(fd).st_size != layout.CONFIG_SIZE:
                 builds.check(path, os.pread(fd, LIMIT, 0))
             at = int.from_bytes(os.pread(fd, 8, kind.mem_cfg_addr.offset), "little")
             self.va = libc.mmap(at, SIZE, self.prot, MAP_SHARED, fd)
-        finally:
-            os.close(fd)
         self.c = kind.from_address(self.va)
         if self.va != at:
             end = max(m.base_va + m.len for m in self.c.memsegs)
             got, fits = self.va, free_base(max(end, at) - at)
             self.close()
-            raise refused(
-                f"Cannot mmap memory for rte_config at [{at:#x}], got [{got:#x}]"
-                " - please use '--base-virtaddr' option",
-                found=f"that {what_lies_at(at, layout.CONFIG_SIZE)} in this process",
-                fix=f"start the primary with --base-virtaddr={fits:#x}, which fits this process",
-                reason="address-taken",
-            )
+            what = f"Cannot mmap memory for rte_config at [{at:#x}], got [{got:#x}]"
+            what += " - please use '--base-virtaddr' option"
+            found = f"that {what_lies_at(at, layout.CONFIG_SIZE)} in this process"
+            fix = f"start the primary with --base-virtaddr={fits:#x}, which fits this process"
+            raise refused(what, found=found, fix=fix, reason="address-taken")
 
     def join(self) -> None:
         """Records that there is a secondary. EalError if the primary accepts none."""
@@ -139,20 +123,17 @@ class Copy:
         head = data[:8].ljust(8, b"\0")
         self.magic, self.word = (int.from_bytes(head[i : i + 4], "little") for i in (0, 4))
         self.release: Release | None = None
+        self.abi: layout.Abi | None = None
+        self.c: Any = None
         self.unknown = ""
         try:
             self.release = releases.nearest(self.word)
-        except ValueError as e:
-            self.unknown = str(e)
-        self.c: Any = None
-        self.abi: layout.Abi | None = None
-        if self.release and len(data) > len(head):
-            try:
+            if len(data) > len(head):
                 self.abi = builds.of_config(data)
-            except builds.OtherLimits as e:
-                self.unknown = str(e)
-        if self.release and self.abi:
-            self.c = layout.config(self.release.family, self.abi).from_buffer_copy(data)
+            if self.abi:  # None if there are too few bytes
+                self.c = layout.config(self.release.family, self.abi).from_buffer_copy(data)
+        except ValueError as e:  # no release has that word, or its build has other limits
+            self.unknown = str(e)
 
     @property
     def complete(self) -> bool:

@@ -13,7 +13,7 @@ from _thread import get_ident
 from ctypes import addressof, sizeof
 from errno import EALREADY, EBUSY, ENODEV
 
-from . import config, lcores, memory, memseg, options, peers, releases, runtime
+from . import config, files, lcores, memory, memseg, options, peers, releases, runtime
 from .errors import CLOSED, EalError, Log
 from .fbarray import Arrays, Fbarray
 from .heap import Heaps
@@ -268,7 +268,8 @@ class Primary(memory.Stages):
         e.runtime_dir, e.shared = self.make_directory(), self.shares_files()
         self.peers = peers.Primary(e.log) if e.shared else peers.Alone()
         self.config_file = self.make_config()
-        e.on_failure(lambda: self._remove("config"))
+        if e.shared:
+            e.on_failure(lambda: files.discard(e.file("config")))
         e.at_end(self.config_file.close)
         c = self.config_file.c
         c.version, c.legacy_mem = e.release.word, opts.legacy_mem
@@ -288,7 +289,7 @@ class Primary(memory.Stages):
             from . import hugepages
 
             hugepages.write_info(e.file("hugepage_info"), infos, e.release.numa_nodes_max)
-            e.on_failure(lambda: self._remove("hugepage_info"))
+            e.on_failure(lambda: files.discard(e.file("hugepage_info")))
 
     def open_arrays(self) -> Fbarray:
         e = self.eal
@@ -348,13 +349,6 @@ class Primary(memory.Stages):
             self.peers.connect(channel, e.heaps, locks)
             channel.ready = True
         self.config_file.complete()
-
-    def _remove(self, name: str) -> None:
-        if self.eal.shared:
-            try:
-                os.unlink(self.eal.file(name))
-            except FileNotFoundError:
-                pass
 
     def give_back(self) -> None:
         """Frees the pages that contain nothing."""

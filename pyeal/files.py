@@ -28,9 +28,13 @@ def open_shared(path: str, flags: int, dir_fd: int | None = None, check: bool = 
             raise
         text = "it is a symbolic link, which is not followed: remove it"
         raise OSError(errno.ELOOP, text, path) from None
-    if check and (why := why_untrusted(os.fstat(fd), stat.S_IFREG)):
-        os.close(fd)
-        raise OSError(errno.EPERM, why, path)
+    if check:
+        try:
+            if why := why_untrusted(os.fstat(fd), stat.S_IFREG):
+                raise OSError(errno.EPERM, why, path)
+        except OSError:
+            os.close(fd)
+            raise
     return fd
 
 

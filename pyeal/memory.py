@@ -18,27 +18,19 @@ from .libc import PAGE
 from .pauses import signals_deferred
 from .peers import Alone
 from .populate import Pagemap, frames
-from .segments import Pages
+from .segments import Pages, Segments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any, TypeVar
 
-    from .attached import AttachedConfig
+    from . import attached, fbarray, heap, hugepages, memzone, mp, releases, vaspace
     from .config import Config
-    from .fbarray import Arrays, Fbarray
-    from .heap import Heap, Heaps
     from .host import Host
-    from .hugepages import HugepageInfo
     from .layout import Memseg, Memzone
     from .memseg import MemsegList, MemsegLists
-    from .memzone import Memzones
-    from .mp import Channel
     from .options import Options
-    from .releases import Release
-    from .segments import Segments
-    from .vaspace import VaSpace
 
     F = TypeVar("F", bound=Callable[..., Any])
 
@@ -135,7 +127,7 @@ class Process:
     """The state of one EAL, which the stages of its start fill in, and how its start is undone."""
 
     options: Options
-    release: Release
+    release: releases.Release
     role: str
     stages: Stages
     sockets: list[int]  # the nodes that count
@@ -144,21 +136,21 @@ class Process:
     shared: bool  # whether there are files in it
     iova_mode: str
     phys_addrs: bool
-    space: VaSpace
+    space: vaspace.VaSpace
     config: Any  # rte_mem_config
-    config_file: Config | AttachedConfig
-    arrays: Arrays
-    zones: Fbarray  # of struct rte_memzone
+    config_file: Config | attached.AttachedConfig
+    arrays: fbarray.Arrays
+    zones: fbarray.Fbarray  # of struct rte_memzone
     lists: MemsegLists
     memalloc: Segments
-    heaps: Heaps
+    heaps: heap.Heaps
 
     def __init__(self, host: Host, log: Log, tailqs: Sequence[str]) -> None:
         self.host, self.log, self.tailqs = host, log, tailqs
         self.pid, self.mutex, self.closed = os.getpid(), Door(), False
         self.pagemap = Pagemap()
-        self.infos: list[HugepageInfo] = []
-        self.channel: Channel | None = None  # of a process whose files are shared
+        self.infos: list[hugepages.HugepageInfo] = []
+        self.channel: mp.Channel | None = None  # of a process whose files are shared
         self.on_event: list[Callable[[str, int, int], object]] = []
         self._pages: list[Pages] = []  # allocated by alloc_pages() and not freed yet
         self._ends: list[Callable[[], object]] = []  # what an end takes, in reverse order
@@ -182,7 +174,7 @@ class Process:
         """Returns the path of a file in the runtime directory."""
         return f"{self.runtime_dir}/{name}"
 
-    def open_channel(self, name: str, on_death: Callable[[], object] | None = None) -> Channel:
+    def open_channel(self, name: str, on_death: Callable[[], object] | None = None) -> mp.Channel:
         """Opens the channel to other processes, with a socket of that name. rte_mp_channel_init"""
         from . import mp
 
@@ -198,7 +190,7 @@ class Process:
         for info in self.infos:
             info.unlock()
 
-    def repair_heap(self, heap: Heap) -> None:
+    def repair_heap(self, heap: heap.Heap) -> None:
         """Rebuilds the links of a heap whose lock a dead process held. EalError(EINVAL)."""
         from . import heap_repair
 
@@ -244,10 +236,10 @@ class Stages:
 class Memory(Process):
     """The memory of one EAL; Eal is the class to make one of."""
 
-    _memzones: Memzones | None = None
+    _memzones: memzone.Memzones | None = None
 
     @property
-    def memzones(self) -> Memzones:
+    def memzones(self) -> memzone.Memzones:
         """The zones by name; a start needs none of that code."""
         from .memzone import Memzones
 
@@ -270,7 +262,10 @@ class Memory(Process):
 
     @reads
     def walk_lists(
-        self, fn: Callable[[MemsegList], int | None], unlocked: bool = False, heap: bool = False
+        self,
+        fn: Callable[[MemsegList], int | None],
+        unlocked: bool = False,
+        heap: bool = False,
     ) -> int:
         """Calls fn(list) until it returns anything but 0 or None, and returns that, else 0.
 

@@ -122,7 +122,6 @@ class Secondary(memory.Stages):
     def map_pages(self, held: Any, lcores: dict[int, int]) -> None:
         """Maps every page that the primary uses."""
         self.sync = self.make_sync(held)
-        self.eal.at_end(self.sync.close)
         if self.eal.options.legacy_mem:
             self.sync.map_legacy(self.eal.file("hugepage_data"))
         else:
@@ -158,19 +157,16 @@ class Sync:
         self.on_event = eal.on_event
         self.mapped = {msl.index: 0 for msl in eal.lists}  # bit i: segment i is mapped here
         self.versions = dict(self.mapped)
-        self.shadows: dict[int, tuple[layout.Fbarray, Fbarray]] = {}
-        try:
-            for msl in eal.lists if suffix else ():
-                desc, name = layout.Fbarray(), f"{msl.name}_{suffix}"
-                made = self.arrays.create(desc, name, msl.n_segs, sizeof(Memseg))
-                self.shadows[msl.index] = desc, made
-        except BaseException:
-            self.close()
-            raise
+        self.shadows: dict[int, Fbarray] = {}
+        eal.at_end(self.close)
+        for msl in eal.lists if suffix else ():
+            desc, name = layout.Fbarray(), f"{msl.name}_{suffix}"
+            self.shadows[msl.index] = eal.arrays.create(desc, name, msl.n_segs, sizeof(Memseg))
 
     def close(self) -> None:
         """Removes the shadow arrays. secondary_msl_destroy_walk"""
-        for desc, arr in self.shadows.values():
+        for arr in self.shadows.values():
+            desc = arr.desc
             arr.release()
             self.arrays.destroy(desc)
         self.shadows.clear()
@@ -185,10 +181,8 @@ class Sync:
             if self.versions[msl.index] == version:
                 continue
             if msl.page_sz not in self.backing.infos:
-                size = msl.page_sz >> 10
-                raise EalError(
-                    ENOMEM, "sync", f"no hugepage directory is known for {size} kB pages"
-                )
+                what = f"no hugepage directory is known for {msl.page_sz >> 10} kB pages"
+                raise EalError(ENOMEM, "sync", what)
             with self.backing.directory(msl.page_sz) as dir_fd:
                 self._align(msl, dir_fd)
             self.versions[msl.index] = version
@@ -214,8 +208,7 @@ class Sync:
         bits = (1 << n) - 1 << start
         old = self.mapped[msl.index]
         self.mapped[msl.index] = old | bits if used else old & ~bits
-        if msl.index in self.shadows:
-            _, shadow = self.shadows[msl.index]
+        if shadow := self.shadows.get(msl.index):
             at, size = start * sizeof(Memseg), n * sizeof(Memseg)
             records = libc.memory(msl.arr.desc.data + at, size)
             self.arrays.write(shadow.desc, at, records if used else bytes(size))
@@ -231,13 +224,10 @@ class Sync:
         EalError(ENOMEM) that names the file that is missing.
         """
         if aslr_enabled():
-            self.log(
-                "WARNING",
-                "WARNING: Address Space Layout Randomization (ASLR) is enabled in the kernel.",
-            )
-            self.log(
-                "WARNING", "   This may cause issues with mapping memory into secondary processes"
-            )
+            aslr = "Address Space Layout Randomization (ASLR) is enabled in the kernel."
+            self.log("WARNING", f"WARNING: {aslr}")
+            effect = "This may cause issues with mapping memory into secondary processes"
+            self.log("WARNING", f"   {effect}")
         try:
             for (msl, directory), pages in self._places(path).items():
                 if self.mapped[msl.index]:
