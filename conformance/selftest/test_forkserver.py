@@ -3,11 +3,15 @@
 import os
 import select
 import signal
+import subprocess
+import sys
 import tempfile
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+import pyeal
 from conformance import until
 from conformance.harness import host
 from conformance.harness.box import Box, lifeline
@@ -131,3 +135,16 @@ def test_what_does_not_start_says_why(tmp_path):
 
 def test_programs_of_others_have_none():
     assert [forks(t) for t in ("pyeal:20.11", "librte_eal", "cmd:pyeal")] == [True, True, False]
+
+
+def test_a_forked_pyeal_imports_nothing_later():
+    """The sweep of failing calls would meet the files of what a start imports in its middle."""
+    package = Path(pyeal.__file__).parent
+    core = {f"pyeal.{p.stem}" for p in package.glob("[a-z]*.py")}
+    core |= {f"pyeal.backing.{p.stem}" for p in (package / "backing").glob("[a-z]*.py")}
+    apart = {f"pyeal.{name}" for name in ("cli", "loans", "records", "suite")}
+    script = "from conformance.targets.forkserver import maker; maker('pyeal', [])"
+    argv = [sys.executable, "-c", f"import sys; {script}; print(*sys.modules)"]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=True)
+
+    assert core - apart - set(done.stdout.split()) == set()

@@ -28,9 +28,26 @@ def maker(kind, args):
     if kind == "pyeal":
         import resource  # noqa: F401
 
-        from pyeal import describe, dynmem, hugepages, legacy, malloc_mp, mp, secondary  # noqa: F401
+        from pyeal import (  # noqa: F401
+            attached,
+            builds,
+            describe,
+            dynmem,
+            heap_repair,
+            hugepage_data,
+            hugepages,
+            inotify,
+            legacy,
+            malloc_mp,
+            memzone,
+            mp,
+            native_code,
+            observer,
+            secondary,
+        )
         from pyeal.agent import Target
         from pyeal.backing import legacy as _  # noqa: F401
+        from pyeal.backing import memory, pagefiles  # noqa: F401
         from pyeal.libc import load_native
         from pyeal.serve import serve
 
