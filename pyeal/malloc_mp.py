@@ -42,6 +42,7 @@ _HEAD = Struct("<i60xQi4x")  # t; id; result
 # The new element is in the shared heap before the peers have mapped it: the primary replies, or
 # rolls back, before the secondary that asked gives up.
 SYNC_TIMEOUT = 0.8 * TIMEOUT
+LOCK, LOCK_TIMEOUT, NOT_HELD = "pyeal_lock", 0.3, b"\0"  # between processes of pyeal alone
 VDEV_SCAN_REP, VFIO_ERR = 3, 0xFF
 
 
@@ -97,6 +98,17 @@ class GrowthServer:
                 self.log("ERR", f"{peer} failed to synchronize")
                 followed = False
         return followed
+
+    def unheld(self, va: int) -> bool:
+        """Return whether every process that may hold the lock at va replied that it does not.
+
+        The C library does not know this request: with such a secondary the result is False.
+        """
+        try:
+            replies = self.channel.request(LOCK, va.to_bytes(8, "little"), LOCK_TIMEOUT)
+        except EalError:  # another thread asks
+            return False
+        return self.channel.are_all(p for p, reply in replies.items() if reply == NOT_HELD)
 
     def serve(self, param: bytes) -> None:
         """Carry out a secondary's request, and send the result to all. handle_request"""

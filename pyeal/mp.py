@@ -22,7 +22,7 @@ from .files import DirectoryLock, discard, why_untrusted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
     from typing import Any
 
     from .releases import Release
@@ -100,7 +100,7 @@ class Channel:
         self.primary = name == "mp_socket"
         self.actions: dict[str, Action] = {}
         self.ready = self._died = False
-        self._lives: set[int] = set()  # a pidfd of each secondary
+        self._lives: dict[int, int] = {}  # a pidfd of each secondary, and its pid
         self._born = -1  # inotify's descriptor: readable when there is a new socket
         self._on_death: Callable[[], object] = lambda: None
         self._settles = 0.0  # time at which to begin to watch; 0: watching, or never
@@ -193,7 +193,7 @@ class Channel:
             except OSError:  # it has ended, or is in a PID namespace of its own
                 self._died = True
             else:
-                self._lives.add(fd)
+                self._lives[fd] = int(pid)
                 self._poll.register(fd, select.POLLIN)
 
     def _look(self, fd: int) -> None:
@@ -201,7 +201,7 @@ class Channel:
             for name in inotify.created(fd):
                 self._follow(name)
         elif fd in self._lives:
-            self._lives.remove(fd)
+            del self._lives[fd]
             self._poll.unregister(fd)
             os.close(fd)
             self._died = True
@@ -298,6 +298,18 @@ class Channel:
             return False
         return not any(map(self._listens, self.peers()))
 
+    def are_all(self, peers: Iterable[str]) -> bool:
+        """Return whether these are all processes that listen, or live if that is watched.
+
+        False before it is watched.
+        """
+        these = {*peers}
+        pids = {int(name.split("_")[2]) for name in these}
+        living = {pid for fd, pid in [*self._lives.items()] if not _ended(fd)}
+        if self._settles or living - pids:
+            return False
+        return not any(self._listens(peer) for peer in self.peers() if peer not in these)
+
     def _trusted(self, path: str) -> bool:
         """Return whether it is a socket, not a link to one, of this user or root."""
         try:
@@ -391,6 +403,13 @@ class Channel:
             elif not reply.arrived.locked() or not self._listens(peer):
                 return reply.arrived.acquire(timeout=0)
         return True
+
+
+def _ended(pidfd: int) -> bool:
+    """Return whether the process of a descriptor has ended."""
+    ends = select.poll()
+    ends.register(pidfd, select.POLLIN)
+    return bool(ends.poll(0))
 
 
 def _close_fds(control: list[tuple[int, int, bytes]]) -> None:

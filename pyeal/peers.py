@@ -51,8 +51,10 @@ def change(
 class SharedLock:
     """A lock word that several processes take; 0 means free.
 
-    all_ended: returns whether every process that attached has ended. A word that stays taken then
-    belongs to a dead process; it is reset, and repair() is called with the lock held.
+    all_ended: returns whether every process that attached has ended. unheld: asks those that live,
+    and returns whether each replied that it does not hold the word at that address. A word that
+    stays taken then belongs to a dead process; it is reset, and repair() is called with the lock
+    held.
     """
 
     GRACE, WAIT = 0.5, 4.5  # seconds before the first look at all_ended(); seconds after it
@@ -63,13 +65,21 @@ class SharedLock:
         exchange: Exchange = libc.compare_exchange,
         all_ended: Callable[[], bool] = lambda: False,
         repair: Callable[[], object] = lambda: None,
+        unheld: Callable[[int], bool] = lambda va: False,
     ) -> None:
         self.va, self.exchange, self.all_ended, self.repair = va, exchange, all_ended, repair
+        self.unheld = unheld
         self.ours: list[int] = []  # each thread here that holds it or waits for it
+        self.asleep: list[int] = []  # those that wait, while they do not look at the word
 
     @property
     def value(self) -> int:
         return c_int.from_address(self.va).value
+
+    @property
+    def may_be_ours(self) -> bool:
+        """Whether a thread of this process holds it, or is about to."""
+        return len(self.ours) > len(self.asleep)
 
     def change(self, new: Callable[[int], int | None]) -> bool:
         return change(self.va, new, self.exchange)
@@ -96,23 +106,42 @@ class SharedLock:
 
     def _take(self, free: Callable[[int], bool], add: int) -> bool:
         """Add to the word, and return whether a dead process's lock was reset for that."""
-        for timeout in (self.GRACE, self.WAIT):
+        for timeout in (self.GRACE, self.WAIT / 3, self.WAIT * 2 / 3):
             if self._add(free, add, timeout):
                 return False
             # other processes may wait for an answer of the thread here that has it meanwhile
-            if (timeout == self.WAIT or len(self.ours) == 1) and self.all_ended():
+            alone = len(self.ours) - len(self.asleep) == 1
+            if (alone or timeout > self.WAIT / 2) and self.all_ended():
                 self.change(lambda value: 0)
-                if self._add(free, add, self.WAIT):
-                    return True
-        why = f"the lock word at {self.va:#x} holds {self.value}, for {timeout} s"
+            elif not (alone and self._reset_unheld()):
+                continue
+            if self._add(free, add, self.WAIT):
+                return True
+        why = f"the lock word at {self.va:#x} holds {self.value}, for {self.WAIT} s"
         raise OSError(ETIMEDOUT, f"{why}; its holder may be dead")
+
+    def _reset_unheld(self, repair: Callable[[], object] = lambda: None) -> bool:
+        """Reset the word if no living process holds it; return whether that is known.
+
+        They are asked twice: a reader can come after its reply while another one goes before it.
+        """
+        old = self.value
+        for _ in range(2):
+            if not self.unheld(self.va) or self.value != old:
+                return False
+        repair()
+        return self.exchange(self.va, old, 0)
 
     def _add(self, free: Callable[[int], bool], add: int, timeout: float) -> bool:
         pause, left = 1e-5, timeout
         while not self.change(lambda value: value + add if free(value) else None):
             if left <= 0:
                 return False
-            time.sleep(pause)
+            self.asleep.append(me := get_ident())
+            try:
+                time.sleep(pause)
+            finally:
+                self.asleep.remove(me)
             left, pause = left - pause, min(pause * 2, 0.01)
         return True
 
@@ -126,11 +155,14 @@ class SharedLock:
 
         Raises what repair() raises; the lock stays taken then.
         """
-        if self.ours or not self.value or not self.all_ended():
+        if self.ours or not self.value:
             return
         self.ours.append(get_ident())
-        self.repair()
-        self.change(lambda value: 0)
+        if self.all_ended():
+            self.repair()
+            self.change(lambda value: 0)
+        else:
+            self._reset_unheld(self.repair)
         self.ours.remove(get_ident())
 
 
@@ -174,13 +206,17 @@ class Alone:
         """
         return False
 
+    def unheld(self, va: int) -> bool:
+        """Return whether each living process replied that it does not hold the lock at va."""
+        return False
+
     def lock(self, va: int, repair: Callable[[], object] = lambda: None) -> SharedLock:
         """Return the lock at va; repair() is called after it was taken from a dead process."""
-        return SharedLock(va, self.exchange, self.all_ended, repair)
+        return SharedLock(va, self.exchange, self.all_ended, repair, self.unheld)
 
     def rwlock(self, va: int, steps: tuple[int, int]) -> RwLock:
         """Return the reader-writer lock at va; steps: release.rwlock."""
-        return RwLock(va, steps, self.exchange, self.all_ended)
+        return RwLock(va, steps, self.exchange, self.all_ended, lambda: None, self.unheld)
 
     def announce(self, rollback: bool = False, id: int = 0) -> bool:
         """Have every peer map what the lists say now, and return whether each of them did.
@@ -222,6 +258,9 @@ class Primary(Alone):
     def all_ended(self) -> bool:
         return self._server is not None and self._server.channel.alone()
 
+    def unheld(self, va: int) -> bool:
+        return self._server is not None and self._server.unheld(va)
+
     def announce(self, rollback: bool = False, id: int = 0) -> bool:
         if self._server is None:
             return True
@@ -232,7 +271,7 @@ class Primary(Alone):
         return followed
 
     def release_dead_locks(self) -> None:
-        """Reset the locks of dead processes once all other processes are dead.
+        """Reset the locks of dead processes, if it is known that no living process holds them.
 
         The next process that attaches would wait for them indefinitely, as with the C library.
         """

@@ -43,6 +43,20 @@ class SecondaryPeers(peers.Alone):
     def __init__(self, log: Log) -> None:
         self.log = log
         self._client: GrowthClient | None = None
+        self._locks: dict[int, peers.SharedLock] = {}
+
+    def lock(self, va: int, repair: Callable[[], object] = lambda: None) -> peers.SharedLock:
+        lock = self._locks[va] = super().lock(va, repair)
+        return lock
+
+    def rwlock(self, va: int, steps: tuple[int, int]) -> peers.RwLock:
+        lock = self._locks[va] = super().rwlock(va, steps)
+        return lock
+
+    def holds(self, param: bytes) -> bytes:
+        """Return the reply to a primary that asks whether this process holds a lock."""
+        lock = self._locks.get(int.from_bytes(param, "little"))
+        return bytes([lock is not None and lock.may_be_ours])
 
     def connect(self, channel: Channel, release: Release, follow: Callable[[], object]) -> None:
         """Follow the primary's announcements by follow(), and ask it for growth, from now on."""
@@ -93,6 +107,7 @@ class Secondary(memory.Stages):
         self.suffix = e.release.shadow_suffix.format(pid=e.pid, tsc=tsc)
         self.channel = e.open_channel(f"mp_socket_{e.pid}_{tsc:x}")
         self.peers = self.primary = SecondaryPeers(e.log)
+        self.channel.actions["pyeal_lock"] = self.primary.holds
 
     def find_hugepages(self) -> None:
         if not self.no_huge:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from conformance import needs
 from conformance.harness.child import environment
 
 PLANTED = """
@@ -25,7 +26,7 @@ def attack(*args: str, plant: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=110)
 
 
-@pytest.mark.parametrize("part", ["inputs", "attach", "heaps"])
+@pytest.mark.parametrize("part", ["inputs", "attach", "heaps", "locks"])
 def test_nothing_is_wrong(part: str) -> None:
     done = attack(part, "--trials=24", "--jobs=1")
 
@@ -56,3 +57,13 @@ def test_a_damage_that_is_not_named_is_found() -> None:
     done = attack("heaps", "--trials=8", "--jobs=1", plant=plant)
 
     assert done.returncode == 1 and "not named" in done.stdout
+
+
+@needs(root=True, pages={"2M": 16})
+def test_a_lock_of_a_dead_process_is_found() -> None:
+    """Step 70 of malloc is within the heap's lock."""
+    plant = "from pyeal import peers; peers.Primary.unheld = lambda self, va: False"
+    done = attack("locks", "--number=350", plant=plant)
+
+    assert done.returncode == 1 and "its holder may be dead" in done.stdout
+    assert attack("locks", "--number=350").returncode == 0

@@ -50,10 +50,17 @@ def _heaps() -> list[Any]:
     return heaps.FAMILIES
 
 
+def _locks() -> list[Any]:
+    from conformance.campaigns.attack import locks
+
+    return locks.FAMILIES
+
+
 PARTS = {
     "inputs": Part(_inputs, 1000, 80_000),
     "attach": Part(_attach, 400, 20_000),
     "heaps": Part(_heaps, 40, 2000),
+    "locks": Part(_locks, 10, 1000),
     "names": Part(None, 0, 1, ("test_hostile_names.py",)),
 }
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import os
+import tempfile
+from collections.abc import Iterator
 from ctypes import string_at
 from pathlib import Path
 from typing import Any
@@ -76,3 +80,27 @@ def only(base: Path) -> None:
     mine.Machine.locks = lambda self, kind="": []
     mine.Machine.hugetlbfs = lambda self: [(str(base / "huge"), str(base / "huge"))]
     os.environ["RUNTIME_DIRECTORY"] = str(base)
+
+
+# --- live ones ------------------------------------------------------------------------------------
+
+PAGES = 16  # of 2 MB, that a live trial has
+CLONE_NEWNS, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x4000, 0x40000, 2
+
+
+@contextlib.contextmanager
+def private_hugetlbfs() -> Iterator[tuple[Path, str]]:
+    """Give this process mounts of its own; yields its base of runtime directories, a hugedir."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with tempfile.TemporaryDirectory(prefix="attack-") as tmp:
+        at, size = f"{tmp}/pages", f"size={PAGES * 2}M"
+        os.mkdir(at, 0o700)
+        failed = libc.unshare(CLONE_NEWNS)
+        failed = failed or libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+        if failed or libc.mount(b"none", at.encode(), b"hugetlbfs", 0, size.encode()):
+            raise OSError(ctypes.get_errno(), "no private hugetlbfs")
+        os.environ["RUNTIME_DIRECTORY"] = tmp
+        try:
+            yield Path(tmp), at
+        finally:
+            libc.umount2(at.encode(), MNT_DETACH)

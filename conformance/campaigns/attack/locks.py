@@ -1,0 +1,147 @@
+"""A secondary is killed at a step of a call while another one lives: the primary goes on.
+
+Step number i of the calls in turn; every second time the other secondary waits for the lock, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing import get_context
+from types import FrameType
+from typing import Any
+
+import pyeal
+from conformance.campaigns.attack import worlds
+from conformance.campaigns.fuzz.engine import Case, Wrong
+from conformance.harness import host
+from pyeal.look.snapshot import Snapshot
+from pyeal.look.sources import Folder, ProcessMemory
+
+MB = 1 << 20
+CALLS: dict[str, Callable[[pyeal.Eal], object]] = {
+    "malloc": lambda eal: eal.malloc(640),
+    "free": lambda eal: eal.free(eal.malloc(64)),
+    "growth": lambda eal: eal.malloc(5 * MB),
+    "release": lambda eal: eal.free(eal.malloc(5 * MB)),
+    "zone": lambda eal: (eal.memzone_reserve("zone", 64), eal.memzone_free("zone")),
+}
+
+
+class Step:
+    """Kills this process at the n-th line of pyeal that it runs; `lines` counts them."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.lines, self.folder = n, 0, os.path.dirname(pyeal.__file__)
+
+    def __enter__(self) -> Step:
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(self.folder) else None
+
+    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.n:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self._line
+
+
+def secondary(pipe: Any) -> None:
+    """Attach when told, then carry out calls: ("die", call, step), or ("call", call)."""
+    args = pipe.recv()
+    with pyeal.init(args) as eal:
+        pipe.send("attached")
+        while message := pipe.recv():
+            kind, name, step = message
+            if kind == "die":
+                with Step(0) as whole:
+                    CALLS[name](eal)
+                with Step(1 + step % max(whole.lines - 1, 1)):
+                    CALLS[name](eal)
+            try:
+                pipe.send(CALLS[name](eal) and "done")
+            except pyeal.EalError as e:
+                pipe.send(str(e))
+    pipe.send("ended")
+
+
+class Locks:
+    name, allowed = "lock holders", ()
+
+    def lacks(self) -> str:
+        return host.lacks(root=True, pages={"2M": worlds.PAGES}) or ""
+
+    def case(self, seed: int, i: int) -> Case:
+        calls = list(CALLS)
+        return Case(
+            self.name, calls[i % len(calls)], f"{(seed - 1) * 100_000 + i // len(calls)}", ()
+        )
+
+    def read(self, case: Case) -> None:
+        with worlds.private_hugetlbfs() as (_, hugedir):
+            self._trial(hugedir, case.seed, int(case.how))
+
+    def _trial(self, hugedir: str, call: str, step: int) -> None:
+        args = ["-m", "4", "--file-prefix=locks", "--huge-dir", hugedir]
+        fork = get_context("fork")
+        ends = [fork.Pipe() for _ in range(2)]
+        others = [fork.Process(target=secondary, args=(end,)) for _, end in ends]
+        for p in others:
+            p.start()
+        try:
+            (dies, _), (lives, _) = ends
+            with pyeal.init(args) as eal:
+                for pipe in (dies, lives):
+                    pipe.send([*args, "--proc-type=secondary"])
+                    self._expect(pipe, "attached")
+                dies.send(("die", call, step))
+                others[0].join(30)
+                if others[0].exitcode != -signal.SIGKILL:
+                    raise Wrong(f"the secondary was not killed: {others[0].exitcode}")
+                if step % 2:  # it waits for the lock, too, and sees it free in the end
+                    lives.send(("call", "free", 0))
+                for act in CALLS.values():
+                    act(eal)
+                if step % 2:
+                    self._expect(lives)
+                for name in ("malloc", "growth", "zone"):
+                    lives.send(("call", name, 0))
+                    self._expect(lives, "done")
+                self._whole(eal)
+                lives.send(None)
+                self._expect(lives, "ended")
+            others[1].join(30)
+            with pyeal.init(args) as eal:
+                eal.free(eal.malloc(64))
+        finally:
+            for p in others:
+                if p.is_alive():
+                    p.kill()
+                p.join()
+
+    @staticmethod
+    def _expect(pipe: Any, word: str = "") -> None:
+        if not pipe.poll(30):
+            raise Wrong(f"the other secondary hangs, {word or 'a reply'} expected")
+        if (said := pipe.recv()) != word and word:
+            raise Wrong(f"the other secondary: {said}")
+
+    @staticmethod
+    def _whole(eal: pyeal.Eal) -> None:
+        """Wrong if a lock is taken, or inspect finds damage in a heap."""
+        s = Snapshot(Folder(eal.runtime_dir), ProcessMemory(os.getpid()).at)
+        taken = [n for n, *_ in type(s.c)._fields_ if n.endswith("lock") and getattr(s.c, n)]
+        said = [h["unread"] for h in s.heaps() if "unread" in h] + s.problems
+        if taken or said:
+            raise Wrong(f"locks {taken} are taken; {said}")
+
+
+FAMILIES = [Locks()]
