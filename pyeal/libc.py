@@ -261,6 +261,12 @@ def _addresses(names: Sequence[str]) -> tuple[list[int], bytes]:
     return [first, *[at := at + len(name) + 1 for name in before]], data
 
 
+def counter_hz() -> int:
+    """Returns the frequency of this machine's time stamp counter as a register has it, or 0."""
+    native = _native("counter_hz", c_ulong) if MACHINE == "aarch64" else None
+    return native() if native else 0
+
+
 def pread_batch(fd: int, size: int, offsets: range) -> bytearray:
     """Returns `size` bytes from each offset, joined. OSError also if the file ends in a piece.
 

@@ -84,3 +84,17 @@ store_sequence(char *at, long n, unsigned long value, unsigned long step, long e
 		value += step;
 	}
 }
+
+/* Returns how often a second the counter rises that rte_rdtsc reads; 0 if no register has it. */
+unsigned long
+counter_hz(void)
+{
+#if defined(__aarch64__)
+	unsigned long hz;
+
+	__asm__("mrs %0, cntfrq_el0" : "=r"(hz));
+	return hz;
+#else
+	return 0;
+#endif
+}

@@ -9,10 +9,10 @@ import fcntl
 import os
 from errno import EINVAL, ENOMEM
 
-from . import files
+from . import files, libc
 from .errors import EalError, Log
 from .host import LOCAL, Host
-from .libc import PAGE
+from .libc import MACHINE, PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,26 +74,32 @@ def processes(directory: str, host: Host = LOCAL) -> dict[int, str]:
     return found
 
 
-def tsc_hz(step: int, host: Host = LOCAL) -> int:
-    """Returns the frequency of the time stamp counter in Hz, rounded to a release's step in Hz.
+def tsc_hz(step: int, host: Host = LOCAL, machine: str = MACHINE) -> int:
+    """Returns the frequency of the time stamp counter in Hz as EAL of an architecture computes it.
 
-    The kernel measured it at boot (bogomips is twice that); linux/eal_timer.c: get_tsc_freq
-    sleeps 100 ms to measure it again.
+    x86-64 has no register for it in general: linux/eal_timer.c: get_tsc_freq sleeps 100 ms, and
+    rounds to a step of its release. The kernel measured it at boot; bogomips is twice that. Others
+    know it (get_tsc_freq_arch): CNTFRQ_EL0 on arm64, the device tree on riscv64, cpuinfo's
+    timebase on ppc64le. Where that is not to be had, bogomips is exact to 5 kHz.
     """
+    hz = libc.counter_hz() if machine == libc.MACHINE else 0
     try:
+        if machine == "riscv64":
+            with open(f"{host.proc}/device-tree/cpus/timebase-frequency", "rb") as f:
+                hz = int.from_bytes(f.read(8), "big")
         with open(f"{host.proc}/cpuinfo", "rb", buffering=0) as f:
-            text = f.read(PAGE).decode("ascii", "replace")
-    except OSError:  # a fake host has none
-        return 1_000_000_000
-    for line in text.splitlines():
-        if line.startswith("bogomips"):
-            try:
+            text = "" if hz else f.read(-1 if "ppc" in machine else PAGE).decode("ascii", "replace")
+        for line in text.splitlines():
+            if line.startswith(("bogomips", "BogoMIPS")):
+                step = step if machine == "x86_64" else 5000
                 hz = round(float(line.partition(":")[2]) / 2 * 1_000_000 / step) * step
-            except (ValueError, OverflowError):
                 break
-            if 0 <= hz < 1 << 64:  # fits into the field of config
-                return hz
-    return 1_000_000_000
+            if line.startswith("timebase"):
+                hz = int(line.partition(":")[2])
+                break
+    except (OSError, ValueError, OverflowError):  # a fake host has none
+        pass
+    return hz if 0 < hz < 1 << 64 else 1_000_000_000  # what the field of config can hold
 
 
 def sweep(path: str) -> None:

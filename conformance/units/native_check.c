@@ -8,6 +8,7 @@ long *syscall_batch(long *row, long n, long nr, unsigned long last);
 int compare_exchange(int *word, int old_value, int new_value);
 void store_sequence(char *at, long n, unsigned long value, unsigned long step, long every,
 	long again);
+unsigned long counter_hz(void);
 
 #if defined(__x86_64__)
 enum { LSEEK = 8, MMAP = 9, PREAD = 17, EXIT = 60, FTRUNCATE = 77, MEMFD_CREATE = 319 };
@@ -103,6 +104,16 @@ check_sequence(void)
 	CHECK(words[0] == 4096 && words[7] == 4096);
 }
 
+static void
+check_counter(void)
+{
+#if defined(__aarch64__)
+	CHECK(counter_hz() > 1000000);
+#else
+	CHECK(counter_hz() == 0);
+#endif
+}
+
 void
 _start(void)
 {
@@ -112,5 +123,6 @@ _start(void)
 	check_batch();
 	check_exchange();
 	check_sequence();
+	check_counter();
 	leave(0);
 }

@@ -125,4 +125,34 @@ def test_the_clock_is_rounded_as_the_release_does(name, hz, tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text("bogomips\t: 5195.42\n")
 
-    assert runtime.tsc_hz(releases.get(name).clock_step, FakeHost(tmp_path)) == hz
+    step, host = releases.get(name).clock_step, FakeHost(tmp_path)
+    assert runtime.tsc_hz(step, host, "x86_64") == hz
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "hz"),
+    [
+        ("aarch64", "processor\t: 0\nBogoMIPS\t: 125.00\n", 62_500_000),
+        ("aarch64", "BogoMIPS\t: 38.40\n", 19_200_000),
+        (
+            "ppc64le",
+            "processor\t: 0\n" + "cpu\t: POWER9\n" * 900 + "timebase\t: 512000000\n",
+            512_000_000,
+        ),
+        ("riscv64", "processor\t: 0\nisa\t: rv64imafdc\n", 10_000_000),
+        ("loongarch64", "BogoMIPS\t\t: 200.00\n", 100_000_000),
+        ("aarch64", "processor\t: 0\n", 1_000_000_000),
+    ],
+    ids=["arm64", "arm64-19.2", "ppc64le", "riscv64", "loongarch64", "unknown"],
+)
+def test_the_clock_of_other_architectures_is_not_rounded_to_a_release(
+    machine, cpuinfo, hz, tmp_path, monkeypatch
+):
+    """get_tsc_freq_arch of each; riscv64 has 10 MHz in the device tree, in big-endian order."""
+    tree = tmp_path / "proc/device-tree/cpus"
+    tree.mkdir(parents=True)
+    (tree / "timebase-frequency").write_bytes((10_000_000).to_bytes(4, "big"))
+    (tmp_path / "proc/cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(runtime.libc, "counter_hz", lambda: 0)
+
+    assert runtime.tsc_hz(10_000_000, FakeHost(tmp_path), machine) == hz
