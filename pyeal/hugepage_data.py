@@ -84,8 +84,7 @@ def read(path: str) -> Iterator[tuple[int, int, int, str]]:
 
     ValueError for a file that is not a whole number of records.
     """
-    fd = files.open_shared(path, os.O_RDONLY)
-    try:
+    with files.closing(files.open_shared(path, os.O_RDONLY)) as fd:
         if (length := os.fstat(fd).st_size) % RECORD:
             raise ValueError(f"{path}: records of {RECORD} bytes wanted, {length} bytes found")
         while data := os.read(fd, _READ):
@@ -93,8 +92,6 @@ def read(path: str) -> Iterator[tuple[int, int, int, str]]:
             yield from [(va, size, number, name) for _, va, _, size, _, number, name in found]
             if len(found) * RECORD < len(data):
                 return
-    finally:
-        os.close(fd)
 
 
 def _make_room(fd: int, n: int) -> None:

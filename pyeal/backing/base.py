@@ -6,7 +6,7 @@ import fcntl
 import os
 from errno import ENODEV, ENOMEM, ENOTSUP
 
-from .. import libc
+from .. import files, libc
 from ..errors import EalError
 from ..populate import more_pages
 from ..vaspace import give_back, map_into_gap
@@ -36,21 +36,11 @@ class ReadOnly(Access):
     flags, prot, advice, locks = os.O_RDONLY, libc.PROT_READ, libc.MADV_POPULATE_READ, False
 
 
-class Directory:
-    """The directory of pages, open within a `with` block; -1 if they have none, or no lock of it.
-
-    own: whether the end of the block closes it, which also frees its lock.
-    """
-
-    def __init__(self, fd: int = -1, own: bool = False) -> None:
-        self.fd, self.own = fd, own
-
-    def __enter__(self) -> int:
-        return self.fd
+class keeping(files.closing):
+    """Leaves a descriptor open at the end of a block, or has -1 in place of one."""
 
     def __exit__(self, *_: object) -> None:
-        if self.own:
-            os.close(self.fd)
+        pass
 
 
 class Backing:
@@ -90,12 +80,12 @@ class Backing:
             sizes = [size >> 10 for size in self.infos]
             raise EalError(ENOMEM, "memalloc", what, expected=f"one of {sizes or 'no'} kB")
 
-    def directory(self, page_sz: int, must: bool = True) -> Directory:
-        """Returns the directory in which pages of a size come or go.
+    def directory(self, page_sz: int, must: bool = True) -> files.closing:
+        """Returns the directory in which pages of a size come or go, for a `with` block.
 
-        must: whether it is an error if its lock is not free in time.
+        must: whether it is an error if its lock is not free in time; the descriptor is -1 else.
         """
-        return Directory()
+        return keeping(-1)
 
     def prepare(self, n: int) -> None:
         """Gets ready to map n more pages, before there are threads."""
@@ -332,10 +322,7 @@ def grow_descriptor_table(n: int) -> None:
     that has threads.
     """
     try:
-        probe = os.open("/", os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with files.closing(os.open("/", os.O_RDONLY | os.O_CLOEXEC)) as probe:
             os.close(fcntl.fcntl(probe, fcntl.F_DUPFD, probe + n + FEW))
-        finally:
-            os.close(probe)
     except OSError:
         pass  # over the limit: the open that fails will report it

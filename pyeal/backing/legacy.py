@@ -239,11 +239,8 @@ class LegacyFiles(PageFiles):
         """
         size, segs = msl.page_sz, sorted(pages)
         names = [pages[seg] for seg in segs]
-        dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with files.closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as dir_fd:
             opened, error = self._open_existing(names, dir_fd)
-        finally:
-            os.close(dir_fd)
         self._table(msl).update(zip(segs, opened, strict=False))
         ends = libc.syscall_batch("lseek", len(opened), opened, 0, os.SEEK_END, go_on=True)
         if min(ends, default=size) < size:

@@ -15,7 +15,7 @@ from ..errors import EalError
 from ..fbarray import runs
 from ..layout import FLAG_DIRTY
 from ..vaspace import give_back
-from .base import FEW, Backing, Directory, ListPerFd, PagePerFd, up_to_failure
+from .base import FEW, Backing, ListPerFd, PagePerFd, keeping, up_to_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class HugedirFiles(Backing):
         self.unlink_before_mapping = opts.unlink_before_mapping
         self.left: dict[int, int] = {}  # list -> bit i: segment i was freed while others had it
 
-    def directory(self, page_sz: int, must: bool = True) -> Directory:
+    def directory(self, page_sz: int, must: bool = True) -> files.closing:
         """Returns a hugedir, locked as its files change; an observer's is just open.
 
         During a start the lock of the discovery serves. EalError: ENOMEM without a lock, ENODEV if
@@ -49,12 +49,12 @@ class HugedirFiles(Backing):
         """
         info = self.infos[page_sz]
         if not self.access.locks:
-            return Directory(os.open(info.hugedir, os.O_RDONLY | os.O_DIRECTORY), own=True)
-        held = Directory(info.lock_fd)
+            return files.closing(os.open(info.hugedir, os.O_RDONLY | os.O_DIRECTORY))
+        held: files.closing = keeping(info.lock_fd)
         if info.lock_fd < 0:
             lock = files.DirectoryLock(info.hugedir, timeout=self.lists.peers.lock_timeout)
             try:
-                held = Directory(lock.__enter__(), own=True)
+                held = files.closing(lock.__enter__())
             except OSError as e:
                 if e.errno == ETIMEDOUT and not must:
                     return held
