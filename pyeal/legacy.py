@@ -108,12 +108,13 @@ def places(lists: MemsegLists, pages: list[Page]) -> dict[MemsegList, dict[int, 
 def _room(
     lists: MemsegLists, found: dict[MemsegList, dict[int, Page]], first: Page, n: int
 ) -> tuple[MemsegList, int]:
-    """Returns the list with room for a run, or for the most of it, and from which segment on."""
+    """Returns the list with room for a run, or for some of it, and from which segment on."""
     size, node = first.size, first.node
     for msl in lists:
         if (msl.page_sz, msl.socket, msl.external) == (size, node, False):
             at = next(reversed(found[msl])) + 2 if msl in found else 0
-            if at + (at == 0) < msl.n_segs:
+            room = msl.n_segs - at
+            if room > (at == 0) if lists.release.legacy_splits_runs else room >= n:
                 return msl, at
     limits = "RTE_MAX_MEMSEG_PER_LIST RTE_MAX_MEMSEG_PER_TYPE and/or RTE_MAX_MEM_MB_PER_TYPE"
     what = f"Could not find space for memseg: {n} pages of {size // MB} MB on node {node}"

@@ -38,6 +38,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "rwlock": (1, -1),                   # a reader adds, a writer holds
         "dirty_flag": False,                 # RTE_MEMSEG_FLAG_DIRTY
         "zeroes_released": False,            # legacy: length of a list that it released
+        "legacy_splits_runs": False,         # legacy: a run of pages that no list has room for
         "free_list_rule": "closed",          # 256 * 4^k belongs to the lower free list
         "service_tables": (8192, 81920),     # bytes that rte_service_init takes from the heap
         "shadow_suffix": "{pid}",
@@ -72,7 +73,12 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     ("22.07", {"abi": "22.2"}),
     ("22.11", {"abi": "23", "rwlock": (4, 2), "service_tables": (8192, 147456)}),
     ("23.03", {"abi": "23.1", "huge_dir_rule": "parent", "free_list_rule": "open above 256"}),
-    ("23.07", {"abi": "23.2", "free_list_rule": "open", "vfio_maps_runs": False}),
+    ("23.07", {
+        "abi": "23.2",
+        "free_list_rule": "open",
+        "vfio_maps_runs": False,
+        "legacy_splits_runs": True,
+    }),
     ("23.11", {"abi": "24", "family": "B"}),
     ("24.03", {"abi": "24.1"}),
     ("24.07", {"abi": "24.2"}),
@@ -106,8 +112,11 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
 )
 # What a minor release brought to its own line as a fix.
 _FIXES: tuple[tuple[str, dict[str, object]], ...] = (
+    ("20.11.9", {"legacy_splits_runs": True}),
     ("21.11.4", {"huge_dir_rule": "parent"}),
+    ("21.11.5", {"legacy_splits_runs": True}),
     ("22.11.2", {"huge_dir_rule": "parent"}),
+    ("22.11.3", {"legacy_splits_runs": True}),
     ("22.11.8", {"cpus_looked_at": 1024, "zeroes_released": True}),
     ("23.11.4", {"cpus_looked_at": 1024, "zeroes_released": True}),
     ("23.11.7", {"shadow_suffix": "{pid}_{tsc:x}"}),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from conformance import MB, modes, needs, sizes
-from pyeal import hugepage_data
+from pyeal import EalError, hugepage_data, legacy, releases
 
 pytestmark = needs(root=True, strace=True)
 HUGE, RUN = "/run/hugepages/2M", "/var/run/dpdk"
@@ -216,3 +217,30 @@ def test_every_no_huge_record_has_its_address(start: Any, mb: int) -> None:
     assert [record[:5] for record in found] == [(va, va, 4096, 4096, 0) for va in vas]
     assert len(channels) == 1 and {record[7] for record in found} == {0}
     assert eal.lists()[0].count == n
+
+
+@pytest.mark.parametrize("release", ["20.11.9", "21.11.5", "22.11.3", "23.07"])
+def test_a_run_longer_than_a_list_is_split_since(release: str) -> None:
+    """Six contiguous pages for two lists of four; the releases before refuse them."""
+    before = {"20.11.9": "20.11.8", "21.11.5": "21.11.4", "22.11.3": "22.11.2", "23.07": "23.03"}
+    pages = [hugepage_data.Page(f"map_{i}", i, 2 * MB, 0, -1) for i in range(6)]
+    for page in pages:
+        page.physaddr = page.file_id * 2 * MB
+
+    assert segments_of(release, pages) == [[0, 1, 2, 3], [0, 1]]
+    with pytest.raises(EalError, match="Could not find space for memseg: 6 pages"):
+        segments_of(before[release], pages)
+
+
+def segments_of(release: str, pages: list[hugepage_data.Page]) -> list[list[int]]:
+    """Return which segments of each of two lists these pages become."""
+
+    class Lists(list[Any]):
+        pass
+
+    class Msl(SimpleNamespace):
+        __hash__ = object.__hash__  # type: ignore[assignment]
+
+    lists: Any = Lists(Msl(page_sz=2 * MB, socket=0, external=False, n_segs=4) for _ in range(2))
+    lists.release = releases.get(release)
+    return [[*placed] for placed in legacy.places(lists, pages).values()]
