@@ -387,10 +387,9 @@ def users():
 
 
 def own_total(snapshot, sz):
-    """Pages of a pool without those that leases have added, and without surplus pages: a lease
-    that ends leaves such where its pages are in use."""
+    """Pages of a pool without surplus ones: a lease that ends leaves such where they are in use."""
     p = snapshot.pools[sz]
-    return p.total - p.surplus - snapshot.lent.get(sz, 0)
+    return p.total - p.surplus
 
 
 def difference(before, after):
@@ -398,7 +397,9 @@ def difference(before, after):
     said = []
     for sz, b in before.pools.items():
         a = after.pools.get(sz)
-        if a is None or own_total(after, sz) != own_total(before, sz):
+        grown = own_total(after, sz) - own_total(before, sz) if a else None
+        lent = after.lent.get(sz, 0) - before.lent.get(sz, 0)
+        if grown is None or grown not in (0, lent):
             said.append(f"{sz} pool changed: {b} -> {a}")
         elif a.available < b.available and not any(users()):
             said.append(f"{b.available - a.available} {sz} pages are missing")

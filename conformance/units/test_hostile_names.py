@@ -7,7 +7,9 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -48,6 +50,13 @@ TEXTS: tuple[tuple[str, ...], ...] = (
     ("explain", "EAL: Cannot open '{}': Permission denied"),
     ("inspect", "/nowhere/{}"),
     ("dump", "/nowhere/{}"),
+    ("doctor", "-v", "--", "--file-prefix", "/nowhere/{}"),
+    ("doctor", "--", "--huge-dir", "/nowhere/{}", "--no-shconf"),
+    ("doctor", "--", "/nowhere/{}"),
+    ("plan", "--", "--file-prefix", "/nowhere/{}"),
+    ("plan", "--", "--huge-dir", "/nowhere/{}"),
+    ("plan", "--", "--socket-mem", "/nowhere/{}"),
+    ("lease", "/nowhere/{}", "--", "true"),
 )
 
 
@@ -85,7 +94,7 @@ def said(run: Path, name: str, *words: str) -> str:
         for key, value in env.items():
             patch.setenv(key, value)
         code = cli.main(full)
-    assert code in (0, 1) and "Traceback" not in out.getvalue(), out.getvalue()
+    assert code in (0, 1, 2) and "Traceback" not in out.getvalue(), out.getvalue()
     return out.getvalue()
 
 
@@ -189,27 +198,85 @@ def test_prometheus_has_one_sample_a_line(hostile: tuple[str, Path]) -> None:
     assert control(text) == []
 
 
-def test_completion_offers_no_command(tmp_path: Path) -> None:
-    """bash expands $(...) in a list of words, and inserts what it offers as it is."""
-    for name in ("fine_1", f"$(touch {tmp_path.name})", "a;b", "`id`"):
-        (tmp_path / "dpdk" / name).mkdir(parents=True)
-        (tmp_path / "dpdk" / name / "config").touch()
-    script = (
-        completion.SHELLS["bash"]()
-        + """
+def test_the_names_of_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a process that holds a page: doctor, ps and stale show it."""
+    name = "\x1b[31m\n4711 ok"
+    code = (
+        "import ctypes, mmap, sys\n"
+        f"ctypes.CDLL(None).prctl(15, {name[:15].encode()!r})\n"
+        "m = mmap.mmap(-1, 2 << 20, flags=0x40022)\nm[0] = 1; print('has', flush=True); input()"
+    )
+    argv = [name, "-c", code, name]
+    with subprocess.Popen(argv, executable=sys.executable, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as p:  # fmt: skip
+        try:
+            if p.stdout is None or p.stdout.readline() != "has\n":
+                pytest.skip("wanted 1 free 2M page, found 0")
+            for words in ["doctor", "-v", "--", "-m", "999999"], ["ps", "-a"], ["stale", "-a"]:
+                capsys.readouterr()
+                cli.main(words)
+                text = "".join(capsys.readouterr())
+                assert control(text) == [] and "\n4711" not in text, text
+        finally:
+            p.kill()
+
+
+def test_leases_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that are none, and one that says what a lease never says."""
+    from pyeal import loans
+
+    monkeypatch.setattr(loans, "STATE", tmp_path / "state")
+    loans.STATE.mkdir()
+    for name in NAMES.values():
+        (loans.STATE / (name.replace("/", "_") + ".json")).touch()
+    mounts = [f"{tmp_path}/x/{NAMES['row']}"]
+    loan = {"pid": 1, "lock": True, "took": {"2M": 1}, "mounts": mounts}
+    (loans.STATE / "1.json").write_text(json.dumps(loan))
+    for words in ["lease", "--show"], ["lease", "--show", "--json"]:
+        out = io.StringIO()
+        with redirect_stdout(out):
+            assert cli.main(words) == 0
+        assert control(out.getvalue()) == []
+        assert "\n4711" not in out.getvalue()
+
+
+PREFIXES = "fine_1", "$(touch x)", "a;b", "`id`", "\x1b[31m", "x\n4711", "-rf", "a b", "*", "~root"
+COMPLETE = {
+    "bash": """
 COMP_CWORD=2
 COMP_WORDS=(pyeal stale ''); _pyeal 2>/dev/null; printf '%s\\n' "${COMPREPLY[@]}"
-"""
-    )
-    env = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(tmp_path)}
+""",
+    "zsh": """
+compadd() { shift; print -l -- "$@" }
+setopt extendedglob
+_pyeal_prefix
+""",
+    "fish": "\n__pyeal_prefixes\n",
+}
+
+
+@pytest.mark.parametrize("shell", COMPLETE)
+def test_completion_offers_no_command(tmp_path: Path, shell: str) -> None:
+    """bash expands $(...) in a list of words, and inserts what it offers as it is."""
+    if not shutil.which(shell):
+        pytest.skip(f"wanted {shell}, found none")
+    for name in PREFIXES:
+        (tmp_path / "dpdk" / name).mkdir(parents=True)
+        (tmp_path / "dpdk" / name / "config").touch()
+    script = completion.SHELLS[shell]()
+    if shell == "zsh":  # its functions, without the call at the end
+        script = script.rpartition("_pyeal ")[0]
+    env = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=20
-    )
+        [shell, "-c", script + COMPLETE[shell]], capture_output=True, text=True, env=env,
+        cwd=tmp_path, timeout=60,
+    )  # fmt: skip
     offered = done.stdout.split("\n")
 
-    assert "fine_1" in offered
-    assert not [x for x in offered if "$" in x or ";" in x or "`" in x]
-    assert not (tmp_path / tmp_path.name).exists()
+    assert "fine_1" in offered, done.stderr
+    assert not [x for x in offered if not re.fullmatch(r"([\w][\w.:-]*)?|--?[a-z-]+", x)]
+    assert not set(offered) & {"-rf", "4711"}
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)

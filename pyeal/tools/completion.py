@@ -104,7 +104,8 @@ _pyeal() {
                 for word in {/var/run,"${XDG_RUNTIME_DIR:-/tmp}"}/dpdk/*/config; do
                     [[ -e $word ]] || continue
                     word=${word%/config} word=${word##*/}
-                    [[ $word != "$cur"* || $word == *[!A-Za-z0-9_.:-]* ]] || echo "$word"
+                    [[ $word != "$cur"* || $word == -* ]] && continue
+                    [[ $word == *[!A-Za-z0-9_.:-]* ]] || echo "$word"
                 done ;;
             esac
         done
@@ -116,6 +117,7 @@ ZSH = """\
 #compdef pyeal
 # zsh completion of pyeal: made by `pyeal completion zsh`
 _pyeal() {
+    setopt localoptions extendedglob
     local -a found
     local at="$words[2] $words[CURRENT-1]"
     (( ${words[(I)--]} && ${words[(I)--]} < CURRENT )) && at="$words[2] -- EAL"
@@ -132,7 +134,10 @@ _pyeal_file() { _files }
 _pyeal_dir() { _files -/ }
 _pyeal_command() { _command_names -e }
 _pyeal_pid() { compadd -- /proc/<->(:t) }
-_pyeal_prefix() { compadd -- {/var/run,${XDG_RUNTIME_DIR:-/tmp}}/dpdk/*/config(N:h:t) }
+_pyeal_prefix() {
+    local -a names=( {/var/run,${XDG_RUNTIME_DIR:-/tmp}}/dpdk/*/config(N:h:t) )
+    compadd -- ${(M)names:#[A-Za-z0-9_][A-Za-z0-9_.:-]#}
+}
 _pyeal "$@\""""
 FISH = """\
 # fish completion of pyeal: made by `pyeal completion fish`
@@ -143,7 +148,7 @@ end
 function __pyeal_prefixes
     for d in /var/run $XDG_RUNTIME_DIR /tmp
         for f in $d/dpdk/*/config
-            basename (dirname $f)
+            string match -r '^[A-Za-z0-9_][A-Za-z0-9_.:-]*$' -- (path basename (path dirname $f))
         end
     end
 end

@@ -26,6 +26,8 @@ from pyeal.tools import (
     count,
     document,
     ink,
+    printable,
+    printable_facts,
     size,
 )
 from pyeal.tools.dryrun import DryRun
@@ -207,7 +209,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(document("plan", found))
     else:
-        print(shown(found, r.error))
+        print(shown(printable_facts(found), r.error))
     if found["ok"]:
         return 0
     return 2 if found["error"]["stage"] == "options" else 1
@@ -236,8 +238,8 @@ def shown(f: dict[str, Any], e: EalError | None) -> str:
     if e:
         head = ink("would fail", BOLD, RED) + f" in stage {e.stage}, as {f['release']}"
         sides = ("expected", e.expected), ("found", e.found), ("fix", e.fix)
-        lines = [f"  {ink(name.rjust(8), DIM)}  {side}" for name, side in sides if side]
-        return "\n".join([head, "", f"  {e.what}", *lines, *_said(f)])
+        lines = [f"  {ink(name.rjust(8), DIM)}  {printable(side)}" for name, side in sides if side]
+        return "\n".join([head, "", f"  {printable(e.what)}", *lines, *_said(f)])
     rows: list[tuple[str, str]] = []
     rows.append(("release", f"{f['release']}, {f['mode']}, IOVA as {f['iova_mode']}"))
     for p in f["pages"]:
