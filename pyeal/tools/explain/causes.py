@@ -30,6 +30,10 @@ ENDED_SO = P(
 )
 
 CAUSES = (
+    P(10, "RUNTIME_DIRECTORY has more than one directory in it", "permission",
+      (r"error creating '/[^':]*:/[^']*'",),
+      "systemd joins several RuntimeDirectory= with a colon, and EAL takes the whole as one path.",
+      "one RuntimeDirectory= in the unit, or Environment=RUNTIME_DIRECTORY=/run/{prefix}"),
     P(10, "the runtime directory's parent does not exist", "permission",
       (r"error creating '[^']*'?: no such file",),
       "EAL creates <base>/dpdk/<prefix>, and not <base>. /run/user/UID exists only while that user"
@@ -50,10 +54,6 @@ CAUSES = (
        r"cannot resize '\S*' for rte_mem"),
       "EAL needs about 4 MB there; a tmpfs that is full ends it with SIGBUS.",
       "{runtime}"),
-    P(10, "RUNTIME_DIRECTORY has more than one directory in it", "permission",
-      (r"error creating '/[^':]*:/[^']*'",),
-      "systemd joins several RuntimeDirectory= with a colon, and EAL takes the whole as one path.",
-      "one RuntimeDirectory= in the unit, or Environment=RUNTIME_DIRECTORY=/run/NAME"),
     P(10, "this user may not write where the runtime directory lies", "permission",
       (r"error creating '[^']*'?: (permission|operation not)",
        r"(unable to open|cannot (create|open)) runtime dir\S*:? .*(permission|operation not)"),
@@ -71,7 +71,7 @@ CAUSES = (
       (r"cannot set affinity|failed to set (thread )?affinity|pthread_setaffinity\w* failed",),
       "A cpuset, a static CPU manager or taskset leaves this process fewer CPUs than the machine"
       " has; EAL counts those of the machine.",
-      "-l within {cpus}, or --lcores 0@CPU with a CPU of them"),
+      "-l within {cpus}, or --lcores 0@{cpu}"),
     P(0, "an lcore that this machine does not have", "arguments",
       (r"lcore \d+ (unavailable|>=)|no detected lcore|(main|master) (l?core) is not enabled"
        r"|lcore \d+ is not (detected|available)|(invalid|unavailable).{0,20}(\blcore|core ?list"
@@ -241,9 +241,10 @@ ENDED = (
     r"(?:with|code|status|is|value)?"
 )
 _EXIT = rf"{ENDED}\D{{0,9}}"
+_MINUS = r"(?:status|code|returned|returncode|rc)\b\W{1,3}-"  # Python's and Go's for a signal
 _SIGBUS = (
     r"\bSIGBUS\b(?! (?:for|handler)|!)|\bbus error\b|\bsignal[ =:(]*7\b|=7/BUS|signal=BUS"
-    rf"|{_EXIT}135\b"
+    rf"|{_EXIT}135\b|{_MINUS}7\b"
 )
 SIGNALS = (
     P(4, "killed by SIGBUS: no page was available at the first access", "cgroup, pool",
@@ -257,19 +258,20 @@ SIGNALS = (
       " kills it, and it logs nothing.",
       "df {runtime_at} shows the room; {runtime}, or a larger tmpfs"),
     P(None, "aborted (SIGABRT): a panic, or an assertion", "",
-      (rf"\bSIGABRT\b|\baborted\b|\bsignal[ =:(]*6\b|=6/ABRT|signal=ABRT|{_EXIT}134\b",),
+      (rf"\bSIGABRT\b|\baborted\b|\bsignal[ =:(]*6\b|=6/ABRT|signal=ABRT|{_EXIT}134\b"
+       rf"|{_MINUS}6\b",),
       "rte_panic() and assert() end a process so; the line before the end says which.",
       "look at the last lines before it; pyeal doctor -- ARGS looks at all that a start needs"),
     P(None, "killed from outside (SIGKILL): mostly because memory ran out", "",
       (rf"\bSIGKILL\b|\bOOMkilled\b|\bOOM killed\b|out of memory: kill|oom-kill"
-       rf"|(^|[\s:])\bkilled\s*$|\bsignal[ =:(]*9\b|=9/KILL|signal=KILL|{_EXIT}137\b",),
+       rf"|(^|[\s:])\bkilled\s*$|\bsignal[ =:(]*9\b|=9/KILL|signal=KILL|{_EXIT}137\b|{_MINUS}9\b",),
       "EAL never ends so by itself. The kernel's OOM killer looks at ordinary memory, not at"
       " hugepages; a health probe or a time limit kills as well.",
       "dmesg | grep -i -e oom -e killed; a larger memory limit, or fewer hugepages reserved",
       reach="it happens while the process runs"),
     P(None, "crashed (SIGSEGV): not because EAL's memory ran out", "",
       (rf"\bSIGSEGV\b|segmentation fault|segfault|\bsignal[ =:(]*11\b|=11/SEGV|signal=SEGV"
-       rf"|{_EXIT}139\b",),
+       rf"|{_EXIT}139\b|{_MINUS}11\b",),
       "EAL reports what it lacks; a crash is an error in a program, mostly after a call that"
       " returned NULL and was not looked at.",
       "a core dump and its backtrace; pyeal doctor -- ARGS for what EAL itself needs",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 
 from pyeal.tools import fixes, size
 
@@ -34,35 +35,61 @@ MODES = re.compile(
 )
 AS_VA = re.compile(r"IOVA (?:mode '?|as )'?VA\b", re.I)
 COUNT = re.compile(r"\b(\d+) (?:pages? )?(?:huge)?(?:pages|segments)\b.{0,20}|from (\d+) requested")
+LACK = re.compile(r"requested: ?(\d+) ?MB, available: ?(\d+) ?MB", re.I)
+ARGS = re.compile(r"EAL (?:parameters|(?:init )?args|arguments): ([^\]\n]*)")
+RELEASE = re.compile(r"\bDPDK[ _]v?(\d\d\.\d\d)\b")
 NOT_KNOWN = "N"
 
 
 class Facts:
     """Facts of one line, or of a log. A fact of a log is the last one seen."""
 
-    __slots__ = ("modes", "node", "page_sz", "path", "prefix", "uid")
+    __slots__ = (
+        "args",
+        "device_node",
+        "lack",
+        "modes",
+        "node",
+        "page_sz",
+        "path",
+        "prefix",
+        "release",
+        "uid",
+    )
 
     def __init__(self, *texts: str) -> None:
         self.page_sz: int | None = None
         self.node: int | None = None
+        self.device_node: int | None = None
         self.uid: int | None = None
-        self.path = self.prefix = ""
+        self.lack = 0  # bytes that a line says are missing
+        self.path = self.prefix = self.args = self.release = ""
         self.modes: set[str] = set()
         for text in texts:
             self.add(text)
 
-    def add(self, line: str, sized: bool = True) -> None:
-        """Take what a line shows; its page size only if it is about pages that are used."""
+    def add(self, line: str, sized: bool = True, told: bool = True) -> None:
+        """Take what a line shows; its page size only if it is about pages that are used.
+
+        told: whether the line is about a failure, which its node then is, too.
+        """
         if sized:
             self.page_sz = page_size(line) or self.page_sz
         if m := NODE.search(line):
-            self.node = int(next(filter(None, m.groups())))
+            self.device_node = int(next(filter(None, m.groups())))
+            self.node = self.device_node if told else self.node
         if m := PATH.search(line):
             self.path = m[1]
         if m := PREFIX.search(line):
             self.prefix = next(filter(None, m.groups()))
         if m := USER.search(line):
             self.uid = int(next(filter(None, m.groups())))
+        if m := LACK.search(line):
+            self.lack = max(int(m[1]) - int(m[2]), 0) * MB
+        if m := ARGS.search(line):
+            self.args = arguments(m[1])
+        if m := RELEASE.search(line):
+            self.release = m[1]
         if "--" in line:
             self.modes.update(w.replace("=", " ") for w in MODES.findall(line))
         if AS_VA.search(line):
@@ -79,40 +106,69 @@ class Facts:
 
     def fill(self, text: str, line: str) -> str:
         """Return a fix with what the line shows, else the log, else the machine."""
+        if self.args:
+            text = text.replace(" -- ARGS", f" -- {self.args}")
+        if self.release >= OLDEST:
+            text = text.replace("--as RELEASE", f"--as {self.release}")
         if "{" not in text:
             return text
         own = Facts(line)
         sz = own.page_sz or self.page_sz or default_size()
         node = own.node if own.node is not None else self.node
+        if node is None and "{node}" in text:
+            node = self.device_node
+        if node is None:
+            text = text.replace("of socket {node}", "of its socket")
         path = own.path or self.path
         uid: int | str | None = own.uid if own.uid is not None else self.uid
-        user: int | str = uid if uid is not None else os.getuid() or "USER"
+        user: int | str = uid if uid is not None else os.getuid() or sudo_user()
         word = size(sz)
         huge = os.path.dirname(own.path) if "map_" in own.path else own.path
         if not huge or "/dpdk" in huge:
             huge = "/dev/hugepages"
         place = f"/mnt/huge-{word}"
         runtime = fixes.runtime_dir(path if "dpdk" in path else "", own.uid)
+        parent = os.path.dirname(path) or ("/run" if user == 0 else f"/run/user/{user}")
+        allowed_cpus = allowed("Cpus_allowed_list")
         return text.format_map(
             {
                 "size": word,
                 "node": NOT_KNOWN if node is None else node,
-                "reserve": fixes.reserve(sz, node) + (BOOT if sz >= GB else ""),
+                "reserve": fixes.reserve(sz, node, self.lack or own.lack or fixes.LEAST)
+                + (BOOT if sz >= GB else ""),
                 "mount": fixes.mount(sz),
                 "mount_other": fixes.mount(sz, place),
                 "mount_own": fixes.mount(sz, place, f",uid={user},mode=0700"),
-                "own": fixes.own(huge, user),
+                "own": fixes.own(shlex.quote(huge), user),
                 "runtime": runtime,
                 "runtime_at": "/run" if runtime.startswith("export RUN") else "$XDG_RUNTIME_DIR",
-                "parent": os.path.dirname(path) or "PARENT",
+                "parent": shlex.quote(parent),
+                "prefix": self.prefix or "rte",
                 "prefix_of": f" of prefix {self.prefix}" if self.prefix else "",
-                "cpus": allowed("Cpus_allowed_list"),
+                "cpus": allowed_cpus,
+                "cpu": re.split(r"[-,]", allowed_cpus)[0],
                 "maps": max_map_count(),
                 "quoted": line,
             }
         )
 
 
+def arguments(text: str) -> str:
+    """Return EAL's arguments of a log for a shell; nothing if they are not what EAL takes."""
+    words = text.split(" -- ")[0].split()
+    while words and not words[0].startswith("-"):
+        del words[0]  # the program's name
+    if not all(re.fullmatch(r"[\w./:,@=()+~-]+", w) for w in words):
+        return ""
+    return shlex.join(words)
+
+
+def sudo_user() -> str:
+    """Return the user who called sudo, if one did."""
+    return os.environ.get("SUDO_UID", "USER")
+
+
+OLDEST = "20.11"
 BOOT = " (or hugepagesz= and hugepages= on the kernel's command line, if the kernel has no room)"
 
 

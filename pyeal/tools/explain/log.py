@@ -108,7 +108,7 @@ def foreign_words() -> frozenset[bytes]:
     phrases = [p for found in languages().values() for p in found if p[0].isascii()]
     ours = {w for _, words in phrases for w in words.lower().split()} | {"error", "operation"}
     return frozenset(
-        max(text.lower().split(), key=lambda w: (w not in ours, len(w))).encode()
+        max(re.findall(r"[a-z]+", text.lower()), key=lambda w: (w not in ours, len(w))).encode()
         for text, _ in phrases
     )
 

@@ -81,7 +81,7 @@ PROBLEMS = (
       (r"~couldn'?t get fd on hugepage file", r"map_\w*'? failed: no space left",
        r"ftruncate\(\) failed: (?!permission)"),
       "EAL's word for any failure to open, lock or size a page's file; the line before says which.",
-      "pyeal doctor --touch goes through the same calls and names the one that fails"),
+      "pyeal doctor --touch -- ARGS goes through the same calls and names the one that fails"),
     P(12, "too many open files", "descriptors",
       (r"too many open files", r"setting maximum number of open files failed"),
       "EAL keeps a descriptor for every page, and may only go up to the hard limit.",
@@ -114,7 +114,8 @@ PROBLEMS = (
       (r"waiting for primary|mcfg.*not complete",),
       "A secondary waits without a limit, and without a word, for a primary that died or hangs"
       " before it wrote its last word.",
-      "rm -r RUNTIME_DIR of a dead one; start it again"),
+      "pyeal stale shows what a dead one left, pyeal stale --delete removes it; then start it"
+      " again"),
     P(18, "no primary to join", "files of others",
       (r"cannot open '\S*config' for rte_mem_config",),
       "There is no config where this user looks: no primary, another prefix, or another runtime"

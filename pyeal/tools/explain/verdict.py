@@ -69,12 +69,15 @@ ENDS, ERRORS = ("FATAL", "PANIC", "EXIT", "CRITICAL"), ("ERR", "stderr")
 HUGEPAGE_END = re.compile(r"hugepage info|hugepage memory limits", re.I)
 PASSED = re.compile(r"vfio support|probing vfio")  # EAL logs it after it found hugepages
 
+# What DPDK logs of devices, after its memory.
+PROBED = re.compile(r"probe (?:pci )?driver|testpmd>|TELEMETRY: No|\bport \d+\b", re.I)
+
 # Words in each line that is a note or begins a start, and in lines with facts of one.
 NOTE_WORDS = frozenset(
     b"reported mounted hint issues aslr pagemap physical init vfio detected".split()
 )
 FACT_WORDS = frozenset(
-    b"iova args parameters params arguments prefix pagesize hugepages vfio detected socket"
+    b"iova args parameters params arguments dpdk prefix pagesize hugepages vfio detected socket"
     b" requested attempted".split()
 )
 GOING = frozenset(
@@ -188,6 +191,7 @@ class Start:
         self.wrapped: set[int | None] = set()
         self.ended = self.gave_up = self.fatal = self.last = ""
         self.pending = False  # whether something was seen that a start may outlive
+        self.passed = self.went_on = False  # whether any line shows so, in whatever order they are
         self.tail: deque[str] = deque(maxlen=LAST)
         self.facts = Facts()
 
@@ -205,6 +209,7 @@ class Start:
 
     def add(self, line: str, says: Line, at: int) -> None:
         if says.on:
+            self.went_on = True
             self.goes_on(failing=True)
         for p, level in says.hits:
             if level == WRAPPER:
@@ -216,6 +221,7 @@ class Start:
             key = (*says.note, page_size(line)) if len(says.note) == 1 else says.note
             self.notes[key] = Seen(line, CERTAIN, at)
             self.pending = True
+        self.passed = self.passed or says.passed
         if says.passed:
             for seen in self.notes.values():
                 seen.passed = True
@@ -276,13 +282,14 @@ class Reading:
             elif self._parts:
                 self._continue(line)
             if (
-                self.start.pending
+                (self.start.pending or not self.start.went_on)
                 and not GOING.isdisjoint(words)
                 and ON.search(line.lower())
                 and not (self._spoke and _continues(line))
             ):
                 says = self._says(line, words, found) if found else None
                 if not says or not (says.end or says.hits or says.note):
+                    self.start.went_on = self.start.went_on or PROBED.search(line) is not None
                     self.start.goes_on()
             self._spoke = bool(found) and len(line) > WRAPPED
 
@@ -290,7 +297,8 @@ class Reading:
         """Look at a line that has a word which may matter."""
         eals = not EALS_WORDS.isdisjoint(found)
         says = self._says(line, words, found)
-        if self._parts and not eals and (self._panic or not says.sure) and self._continue(line):
+        wrapped = self._parts and not eals and (self._panic or not says.sure)
+        if wrapped and self._continue(line, says):
             return
         start = self.start
         self._parts = 0
@@ -318,7 +326,7 @@ class Reading:
         """Whether EAL's line is "PANIC in FUNCTION():", of which the next line is the message."""
         return self._parts == 1 and self._held[0].endswith("():") and "PANIC in" in self._held[0]
 
-    def _continue(self, line: str) -> bool:
+    def _continue(self, line: str, alone: Line = SILENT) -> bool:
         """Look at EAL's line with what a wrap made of its end. Return whether that says more."""
         held = self._held[0]
         more = self._panic or (
@@ -342,7 +350,7 @@ class Reading:
         if says.sure:
             self.start.forget(self._held_at)
             self.start.tail.append(whole)
-        if says.speaks:
+        if says.sure or (says.speaks and not alone.hits):
             self.start.add(whole, says, self._held_at if says.sure else self.n)
         return says.sure
 
@@ -360,7 +368,8 @@ class Reading:
                 not EALS_WORDS.isdisjoint(found)
                 and (says.hits or says.note or not FACT_WORDS.isdisjoint(found))
             ):
-                self.start.facts.add(line, sized=says.note != (POOL_NOTE,))
+                told = bool(says.hits or says.note)
+                self.start.facts.add(line, says.note != (POOL_NOTE,), told)
         return says
 
     def told(self) -> list[Told]:
@@ -392,7 +401,11 @@ class Judge:
         if self.secondary:
             hits = [(BY_ID[37] if p is FIRST else p, x) for p, x in hits]
         at_hugepages = HUGEPAGE_END.search(s.fatal) is not None
-        sure = [(p, x.line, not x.on or bool(s.ended)) for p, x in hits if x.level == CERTAIN]
+        sure = [
+            (p, x.line, not x.on or bool(s.ended) or p.id == 34)
+            for p, x in hits
+            if x.level == CERTAIN
+        ]
         later = [t for t in sure if at_hugepages and t[0].id not in HUGEPAGES_STAGE]
         sure = [t for t in sure if t not in later]
         if sure and sure[0][0].id != 34:  # a pool of the application lacks what EAL lacked before
@@ -478,16 +491,16 @@ class Judge:
             return BY_ID[35], True
         if s.ended:
             elsewhere = s.fatal and not HUGEPAGE_END.search(s.fatal) and not s.wrapped & {1}
-            if sz == HUGE and (elsewhere or x.passed):
+            if sz == HUGE and (elsewhere or ((s.passed or s.went_on) and not s.fatal)):
                 return BY_ID[35], True
             return BY_ID[1], 1 in s.wrapped
-        if sz is None or sz == HUGE or x.passed:
+        if sz is None or sz == HUGE or s.passed or s.went_on:
             return BY_ID[35], True
         return BY_ID[27 if Facts(x.line).node else 1], True
 
     def _mount(self, x: Seen, went_on: bool) -> tuple[Problem, bool]:
         s = self.start
-        if went_on or "in-memory" in s.facts.modes or (x.passed and not s.ended):
+        if went_on or "in-memory" in s.facts.modes or ((s.passed or s.went_on) and not s.ended):
             return UNMOUNTED_HARMLESS, True
         return BY_ID[2], 2 in s.wrapped
 
