@@ -177,7 +177,8 @@ def test_config_that_is_there_is_overwritten_whole(start, mode, evidence):
     def left():
         eal = start("-m", "2", NO_VA)
         raw = bytearray((eal.run / "config").read_bytes())
-        raw[25304:25312] = bytes(8)  # tsc_hz is measured again
+        clock = eal.decode.offsetof("rte_mem_config", "tsc_hz")
+        raw[clock : clock + 8] = bytes(8)  # it is measured again
         eal.close()
         return eal.run / "config", bytes(raw)
 
