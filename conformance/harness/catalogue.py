@@ -117,12 +117,14 @@ def same_release(a, b):
 def holds(predicate, release):
     """ ">=22.11,<=24.11" against "24.11.4": compared as far as the predicate's number goes.
 
-    A term may be a fact of DPDK's history, whose fixes came to minor releases: "!zeroes_released".
+    A term may be a fact of DPDK's history, whose fixes came to minor releases: "!zeroes_released",
+    "cpus_looked_at=1024".
     """
     numbers = [int(x) for x in re.findall(r"\d+", release)[:3]]
     for term in filter(None, predicate.split(",")):
-        if m := re.fullmatch(r"(!?)([a-z_]+)", term):
-            if bool(m[1]) == bool(fact(m[2], release)):
+        if m := re.fullmatch(r"(!?)([a-z_]+)(?:=(.+))?", term):
+            found = fact(m[2], release)
+            if bool(m[1]) == (str(found) == m[3] if m[3] else bool(found)):
                 return False
             continue
         if not (m := re.fullmatch(r"\s*([<>=!]=?)\s*(\d+(?:\.\d+)*)\s*", term)) or m[1] not in OPS:

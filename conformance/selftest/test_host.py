@@ -246,7 +246,8 @@ def test_a_release_is_the_same_with_and_without_its_zero():
 def test_a_predicate_may_be_a_fact_of_the_history(release, zeroes, lists):
     assert catalogue.holds("zeroes_released", release) == zeroes
     assert catalogue.holds(">=20.11,!zeroes_released", release) == (not zeroes)
-    assert catalogue.fact("lists", release) == lists
+    assert catalogue.holds(f"lists={lists}", release)
+    assert not catalogue.holds(f"!lists={lists}", release)
     with pytest.raises(catalogue.Broken, match="no fact zeros in facts"):
         catalogue.holds("zeros", release)
 
