@@ -70,8 +70,10 @@ def command(target):
             return peer.command(SUITE / "targets/librte_eal.py", peer.lib, peer.release)
         case "librte_eal" if rest:
             lib = library.find(rest)
-            argv = [sys.executable, str(SUITE / "targets/librte_eal.py"), str(lib.path)]
-            return [*argv, *filter(None, [lib.release])]
+            argv = [SUITE / "targets/librte_eal.py", lib.path, *filter(None, [lib.release])]
+            if lib.machine != HERE:
+                return peers.python(lib.machine).command(*argv, libraries=[lib.path.parent])
+            return [sys.executable, *map(str, argv)]
         case "librte_eal":
             return [sys.executable, str(SUITE / "targets/librte_eal.py")]
         case "cmd" if rest:
@@ -85,7 +87,9 @@ def command(target):
 def machine(target):
     """Return what uname says on the machines that a target is built for."""
     name, _, rest = target.partition(":")
-    return peers.find(rest).machine if name == "librte_eal" and PEER.fullmatch(rest) else HERE
+    if name != "librte_eal" or not rest:
+        return HERE
+    return (peers if PEER.fullmatch(rest) else library).find(rest).machine
 
 
 pyeal_folder: str | None = None  # where targets find pyeal, if not where this process does

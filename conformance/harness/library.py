@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from conformance.harness import peers
+
 # Where the library is, below a directory that is given.
 PLACES = (".", "lib", "lib64", "lib/*", "usr/lib", "usr/lib64", "usr/lib/*", "usr/local/lib",
           "usr/local/lib64", "usr/local/lib/*", "build/lib", "lib/dpdk")  # fmt: skip
@@ -30,6 +32,7 @@ class Unusable(OSError):
 class Library(NamedTuple):
     path: Path
     release: str  # "" if it was not given
+    machine: str  # that it is built for, as `uname -m` has it
 
 
 def find(text: str) -> Library:
@@ -42,8 +45,7 @@ def find(text: str) -> Library:
         path = _below(path)
     if not path.exists():
         raise Unusable(f"no library {path}: give a file, a build directory or an installation")
-    _check(path)
-    return Library(path, release)
+    return Library(path, release, _machine(path))
 
 
 def _below(top: Path) -> Path:
@@ -68,8 +70,8 @@ def _below(top: Path) -> Path:
     )
 
 
-def _check(path: Path) -> None:
-    """Refuse what the loader of this machine would refuse, in words that say why."""
+def _machine(path: Path) -> str:
+    """Return what a library is built for; refuse what no loader would load, and say why."""
     with open(path, "rb") as f:
         head = f.read(20)
     if head[:4] != b"\x7fELF" or len(head) < 20:
@@ -77,7 +79,9 @@ def _check(path: Path) -> None:
     order = "big" if head[5] == 2 else "little"
     kind, machine = (int.from_bytes(head[at : at + 2], order) for at in (16, 18))
     here = platform.machine()
-    if (built := MACHINES.get(machine, f"machine {machine}")) != here and here in MACHINES.values():
+    built = MACHINES.get(machine, f"machine {machine}")
+    if built not in (here, *peers.MACHINES.values()) and here in MACHINES.values():
         raise Unusable(f"{path}: built for {built}, this machine is {here}")
     if kind != SHARED:
         raise Unusable(f"{path} is an ELF file, but not a shared library")
+    return built

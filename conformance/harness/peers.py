@@ -96,18 +96,18 @@ class Peer:
         """Return what uname says on the machines that it is built for."""
         return MACHINES[self.facts["described"].get("architecture", "amd64")]
 
-    def command(self, *argv):
+    def command(self, *argv, libraries=()):
         """Command line that runs a Python program in the tree, by its own loader: any user can.
 
         /proc/self/exe is the loader then, and paths are this machine's, also of DPDK's plug-ins.
-        QEMU runs the tree of another architecture.
+        QEMU runs the tree of another architecture. `libraries`: folders after the tree's own.
         """
         python = self.root / f"usr/bin/python{self.facts['python']}"
-        return [*self._loader(), str(python), "-sB", *map(str, argv)]
+        return [*self._loader(last=libraries), str(python), "-sB", *map(str, argv)]
 
-    def _loader(self, *more):
+    def _loader(self, *more, last=()):
         loader = self._one("usr/lib/*/ld*64*.so.*")
-        path = ":".join(map(str, (self.dir, *(self.root / d for d in more))))
+        path = ":".join(map(str, (self.dir, *(self.root / d for d in more), *last)))
         return [*emulator(self.machine), str(loader), "--library-path", path]
 
     def complete(self, say):
@@ -130,6 +130,20 @@ def emulator(machine):
     if not shutil.which(program):
         raise Unobtainable(f"wanted {program}, found none: apt-get install qemu-user")
     return [program]
+
+
+def python(machine):
+    """Return the newest tree here whose Python runs libraries of another architecture."""
+    arch = next(a for a, m in MACHINES.items() if m == machine)
+    for release in reversed(releases()):
+        try:
+            return find(f"{release}-{arch}")
+        except Unobtainable:
+            continue
+    raise Unobtainable(
+        f"a library for {machine}, this machine is {platform.machine()}: wanted a Python for it, "
+        f"found none. Fix: ci/peers {releases()[-1]}-{arch}"
+    )
 
 
 def find(name):

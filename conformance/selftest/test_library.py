@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.harness import facts, library
+from conformance.harness import child, facts, library, peers
 from conformance.harness.child import TargetDied, greet
 from conformance.runner import run, smoke
 
@@ -114,8 +115,7 @@ def test_two_builds_below_a_directory_are_named(tmp_path: Path) -> None:
 
 
 HEADS = {
-    "aarch64": (183, 3, r"built for aarch64, this machine is x86_64$"),
-    "riscv64": (243, 3, r"built for riscv64, this machine is x86_64$"),
+    "arm": (40, 3, r"built for arm, this machine is x86_64$"),
     "program": (62, 2, r"is an ELF file, but not a shared library$"),
 }
 
@@ -130,6 +130,36 @@ def test_a_file_that_the_loader_would_refuse(
     (tmp_path / "librte_eal.so.26.2").write_bytes(head)
     with pytest.raises(library.Unusable, match=words):
         library.find(str(tmp_path))
+
+
+def test_a_library_for_another_architecture_is_run_by_a_peers_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own folder goes behind the tree's, which has a libc; without a tree, what fetches one."""
+    head = b"\x7fELF\2\1\1".ljust(16, b"\0") + bytes([3, 0, 243, 0])
+    (tmp_path / "librte_eal.so.26.2").write_bytes(head)
+    monkeypatch.setattr(child, "HERE", "x86_64")
+    monkeypatch.setattr(peers.platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    assert child.machine(f"librte_eal:{tmp_path}") == "riscv64"
+    with pytest.raises(
+        peers.Unobtainable, match=r"a library for riscv64.* ci/peers 25\.11-riscv64"
+    ):
+        child.command(f"librte_eal:{tmp_path}")
+
+    tree = peers.cache() / "peers/24.11-riscv64"
+    (tree / "usr/lib/riscv64-linux-gnu").mkdir(parents=True)
+    for name in "librte_eal.so.25", "ld-linux-riscv64-lp64d.so.1":
+        (tree / "usr/lib/riscv64-linux-gnu" / name).touch()
+    facts = {"release": "24.11.8", "python": "3.13", "described": peers.described("24.11-riscv64")}
+    (tree / "peer.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(peers.shutil, "which", lambda name: f"/usr/bin/{name}")
+    argv = child.command(f"librte_eal:{tmp_path}")
+
+    assert argv[0] == "qemu-riscv64"
+    assert argv[3] == f"{tree}/usr/lib/riscv64-linux-gnu:{tmp_path}"
+    assert argv[-1] == f"{tmp_path}/librte_eal.so.26.2"
 
 
 def test_what_is_no_library_says_what_to_give(tmp_path: Path) -> None:
