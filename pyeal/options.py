@@ -8,18 +8,8 @@ from __future__ import annotations
 
 from errno import EINVAL
 
-from .cparse import (
-    MAX_LCORE,
-    U64,
-    argparse_core_list,
-    atoi,
-    core_list,
-    core_mask,
-    lcore_map,
-    size_of,
-    strto,
-    whole,
-)
+from . import cparse
+from .cparse import MAX_LCORE, U64, size_of, strto, whole
 from .errors import EalError, Log
 
 TYPE_CHECKING = False
@@ -124,12 +114,12 @@ def _flag(*names: str) -> Handler:
 
 
 def _memory(o: Options, value: str | None) -> None:
-    o.memory = atoi(value or "") * MB & U64
+    o.memory = cparse.atoi(value or "") * MB & U64
 
 
 def _number(attr: str, key: str, most: int, expected: str) -> Handler:
     def do(o: Options, value: str | None) -> None:
-        n = atoi(value or "") & 0xFFFFFFFF
+        n = cparse.atoi(value or "") & 0xFFFFFFFF
         if not 1 <= n <= most:
             raise _bad(o, key, value, expected)
         setattr(o, attr, n)
@@ -257,12 +247,12 @@ def _argparse_corelist(o: Options, value: str | None) -> None:
     if groups and o.remap is not None:
         text = "cannot use '@' or core groupings '()' in lcore list when remapping lcores"
         raise _refused(text, "leave out --remap-lcore-ids")
-    (_lcores if groups else _cores("--lcores", argparse_core_list))(o, value)
+    (_lcores if groups else _cores("--lcores", cparse.argparse_core_list))(o, value)
 
 
 def _lcores(o: Options, value: str | None) -> None:
     try:
-        lcores, cpus = lcore_map(value or "")
+        lcores, cpus = cparse.lcore_map(value or "")
     except ValueError:
         raise _bad(o, "mapping", value, f"<lcores>[@<cpus>],... below {MAX_LCORE}") from None
     _set_cores(o, "--lcores", cpus, lcores)
@@ -302,8 +292,8 @@ _OPTIONS: tuple[Row, ...] = (
     # options that decide memory, in the order in which argparse takes their values
     _o("proc-type", MUST, _store("proc_type")),
     _o("remap-lcore-ids", MAY, _remap, "R", since="25.11"),
-    *_renamed("c", "coremask", _cores("-c", core_mask, "mask")),
-    _o("l", MUST, _cores("-l", core_list), until="25.11"),
+    *_renamed("c", "coremask", _cores("-c", cparse.core_mask, "mask")),
+    _o("l", MUST, _cores("-l", cparse.core_list), until="25.11"),
     _o("lcores", MUST, _lcores, until="25.11"),
     _o("lcores", MUST, _argparse_corelist, "l", since="25.11"),
     _o("main-lcore", MUST, _main_lcore),
@@ -338,8 +328,7 @@ _OPTIONS: tuple[Row, ...] = (
     _o("vfio-intr", MUST, _vfio_intr),
     *map(_o, "create-uio-dev no-hpet no-pci telemetry no-telemetry vmware-tsc-map".split()),
     _o("vfio-vf-token", MUST, _vf_token),
-    *(_o(name, MUST) for name in "vdev log-level".split()),
-    *(_o(name, MUST) for name in "trace trace-dir trace-bufsz trace-mode".split()),
+    *(_o(n, MUST) for n in "vdev log-level trace trace-dir trace-bufsz trace-mode".split()),
     _o("syslog", MUST, until="24.11"),
     _o("syslog", MAY, since="24.11"),
     _o("log-color", MAY, since="24.11"),
