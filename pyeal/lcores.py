@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 class Cpus:
     """The CPUs in /sys: node_of has every online one, nodes are those that EAL counts."""
 
-    __slots__ = ("node_of", "nodes")
-
     def __init__(self, node_of: dict[int, int], nodes: list[int]) -> None:
         self.node_of, self.nodes = node_of, nodes
 
@@ -72,12 +70,10 @@ def discover(release: Release, host: Host = LOCAL, log: Log | None = None) -> Cp
     return found
 
 
-def enabled(
-    o: Options, cpus: Cpus, affinity: Collection[int] | None = None
-) -> list[tuple[int, int]]:
+def enabled(o: Options, cpus: Cpus, affinity: Collection[int]) -> list[tuple[int, int]]:
     """Returns (lcore, node) of the lcores that run, the main one first. EalError(EINVAL)
 
-    Without -l, -c and --lcores these are the CPUs of the calling thread's affinity.
+    Without -l, -c and --lcores these are the CPUs of the affinity.
     """
 
     def bad(what: str, expected: str, found: object, fix: str = "") -> EalError:
@@ -87,7 +83,7 @@ def enabled(
     there = ",".join(map(str, cpus.node_of))
     ids, run_on = o.lcores, o.cpus
     if ids is None or run_on is None:
-        allowed = sorted(LOCAL.affinity() if affinity is None else affinity)
+        allowed = sorted(affinity)
         run_on = [n for n in allowed if n in cpus.node_of]
         if o.release.arguments == "getopt":  # later ones refuse what is too high
             run_on = [n for n in run_on if n < MAX_LCORE]
@@ -95,11 +91,9 @@ def enabled(
         if o.remap is not None:
             ids = [o.remap + i for i in range(len(run_on))]
         if not ids:
-            raise bad(
-                "No detected lcore is enabled, please check the core list",
-                f"one of the CPUs in /sys/devices/system/cpu ({there or 'none'})",
-                f"an affinity for {allowed}",
-            )
+            what = "No detected lcore is enabled, please check the core list"
+            expected = f"one of the CPUs in /sys/devices/system/cpu ({there or 'none'})"
+            raise bad(what, expected, f"an affinity for {allowed}")
         if ids[-1] >= MAX_LCORE:
             what = f"lcore {ids[-1]} >= RTE_MAX_LCORE ({MAX_LCORE})"
             raise bad(what, f"lcores below {MAX_LCORE}", ids[-1], "choose lcores with -l")

@@ -51,12 +51,6 @@ class Options:
         self.ignored: list[str] = []
         self.cores_by = ""  # which of -c, -l, --lcores
 
-    @property
-    def huge_unlink(self) -> str:
-        if not self.unlink_existing:
-            return "never"
-        return "always" if self.unlink_before_mapping else "existing"
-
 
 def _refused(what: str, fix: str, reason: str = "argument") -> EalError:
     return EalError(EINVAL, "options", what, fix=fix, reason=reason)

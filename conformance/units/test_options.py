@@ -23,7 +23,8 @@ TOKEN = "f81d4fae-7dec-11d0-A765-00a0c91e6bf6"
 
 # Arguments and what becomes of them in 22.11; a real librte_eal must accept them too.
 ACCEPTED: list[tuple[list[str], dict[str, object]]] = [
-    ([], {"memory": 0, "file_prefix": "rte", "huge_unlink": "existing", "proc_type": "primary",
+    ([], {"memory": 0, "file_prefix": "rte", "proc_type": "primary",
+          "unlink_existing": True, "unlink_before_mapping": False,
           "iova_mode": None, "socket_mem": None, "lcores": None, "ignored": []}),
     (["-m", "64"], {"memory": 64 * MB}),
     (["-m64"], {"memory": 64 * MB}),
@@ -46,16 +47,16 @@ ACCEPTED: list[tuple[list[str], dict[str, object]]] = [
     (["--legacy-mem", "--socket-limit=8"], {"legacy_mem": True, "socket_limit": {0: 8 * MB}}),
     (["--no-huge"], {"no_huge": True, "legacy_mem": True, "memory": 0}),
     (["--no-hu", "--legacy", "--single"], {"no_huge": True, "single_file_segments": True}),
-    (["--in-memory"], {"in_memory": True, "no_shconf": True, "huge_unlink": "always"}),
+    (["--in-memory"], {"in_memory": True, "no_shconf": True, "unlink_before_mapping": True}),
     (["--in-memory", "--single-file-segments"], {"single_file_segments": True}),
     (["--match-allocations", "--no-shconf"], {"match_allocations": True, "no_shconf": True}),
-    (["--huge-unlink"], {"huge_unlink": "always"}),
-    (["--huge-unlink=existing"], {"huge_unlink": "existing"}),
-    (["--huge-unlink=always"], {"huge_unlink": "always"}),
-    (["--huge-unlink=never"], {"huge_unlink": "never"}),
-    (["--huge-unlink", "never"], {"huge_unlink": "always"}),
-    (["--huge-unlink", "--huge-unlink=existing"], {"huge_unlink": "always"}),
-    (["--single-file-segments", "--huge-unlink=never"], {"huge_unlink": "never"}),
+    (["--huge-unlink"], {"unlink_before_mapping": True}),
+    (["--huge-unlink=existing"], {"unlink_existing": True, "unlink_before_mapping": False}),
+    (["--huge-unlink=always"], {"unlink_before_mapping": True}),
+    (["--huge-unlink=never"], {"unlink_existing": False}),
+    (["--huge-unlink", "never"], {"unlink_before_mapping": True}),
+    (["--huge-unlink", "--huge-unlink=existing"], {"unlink_before_mapping": True}),
+    (["--single-file-segments", "--huge-unlink=never"], {"unlink_existing": False}),
     (["--no-huge", "--huge-unlink=never"], {"no_huge": True}),
     (["--base-virtaddr=0x7f0000001000"], {"base_virtaddr": 0x7F0001000000}),
     (["--base-virtaddr", "100000000"], {"base_virtaddr": 0x100000000}),
@@ -430,7 +431,7 @@ def test_a_real_eal_agrees_on_every_list(real: tuple[releases.Release, Ask]) -> 
     differing = []
     for args in LISTS:
         try:
-            lcores.enabled(options.parse(args, release), cpus)
+            lcores.enabled(options.parse(args, release), cpus, os.sched_getaffinity(0))
             words = None
         except EalError as e:
             words = e.what.partition(": ")[0]
