@@ -107,7 +107,7 @@ def test_a_failed_start_leaves_nothing(
 def test_an_unused_list_that_cannot_be_removed_leaves_nothing(
     start: Any, call: Any, error: Any, run: Any
 ) -> None:
-    """List 1 is unmapped, then its array is in use: the other lists are unmapped, too."""
+    """List 1 is unmapped, then its array is in use: the other lists are unmapped."""
     eal = start("-m", "4", "--iova-mode=va", init=False)
     path = f"{run}/{eal.prefix}/fbarray_memseg-2048k-0-1"
     trace = eal.trace(call, inject=f"{call}:error={error}", path=path)
