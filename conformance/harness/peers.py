@@ -32,6 +32,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from conformance import FIXTURES
+from conformance.harness import neighbours
 
 DATA = FIXTURES / "peers"
 KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -67,7 +68,7 @@ def cache():
             d.mkdir(mode=0o755 if root else 0o700, parents=True, exist_ok=True)
         except OSError:
             continue
-        if d.stat().st_uid == os.geteuid() and os.access(d, os.W_OK):
+        if neighbours.private(d) and os.access(d, os.W_OK):
             return d
     raise Unobtainable(f"no folder to cache in: neither {home} nor {tempfile.gettempdir()}")
 

@@ -9,6 +9,7 @@ import argparse
 import copy
 import ctypes
 import datetime
+import fcntl
 import itertools
 import json
 import os
@@ -26,10 +27,9 @@ from importlib import metadata
 from pathlib import Path
 
 from conformance import SUITE
-from conformance.harness import catalogue, host, peers
+from conformance.harness import catalogue, host, neighbours, peers
 from conformance.harness.child import TargetDied, TargetHung, greet
 from conformance.harness.console import ink, say
-from conformance.harness.neighbours import NOT_JUDGED
 from conformance.runner.report import merge, pages, results
 from pyeal import loans
 
@@ -353,7 +353,8 @@ def run_target(t, args, facts, folder, tmp):
     Nothing for a pair of processes that no test was chosen for.
     """
     part, log = tmp / f"{len(os.listdir(tmp))}.jsonl", folder / f"{_plain(t.name)}.log"
-    collected = part.with_suffix(".collected")
+    collected, own = part.with_suffix(".collected"), part.with_suffix(".own")
+    own.mkdir(mode=0o700)
     argv = [sys.executable, "-P", "-m", "pytest", "-c", SUITE / "pytest.toml", SUITE]
     argv += ["-p", "conformance.runner.report.progress", "-p", "no:cacheprovider", "--tb=short"]
     argv += ["-p", "no:hypothesispytest"]  # imports itself whole, for tests that are not here
@@ -377,6 +378,7 @@ def run_target(t, args, facts, folder, tmp):
         "PYTHONPATH": os.pathsep.join(path),
         "CONFORM_PROGRESS": str(w),
         "CONFORM_COLLECTED": str(collected),
+        neighbours.FOLDER: str(own),
     }
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # asserts are rewritten once, not by every worker
     if args.quick:
@@ -558,12 +560,25 @@ def main(argv):
 
 
 def working_folder(base=None):
-    """Of this run, in `base`; those of runs that were killed go."""
-    base = base or tempfile.gettempdir()
-    for d in Path(base).glob("conform-[0-9]*-*"):
-        if d.stat().st_uid == os.geteuid() and not loans.started(d.name.split("-")[1]):
+    """Of this run, in `base`, locked as long as it lives; those of runs that were killed go."""
+    base = Path(base or tempfile.gettempdir())
+    for d in base.glob("pyeal-run-*"):
+        if neighbours.private(d) and locked(d):
             shutil.rmtree(d, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"conform-{os.getpid()}-", dir=base))
+    new = tempfile.mkdtemp(prefix="pyeal-new-", dir=base)
+    locked(new)
+    return Path(new).rename(base / new.rpartition("/")[2].replace("new", "run", 1))
+
+
+def locked(folder):
+    """Whether this process has locked a folder, until it ends: no living process had."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return False
+    return True
 
 
 def memory():
@@ -648,8 +663,8 @@ def judge(said, runs):
             print(f"conform: {t.name}: {'; '.join([why, *run.broken])}", file=sys.stderr)
             print("\n".join(f"  | {line}" for line in tail), file=sys.stderr)
             code = BROKEN
-        elif lost := [x for x in run.tests.values() if x.reason.startswith(NOT_JUDGED)]:
-            print(f"conform: {t.name}: {len(lost)} tests {NOT_JUDGED}", file=sys.stderr)
+        elif lost := [x for x in run.tests.values() if x.reason.startswith(neighbours.NOT_JUDGED)]:
+            print(f"conform: {t.name}: {len(lost)} tests {neighbours.NOT_JUDGED}", file=sys.stderr)
             code = BROKEN
         elif run.counts()["failed"] and code == OK:
             code = VERDICTS

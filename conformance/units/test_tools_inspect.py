@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,7 @@ def test_requests_that_are_none(request_: str, words: str) -> None:
 @pytest.fixture
 def demo() -> Iterator[tuple[Any, dict[str, str]]]:
     """(layout, environment) of a living EAL for any user."""
-    run = Path(f"/tmp/eal_inspect_{os.getpid()}")  # a socket's path has 107 characters
-    run.mkdir()
+    run = Path(tempfile.mkdtemp(prefix="eal-"))  # a socket's path has 107 characters
     env = environment() | {"RUNTIME_DIRECTORY": str(run)}
     argv = [sys.executable, "-P", "-m", "pyeal", "init", "--json", "--"]
     argv += ["--no-huge", "-m", "16", "--file-prefix", f"demo{os.getpid()}"]
