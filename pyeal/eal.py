@@ -256,7 +256,7 @@ class Primary(memory.Stages):
         from . import hugepages
 
         e = self.eal
-        return hugepages.Discovery(e.options, e.release, e.sockets, e.host, e.log).run()
+        return hugepages.Discovery(e.options, e.sockets, e.host, e.log).run()
 
     def open_config(self) -> config.Config:
         """The runtime directory and config. rte_eal_config_create"""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .options import Options
-    from .releases import Release
 
 MAX_SIZES = layout.MAX_HUGEPAGE_SIZES
 MAX_RECORDS = 4  # of hugepage_info: 3, on Arm 4
@@ -34,8 +33,6 @@ NODES = "devices/system/node"
 
 class HugepageInfo:
     """One page size that counts. common/eal_internal_cfg.h: struct hugepage_info"""
-
-    __slots__ = ("hugedir", "lock_fd", "num_pages", "num_reusable", "open_files", "page_sz")
 
     def __init__(self, page_sz: int, hugedir: str, nodes: int) -> None:
         self.page_sz, self.hugedir = page_sz, hugedir  # "": anonymous pages (--in-memory)
@@ -152,18 +149,11 @@ def default_size(host: Host = LOCAL) -> int:
 class Survey:
     """Reads a host for one set of options. Discovery also locks, and removes stale files."""
 
-    def __init__(
-        self,
-        options: Options,
-        release: Release,
-        nodes: list[int],
-        host: Host = LOCAL,
-        log: Log | None = None,
-    ) -> None:
-        self.o, self.release, self.nodes, self.host = options, release, nodes, host
+    def __init__(self, o: Options, nodes: list[int], host: Host, log: Log | None = None) -> None:
+        self.o, self.release, self.nodes, self.host = o, o.release, nodes, host
         self.log: Log = log or (lambda level, text: None)
         self.unread: list[str] = []  # the counters that could not be read, and why
-        self.mounts: list[tuple[str, int | None]] | None = None
+        self.mounts: list[tuple[str, int]] | None = None
 
     def enter(self, info: HugepageInfo) -> None:
         """Is called with each size that has a hugedir, before its pages are counted."""

@@ -18,7 +18,6 @@ from .attached import AttachedConfig
 from .backing import Access
 from .errors import EalError, Log
 from .fbarray import Arrays, Fbarray, bits, runs
-from .host import LOCAL, Host
 from .layout import Memseg, Memzone
 from .memseg import MemsegList
 from .populate import Population
@@ -280,12 +279,12 @@ class Sync:
         return found
 
 
-def aslr_enabled(host: Host = LOCAL) -> bool:
+def aslr_enabled() -> bool:
     """Whether this process's addresses are random. linux/eal_memory.c: aslr_enabled"""
     if libc.personality() & libc.ADDR_NO_RANDOMIZE:
         return False
     try:
-        with open(f"{host.proc}/sys/kernel/randomize_va_space") as f:
+        with open("/proc/sys/kernel/randomize_va_space") as f:
             return f.read().strip() != "0"
     except OSError:
         return False

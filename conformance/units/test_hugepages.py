@@ -52,7 +52,6 @@ def test_discovery_counts_what_the_host_file_says(
     try:
         infos = hugepages.Survey(
             options.parse(e.args, r),
-            r,
             lcores.discover(r, fake).nodes,
             fake,
             lambda level, text: said.append(text),
@@ -91,7 +90,6 @@ def survey(
     said: list[str] = []
     infos = hugepages.Survey(
         options.parse([*args], r),
-        r,
         [0],
         FakeHost(trees[name], fake_host.load(name).statfs),
         lambda level, text: said.append(text),
@@ -117,7 +115,7 @@ def test_statfs_has_to_say_hugetlbfs(trees: dict[str, Path]) -> None:
     r = releases.get("26.07")
     host = FakeHost(trees["one-node-2M-1G"], lambda path: (0xEF53, M2))
     with pytest.raises(EalError, match="no free page of a mounted size for --huge-dir"):
-        hugepages.Survey(options.parse(["--huge-dir=/data"], r), r, [0], host).run()
+        hugepages.Survey(options.parse(["--huge-dir=/data"], r), [0], host).run()
 
 
 @pytest.mark.parametrize(("release", "taken"), [("22.11.1", True), ("22.11.2", False)])
@@ -129,7 +127,7 @@ def test_a_huge_dir_beside_its_mount_point_was_taken_until_22_11_2(
     host = FakeHost(trees["one-node-2M-1G"], lambda path: (0, 0))
     args = options.parse(["--huge-dir=/mnt/huge2M-of-vm"], r)
     try:
-        dirs = [info.hugedir for info in hugepages.Survey(args, r, [0], host).run()]
+        dirs = [info.hugedir for info in hugepages.Survey(args, [0], host).run()]
     except EalError as error:
         dirs = [error.stage]
 
@@ -195,7 +193,7 @@ class Dir:
 
     def discover(self, *args: str, release: str = "22.11.11") -> hugepages.Infos:
         r = releases.get(release)
-        return hugepages.Discovery(options.parse([*args], r), r, [0], self.host).run()
+        return hugepages.Discovery(options.parse([*args], r), [0], self.host).run()
 
     def make(self, *names: str) -> None:
         for name in names:

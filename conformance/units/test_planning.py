@@ -81,7 +81,7 @@ def plan(name: str, release: str, root: Path) -> list[memseg.ListPlan]:
     fake_host.expand(name, root)
     fake = FakeHost(root, host.statfs)
     nodes = lcores.discover(r, fake).nodes
-    infos = hugepages.Survey(options.parse(e.args, r), r, nodes, fake).run()
+    infos = hugepages.Survey(options.parse(e.args, r), nodes, fake).run()
     return memseg.plan([info.page_sz for info in infos], nodes, r)
 
 

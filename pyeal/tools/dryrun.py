@@ -16,7 +16,7 @@ from pyeal.backing.base import Backing, ListPerFd
 from pyeal.backing.legacy import LegacyFiles
 from pyeal.backing.memory import NoHuge
 from pyeal.eal import Eal, Primary
-from pyeal.errors import EalError
+from pyeal.errors import EalError, Log
 from pyeal.fbarray import bits, file_size, runs
 from pyeal.hugepage_data import RECORD, Page
 from pyeal.libc import MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_RW
@@ -29,7 +29,6 @@ from pyeal.vaspace import VaSpace, align
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 FIXED = 12  # descriptors of EAL beside those of pages: config, sockets, epoll, arrays' directory
@@ -59,14 +58,9 @@ class Survey(hugepages.Survey):
     """Discovery without a lock: what EAL would clear away is counted as free, and stays."""
 
     def __init__(
-        self,
-        opts: options.Options,
-        release: releases.Release,
-        nodes: list[int],
-        view: ProcessView,
-        log: Callable[[str, str], object],
+        self, opts: options.Options, nodes: list[int], view: ProcessView, log: Log | None = None
     ) -> None:
-        super().__init__(opts, release, nodes, view, log)
+        super().__init__(opts, nodes, view, log)
         self.view = view
         self.cleared: dict[int, int] = {}  # page size -> pages
 
@@ -301,7 +295,7 @@ class FakePrimary(Primary):
 
     def discover(self) -> hugepages.Infos:
         e = self.eal
-        survey = Survey(e.options, e.release, e.sockets, self.view, e.log)
+        survey = Survey(e.options, e.sockets, self.view, e.log)
         infos = survey.run()
         self.cleared = survey.cleared
         self.limits = find_limits(survey, infos)
@@ -504,7 +498,7 @@ def find_limits(survey: Survey, infos: hugepages.Infos) -> list[PageLimit]:
     for info in infos:
         sz, word = info.page_sz, size(info.page_sz)
         back = survey.cleared.get(sz, 0) + info.num_reusable
-        quiet = hugepages.Survey(opts, survey.release, survey.nodes, view)
+        quiet = hugepages.Survey(opts, survey.nodes, view)
         extra = quiet.on_demand(names[sz])
         free = {node: quiet.on_node(names[sz], sz, node) for node in survey.nodes}
         if not os.path.isdir(f"{view.sys}/{hugepages.NODES}"):

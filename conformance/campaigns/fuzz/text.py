@@ -129,7 +129,7 @@ class Text:
             all_pools(fake)
         e = host.expects[sum(at for at, _ in case.edits) % len(host.expects)]
         o = options.parse(e.args, release)
-        for info in hugepages.Survey(o, release, cpus.nodes, fake).run():
+        for info in hugepages.Survey(o, cpus.nodes, fake).run():
             bounded(info.num_pages, 0, hugepages.U32)
             bounded([info.page_sz], 1, U64 - 1)
 

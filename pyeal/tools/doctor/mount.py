@@ -40,7 +40,7 @@ def check(c: Case) -> Iterator[Finding]:
         return
     dirs = {sz: d for sz, d in c.hugedirs.items() if d}
     if not dirs:
-        survey = hugepages.Survey(c.o, c.release, [0], c.view)
+        survey = hugepages.Survey(c.o, [0], c.view)
         dirs = {sz: d for sz in known.values() if (d := survey.hugedir(sz))}
     if not dirs:
         sizes_ = _reserved(c, known)

@@ -46,7 +46,7 @@ def _hugedir_rights(c: Case) -> Iterator[Finding]:
     v = c.view
     dirs = [d for d in c.hugedirs.values() if d]
     if not dirs and c.error and c.error.reason == "hugedir-lock":
-        survey = hugepages.Survey(c.o, c.release, [0], v)
+        survey = hugepages.Survey(c.o, [0], v)
         dirs = [d for _, sz in hugepages.sizes(v) if (d := survey.hugedir(sz))]
     for d in dirs:
         try:
