@@ -138,9 +138,10 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_what_only_root_may_do_says_so() -> None:
-    assert as_root("mount -t hugetlbfs none /mnt") == "sudo mount -t hugetlbfs none /mnt"
-    assert as_root("echo 1 > /proc/sys/x") == "sudo sh -c 'echo 1 > /proc/sys/x'"
-    assert as_root("--file-prefix x") == "--file-prefix x"
+    assert as_root("mount -t hugetlbfs none /mnt", sudo=True) == "sudo mount -t hugetlbfs none /mnt"
+    assert as_root("echo 1 > /proc/sys/x", sudo=True) == "sudo sh -c 'echo 1 > /proc/sys/x'"
+    assert as_root("--file-prefix x", sudo=True) == "--file-prefix x"
+    assert as_root("umount /mnt", sudo=False) == "as root of the host: umount /mnt"
 
 
 def test_touch_without_pages_says_so() -> None:

@@ -74,6 +74,12 @@ class ProcessView(Host):
         return int(self.status.get("Uid", f"{os.geteuid()} {os.geteuid()}").split()[1])
 
     @property
+    def in_user_namespace(self) -> bool:
+        """Whether its user ids are those of a user namespace: its root is not the host's."""
+        words = self.read(f"{self.me[len(self.root) :]}/uid_map").split()
+        return bool(words) and words != ["0", "0", "4294967295"]
+
+    @property
     def gids(self) -> set[int]:
         words = [
             *self.status.get("Gid", "0 0").split()[1:2],

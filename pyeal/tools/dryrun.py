@@ -316,7 +316,7 @@ class DryRun(Eal):
     def __init__(
         self, args: list[str], release: str | None = None, view: ProcessView | None = None
     ) -> None:
-        self.view = view or ProcessView()
+        self.view, self.args = view or ProcessView(), args
         self.error: EalError | None = None
         self.said: list[tuple[str, str]] = []
         self.none = FakePrimary(self, self.view)

@@ -1,4 +1,7 @@
-"""The commands that doctor and explain tell a user to run: each is complete and tested.
+"""The commands and arguments that doctor, plan and explain tell a user: one table, each row tested.
+
+A row is a template; a test of units/live/doctor/test_fixes.py makes the situation, carries out what
+doctor then says, and starts EAL. Words that begin with -- or - are arguments of EAL.
 
 hugetlbfs ignores `mount -o remount,size=|uid=`: what a mount allows is changed by chown, or by
 another mount. dpdk-hugepages.py is not part of every installation, and refuses fractions.
@@ -12,6 +15,79 @@ from pyeal.populate import pool_file
 from pyeal.tools import size
 
 LEAST = 64 << 20  # bytes that a start without -m, and small tools, need
+
+# --- what lets the start succeed
+FIXES = {
+    # arguments of EAL
+    "release": "--as {release}, which takes them",
+    "no-huge": "--no-huge",
+    "in-memory": "--in-memory",
+    "no-shconf": "--no-shconf",
+    "single-file": "--single-file-segments",
+    "iova-va": "--iova-mode=va",
+    "iova-pa": "--iova-mode=pa",
+    "cores": "-l {cpus}",
+    "prefix": "--file-prefix {prefix}",
+    "huge-dir": "--huge-dir {directory}",
+    "base": "--base-virtaddr={base:#x}",
+    "pagesz-mem": "--pagesz-mem {size}:{most}",
+    "less": "-m {mb}",
+    "megabytes": "-m 64 for 64 megabytes",
+    "socket-mem": "--socket-mem {mbs}",
+    "socket-limit": "--socket-limit {mbs}",
+    # commands of a shell
+    "resize": "echo {n} > {file}",
+    "mount": "mkdir -p {at}; mount -t hugetlbfs -o pagesize={size}{options} none {at}",
+    "another-mount": "mkdir -p {at}; mount -t hugetlbfs -o pagesize={size}{options} none {at}"
+    "  # then --huge-dir {at}",
+    "umount": "umount {at}",
+    "writable": "mount -o remount,rw {at}",
+    "own": "chown {uid} {directory}",
+    "runtime": "export {variable}=$(mktemp -d)",
+    "limit": "ulimit {flag} unlimited",
+    "limit-of": "prlimit --pid {pid} --as=unlimited",
+    "stale": "pyeal stale --delete",
+    "cgroup": "echo {n} > {file}",
+    "max-map-count": "sysctl -w vm.max_map_count={n}",
+    "core-dump": "echo 0x33 > /proc/{pid}/coredump_filter",
+    "continue": "kill -CONT {pid}",
+    "old-directory": "rm -r {at}",
+}
+# --- what is changed outside of this process, by hand
+BY_HAND = {
+    "pod": "hugepages-{size}i: {n}i in requests and limits of the pod",
+    "capability": "docker run --cap-add SYS_NICE",
+    "profile": "allow {call} in the seccomp profile of the container",
+    "host-pids": "run it with --pid=host, or on the host",
+    "pod-prefix": "--file-prefix $POD_UID",
+    "volume": "docker run -v {directory}:{directory}",
+    "cpuset": "nodes {nodes} in cpuset.mems of its cgroup",
+    "larger-pages": "pages of 1G: hugepagesz=1G hugepages=N on the kernel's command line",
+    "not-in-memory": "leave out --in-memory",
+    "same-user": "run it as user {uid}",
+    "same-release": "a secondary of {release}",
+    "same-build": "a secondary of the primary's build",
+    "same-libraries": "link the primary with the same libraries",
+    "primary-without": "start the primary without {option}",
+    "primary-base": "--base-virtaddr={base:#x} for the primary",
+    "start-primary": "start a primary first",
+    "wait-primary": "wait until process {pid} is up, or restart it",
+    "locked-memory": "ulimit -l unlimited, or LimitMEMLOCK=infinity of the service",
+}
+# --- what shows more
+LOOK = {
+    "touch": "pyeal doctor --touch",
+    "plan": "pyeal plan -- ARGS",
+    "ps": "pyeal ps",
+    "as-root": "as root: pyeal doctor --pid {pid}",
+    "inside": "nsenter -t {pid} -a pyeal doctor",
+}
+ALL = FIXES | BY_HAND | LOOK
+
+
+def to(name: str, /, **words: object) -> str:
+    """Return the fix of that name."""
+    return ALL[name].format(**words)
 
 
 def pages(n: int, page_sz: int) -> int:
@@ -32,64 +108,51 @@ def reserve(page_sz: int, node: int | None = None, more: int = LEAST) -> str:
 
 def resize(page_sz: int, n: int, node: int | None = None) -> str:
     """Return the command that gives a pool n pages."""
-    return f"echo {n} > {pool_file(page_sz, node)}"
+    return to("resize", n=n, file=pool_file(page_sz, node))
 
 
 def mount(page_sz: int, at: str = "", options: str = "") -> str:
     """Return the command that mounts a hugetlbfs of a page size at a place of its own."""
     word = size(page_sz)
     at = at or ("/dev/hugepages" if word == "2M" else f"/dev/hugepages{word}")
-    return f"mkdir -p {at}; mount -t hugetlbfs -o pagesize={word}{options} none {at}"
+    return to("mount", at=at, size=word, options=options)
 
 
-def another_mount(page_sz: int) -> str:
+def another_mount(page_sz: int, uid: int = 0) -> str:
     """Return the command that mounts a hugetlbfs without limits, for --huge-dir."""
-    at = f"/mnt/huge-{size(page_sz)}"
-    return f"{mount(page_sz, at)}  # then --huge-dir {at}"
+    word = size(page_sz)
+    options = f",uid={uid},mode=0700" if uid else ""
+    return to("another-mount", at=f"/mnt/huge-{word}", size=word, options=options)
 
 
 def own(directory: str, uid: int | str) -> str:
     """Return the command that gives a hugepage directory to a user."""
-    return f"chown {uid} {directory}"
+    return to("own", uid=uid, directory=directory)
 
 
-def runtime_dir(path: str = "", uid: int | None = None) -> str:
+def runtime_dir(path: str = "", uid: int | None = None, named: bool = False) -> str:
     """Return the command that gives EAL another runtime directory.
 
-    EAL of root ignores XDG_RUNTIME_DIR. path: the one that fails, which tells whose EAL it is.
+    EAL of root ignores XDG_RUNTIME_DIR. path: the one that fails, which tells whose EAL it is;
+    named: the release obeys RUNTIME_DIRECTORY, which is stronger than the other.
     """
-    if path.startswith(("/var/run/dpdk", "/run/dpdk")):
+    if named or path.startswith(("/var/run/dpdk", "/run/dpdk")):
         root = True
     else:
         root = not path and (os.getuid() if uid is None else uid) == 0
-    return f"export {'RUNTIME_DIRECTORY' if root else 'XDG_RUNTIME_DIR'}=$(mktemp -d)"
+    return to("runtime", variable="RUNTIME_DIRECTORY" if root else "XDG_RUNTIME_DIR")
 
 
 def another_prefix(prefix: str) -> str:
     """Return the argument that gives EAL other files than those of a prefix in use."""
-    return f"--file-prefix {prefix}2"
-
-
-def writable(directory: str) -> str:
-    """Return the command that makes a mount writable."""
-    return f"mount -o remount,rw {directory}"
-
-
-def cores(usable: str) -> str:
-    """Return the argument that names the CPUs which a process may use."""
-    return f"-l {usable}"
-
-
-def limit(flag: str) -> str:
-    """Return the command of a shell that lifts a resource limit of what it starts."""
-    return f"ulimit {flag} unlimited"
+    return to("prefix", prefix=f"{prefix}2")
 
 
 def seccomp(call: str) -> str:
     """Return what lets a container make a system call."""
     if call.endswith("mempolicy") or call == "mbind":
-        return "docker run --cap-add SYS_NICE"
-    return f"allow {call} in the seccomp profile, or start without it"
+        return to("capability")
+    return to("profile", call=call)
 
 
 def process_name(pid: int) -> str:

@@ -125,7 +125,7 @@ def facts(r: DryRun) -> dict[str, Any]:
         "error": e
         and {"stage": e.stage, "errno": e.errno, "text": e.text, "limit": r.binding_link},
         "pyeal": own and {"stage": own.stage, "errno": own.errno, "text": own.text},
-        "says": [text for level, text in r.said if level not in ("DEBUG", "INFO")],
+        "says": [text for level, text in r.said if level not in ("DEBUG", "INFO")] + _misread(r),
     }
     if o is None or e:
         return out
@@ -178,6 +178,15 @@ def facts(r: DryRun) -> dict[str, Any]:
         "seconds": round(bytes_ / rate + (0 if o.no_huge else mapped * each), 4),
         "measured": {"bytes_per_second": round(rate), "seconds_per_file": round(each, 7)},
     }
+
+
+def _misread(r: DryRun) -> list[str]:
+    """Return warnings of values that EAL takes for others."""
+    from pyeal.tools import steps
+
+    if r.error:
+        return []
+    return [f"{text}: {do}" for text, do in steps.misread(r.args, r.options, r.sockets)]
 
 
 def arguments(p: argparse.ArgumentParser) -> None:

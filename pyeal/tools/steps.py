@@ -13,7 +13,8 @@ import stat
 from ctypes import sizeof
 from errno import EACCES, EFAULT, EINVAL, ENODEV, ENOMEM, ENOSYS, EPERM
 
-from pyeal import files, layout, libc, memseg
+from pyeal import files, layout, libc, memseg, options
+from pyeal.cparse import size_of
 from pyeal.errors import EalError
 from pyeal.fbarray import file_size
 from pyeal.libc import PAGE
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pyeal.look.process_view import ProcessView
+    from pyeal.releases import Release
     from pyeal.tools.dryrun import DryRun
 
 # of rte_eal_init; the other stages are parts of "memory"
@@ -55,7 +57,7 @@ def errors(r: DryRun) -> Iterator[EalError]:
         for level in (first, path):
             why, made = _mkdir(v, level, made and os.path.dirname(level) == first)
             if why:
-                yield _no_directory(v, level, why)
+                yield _no_directory(r, level, why)
                 return
         yield from _shared_files(r, path)
     if v.own:
@@ -93,16 +95,23 @@ def _mkdir(v: ProcessView, path: str, above_is_new: bool) -> tuple[str, bool]:
     return "", True
 
 
-def _no_directory(v: ProcessView, path: str, why: str) -> EalError:
+def _no_directory(r: DryRun, path: str, why: str) -> EalError:
     return EalError(
         EINVAL,
         "runtime",
         f"Cannot create runtime directory {path}",
         expected="a directory that this user can create",
         found=why,
-        fix=fixes.runtime_dir(path if v.uid == 0 else "", v.uid),
+        fix=_elsewhere(r),
         reason="runtime-directory",
     )
+
+
+def _elsewhere(r: DryRun) -> str:
+    """Return what gives the start another runtime directory, or none."""
+    if not r.release.runtime_directory_env and r.view.uid == 0:
+        return fixes.to("no-shconf")  # no variable is obeyed
+    return fixes.runtime_dir("", r.view.uid, r.release.runtime_directory_env)
 
 
 def _shared_files(r: DryRun, at: str) -> Iterator[EalError]:
@@ -127,25 +136,25 @@ def _shared_files(r: DryRun, at: str) -> Iterator[EalError]:
         except FileNotFoundError:
             old = None
         except OSError as e:
-            yield _no_file(v, at, name, stage, e.strerror or "")
+            yield _no_file(r, at, name, stage, e.strerror or "")
             return
         if why := _not_opened(v, f"{at}/{name}", old, may_write, inodes):
-            yield _no_file(v, at, name, stage, why)
+            yield _no_file(r, at, name, stage, why)
             return
         inodes -= old is None
         if held := _held(v, old, name, at):
-            yield held if isinstance(held, EalError) else _no_file(v, at, name, stage, held)
+            yield held if isinstance(held, EalError) else _no_file(r, at, name, stage, held)
             return
         if n > most:
             found = f"ulimit -f {most >> 10}"
-            yield _no_file(v, at, name, stage, found, size(n), fixes.limit("-f"))
+            yield _no_file(r, at, name, stage, found, size(n), fixes.to("limit", flag="-f"))
             return
         room -= -(-n // PAGE) - (old.st_blocks * 512 // PAGE if old else 0)
         if room < 0 and n:
             need = sum(-(-m // PAGE) * PAGE for _, m, _ in _files(r))
             found = f"{size(max(st.f_bavail * st.f_frsize, 1))} free: EAL dies of SIGBUS there"
-            fix = fixes.runtime_dir(at if v.uid == 0 else "", v.uid)
-            yield _no_file(v, at, name, stage, found, f"{size(need)} for its files", fix)
+            fix = _elsewhere(r)
+            yield _no_file(r, at, name, stage, found, f"{size(need)} for its files", fix)
             return
 
 
@@ -219,12 +228,12 @@ def _held(v: ProcessView, old: os.stat_result | None, name: str, at: str) -> Eal
 
 
 def _no_file(
-    v: ProcessView, at: str, name: str, stage: str, found: str, expected: str = "", fix: str = ""
+    r: DryRun, at: str, name: str, stage: str, found: str, expected: str = "", fix: str = ""
 ) -> EalError:
     errno = {"config": 0, "hugepages": EACCES, "memzone": ENODEV, "mp": EFAULT}.get(stage, ENOMEM)
     what = f"Cannot make {at}/{name}"
     expected = expected or "a file that this user can open, lock and fill"
-    fix = fix or fixes.runtime_dir(at if v.uid == 0 else "", v.uid)
+    fix = fix or _elsewhere(r)
     fields = {"expected": expected, "found": found, "fix": fix, "reason": "runtime-file"}
     return EalError(errno, stage, what, **fields)
 
@@ -251,7 +260,7 @@ def _forbidden(r: DryRun) -> Iterator[EalError]:
         ("get_mempolicy", libc.get_mempolicy, first_page(r), huge and not o.legacy_mem),
         ("sched_setaffinity", _try_affinity, "threads", True),
     ):  # fmt: skip
-        asks = name == "get_mempolicy"  # and no more than that: a security module shows, too
+        asks = name == "get_mempolicy"  # and no more than that: it shows a security module as well
         if needed and (asks or filtered) and (why := _denied(probe, asks)):
             yield EalError(
                 EPERM,
@@ -336,7 +345,7 @@ def _page_files(r: DryRun) -> Iterator[EalError]:
                 what,
                 expected=f"files of {size(sz)}",
                 found=f"ulimit -f {most >> 10}",
-                fix=fixes.limit("-f"),
+                fix=fixes.to("limit", flag="-f"),
                 reason="file-size",
             )
         if o.in_memory:
@@ -345,7 +354,7 @@ def _page_files(r: DryRun) -> Iterator[EalError]:
         if len(os.fsencode(f"{o.file_prefix}map_0")) > NAME_MAX:
             found, fix = "File name too long", fixes.another_prefix("rte")
         elif os.statvfs(v.path(d)).f_flag & os.ST_RDONLY:
-            found, fix = "ro", fixes.writable(d)
+            found, fix = "ro", fixes.to("writable", at=d)
         elif not v.access(d, os.R_OK | os.W_OK | os.X_OK):
             found, fix = f"user {v.uid} may not write there", fixes.own(d, v.uid)
         if found:
@@ -357,7 +366,7 @@ def _page_files(r: DryRun) -> Iterator[EalError]:
 def _locked(r: DryRun) -> Iterator[EalError]:
     """Yield a hugepage directory that is locked: the start waits for it without a limit.
 
-    Legacy mode waits for each of its page files, too.
+    Legacy mode also waits for each of its page files.
     """
     held = r.view.flocked()
     for info in (i for i in r.infos if i.hugedir):
@@ -395,7 +404,7 @@ def _threads(r: DryRun) -> Iterator[EalError]:
             f"Cannot set affinity to CPU {','.join(map(str, out))}",
             expected="CPUs of this process's cpuset",
             found=f"Cpus_allowed_list: {usable}",
-            fix=fixes.cores(usable),
+            fix=fixes.to("cores", cpus=usable),
             reason="cpuset",
         )
 
@@ -448,3 +457,41 @@ def _own_of_files(r: DryRun) -> Iterator[EalError]:
 def _refused(stage: str, path: str, e: OSError) -> EalError:
     what = f"pyeal init refuses {path}"
     return EalError(e.errno or 0, stage, what, found=e.strerror or "", reason="stricter")
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def misread(args: list[str], o: options.Options, nodes: list[int]) -> list[tuple[str, str]]:
+    """Return the values that EAL reads otherwise than they look, in silence, and what to write."""
+    found = []
+    for word, value in zip(args, [*args[1:], ""], strict=False):
+        name, eq, joined = word.partition("=")
+        if word.startswith("-m") and not word.startswith("--") and word != "-m":
+            name, value = "-m", word[2:]
+        elif eq:
+            value = joined
+        if name not in ("-m", "--memory-size") or value.isdecimal():
+            continue
+        read, meant = o.memory >> 20, (size_of(value) or 0) >> 20
+        text = f"EAL reads {name} {value} as {read} MB: it takes a number of megabytes"
+        do = fixes.to("less", mb=meant) if meant else fixes.to("megabytes")
+        found.append((text, do))
+    for name, amounts in (("mem", o.socket_mem), ("limit", o.socket_limit)):
+        if gone := [k for k, n in (amounts or {}).items() if n and nodes and k not in nodes]:
+            here = ",".join(map(str, nodes))
+            text = f"--socket-{name} names node {gone[0]}, which is not here: there is {here}"
+            mbs = [str((amounts or {}).get(k, 0) >> 20) for k in range(max(nodes) + 1)]
+            found.append((text, fixes.to(f"socket-{name}", mbs=",".join(mbs))))
+    return found
+
+
+def args_of(v: ProcessView, release: Release) -> list[str]:
+    """Return the arguments of EAL on a process's command line, [] if those are no EAL's."""
+    argv = v.process.cmdline[1:]
+    args = argv[: argv.index("--")] if "--" in argv else argv
+    try:
+        options.parse(args, release)
+    except EalError:
+        return []
+    return args

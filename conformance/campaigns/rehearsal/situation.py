@@ -156,7 +156,7 @@ def runtime_place(s: Situation, r: random.Random) -> None:
 
 @maker
 def runtime_rights(s: Situation, r: random.Random) -> None:
-    """What lies where the runtime directory will be."""
+    """The file or directory at the place of the runtime directory."""
     base = "/tmp" if s.uid or s.userns else "/run"
     way = r.choice(["file", "link", "foreign", "foreign-open", "closed", "ro", "prefix-file",
                     "prefix-link", "config-dir", "config-foreign", "dangling"])  # fmt: skip

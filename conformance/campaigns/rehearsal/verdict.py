@@ -114,7 +114,7 @@ def verdicts(ran: dict[str, Ran]) -> dict[str, str]:
 
 
 def same(real: str, told: str) -> bool:
-    """Whether pyeal said what the real one did. A start that waits, or dies, is none."""
+    """Whether pyeal said what the real one did. A start that waits or dies is a failure."""
     if real == WAITS:
         return told not in (STARTS,)
     if real.startswith("SIG"):

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         ]
         facts: dict[str, object] = {
             "release": args.release or releases.DEFAULT,
-            "args": args.eal_args,
+            "args": case.args,
             "pid": view.pid,
             "verdict": FAIL if first or broken else OK,
             "first": first,

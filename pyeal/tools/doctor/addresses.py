@@ -6,7 +6,7 @@ from ctypes import sizeof
 
 from pyeal.look.process import NO_LIMIT
 from pyeal.look.process_view import ProcessView
-from pyeal.tools import size
+from pyeal.tools import fixes, size
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
 
 TYPE_CHECKING = False
@@ -41,9 +41,9 @@ def check(c: Case) -> Iterator[Finding]:
         return
     if e and e.reason == "lists-full":
         sz = min(c.hugedirs, default=2 << 20)
-        do = "larger pages: --huge-dir of a mount of 1G pages"
+        do = fixes.to("larger-pages")
         if c.release.lists == "per-type":
-            do = f"--pagesz-mem {size(sz)}:{size(c.needed(sz))}"
+            do = fixes.to("pagesz-mem", size=size(sz), most=size(c.needed(sz)))
         yield Finding(
             FAIL,
             "more pages than the lists of this release hold",
@@ -65,7 +65,7 @@ def check(c: Case) -> Iterator[Finding]:
             45,
             wanted=size(need),
             found=f"ulimit -v {soft >> 10}, {size(virtual)} used",
-            do=f"prlimit --pid {v.pid} --as=unlimited",
+            do=fixes.to("limit-of", pid=v.pid),
         )
         return
     missed = r.space.missed
@@ -83,11 +83,13 @@ def check(c: Case) -> Iterator[Finding]:
             *((42, 14) if asan else (14,)),
             wanted=f"{spans[0][0]:#x} and on free",
             found=collision,
-            do=f"--base-virtaddr={base:#x}",
+            do=fixes.to("base", base=base),
         )
     elif missed:
         text = f"Base virtual address hint ({missed[0]:#x} != {missed[1]:#x}) not respected!"
-        yield Finding(WARN, text, 14, 42, do="another --base-virtaddr")
+        yield Finding(
+            WARN, text, 14, 42, do=fixes.to("base", base=missed[1] + (1 << 30) & -(1 << 30))
+        )
     maps_most = int(v.read("/proc/sys/vm/max_map_count").strip() or 65530)
     pages = sum(r.pages().values()) if not c.o.no_huge else 0
     mappings = pages if not c.o.single_file_segments else 0
@@ -99,14 +101,14 @@ def check(c: Case) -> Iterator[Finding]:
             45,
             wanted=f"{mappings:,} mappings",
             found=f"vm.max_map_count {maps_most:,}",
-            do=f"sysctl vm.max_map_count={maps_most + mappings * 2}",
+            do=fixes.to("max-map-count", n=maps_most + mappings * 2),
         )
     if not collision and not missed:
         yield Finding(OK, f"{size(need)} reserved from {spans[0][0]:#x} on")
     contiguous = max((m.n_segs * m.page_sz for m in r.lists), default=0)
     if pages and c.requested > contiguous:
         text = f"one allocation can have {size(contiguous)} at most, the length of a list"
-        yield Finding(WARN, text, 13, do="1G pages")
+        yield Finding(WARN, text, 13, do=fixes.to("larger-pages"))
 
 
 def _reserve(c: Case) -> int:
@@ -155,7 +157,7 @@ def _primary_addresses(c: Case) -> Iterator[Finding]:
             14,
             wanted=f"{first:#x}-{last:#x} free",
             found=collision,
-            do=f"--base-virtaddr={base:#x} for the primary",
+            do=fixes.to("primary-base", base=base),
         )
         return
     soft, _ = c.view.limit("Max address space")
@@ -166,7 +168,7 @@ def _primary_addresses(c: Case) -> Iterator[Finding]:
             45,
             wanted=size(last - first),
             found=f"ulimit -v {soft >> 10}",
-            do="ulimit -v unlimited",
+            do=fixes.to("limit", flag="-v"),
         )
         return
     yield Finding(OK, f"{first:#x}-{last:#x} is free here")
@@ -176,5 +178,5 @@ def _primary_addresses(c: Case) -> Iterator[Finding]:
             WARN,
             "the primary lies high up, where address randomisation puts libraries",
             14,
-            do="--base-virtaddr=0x100000000 for the primary",
+            do=fixes.to("primary-base", base=0x100000000),
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pyeal import options, releases
 from pyeal.errors import EalError
-from pyeal.tools.doctor.model import FAIL, OK, Case, Finding
+from pyeal.tools import fixes, steps
+from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,11 +18,13 @@ def check(c: Case) -> Iterator[Finding]:
         text, do = e.what, e.fix
         rows = (38, 0) if e.reason == "no-huge" else (0,)
         other = _taken_by(c.args) if c.refused else ""
-        do = f"--as {other}, which takes them" if other else do or "pyeal plan -- ARGS"
+        do = fixes.to("release", release=other) if other else do or fixes.to("plan")
         wanted = e.expected or f"arguments of EAL {c.release.name}"
         yield Finding(FAIL, text, *rows, wanted=wanted, found=" ".join(c.args), do=do)
         return
     o = c.o
+    if c.of_process:
+        yield Finding(OK, f"of process {c.view.pid}: {' '.join(c.args) or 'none'}")
     mode = (
         "no-huge"
         if o.no_huge
@@ -35,6 +38,9 @@ def check(c: Case) -> Iterator[Finding]:
     )
     role = "secondary" if c.secondary else "primary"
     yield Finding(OK, f"{role}, {mode}, file prefix {o.file_prefix}")
+    nodes = getattr(c.dry_run, "sockets", [])
+    for text, do in steps.misread(c.args, o, nodes):
+        yield Finding(WARN, text, do=do)
     if o.no_huge:
         text = "--no-huge: no secondary can join, and no device can use it without VFIO"
         yield Finding(OK, text, 38, harmless=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyeal.tools import size
+from pyeal.tools import fixes, size
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding
 
 TYPE_CHECKING = False
@@ -30,11 +30,9 @@ def check(c: Case) -> Iterator[Finding]:
     pod = any("kubepods" in d for d in c.view.cgroups())
     if left < need or c.failed_at("cgroup"):
         when = "reserved (mmap fails)" if rsvd else "touched (SIGBUS)"
-        do = (
-            f"hugepages-{size(sz)}i: {size(need)}i in requests and limits of the pod"
-            if pod
-            else (f"echo {need + now} > {path}")
-        )
+        do = fixes.to("cgroup", n=need + now, file=path)
+        if pod:
+            do = fixes.to("pod", size=size(sz), n=size(need))
         yield Finding(
             FAIL,
             f"the hugetlb limit is enforced when pages are {when}",

@@ -6,7 +6,9 @@ look at what EAL itself never looks at. A check is a generator of Findings about
 
 from __future__ import annotations
 
-from pyeal.tools import size
+import shutil
+
+from pyeal.tools import fixes, size
 from pyeal.tools.doctor import (
     addresses,
     arguments,
@@ -21,6 +23,7 @@ from pyeal.tools.doctor import (
     pool,
 )
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
+from pyeal.tools.dryrun import DryRun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +65,16 @@ REASONS = {  # the same by the reason, which says more
     "runtime-file": "permission",
 }
 EARLY = ("runtime", "config", "mp", "memzone", "threads")  # before and after all about memory
+PROBLEMS = {  # rows of problems.py, by the reason of an error that no check explained
+    "runtime-directory": (10, 18),
+    "runtime-file": (10, 11),
+    "primary-exists": (5,),
+    "survivors": (21, 17),
+    "hugedir-locked": (44,),
+    "hugedir-rights": (10, 11),
+    "file-size": (11,),
+    "forbidden-call": (7,),
+}
 ROOT_ONLY = ("mkdir", "mount", "umount", "chown", "echo", "sysctl")
 SLOW = 2.0  # seconds of zeroing at a start that are worth a finding
 
@@ -97,25 +110,47 @@ def look_at(c: Case) -> dict[str, list[Finding]]:
             found["permission"].append(Finding(WARN, text, do=own.fix))
         if slow := _zeroing(c):
             found["pool"].append(slow)
-        if view.uid:
-            for f in (f for fs in found.values() for f in fs):
-                f.do = as_root(f.do)
+        if view.uid or view.in_user_namespace or not view.capable("sys_admin"):
+            for f in (f for fs in found.values() for f in fs if f.state in (WARN, FAIL)):
+                f.do = for_user(c, f.do)
     finally:
         if c.dry_run:
             c.dry_run.close()
     return found
 
 
-def as_root(do: str) -> str:
-    """Return a command with sudo if only root may run it."""
+def for_user(c: Case, do: str) -> str:
+    """Return a command that only root may run with what helps without root in front, if anything.
+
+    The arguments in front are rehearsed: with them the start succeeds.
+    """
     if do.partition(" ")[0] not in ROOT_ONLY:
         return do
-    return f"sudo sh -c '{do}'" if any(c in do for c in ";>") else f"sudo {do}"
+    here = ""
+    if c.error and not c.secondary:
+        for name in ("in-memory", "no-huge"):
+            here = fixes.to(name)
+            with DryRun([*c.args, here], c.release.name, c.view) as r:
+                if r.error is None:
+                    break
+            here = ""
+    root = as_root(do, not c.view.in_user_namespace and bool(shutil.which("sudo")))
+    return f"{here}, or {root}" if here else root
+
+
+def as_root(do: str, sudo: bool) -> str:
+    """Return a command as root's, by sudo if this machine has it."""
+    if do.partition(" ")[0] not in ROOT_ONLY:
+        return do
+    if not sudo:
+        return f"as root of the host: {do}"
+    return f"sudo sh -c '{do}'" if any(x in do for x in ";>") else f"sudo {do}"
 
 
 def _unexplained(e: EalError) -> Finding:
     wanted, found = e.expected or "a start", e.found or e.stage
-    return Finding(FAIL, e.what, wanted=wanted, found=found, do=e.fix or "pyeal plan -- ARGS")
+    rows, do = PROBLEMS.get(e.reason, ()), e.fix or fixes.to("plan")
+    return Finding(FAIL, e.what, *rows, wanted=wanted, found=found, do=do)
 
 
 def link_of(c: Case) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyeal import layout
 from pyeal.look.process import NO_LIMIT
-from pyeal.tools import size
+from pyeal.tools import fixes, size
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding
 from pyeal.tools.dryrun import FIXED
 
@@ -32,7 +32,7 @@ def check(c: Case) -> Iterator[Finding]:
             12,
             wanted=f"{wanted:,} open files",
             found=f"ulimit -Hn {hard}, {v.open_files()} open",
-            do="--single-file-segments",
+            do=fixes.to("single-file"),
         )
     file_most = v.limit("Max file size")[0]
     biggest = max(_biggest_file(c), layout.CONFIG_SIZE)
@@ -44,7 +44,7 @@ def check(c: Case) -> Iterator[Finding]:
             11,
             wanted=size(biggest),
             found=f"ulimit -f {file_most >> 10}",
-            do="ulimit -f unlimited",
+            do=fixes.to("limit", flag="-f"),
         )
     if any(a.partition("=")[2].startswith("virtio_user") or "virtio_user" in a for a in c.args):
         regions = need["pages"]
@@ -56,7 +56,7 @@ def check(c: Case) -> Iterator[Finding]:
                 25,
                 wanted=f"{REGIONS} at most",
                 found=f"{regions}",
-                do="--single-file-segments",
+                do=fixes.to("single-file"),
             )
     if bad:
         return
@@ -65,7 +65,7 @@ def check(c: Case) -> Iterator[Finding]:
     limited = hard < free and not (c.secondary or c.o.single_file_segments or c.o.legacy_mem)
     if limited:
         text = f"{hard:,} descriptors for {free:,} free pages: growing stops there"
-        yield Finding(WARN, text, 12, do="--single-file-segments")
+        yield Finding(WARN, text, 12, do=fixes.to("single-file"))
     else:
         most = f"{hard:,}" if hard < NO_LIMIT else "any number"
         yield Finding(OK, f"{total:,} of {most}")

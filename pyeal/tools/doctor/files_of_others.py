@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pyeal.look import locks
-from pyeal.tools import size
+from pyeal.tools import fixes, size
 from pyeal.tools.doctor import primary
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding, process_name
 
@@ -44,7 +44,7 @@ def _prefix_taken(c: Case) -> Iterator[Finding]:
             5,
             wanted=f"{c.directory}/config unlocked",
             found=process_name(c.config.owner),
-            do=f"--file-prefix {c.o.file_prefix}2",
+            do=fixes.another_prefix(c.o.file_prefix),
         )
         return
     held = c.view.flocked()
@@ -64,7 +64,7 @@ def _prefix_taken(c: Case) -> Iterator[Finding]:
                 17,
                 wanted=f"{name} unlocked",
                 found=process_name(pid),
-                do=f"--file-prefix {c.o.file_prefix}2; as the last resort kill {pid}",
+                do=fixes.another_prefix(c.o.file_prefix),
             )
             return
 
@@ -87,7 +87,7 @@ def _directory_lock(c: Case) -> Iterator[Finding]:
                     44,
                     wanted="it unlocked",
                     found=process_name(pid),
-                    do=f"--huge-dir of another mount; as the last resort kill {pid}",
+                    do=fixes.another_mount(min(c.hugedirs)),
                 )
 
 
@@ -108,7 +108,7 @@ def _same_names(c: Case) -> Iterator[Finding]:
                 21,
                 wanted=f"no living {c.o.file_prefix}map_* file",
                 found=f"{len(taken)} of {process_name(taken[0].holders[0][1])}",
-                do=f"--file-prefix {c.o.file_prefix}2",
+                do=fixes.another_prefix(c.o.file_prefix),
             )
 
 
@@ -131,7 +131,7 @@ def _what_goes(c: Case) -> Iterator[Finding]:
                 f"{len(free) - len(mine)} kept files of {', '.join(others)} in {d} would be"
                 " deleted by this start"
             )
-            yield Finding(WARN, text, 22, 3, do=f"--huge-dir {d}/{c.o.file_prefix}")
+            yield Finding(WARN, text, 22, 3, do=fixes.another_mount(min(c.hugedirs)))
         if mine:
             amount = size(sum(f.pages_bytes for f in mine))
             text = f"{len(mine)} files of a dead process ({amount}) are cleared away by the start"
@@ -164,5 +164,5 @@ def _core_dumps(c: Case) -> Iterator[Finding]:
             WARN,
             f"a core dump will have {size(amount)}",
             39,
-            do=f"echo 0x33 > /proc/{me}/coredump_filter",
+            do=fixes.to("core-dump", pid=me),
         )

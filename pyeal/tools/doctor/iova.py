@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pyeal.look.process_view import ProcessView
-from pyeal.tools import size
+from pyeal.tools import fixes, size
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ def check(c: Case) -> Iterator[Finding]:
             9,
             wanted="frame numbers in /proc/self/pagemap (CAP_SYS_ADMIN)",
             found="zeros" if not c.o.no_huge else "--no-huge, which has none",
-            do="--iova-mode=va",
+            do=fixes.to("iova-va"),
         )
         return
     mode = getattr(r, "iova_mode", "") if v.own else ("PA" if frames else "VA")
@@ -49,7 +49,7 @@ def check(c: Case) -> Iterator[Finding]:
             23,
             wanted=f"addresses below 2^{bits}",
             found=f"memory up to {last:#x}",
-            do="--iova-mode=pa",
+            do=fixes.to("iova-pa"),
         )
     entries = v.read("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit").strip()
     devices = _vfio(v)
@@ -60,7 +60,7 @@ def check(c: Case) -> Iterator[Finding]:
             24,
             wanted=f"{r.dma_entries():,} entries",
             found=f"dma_entry_limit {entries}",
-            do="1G pages",
+            do=fixes.to("larger-pages"),
         )
     lock = v.limit("Max locked memory")[0]
     bytes_ = sum(sz * n for (sz, _), n in r.pages().items())
@@ -71,7 +71,7 @@ def check(c: Case) -> Iterator[Finding]:
             24,
             wanted=size(bytes_),
             found=f"ulimit -l {lock >> 10}",
-            do="ulimit -l unlimited",
+            do=fixes.to("locked-memory"),
         )
 
 

@@ -6,7 +6,7 @@ from pyeal import builds, options, releases
 from pyeal.errors import EalError
 from pyeal.look.config import HeldConfig
 from pyeal.look.process_view import ProcessView
-from pyeal.tools import printable
+from pyeal.tools import printable, steps
 from pyeal.tools.dryrun import DryRun
 from pyeal.tools.fixes import process_name as process_name
 
@@ -54,8 +54,12 @@ class Case:
     """One start to examine: a host as a process sees it, EAL's arguments, a dry run with them."""
 
     def __init__(self, view: ProcessView, args: list[str], release: str | None) -> None:
-        self.view, self.args = view, args
         self.release = releases.get(release or releases.DEFAULT)
+        # a process that is named has a command line of its own
+        own = [] if args or view.own or view.root else steps.args_of(view, self.release)
+        self.of_process = bool(own)
+        args = args or own
+        self.view, self.args = view, args
         self.named = release is not None
         self.opts: options.Options | None = None
         self.refused: EalError | None = None  # the release does not accept the arguments

@@ -32,7 +32,7 @@ def check(c: Case) -> Iterator[Finding]:
             40,
             wanted=f"at most {hugepages.MAX_SIZES} page sizes",
             found=", ".join(size(sz) for sz in sorted(known.values())),
-            do="without --in-memory" if c.o.in_memory else "umount one",
+            do=fixes.to("not-in-memory") if c.o.in_memory else fixes.to("umount", at=points[-1][0]),
         )
         return
     if c.o.in_memory:
@@ -48,7 +48,7 @@ def check(c: Case) -> Iterator[Finding]:
         word = size(wanted)
         if c.o.huge_dir:
             where = ", ".join(f"{at} ({size(sz)})" for at, sz in points) or "no hugetlbfs mount"
-            do = f"--huge-dir {points[0][0]}" if points else fixes.mount(wanted)
+            do = fixes.to("huge-dir", directory=points[0][0]) if points else fixes.mount(wanted)
             yield Finding(
                 FAIL,
                 f"--huge-dir {c.o.huge_dir} is not what EAL can use",
@@ -99,7 +99,7 @@ def check(c: Case) -> Iterator[Finding]:
                 WARN,
                 f"{more} of the same size is ignored: the first is used",
                 30,
-                do=f"--huge-dir {others[0]}",
+                do=fixes.to("huge-dir", directory=others[0]),
             )
     if len(dirs) > 1:
         order = " then ".join(size(sz) for sz in sorted(dirs, reverse=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyeal.look.process_view import ProcessView
+from pyeal.tools import fixes
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding
 from pyeal.tools.doctor.primary import hugedirs_of_primary
 
@@ -17,13 +18,13 @@ def check(c: Case) -> Iterator[Finding]:
     pid = c.view.namespace("pid")
     if not c.view.own and not c.view.namespace("mnt"):
         text = "its mounts are not accessible: mounts and files are those of this process"
-        yield Finding(UNKNOWN, text, 19, do=f"sudo pyeal doctor --pid {c.view.pid}")
+        yield Finding(UNKNOWN, text, 19, do=fixes.to("as-root", pid=c.view.pid))
     if not c.view.sees_all_locks:
         text = "in a PID namespace of its own: holders of files and locks outside are not visible"
-        yield Finding(UNKNOWN, text, 21, 3, do="run it with --pid=host, or on the host")
+        yield Finding(UNKNOWN, text, 21, 3, do=fixes.to("host-pids"))
         if c.opts and c.o.file_prefix.rstrip("0123456789") != c.o.file_prefix and os.getpid() < 100:
             text = f"is {c.o.file_prefix} made of a process number? they repeat in each container"
-            yield Finding(WARN, text, 21, do="--file-prefix $POD_UID")
+            yield Finding(WARN, text, 21, do=fixes.to("pod-prefix"))
     else:
         yield Finding(OK, "the host's processes are visible" if pid else "unknown to this kernel")
     if c.config and c.secondary and c.config.owner:
@@ -37,7 +38,7 @@ def check(c: Case) -> Iterator[Finding]:
                 19,
                 wanted="its hugepage directory, under the same path",
                 found="another one, or none",
-                do="-v /dev/hugepages:/dev/hugepages",
+                do=fixes.to("volume", directory="/dev/hugepages"),
             )
 
 

@@ -19,10 +19,7 @@ def check(c: Case) -> Iterator[Finding]:
         for f in _hugedir_rights(c):
             bad = bad or f.state == FAIL
             yield f
-    if not c.o.no_shconf:
-        for f in _runtime_rights(c):
-            bad = bad or f.state == FAIL
-            yield f
+    bad = bad or bool(c.error and c.error.stage in ("runtime", "config", "mp", "memzone"))
     if c.error and c.error.stage == "memfd":
         bad = True
         denied = c.error.reason == "memfd-denied"
@@ -32,12 +29,12 @@ def check(c: Case) -> Iterator[Finding]:
             *((28,) if denied else (28, 41)),
             wanted="memfd_create(MFD_HUGETLB)",
             found=c.error.found or c.error.what,
-            do="start without --in-memory",
+            do=fixes.to("not-in-memory"),
         )
     label = c.view.read(f"/proc/{'self' if c.view.own else c.view.pid}/attr/current").strip("\0\n ")
     if label and label.split()[0] not in ("unconfined", "kernel") and "unconfined" not in label:
         text = f"confined by {label}: what its profile denies shows in dmesg alone"
-        yield Finding(WARN, text, 28, do="pyeal doctor --touch")
+        yield Finding(WARN, text, 28, do=fixes.to("touch"))
     if not bad:
         yield Finding(OK, f"user {c.view.uid} may do what is needed")
 
@@ -62,7 +59,7 @@ def _hugedir_rights(c: Case) -> Iterator[Finding]:
                 10,
                 wanted="a mount to write to",
                 found="ro",
-                do=f"mount -o remount,rw {d}",
+                do=fixes.to("writable", at=d),
             )
         elif not v.access(d, os.R_OK | os.W_OK | os.X_OK):
             yield Finding(
@@ -87,44 +84,5 @@ def _hugedir_rights(c: Case) -> Iterator[Finding]:
                     11,
                     wanted="names that this user may replace",
                     found=f"{len(foreign)} files of others in a sticky directory",
-                    do=f"rm {d}/{prefix}*",
+                    do=fixes.another_prefix(c.o.file_prefix),
                 )
-
-
-def _runtime_rights(c: Case) -> Iterator[Finding]:
-    v, at = c.view, c.directory
-    for d in (at, os.path.dirname(at), os.path.dirname(os.path.dirname(at))):
-        real = v.real(d)
-        if not os.path.lexists(real):
-            continue
-        if not os.path.isdir(real):
-            yield Finding(
-                FAIL,
-                f"{d} is not a directory",
-                10,
-                wanted="a runtime directory",
-                found="something else",
-                do=f"rm {d}",
-            )
-        elif not v.access(d, os.W_OK | os.X_OK):
-            st = os.stat(real)
-            yield Finding(
-                FAIL,
-                f"user {v.uid} may not write to {d}",
-                10,
-                18,
-                wanted=f"a runtime directory {at}",
-                found=f"{d} of user {st.st_uid}, mode {st.st_mode & 0o7777:04o}",
-                do=fixes.runtime_dir(at if v.uid == 0 else "", v.uid),
-            )
-        break
-    if c.config_error and not c.secondary:
-        yield Finding(
-            FAIL,
-            f"{at}/config may not be opened",
-            10,
-            5,
-            wanted="a config of this user",
-            found=c.config_error,
-            do="another --file-prefix",
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from errno import ENOSYS, EPERM
 
 from pyeal import libc
+from pyeal.tools import fixes
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding, listed
 
 TYPE_CHECKING = False
@@ -32,17 +33,17 @@ def check(c: Case) -> Iterator[Finding]:
                     7,
                     wanted="get_mempolicy, set_mempolicy",
                     found=f"{e.strerror}: seccomp",
-                    do="docker run --cap-add SYS_NICE",
+                    do=fixes.to("capability"),
                 )
         else:
             if not _may_set_policy(policy):
                 bad = True
                 text = "set_mempolicy is forbidden: the kernel chooses the nodes of the pages"
-                yield Finding(WARN, text, 7, do="docker run --cap-add SYS_NICE")
+                yield Finding(WARN, text, 7, do=fixes.to("capability"))
     elif v.status.get("Seccomp") == "2" and not v.capable("sys_nice"):
         text = "a seccomp profile without CAP_SYS_NICE, which may deny memory policies"
         bad = True
-        yield Finding(UNKNOWN, text, 7, do=f"nsenter -t {v.pid} -a pyeal doctor")
+        yield Finding(UNKNOWN, text, 7, do=fixes.to("inside", pid=v.pid))
     allowed = v.mems_allowed()
     pools = c.pools
     nodes = sorted({k for p in pools.values() for k, n in p["nodes"].items() if n.get("free")})
@@ -56,7 +57,7 @@ def check(c: Case) -> Iterator[Finding]:
             8,
             wanted=f"node {listed(out)} in cpuset.mems",
             found=f"Mems_allowed_list: {v.status.get('Mems_allowed_list')}",
-            do=f"echo {listed(nodes)} > cpuset.mems",
+            do=fixes.to("cpuset", nodes=listed(nodes)),
         )
     elif out:
         bad = True

@@ -8,7 +8,7 @@ from pyeal import hugepages, libc
 from pyeal.errors import EalError
 from pyeal.look.pools import all_pools
 from pyeal.look.process import Process, pids
-from pyeal.tools import fixes, size
+from pyeal.tools import fixes, size, steps
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding, listed
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ def check(c: Case) -> Iterator[Finding]:
             41,
             wanted=f"{c.view.sys}/{hugepages.GLOBAL}",
             found=e.found,
-            do="--no-huge as an argument of EAL",
+            do=fixes.to("no-huge"),
         )
         return
     pools = c.pools
@@ -92,7 +92,7 @@ def _shortage(c: Case, usable: Usable) -> Iterator[Finding]:
     elif stale and not cleared:
         amount = size(sum(n for _, n in stale))
         text = f"{amount} are held by files of dead processes"
-        yield Finding(WARN, text, 3, do="pyeal stale --delete")
+        yield Finding(WARN, text, 3, do=fixes.to("stale"))
 
 
 def _none_free(c: Case, usable: Usable, stale: list[tuple[str, int]]) -> Finding:
@@ -105,10 +105,10 @@ def _none_free(c: Case, usable: Usable, stale: list[tuple[str, int]]) -> Finding
         do = fixes.resize(default, fixes.pages(max(c.requested, fixes.LEAST), default))
         return Finding(FAIL, "no hugepages are reserved", 1, 26, wanted=want, found=found, do=do)
     rows: tuple[int, ...] = (1,)
-    do, by = "pyeal ps", "by processes that are not visible"
+    do, by = fixes.to("ps"), "by processes that are not visible"
     held = holders(c)
     if stale:
-        rows, do = (3, 1), "pyeal stale --delete"
+        rows, do = (3, 1), fixes.to("stale")
         by = f"{size(sum(n for _, n in stale))} by files of dead processes"
     elif held:
         do = fixes.resize(default, usable[default][0] + fixes.pages(fixes.LEAST, default))
@@ -151,6 +151,9 @@ def _too_few(c: Case, usable: Usable, e: EalError) -> Finding:
         asked, have = socket_mem.get(node, 0), free.get(node, 0)
         reserved = c.pools[default]["nodes"].get(node, {}).get("nr", 0)
     missing = max(asked - have, default)
+    do = fixes.resize(default, reserved + fixes.pages(missing, default), node)
+    if node is not None and c.dry_run and node not in c.dry_run.sockets:
+        do = next(do for _, do in steps.misread(c.args, c.o, c.dry_run.sockets))
     rows: tuple[int, ...] = (6,)
     if node is not None and sum(free.values()) >= c.requested:
         rows = (6, 27)
@@ -170,7 +173,7 @@ def _too_few(c: Case, usable: Usable, e: EalError) -> Finding:
         *rows,
         wanted=f"{size(asked)}{where}",
         found=found,
-        do=fixes.resize(default, reserved + fixes.pages(missing, default), node),
+        do=do,
     )
 
 

@@ -6,6 +6,7 @@ import os
 
 from pyeal import builds, layout, releases
 from pyeal.errors import EalError
+from pyeal.tools import fixes
 from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding, process_name
 
 TAILQ_OF = {  # library: the tail queues that it registers
@@ -42,16 +43,16 @@ def check(c: Case) -> Iterator[Finding]:
             10,
             wanted="the primary's user",
             found=c.config_error,
-            do="run it as the primary's user",
+            do=fixes.to("same-user", uid=os.stat(c.view.real(at)).st_uid),
         )
         return
     if c.config is None:
         places = _other_places(c)
         found = f"none there; {', '.join(places)}" if places else "none there, nor elsewhere"
         do = (
-            f"--file-prefix {places[0].split('/')[-1].split(' ')[0]}"
+            fixes.to("prefix", prefix=places[0].split("/")[-1].split(" ")[0])
             if places
-            else "start a primary"
+            else fixes.to("start-primary")
         )
         yield Finding(
             FAIL, f"no primary with prefix {prefix}", 18, wanted=f"{at}/config", found=found, do=do
@@ -67,7 +68,7 @@ def check(c: Case) -> Iterator[Finding]:
             *rows,
             wanted="a living primary",
             found=f"{at}/config unlocked",
-            do=f"rm -r {at}",
+            do=fixes.to("old-directory", at=at),
         )
         return
     if not c.config.complete:
@@ -77,7 +78,7 @@ def check(c: Case) -> Iterator[Finding]:
             17,
             wanted="a primary that has",
             found=process_name(c.config.owner),
-            do=f"kill {c.config.owner}",
+            do=fixes.to("wait-primary", pid=c.config.owner),
         )
         return
     word = c.config.release.name if c.config.release else f"{c.config.word:#x}"
@@ -88,7 +89,7 @@ def check(c: Case) -> Iterator[Finding]:
             16,
             wanted=c.release.name,
             found=word,
-            do=f"a secondary of {word}",
+            do=fixes.to("same-release", release=word),
         )
         return
     if not c.config.c:
@@ -121,7 +122,7 @@ def _of_another_build(abi: layout.Abi) -> Finding:
         16,
         wanted=f"{layout.ABI.line}-byte cache lines",
         found=f"a build for {' or '.join(builds.like(abi.line))}",
-        do="attach with the build of the primary",
+        do=fixes.to("same-build"),
     )
 
 
@@ -139,7 +140,7 @@ def _stopped(c: Case) -> Iterator[Finding]:
                 WARN,
                 f"process {pid} is stopped: a process that needs more memory waits for it",
                 36,
-                do=f"kill -CONT {pid}",
+                do=fixes.to("continue", pid=pid),
             )
 
 
@@ -159,7 +160,7 @@ def _tailqs(c: Case) -> Iterator[Finding]:
             20,
             wanted=f"{', '.join(sorted(linked))} in the primary",
             found=", ".join(sorted(names)) or "none",
-            do="link the primary with the same libraries",
+            do=fixes.to("same-libraries"),
         )
     elif names:
         text = f"a secondary's libraries must be among {', '.join(sorted(names)[:3])} ..."
@@ -180,7 +181,7 @@ def _its_pages(c: Case) -> Iterator[Finding]:
             38,
             wanted="hugepages with files",
             found="--no-huge",
-            do="start the primary without --no-huge",
+            do=fixes.to("primary-without", option="--no-huge"),
         )
         return
     dirs = hugedirs_of_primary(c)
@@ -192,7 +193,7 @@ def _its_pages(c: Case) -> Iterator[Finding]:
             19,
             wanted=f"{gone[0]}, the same as the primary's",
             found="none here",
-            do=f"mount the same hugetlbfs at {gone[0]}",
+            do=fixes.to("volume", directory=gone[0]),
         )
         return
     names = {n for d in dirs for n in os.listdir(c.view.path(d))} if dirs else set()
@@ -204,7 +205,7 @@ def _its_pages(c: Case) -> Iterator[Finding]:
             19,
             wanted=f"{c.o.file_prefix}map_* in {', '.join(dirs) or 'a hugetlbfs'}",
             found="none: --huge-unlink, or another hugetlbfs is mounted here",
-            do="start the primary without --huge-unlink",
+            do=fixes.to("primary-without", option="--huge-unlink"),
         )
         return
     for d in dirs:
@@ -218,7 +219,7 @@ def _its_pages(c: Case) -> Iterator[Finding]:
                     14,
                     wanted=f"read and write for user {c.view.uid}",
                     found="mode 0600",
-                    do="run it as the primary's user",
+                    do=fixes.to("same-user", uid=f.uid),
                 )
                 return
 

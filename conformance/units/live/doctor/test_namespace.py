@@ -47,4 +47,4 @@ def test_without_the_right_to_look_it_says_so(world):
     (told,) = [x for x in got["links"] if x["link"] == "namespace"]
 
     assert told["state"] == "UNKNOWN"
-    assert f"sudo pyeal doctor --pid {eal.pid}" in [f["do"] for f in told["findings"]]
+    assert f"as root: pyeal doctor --pid {eal.pid}" in [f["do"] for f in told["findings"]]

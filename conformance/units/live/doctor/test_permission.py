@@ -76,7 +76,7 @@ def test_runtime_directory_of_root(world):
 
     said = target.doctor("permission")
     assert "runtime directory" in said
-    assert "XDG_RUNTIME_DIR" in said
+    assert "export RUNTIME_DIRECTORY=" in said
     assert 10 in explain(target.refused())
 
 

@@ -160,7 +160,7 @@ class Target:
         findings = next(x for x in self.ask()[1]["links"] if x["link"] == link)["findings"]
         do = next(f["do"] for f in findings if f["state"] == self.world.problem[1])
         self.world.note(f"fix: {do}")
-        self.box.sh(do.removeprefix("sudo "))
+        self.box.sh(do.rpartition("as root of the host: ")[2].rpartition("sudo ")[2])
 
     def refused(self):
         """Start it, which must fail, and return its log."""

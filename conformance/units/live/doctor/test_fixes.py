@@ -1,0 +1,291 @@
+"""Every fix of doctor: made necessary, carried out as doctor says it, and EAL starts.
+
+A scene makes the situation in which doctor gives one row of pyeal/tools/fixes.py. Its fix is then
+carried out as a user would: arguments are added, commands run, variables exported.
+"""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance import MB, needs
+from conformance.harness import fake_host
+from conformance.harness.child import TargetDied, TargetError
+from pyeal.tools import fixes
+
+SCENES = {}
+ROOT = "; or,? as root.*|, or (?:sudo|as root).*"
+
+
+def scene(name, **need):
+    """Register the maker of a situation under the name of its fix."""
+
+    def register(make):
+        SCENES[name] = pytest.param(make, name, id=name, marks=needs(root=True, **need))
+        return make
+
+    return register
+
+
+def pattern(name):
+    """Return the pattern of the texts that a row can make."""
+    return re.compile(re.sub(r"\\\{[^}]*\\\}", "(.*)", re.escape(fixes.ALL[name])))
+
+
+def advice(target, name):
+    """Return what doctor says to do, of the row of that name."""
+    links = target.ask()[1]["links"]
+    found = [f["do"] for x in links for f in x["findings"] if f["do"]]
+    mine = [do for do in found if pattern(name).fullmatch(re.sub(ROOT, "", do))]
+    assert mine, found
+    return mine[0]
+
+
+def carry_out(world, target, do):
+    """Return a target that starts after the advice: with its arguments, variables and limits."""
+    box, more, args = target.box, dict(target.more), list(target.eal.args)
+    target.eal.kill()
+    do = re.sub(ROOT, "", do)
+    command, _, then = do.partition("  # then ")
+    if command.startswith("--as "):
+        more["target"] = f"librte_eal:{command.split()[1].rstrip(',')}"
+    elif command.startswith("-"):
+        then = command
+    elif command.startswith("export "):
+        variable, value = command.removeprefix("export ").split("=", 1)
+        at = box.sh(f"echo {value}").strip()
+        if user := more.get("as_user"):
+            box.sh(f"chown {user} {at}")  # who would have run mktemp
+        more["env"] = {variable: at}
+    elif command.startswith("ulimit "):
+        more.pop("rlimits")  # by root, in the shell that starts it
+    else:
+        yes = command.startswith("pyeal stale")  # it asks
+        command = command.replace("pyeal ", f"{sys.executable} -P -m pyeal ")
+        box.sh(f"yes | {command}" if yes else command)
+    for word in (then.split()[0],) if then else ():
+        if word in args and word != "--huge-dir":
+            del args[args.index(word) : args.index(word) + 2]
+    return world.target(*args, *then.split(), box=box, **more)
+
+
+def prepared(world, *args, box, **more):
+    target = world.target(*args, box=box, **more)
+    target.more = more
+    return target
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+@scene("no-huge")
+def no_huge(world, tmp_path):
+    return prepared(world, box=world.box(binds={"/sys/kernel/mm": tmp_path}))
+
+
+@scene("in-memory", pages={"2M": 4})
+def in_memory(world, tmp_path):
+    """A user without root, and no mount: what works without root comes first."""
+    return prepared(world, "-m", "4", box=world.box(lease={"2M": 4}), as_user="nobody")
+
+
+@scene("prefix", pages={"2M": 2})
+def prefix(world, tmp_path):
+    box = world.box({"2M": 2})
+    world.eal("--no-huge", box=box)
+    return prepared(world, "-m", "2", box=box)
+
+
+@scene("huge-dir", pages={"2M": 1})
+def huge_dir(world, tmp_path):
+    return prepared(world, "--huge-dir", "/run", box=world.box({"2M": 1}))
+
+
+@scene("single-file", pages={"2M": 60})
+def single_file(world, tmp_path):
+    box = world.box({"2M": 60})
+    return prepared(world, "-m", "120", box=box, rlimits={"nofile": 50})
+
+
+@scene("iova-va", pages={"2M": 1})
+def iova_va(world, tmp_path):
+    box = world.box({"2M": 1})
+    return prepared(world, "-m", "2", "--iova-mode=pa", box=box, drop=["sys_admin"],
+                    target="librte_eal:24.11", release="24.11")  # fmt: skip
+
+
+@scene("less", pages={"2M": 4})
+def less(world, tmp_path):
+    return prepared(world, "-m", "8M", box=world.box({"2M": 4}))
+
+
+@scene("socket-mem", pages={"2M": 2})
+def socket_mem(world, tmp_path):
+    return prepared(world, "--socket-mem", "4,0,0,4", box=world.box({"2M": 2}), release="22.11")
+
+
+@scene("no-shconf")
+def no_shconf(world, tmp_path):
+    box = world.box(mounts=[("tmpfs", "/run/dpdk", "mode=755,ro")])
+    return prepared(world, "--no-huge", box=box, target="librte_eal:20.11", release="20.11")
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def mount_point():
+    """The folder that the fix makes, if this machine has none: it is made in /dev of all."""
+    at = Path("/dev/hugepages")
+    there = at.exists()
+    yield
+    if not there and at.exists():
+        at.rmdir()
+
+
+@scene("mount", pages={"2M": 1})
+def mount(world, tmp_path):
+    box = world.box(lease={"2M": 2})
+    return prepared(world, "-m", "2", box=box)
+
+
+@scene("another-mount", pages={"2M": 4})
+def another_mount(world, tmp_path):
+    few = [
+        ("2M", "/run/hugepages/few", "size=8M,nr_inodes=2"),
+        ("tmpfs", "/mnt", "mode=755"),
+    ]
+    return prepared(world, "-m", "8", box=world.box(lease={"2M": 4}, mounts=few))
+
+
+@scene("writable", pages={"2M": 1})
+def writable(world, tmp_path):
+    box = world.box(mounts=[("2M", "/run/hugepages/2M", "size=2M,ro")])
+    return prepared(world, "-m", "2", box=box)
+
+
+@scene("own", pages={"2M": 1})
+def own(world, tmp_path):
+    box = world.box(mounts=[("2M", "/run/hugepages/2M", "size=2M,mode=755")])
+    return prepared(world, "-m", "2", box=box, as_user="nobody")
+
+
+@scene("runtime")
+def runtime(world, tmp_path):
+    """A full tmpfs, on which the real EAL dies of SIGBUS without a word."""
+    box = world.box(mounts=[("tmpfs", "/run/dpdk", "size=16k,mode=1777")])
+    return prepared(world, "--no-huge", "-m", "4", box=box)
+
+
+@scene("limit", pages={"2M": 1})
+def limit(world, tmp_path):
+    return prepared(world, "-m", "2", box=world.box({"2M": 1}), rlimits={"fsize": MB})
+
+
+@scene("stale", pages={"2M": 4})
+def stale(world, tmp_path):
+    box = world.box(
+        {"2M": 2},
+        binds=fake_host.build(tmp_path, {"2M": [2]}),
+        mounts=[("2M", "/run/hugepages/b", "size=4M,min_size=4M")],
+    )
+    holder = ["-m", "4", "--huge-dir", "/run/hugepages/b"]
+    world.eal(*holder, box=box, prefix=f"{world.prefix}_dead").kill()
+    for counter in tmp_path.glob("sys/**/free_hugepages"):
+        counter.write_text("0\n")
+    target = prepared(world, "-m", "2", box=box)
+    target.after = lambda: [f.write_text("2\n") for f in tmp_path.glob("sys/**/free_hugepages")]
+    return target
+
+
+@scene("resize", pages={"2M": 1})
+def resize(world, tmp_path):
+    """The pool is a folder of files here: what the command writes, the kernel would have free."""
+    box = world.box({"2M": 4}, binds=fake_host.build(tmp_path, {"2M": [0]}))
+    target = prepared(world, "-m", "6", box=box)
+
+    def grow():
+        for counter in tmp_path.glob("sys/**/nr_hugepages"):
+            n = int(counter.read_text())
+            for word in ("nr", "free"):
+                for f in tmp_path.glob(f"sys/**/{word}_hugepages"):
+                    f.write_text(f"{max(n, int(f.read_text()))}\n")
+
+    target.after = grow
+    return target
+
+
+@scene("old-directory", pages={"2M": 1})
+def old_directory(world, tmp_path):
+    """A secondary finds files of a dead primary: without them it says so, instead of attaching."""
+    box = world.box({"2M": 2})
+    world.eal("-m", "2", box=box).kill()
+    target = prepared(world, "--proc-type=secondary", box=box)
+    target.after = lambda: world.eal("-m", "2", box=box)
+    return target
+
+
+@pytest.mark.parametrize(("make", "name"), SCENES.values())
+def test_the_advice_lets_the_start_succeed(make, name, world, tmp_path, evidence):
+    target = make(world, tmp_path)
+    fails, do = target.ask()[0], advice(target, name)
+    if fails and name != "old-directory":  # which attaches to the files of a dead process
+        with pytest.raises((TargetError, TargetDied)):
+            target.eal.init(within=20)
+    evidence(do)
+    after = carry_out(world, target, do)
+    getattr(target, "after", lambda: None)()
+
+    after.starts()
+
+
+# without a scene: why, and the test that carries it out if there is one
+NO_SCENE = {
+    "release": "chooses another release of DPDK: test_arguments",
+    "megabytes": "names no number, the user's is not known",
+    "socket-limit": "as socket-mem",
+    "cores": "needs a cpuset of its own: the campaign ci/rehearsal, maker `cores`",
+    "iova-pa": "needs an IOMMU",
+    "base": "test_addresses",
+    "pagesz-mem": "no real release reads it yet: test_addresses",
+    "umount": "needs mounts on top of each other: fixtures/hosts",
+    "limit-of": "of another process that has not started",
+    "cgroup": "needs the hugetlb controller: test_cgroup",
+    "max-map-count": "changes the whole machine",
+    "core-dump": "no start depends on it",
+    "continue": "no start depends on it: test_primary",
+}
+
+
+def test_each_fix_has_a_scene_or_a_reason():
+    assert SCENES.keys() & NO_SCENE.keys() == set()
+    assert SCENES.keys() | NO_SCENE.keys() == fixes.FIXES.keys()
+
+
+def literals(path):
+    """Yield (line, text) of each `do=` and `fix=` of a file that is a text and not a row."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.keyword) and node.arg in ("do", "fix"):
+            for part in ast.walk(node.value):
+                if isinstance(part, ast.Call):
+                    break
+                if isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value:
+                    yield node.value.lineno, part.value
+
+
+def test_no_fix_stands_outside_of_the_table():
+    """doctor, plan and their dry run take every fix from pyeal/tools/fixes.py."""
+    tools = Path(fixes.__file__).parent
+    files = [*tools.glob("doctor/*.py"), tools / "steps.py", tools / "plan.py"]
+
+    assert len(files) > 10
+    assert [(f.name, *x) for f in files for x in literals(f)] == []
+
+
+def test_no_fix_ends_a_process_or_weakens_the_system():
+    texts = " ".join(fixes.ALL.values())
+
+    assert not re.search(r"\bkill (?!-CONT)|pkill|rm -rf|chmod 777|setenforce|privileged", texts)
