@@ -107,7 +107,7 @@ class Trace:
         raw=False,
         prefix=(),
         follow=True,
-        limit=10.0,
+        limit=60.0,
     ):
         """follow: trace its other threads as well; `when=` counts from 1 in each."""
         self.out, self._calls, self._of = Path(out), None, "" if follow else f"{pid} "
@@ -145,7 +145,7 @@ class Trace:
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGINT)
         try:
-            self.popen.wait(10)
+            self.popen.wait(60)
         except subprocess.TimeoutExpired:
             self.popen.kill()
             self.popen.wait()

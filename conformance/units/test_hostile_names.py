@@ -222,7 +222,7 @@ def test_the_names_of_processes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_leases_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records that are none, and one that says what a lease never says."""
+    """Empty records, and a record of a mount that no lease makes."""
     from pyeal import loans
 
     monkeypatch.setattr(loans, "STATE", tmp_path / "state")

@@ -61,7 +61,14 @@ PARTS = {
     "attach": Part(_attach, 400, 20_000),
     "heaps": Part(_heaps, 40, 2000),
     "locks": Part(_locks, 10, 1000),
-    "names": Part(None, 0, 1, ("test_hostile_names.py",)),
+    "names": Part(None, 0, 1, ("units/test_hostile_names.py",)),
+    "leases": Part(
+        None,
+        0,
+        1,
+        ("units/test_loans.py", "units/live/test_lease_live.py", "units/live/test_run_ended.py"),
+    ),
+    "neighbours": Part(None, 0, 1, ("campaigns/attack/test_neighbours.py",)),
 }
 
 
@@ -128,12 +135,12 @@ def attack(family: Any, n: int, seed: int, jobs: int) -> Line:
 
 
 def test(name: str, files: tuple[str, ...]) -> Line:
-    """Run files of units; their parameters are the trials."""
+    """Run files of tests; their parameters are the trials."""
     line = Line(name)
     with TemporaryDirectory() as tmp:
         out = Path(tmp) / "tests.xml"
         for file in files:
-            tests.run(f"units/{file}", "-q", "-n", "0", f"--junitxml={out}")
+            tests.run(file, "-q", "-n", "0", f"--junitxml={out}")
             for suite in xml.parse(out).iter("testsuite"):
                 line.done += int(suite.get("tests", 0)) - int(suite.get("skipped", 0))
                 line.wrong += int(suite.get("failures", 0)) + int(suite.get("errors", 0))

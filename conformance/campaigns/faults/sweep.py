@@ -370,7 +370,7 @@ class Scene:
             return wrong
         if step.call in ("close", "munmap"):  # it stays open: strace kept the call from the kernel
             return ""
-        until(lambda: not self.inside(child.pid) - before, 0.5)  # a thread that is told to end ends
+        until(lambda: not self.inside(child.pid) - before, 30)  # a thread that is told to end ends
         if kept := self.inside(child.pid) - before:
             return f"after the error it still holds {', '.join(sorted(kept))}"
         outcome, text, _ = self.start(child)

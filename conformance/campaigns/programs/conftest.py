@@ -193,7 +193,7 @@ class Prompt:
     def close(self):
         if self.popen.poll() is None:
             self.popen.kill()
-        self.popen.wait(10)
+        self.popen.wait(60)
         self.popen.stdin.close()
         os.close(self.fd)
 
@@ -318,7 +318,7 @@ class Switch:
         for p in reversed(self.made):
             if p.poll() is None:
                 p.kill()
-            p.wait(10)
+            p.wait(60)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_nobody_else_gets_the_pages_meanwhile(tool):
         env=environment(),
     ) as p:
         try:
-            lent = until(lambda: _lent(tool, p.pid), 20)
+            lent = until(lambda: _lent(tool, p.pid))
             inside = subprocess.run(
                 [*PYEAL, "lease", "-q", "2M:4", "--", "grep", "HugePages_Rsvd", "/proc/meminfo"],
                 env=environment(),

@@ -17,7 +17,7 @@ N = 10  # pages of a batch
 def state(eal):
     """Return all that an allocation changes. Threads end a moment after their work."""
     tasks = Path(f"/proc/{eal.pid}/task")
-    until(lambda: len(list(tasks.iterdir())) <= eal.threads, 2)
+    until(lambda: len(list(tasks.iterdir())) <= eal.threads)
     lists = eal.lists()
     of_lists = [
         m for m in eal.smaps() if any(x.base_va <= m.start < x.base_va + x.len for x in lists)
