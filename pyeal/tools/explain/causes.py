@@ -23,6 +23,12 @@ FIRST = P(
     " pool had free ones.",
     "pyeal doctor --touch -- ARGS maps a page by the same calls and names the one that fails",
 )
+COMPLAINT = P(
+    None, "no line of EAL tells of a failure; this is the last that does", "", (),
+    "EAL's own lines show a start without an error.",
+    "look at the application's or driver's documentation; pyeal doctor -- ARGS looks at what EAL"
+    " needs",
+)
 ENDED_SO = P(
     None, "the application ended, and no line of EAL says why", "", (),
     "EAL's lines show no failure; what ended it is the application's own, or not in this log.",
@@ -136,6 +142,14 @@ CAUSES = (
       (r"\bin (rte_fbarray_\w+|resize_and_map|rte_eal_config_create|eal_mcfg_\w+) \(",),
       "EAL writes about 4 MB there; a full tmpfs ends it at the first access.",
       "df {runtime_at} shows the room; {runtime}"),
+    P(9, "a device's driver needs another IOVA mode than EAL chose", "IOVA",
+      (r"expecting ?'pa' iova mode but current mode is 'va'",),
+      "igb_uio and vfio-pci without an IOMMU reach physical addresses only; EAL chose IOVA as VA.",
+      "--iova-mode=pa as root; or vfio-pci with the IOMMU switched on"),
+    P(9, "a device's driver needs another IOVA mode than was asked for", "IOVA",
+      (r"expecting ?'va' iova mode but current mode is 'pa'",),
+      "The driver takes virtual addresses only, and EAL was told, or chose, IOVA as PA.",
+      "--iova-mode=va"),
     P(10, "the file system of the runtime directory cannot be mapped", "permission",
       (r"rte_eal_config_create\(?\)?\W.*cannot mmap memory for rte_config",
        r"^((?!reattach|attach).)*cannot mmap memory for rte_config\W*$"),
@@ -294,7 +308,7 @@ OTHERS = (
       (r"requested device \S+ cannot be used", r"group is not viable",
        r"\bno .{0,12}\bethernet (port|dev)",
        r"\bno (ethernet )?(ports|port)( (available|found|detected|-)|\W*$)",
-       rf"{UNABLE} (initiali[sz]e|init|start|configure|set ?up)"
+       rf"{UNABLE} (initiali[sz]e|init|start|configure|set ?up|set)"
        r" (the )?(port|device|nic|interface|ethernet)\b",
        rf"{UNABLE} (find|attach|probe|load|open|bind)\b.{{0,30}}"
        r"\b(driver|device|plugin|pmd|vfio|uio|nic|port)\b",

@@ -90,7 +90,7 @@ class Facts:
             self.args = arguments(m[1])
         if m := RELEASE.search(line):
             self.release = m[1]
-        if "--" in line:
+        if "--" in line and "Fix: " not in line:
             self.modes.update(w.replace("=", " ") for w in MODES.findall(line))
         if AS_VA.search(line):
             self.modes.add("va")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
 CHUNK = 1 << 20
+SCREENS = (60, 72, 80, 100, 120, 132, 160)  # characters in a line of a screen
 LONGEST = 8192  # characters of a line that are kept
 
 ESCAPES = re.compile(
@@ -138,13 +139,19 @@ def completed(line: str) -> str:
 def lines(stream: BinaryIO | Iterable[str]) -> Iterator[str]:
     """Yield the lines of a binary stream, or of a list, as an EAL printed them."""
     partial = cut = ""
+    pieces, width = 0, LONGEST
     for text in _chunks(stream):
         for line in _plain(text).split("\n"):
             line = line[:LONGEST]
             if cut:
-                line, cut = cut + line, ""
+                cut += line if len(cut) % width == 0 else f" {line}"
+                pieces += 1
+                if line[-1:] != "}" and pieces < 4:
+                    continue
+                line, cut = cut, ""
             elif line[:1] == "{" and line[-1:] != "}" and '":' in line:
-                cut = line  # a screen may have wrapped it
+                cut, pieces = line, 1  # mail wrapped it at a space, or a screen at its width
+                width = len(line) if len(line) in SCREENS else LONGEST
                 continue
             if '"' in line and (found := _json(line)) is not None:
                 whole = found.endswith("\n") or '"log"' not in line

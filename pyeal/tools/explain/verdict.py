@@ -14,6 +14,7 @@ from pyeal.tools.explain import log, messages, places
 from pyeal.tools.explain.causes import (
     AGAIN,
     CAUSES,
+    COMPLAINT,
     END,
     ENDED_SO,
     FIRST,
@@ -87,6 +88,9 @@ GOING = frozenset(
 )
 FOREIGN = log.foreign_words()
 SPEAKING = frozenset().union(ALL.by_word, EALS_WORDS, NOTE_WORDS, FACT_WORDS, FOREIGN)
+FAILING = frozenset(
+    b"fail failed fails failure failing error errors cannot couldn unable fatal critical".split()
+)
 # Words with which an error's text begins, of which the end may be cut off.
 CUT_WORDS = frozenset(
     b"permission operation cannot invalid such many space only connection name device".split()
@@ -189,7 +193,7 @@ class Start:
         self.hits: dict[Problem, Seen] = {}
         self.notes: dict[tuple[Any, ...], Seen] = {}
         self.wrapped: set[int | None] = set()
-        self.ended = self.gave_up = self.fatal = self.last = ""
+        self.ended = self.gave_up = self.fatal = self.last = self.complaint = ""
         self.pending = False  # whether something was seen that a start may outlive
         self.passed = self.went_on = False  # whether any line shows so, in whatever order they are
         self.tail: deque[str] = deque(maxlen=LAST)
@@ -302,6 +306,8 @@ class Reading:
             return
         start = self.start
         self._parts = 0
+        if not FAILING.isdisjoint(words):
+            start.complaint = line
         if says is SILENT:
             if eals:
                 start.tail.append(line)
@@ -453,6 +459,8 @@ class Judge:
                 found.insert(0, (GAVE_UP, s.gave_up, True))
         if s.ended and not found:
             found = [(ENDED_SO, s.last, True)]
+        if not (found or harmless) and s.complaint:
+            found = [(COMPLAINT, s.complaint.strip(), False)]
         return found + harmless
 
     def _notes(self, told: list[int | None]) -> tuple[list[Told], list[Told]]:
