@@ -326,8 +326,10 @@ def read_info(path: str, nodes: int) -> list[HugepageInfo]:
             nodes = builds.hugepage_shape(len(data))[1]  # of the primary's build
         return [info for info in decode_info(data, nodes) if info.hugedir]
     except ValueError as e:
-        what = f"Cannot get hugepage information: {path} is damaged: {e}"
-        raise refused(what, "", "", "damaged") from None
+        build = isinstance(e, builds.OtherLimits)
+        why = f"{e}" if build else f"{path} is damaged: {e}"
+        what = f"Cannot get hugepage information: {why}"
+        raise refused(what, "", "", "build" if build else "damaged") from None
 
 
 def decode_info(data: bytes, nodes: int) -> list[HugepageInfo]:

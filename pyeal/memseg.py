@@ -225,9 +225,27 @@ class MemsegLists:
                 if self.release.lists != "per-type" or c.legacy_mem:
                     self._reserve_at(m.base_va, m.len, m.page_sz)
                 self.slots[slot] = MemsegList(slot, m, arr)
+            if self.release.lists != "per-type" and not c.legacy_mem:
+                self._must_be_planned()
         except EalError as e:
             text = "Cannot attach to primary process memseg lists"
             raise e.within(text, ENOMEM, "memseg") from None
+
+    def _must_be_planned(self) -> None:
+        """Raise EalError(EINVAL) for lists of another length than this build gives them.
+
+        Up to 26.03 the name of a page's file is a number that depends on that length.
+        """
+        lists = list(self.slots.values())
+        types = len({(m.page_sz, m.socket) for m in lists})
+        for page_sz in {m.page_sz for m in lists}:
+            lengths = {m.n_segs for m in lists if m.page_sz == page_sz}
+            wanted = {p.n_segs for p in _many_lists(page_sz, 0, types)}
+            if lengths != wanted:
+                what = f"built with other limits: lists of {page_sz >> 10} kB pages"
+                found = {"expected": f"{max(wanted, default=0)} pages", "found": f"{max(lengths)}"}
+                fix = "attach with the build of the primary"
+                raise EalError(EINVAL, "memseg", what, fix=fix, reason="build", **found)
 
     def _must_fit(self, slot: int, m: layout.MemsegList) -> None:
         """Raise EalError(EINVAL) if the words of a list contradict each other."""

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from conformance.harness import decode, recordings
-from pyeal import attached, builds, layout, releases
+from pyeal import attached, builds, hugepages, layout, memseg, releases
 from pyeal.cli import main
 from pyeal.errors import EalError
 from pyeal.tools.doctor import model, primary
@@ -290,3 +290,33 @@ def test_recordings_tell_their_build(path: Path) -> None:
     assert builds.of_config(files["config"]).line == line  # type: ignore[union-attr]
     assert builds.of_config(files["config"].ljust(1 << 16, b"\0"), False).line == line  # type: ignore[union-attr]
     assert seen["files"]["/run/dpdk/recording/config"] == len(files["config"])
+
+
+@pytest.mark.parametrize(
+    ("page_sz", "lengths", "refused"),
+    [(2 << 20, [8192] * 4, ""), (1 << 30, [32] * 2, ""), (2 << 20, [2048] * 32, "found 2048")],
+)
+def test_a_secondary_refuses_lists_of_another_length(
+    page_sz: int, lengths: list[int], refused: str
+) -> None:
+    """The number in a page file's name is list times RTE_MAX_MEMSEG_PER_LIST plus segment."""
+    lists = memseg.MemsegLists.__new__(memseg.MemsegLists)
+    lists.slots = {
+        i: cast(Any, SimpleNamespace(page_sz=page_sz, socket=0, n_segs=n))
+        for i, n in enumerate(lengths)
+    }
+    if not refused:
+        lists._must_be_planned()
+        return
+    with pytest.raises(EalError, match=f"built with other limits: .*{refused}") as e:
+        lists._must_be_planned()
+    assert e.value.reason == "build"
+
+
+def test_hugepage_info_of_other_limits_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "hugepage_info"
+    path.write_bytes(bytes(12720 + 4))
+    with pytest.raises(EalError, match="built with other limits") as e:
+        hugepages.read_info(str(path), 32)
+
+    assert e.value.reason == "build" and "damaged" not in e.value.text
