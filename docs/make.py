@@ -174,13 +174,13 @@ fields differ, in each release by the same offsets; everything before `malloc_he
 BUILDS = """
 How each architecture was tried:
 
-| | how |
-|---|---|
-| x86-64 | real machines and virtual ones; four releases of Debian's librte_eal, and upstream builds |
-| arm64, 128-byte lines | emulated machines with Debian's kernels of 4 and 16 kB pages: pyeal beside librte_eal 20.11, 22.11, 24.11 and 25.11; librte_eal by user-mode emulation; recordings |
-| riscv64, ppc64le | seven rows of file formats on Debian's librte_eal 24.11 and 22.11 by user-mode emulation; a recording of riscv64; debug information |
-| arm64, 64-byte lines | debug information of a BlueField build |
-| loongarch64 | by its source alone: QEMU 7.2 does not run Debian's libraries for it |
+- x86-64: real machines and virtual ones; four releases of Debian's librte_eal, and upstream builds.
+- arm64 with lines of 128 bytes: emulated machines with Debian's kernels of 4 and 16 kB pages, pyeal
+  beside librte_eal 20.11, 22.11, 24.11 and 25.11; librte_eal by user-mode emulation; recordings.
+- riscv64 and ppc64le: seven rows of file formats on Debian's librte_eal 24.11 and 22.11, by
+  user-mode emulation; a recording of riscv64; debug information.
+- arm64 with lines of 64 bytes: debug information of a BlueField build.
+- loongarch64: its source alone. QEMU 7.2 does not run Debian's libraries for it.
 
 Not tried: real hardware other than x86-64, kernels with pages of 64 kB, big-endian machines.
 

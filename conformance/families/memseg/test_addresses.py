@@ -10,8 +10,8 @@ from conformance.harness.catalogue import holds
 from conformance.harness.fake_host import GLOBAL, build
 from conformance.harness.proc import PAGE, rounded
 
-CONFIG, MEMZONE = 0x100000000, 0x100007000
-ARRAYS = [0x100035000, 0x500200000]
+CONFIG = 0x100000000
+SECOND_ARRAY = 0x500200000
 LISTS = [0x100200000, 0x500400000]
 HIGH = 0x200000001000  # far from what the kernel maps by itself; + 16 MiB, rounded down
 
@@ -88,7 +88,10 @@ def test_cursor_starts_at_4_gib_or_the_base_and_rises(start, mode, base, cursor,
     zone = next(m for m in eal.maps() if m.start <= at < m.end)
     assert zone.perms.startswith("rw")
     if mode != "in-memory":
-        assert (mapped["fbarray_memzone"].start, mapped["fbarray_memzone"].len) == (at, 0x2E000)
+        assert (mapped["fbarray_memzone"].start, mapped["fbarray_memzone"].len) == (
+            at,
+            area(2560, 72),
+        )
     assert first.base_va == want
 
 
@@ -102,9 +105,11 @@ def test_clean_run_lays_out_the_same_addresses(start, evidence):
     evidence(" ".join(f"{m.start:#x}:{name}" for name, m in at.items() if "fbarray" in name))
 
     assert (at["config"].start, at["config"].len) == (CONFIG, config(eal))
-    assert (at["fbarray_memzone"].start, at["fbarray_memzone"].len) == (MEMZONE, 0x2E000)
-    assert [at[f"fbarray_memseg-2048k-0-{i}"].start for i in (0, 1)] == ARRAYS
-    assert at["fbarray_memseg-2048k-0-0"].len == 0x61000
+    zones = CONFIG + config(eal)  # 0x100007000 with pages of 4 kB
+    array = zones + area(2560, 72)  # 0x100035000
+    assert (at["fbarray_memzone"].start, at["fbarray_memzone"].len) == (zones, area(2560, 72))
+    assert [at[f"fbarray_memseg-2048k-0-{i}"].start for i in (0, 1)] == [array, SECOND_ARRAY]
+    assert at["fbarray_memseg-2048k-0-0"].len == area(8192)
     assert [(m.base_va, m.len) for m in lists] == [(va, 0x400000000) for va in LISTS]
 
 
