@@ -71,6 +71,29 @@ class HugedirFiles(Backing):
             raise EalError(ENODEV, "memalloc", what, fix=fix, reason="not-hugetlbfs", **sides)
         return held
 
+    def _existing(
+        self, names: list[str], dir_fd: int, ready: dict[str, int]
+    ) -> tuple[Collection[str], OSError | None]:
+        """Returns which of the files exist; names is cut before the first that fails to tell.
+
+        ready: those that discovery has open already. OSError for the directory.
+        """
+        if ready and all(map(ready.__contains__, names)):
+            return ready, None
+        if len(names) > FEW:
+            return set(names).intersection(os.listdir(dir_fd)), None
+        old: list[str] = []
+        for i, name in enumerate(names):
+            try:
+                os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+                old.append(name)
+            except FileNotFoundError:
+                pass
+            except OSError as e:
+                del names[i:]
+                return old, e
+        return old, None
+
     def attach(self, msl: MemsegList, start: int, n: int, dir_fd: int) -> None:
         """Maps n segments that the primary uses. EalError(ENOMEM). sync_chunk
 
@@ -162,29 +185,6 @@ class PageFiles(HugedirFiles, PagePerFd):
         )
         return opened, error or unknown
 
-    def _existing(
-        self, names: list[str], dir_fd: int, ready: dict[str, int]
-    ) -> tuple[Collection[str], OSError | None]:
-        """Returns which of the files exist; names is cut before the first that fails to tell.
-
-        ready: those that discovery has open already. OSError for the directory.
-        """
-        if ready and all(map(ready.__contains__, names)):
-            return ready, None
-        if len(names) > FEW:
-            return set(names).intersection(os.listdir(dir_fd)), None
-        old: list[str] = []
-        for i, name in enumerate(names):
-            try:
-                os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-                old.append(name)
-            except FileNotFoundError:
-                pass
-            except OSError as e:
-                del names[i:]
-                return old, e
-        return old, None
-
     def _remove(self, msl: MemsegList, seg: int, fd: int, dir_fd: int, made: bool = False) -> bool:
         if self.unlink_before_mapping:
             return True
@@ -237,13 +237,15 @@ class ListFile(HugedirFiles, ListPerFd):
         return [f"{self.prefix}map_{msl.index}"]
 
     def open(self, msl: MemsegList, dir_fd: int) -> tuple[int, int]:
-        opened, error = open_files(self.file_names(msl, 0, 1), MAKE, dir_fd, check=True)
-        if error:
+        names = self.file_names(msl, 0, 1)
+        old, unknown = self._existing(names, dir_fd, {})
+        opened, error = open_files(names, MAKE, dir_fd, check=True)
+        if error := unknown or error:
             raise error
         self.preexisting.pop(msl.index, None)
-        if self.unlink_existing or not (size := os.fstat(opened[0]).st_size):
+        if self.unlink_existing or not old:
             return opened[0], 0
-        self.preexisting[msl.index] = size
+        self.preexisting[msl.index] = os.fstat(opened[0]).st_size
         return opened[0], FLAG_DIRTY
 
     def _finish(self, msl: MemsegList, start: int, n: int) -> None:

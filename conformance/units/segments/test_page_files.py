@@ -105,6 +105,20 @@ def test_a_kept_lists_file_does_not_grow(eal_of, make_box, cgroup):
     assert eal_of("single-file", "--huge-unlink=never", box=box).peek(at, 4) == b"kept"
 
 
+@needs(pages={"2M": 2}, root=True)
+@pytest.mark.parametrize("mode", ["dynmem", "single-file"])
+def test_an_old_empty_file_is_dirty(eal_of, make_box, mode):
+    """--huge-unlink=never: that a file was there decides, as in get_seg_fd, not what it holds."""
+    box = make_box({"2M": 2})
+    first = eal_of(mode, "--huge-unlink=never", box=box)
+    path = first.hugedir() / f"{first.prefix}map_0"
+    first.close()
+    path.unlink()
+    path.touch()
+    again = eal_of(mode, "--huge-unlink=never", box=box)
+    assert again.segments()[0].flags == 3  # FLAG_DO_NOT_FREE, FLAG_DIRTY
+
+
 @needs(pages={"2M": N + 1}, root=True)
 def test_a_page_file_in_use_elsewhere_stays(eal_of):
     """Freed while another process has its lock: the file stays, its data is gone."""
