@@ -13,7 +13,17 @@ import fcntl
 import os
 from _weakref import ref
 from ctypes import addressof, memset, sizeof
-from errno import EBUSY, EEXIST, EINVAL, ENAMETOOLONG, ENOENT, EOPNOTSUPP, EWOULDBLOCK
+from errno import (
+    EBUSY,
+    EEXIST,
+    EINVAL,
+    ENAMETOOLONG,
+    ENOENT,
+    ENOSYS,
+    EOPNOTSUPP,
+    EPERM,
+    EWOULDBLOCK,
+)
 
 from . import files, layout, libc
 from .errors import CLOSED, EalError
@@ -89,7 +99,7 @@ class Fbarray:
         try:
             libc.fallocate(self.fd, libc.FALLOC_KEEP_SIZE, start * size, n * size)
         except OSError as e:
-            if e.errno != EOPNOTSUPP:  # then there is no way to know
+            if e.errno not in (EOPNOTSUPP, ENOSYS, EPERM):  # then there is no way to know
                 what = f"Cannot extend array {_name(self.desc)}"
                 raise _as_eal(e, what) from None
 

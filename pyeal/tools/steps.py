@@ -73,7 +73,7 @@ def errors(r: DryRun) -> Iterator[EalError]:
 def _mkdir(v: ProcessView, path: str, above_is_new: bool) -> tuple[str, bool]:
     """Return why mkdir would fail, "" if it would not, and whether it would make the directory.
 
-    A name that exists already is none of a directory's business: EAL goes on.
+    A name that exists already is no error, even if it is a file: EAL continues.
     """
     above, _, name = path.rpartition("/")
     parent = v.real(above)
@@ -353,6 +353,8 @@ def _page_files(r: DryRun) -> Iterator[EalError]:
         found = fix = ""
         if len(os.fsencode(f"{o.file_prefix}map_0")) > NAME_MAX:
             found, fix = "File name too long", fixes.another_prefix("rte")
+        elif o.legacy_mem and v.statfs(d)[0] != libc.HUGETLBFS_MAGIC:
+            found, fix = "another file system is mounted over it", fixes.to("umount", at=d)
         elif os.statvfs(v.path(d)).f_flag & os.ST_RDONLY:
             found, fix = "ro", fixes.to("writable", at=d)
         elif not v.access(d, os.R_OK | os.W_OK | os.X_OK):
