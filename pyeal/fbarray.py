@@ -74,6 +74,25 @@ def bits(indices: Collection[int]) -> int:
     return int(text, 2)
 
 
+def all_set(words: bytearray | memoryview, start: int, n: int) -> bool:
+    """Return whether n bits from start on are set."""
+    last = start + n - 1
+    found = bytearray(words[start >> 3 : (last >> 3) + 1])
+    found[0] |= (1 << (start & 7)) - 1  # other bits of the same bytes
+    found[-1] |= 0xFF ^ (2 << (last & 7)) - 1
+    return found == b"\xff" * len(found)
+
+
+def set_bits(words: bytearray | memoryview, start: int, n: int, used: bool) -> int:
+    """Set n bits from start on, or clear them; return how many more are set then."""
+    first, last = start >> 3, (start + n + 7) >> 3
+    old = int.from_bytes(words[first:last], "little")
+    ones = (1 << n) - 1 << (start & 7)
+    new = old | ones if used else old & ~ones
+    words[first:last] = new.to_bytes(last - first, "little")
+    return new.bit_count() - old.bit_count()
+
+
 class Fbarray:
     """A view of one mapped array through its descriptor. It owns nothing.
 
@@ -81,11 +100,15 @@ class Fbarray:
     free entries); they raise EalError(EINVAL) for bad arguments.
     """
 
-    def __init__(self, desc: layout.Fbarray | None, fd: int = -1) -> None:
+    def __init__(
+        self, desc: layout.Fbarray | None, fd: int = -1, shape: tuple[int, int, int] | None = None
+    ) -> None:
         self.desc = desc = _given(desc)
         self.fd = fd  # of the file, if there is one
-        end = desc.data + desc.len * desc.elt_sz
-        self.words = libc.memory(end + 8, 8 * n_words(desc.len))
+        # copies: any process of the prefix can write to the descriptor
+        self.data, self.len, self.elt_sz = shape or (desc.data, desc.len, desc.elt_sz)
+        end = self.data + self.len * self.elt_sz
+        self.words = libc.memory(end + 8, 8 * n_words(self.len))
         self.elements: Any = None  # a ctypes array, which each element refers to
 
     def allocate(self, start: int, n: int = 1) -> None:
@@ -95,7 +118,7 @@ class Fbarray:
         """
         if self.fd < 0:
             return
-        size = self.desc.elt_sz
+        size = self.elt_sz
         try:
             libc.fallocate(self.fd, libc.FALLOC_KEEP_SIZE, start * size, n * size)
         except OSError as e:
@@ -107,7 +130,7 @@ class Fbarray:
         """Return element i as a structure in place, which release() knows of."""
         self._check(i)
         if self.elements is None:
-            self.elements = (kind * self.desc.len).from_address(self.desc.data)
+            self.elements = (kind * self.len).from_address(self.data)
         return self.elements[i]
 
     def release(self) -> Any:
@@ -117,7 +140,7 @@ class Fbarray:
         """
         self.words.release()
         kept = ref(self.elements) if self.elements is not None else None
-        self.desc = self.words = self.elements = CLOSED
+        self.desc = self.words = self.elements = self.data = self.len = self.elt_sz = CLOSED
         return kept if kept and kept() is not None else None
 
     def used(self, used: bool = True) -> int:
@@ -126,21 +149,21 @@ class Fbarray:
         The last word may have more bits than there are entries.
         """
         bits = int.from_bytes(self.words, "little")
-        return (bits if used else ~bits) & (1 << self.desc.len) - 1
+        return (bits if used else ~bits) & (1 << self.len) - 1
 
     def _check(self, i: int) -> None:
-        if not 0 <= i < self.desc.len:
-            raise _invalid("bad index", f"0 to {self.desc.len - 1}", i)
+        if not 0 <= i < self.len:
+            raise _invalid("bad index", f"0 to {self.len - 1}", i)
 
     def address(self, i: int) -> int:
         """Return the address of element i. rte_fbarray_get"""
         self._check(i)
-        return self.desc.data + i * self.desc.elt_sz
+        return self.data + i * self.elt_sz
 
     def index(self, va: int) -> int:
         """Return the index of the element at an address. rte_fbarray_find_idx"""
-        i = (va - self.desc.data) // self.desc.elt_sz
-        if not va or not 0 <= i < self.desc.len:
+        i = (va - self.data) // self.elt_sz
+        if not va or not 0 <= i < self.len:
             raise _invalid("bad address", "an address of the array's elements", f"{va:#x}")
         return i
 
@@ -151,24 +174,13 @@ class Fbarray:
     def all_used(self, start: int, n: int) -> bool:
         """Return whether n entries from start on are used."""
         self._check(start)
-        if not 0 < n <= self.desc.len - start:  # a damaged heap gives any number
-            return False
-        last = start + n - 1
-        found = bytearray(self.words[start >> 3 : (last >> 3) + 1])
-        found[0] |= (1 << (start & 7)) - 1  # other bits of the same bytes
-        found[-1] |= 0xFF ^ (2 << (last & 7)) - 1
-        return found == b"\xff" * len(found)
+        return 0 < n <= self.len - start and all_set(self.words, start, n)
 
     def mark(self, start: int, n: int = 1, used: bool = True) -> None:
         """Mark n entries from start as used, or as free. rte_fbarray_set_used, _set_free"""
         self._check(start)
         self._check(start + n - 1)
-        first, last = start >> 3, (start + n + 7) >> 3
-        old = int.from_bytes(self.words[first:last], "little")
-        ones = (1 << n) - 1 << (start & 7)
-        new = old | ones if used else old & ~ones
-        self.words[first:last] = new.to_bytes(last - first, "little")
-        self.desc.count += new.bit_count() - old.bit_count()
+        self.desc.count = self.desc.count + set_bits(self.words, start, n, used) & 0xFFFFFFFF
 
     def mark_all(self, mask: int) -> None:
         """Mark all entries of a mask as used."""
@@ -194,8 +206,8 @@ class Fbarray:
         back: the highest start of n entries that end at start or before.
         """
         bits = self._ahead(start, used, back)
-        if not 0 < n <= self.desc.len:
-            raise _invalid("bad number of entries", f"1 to {self.desc.len}", n)
+        if not 0 < n <= self.len:
+            raise _invalid("bad number of entries", f"1 to {self.len}", n)
         have = 1
         while have < n:  # a bit stays where `have` entries from it on match
             step = min(have, n - have)
@@ -209,7 +221,7 @@ class Fbarray:
         others = self._ahead(start, not used, back)
         if others:
             return (others & -others).bit_length() - 1
-        return start + 1 if back else self.desc.len - start
+        return start + 1 if back else self.len - start
 
     def biggest(self, start: int, used: bool, back: bool = False) -> int:
         """Return the start of the longest run from start on, or with back of those before.
@@ -225,8 +237,8 @@ class Fbarray:
 
     def runs(self, used: bool = True) -> list[tuple[int, int]]:
         """Return all maximal runs as (start, n), ascending."""
-        if self.desc.count == self.desc.len:  # as EAL's searches do
-            return [(0, self.desc.len)] if used else []
+        if self.desc.count == self.len:  # as EAL's searches do
+            return [(0, self.len)] if used else []
         return runs(self.used(used))
 
 
@@ -297,7 +309,8 @@ class Arrays:
         Raises EalError: EEXIST if it overlaps a mapped array, ENOENT without a file, EADDRNOTAVAIL,
         EINVAL for a file of another size, which EAL would cut or extend.
         """
-        desc = _given(desc)
+        shared = _given(desc)
+        desc = layout.Fbarray.from_buffer_copy(shared)  # which no process changes meanwhile
         size, name = checked_size(desc, elt_sz), _name(desc)
         for va, (length, _) in self.areas.items():
             if desc.data < va + length and va < desc.data + size:
@@ -314,7 +327,8 @@ class Arrays:
             _undo(va, size, fd)
             raise _as_eal(e, f"Cannot attach array {name}") from None
         self.areas[va] = size, fd
-        return Fbarray(desc, fd if self.prot == PROT_RW else -1)
+        shape = desc.data, desc.len, desc.elt_sz
+        return Fbarray(shared, fd if self.prot == PROT_RW else -1, shape)
 
     def _lock_attached(self, fd: int) -> None:
         """Keep the array's owner from removing it. EAL: eal_file_lock"""
@@ -388,7 +402,7 @@ class Arrays:
 
     def release(self, arr: Fbarray) -> None:
         """Release a view of an array before the array is unmapped."""
-        va = arr.desc.data
+        va = arr.data
         if kept := arr.release():
             self.viewed[va] = kept
 

@@ -61,12 +61,12 @@ class Heap:
         Any process of the prefix can have written the pointer and the element.
         """
         found = None if va % LINE else self.lists.of(va)
-        if found and found[0].arr.is_used(found[1]):
+        if found and found[0].maps(found[1]):
             msl, seg = found
             e = elem(va)
             n = (va + e.size - 1 - msl.base_va) // msl.page_sz - seg + 1
             fits = HEADER + e.pad <= e.size and not e.size % LINE and e.heap == self.va
-            if fits and (n == 1 or msl.arr.all_used(seg, n)):
+            if fits and (n == 1 or msl.maps(seg, n)):
                 return e
         raise self.damaged(va)
 
@@ -498,7 +498,7 @@ class Heaps:
     def page_of(self, va: int) -> tuple[MemsegList, int]:
         """Return list and segment of an element's address. EalError(EINVAL)."""
         found = None if va % LINE else self.lists.of(va)
-        if found is None or not found[0].arr.is_used(found[1]):
+        if found is None or not found[0].maps(found[1]):
             raise error(f"{va + HEADER:#x} is not heap memory")
         return found
 

@@ -53,7 +53,8 @@ def _spans(heap: Heap, outside: list[Pages]) -> Iterator[tuple[int, int]]:
             continue
         taken = sum((1 << p.n) - 1 << p.start for p in outside if p.msl is msl)
         for start, n in runs(msl.arr.used() & ~taken):
-            yield msl.va(start), n * msl.page_sz
+            if msl.maps(start, n):
+                yield msl.va(start), n * msl.page_sz
 
 
 def _elements(heap: Heap, va: int, length: int) -> Iterator[int]:

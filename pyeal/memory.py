@@ -434,12 +434,13 @@ class Memory(Process):
                     EEXIST, "extmem", f"Cannot register {va:#x}: it is registered already"
                 )
             slots = self.config.memsegs
-            slot = next((i for i, c in enumerate(slots) if not c.base_va), None)
+            used = self.lists.slots  # also if another process has written to one
+            slot = next((i for i, c in enumerate(slots) if not c.base_va and i not in used), None)
             if slot is None:
                 raise EalError(ENOSPC, "extmem", "Couldn't find empty memseg list")
             socket = self.config.next_socket_id
             msl = self.lists.add(f"extmem_{va:#x}", page_sz, n, socket, va, slot)
-            msl.c.external, msl.c.heap = 1, 0
+            msl.c.external, msl.c.heap, msl.external = 1, 0, True
             msl.fill(0, iovas or [BAD_IOVA] * n, self.config.nchannel, self.config.nrank, [0] * n)
             self.config.next_socket_id += 1
         return msl
@@ -521,12 +522,14 @@ class Memory(Process):
     def check_dma_mask(self, bits: int) -> int:
         """Returns 0 if all memory is below 2**bits (as all later memory will be), 1 if not.
 
-        -1 for more than 63 bits. rte_mem_check_dma_mask
+        -1 for more than 63 bits. EalError(EACCES) if this process must not change the shared
+        mask. rte_mem_check_dma_mask
         """
         if bits > MAX_DMA_BITS:
             return -1
         if self.heaps.beyond(bits):
             return 1
+        self.stages.check_change()
         old = self.config.dma_maskbits
         self.config.dma_maskbits = min(old, bits) if old else bits
         return 0

@@ -12,7 +12,7 @@ from struct import Struct, pack
 
 from . import layout, libc
 from .errors import CLOSED, EalError
-from .fbarray import Arrays, Fbarray, bits
+from .fbarray import Arrays, Fbarray, all_set, bits, n_words, runs, set_bits
 from .layout import MAX_MEMSEG_LISTS, Memseg
 from .pauses import signals_allowed, signals_deferred
 from .peers import RwLock, SharedLock
@@ -91,24 +91,31 @@ class MemsegList:
 
     def __init__(self, index: int, c: layout.MemsegList, arr: Fbarray) -> None:
         self.index, self.c, self.arr = index, c, arr
-        self.base_va, self.len = c.base_va, c.len
-        self.page_sz, self.socket = c.page_sz, c.socket_id
+        # copies: any process of the prefix can write to the structure
+        self.base_va, self.len, self.external = c.base_va, c.len, bool(c.external)
+        self.page_sz, self.socket, self.n_segs = c.page_sz, c.socket_id, arr.len
+        self._mapped = bytearray(8 * n_words(arr.len))  # bit i: this process has segment i mapped
 
     @property
     def name(self) -> str:
         return str(self.c.memseg_arr.name, "ascii", "replace")
 
     @property
-    def n_segs(self) -> int:
-        return self.c.memseg_arr.len
-
-    @property
     def count(self) -> int:
         return self.c.memseg_arr.count
 
-    @property
-    def external(self) -> bool:
-        return bool(self.c.external)
+    def note(self, start: int, n: int, mapped: bool = True) -> None:
+        """Record that this process has mapped segments, or not any more.
+
+        The array says which ones are used, and any process of the prefix can write to it.
+        """
+        set_bits(self._mapped, start, n, mapped)
+
+    def maps(self, start: int, n: int = 1) -> bool:
+        """Return whether this process has mapped n segments from start on."""
+        if n == 1:
+            return bool(self._mapped[start >> 3] >> (start & 7) & 1)
+        return 0 < n <= self.n_segs - start and all_set(self._mapped, start, n)
 
     def va(self, seg: int) -> int:
         return self.base_va + seg * self.page_sz
@@ -129,6 +136,7 @@ class MemsegList:
         records.cast("Q")[0::6] = libc.packed("Q", iovas)
         libc.store_sequence(at + 8, n, self.va(start), size, sizeof(Memseg))
         records.cast("I")[11::12] = libc.packed("I", flags)
+        self.note(start, n)
         self.arr.mark(start, n)
 
     def fill_some(self, iovas: dict[int, int], nchannel: int, nrank: int) -> None:
@@ -145,11 +153,14 @@ class MemsegList:
         ]
         self.arr.allocate(first, len(records))
         libc.memory(self.arr.address(first), len(records) * 48)[:] = b"".join(records)
+        for start, n in runs(bits(iovas)):
+            self.note(start, n)
         self.arr.mark_all(bits(iovas))
 
     def clear(self, start: int, n: int) -> None:
         """Mark n pages free, then clear their records."""
         self.arr.mark(start, n, used=False)
+        self.note(start, n, False)
         memset(self.arr.address(start), 0, n * sizeof(Memseg))
 
 
@@ -217,14 +228,19 @@ class MemsegLists:
         try:
             if self.release.lists == "per-type" and not c.legacy_mem:
                 self._reserve_at(c.mem_va_addr, c.mem_va_len, c.mem_va_page_sz)
-            for slot, m in enumerate(c.memsegs):
+            for slot, shared in enumerate(c.memsegs):
+                m = layout.MemsegList.from_buffer_copy(shared)  # which no process changes meanwhile
                 if not m.memseg_arr.len or m.external:
                     continue
                 self._must_fit(slot, m)
-                arr = self.arrays.attach(m.memseg_arr, sizeof(Memseg))
+                arr = self.arrays.attach(shared.memseg_arr, sizeof(Memseg))
+                if arr.len != m.memseg_arr.len:
+                    m.memseg_arr.len = arr.len
+                    self._must_fit(slot, m)
                 if self.release.lists != "per-type" or c.legacy_mem:
                     self._reserve_at(m.base_va, m.len, m.page_sz)
-                self.slots[slot] = MemsegList(slot, m, arr)
+                self.slots[slot] = msl = MemsegList(slot, m, arr)
+                msl.c = shared
             if self.release.lists != "per-type" and not c.legacy_mem:
                 self._must_be_planned()
         except EalError as e:

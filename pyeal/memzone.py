@@ -59,7 +59,7 @@ class Memzones:
                 raise _no(EEXIST, name, found="a zone of that name")
             slot = self.arr.find(0, used=False)
             if slot < 0:
-                raise _no(ENOSPC, name, "a free zone", f"all {self.arr.desc.len} in use")
+                raise _no(ENOSPC, name, "a free zone", f"all {self.arr.len} in use")
             self.arr.allocate(slot)
             va = self.heaps.malloc(size, max(align, LINE), socket)
             if not va:

@@ -222,9 +222,10 @@ class Sync:
         bits = (1 << n) - 1 << start
         old = self.mapped[msl.index]
         self.mapped[msl.index] = old | bits if used else old & ~bits
+        msl.note(start, n, used)
         if shadow := self.shadows.get(msl.index):
             at, size = start * sizeof(Memseg), n * sizeof(Memseg)
-            records = libc.memory(msl.arr.desc.data + at, size)
+            records = libc.memory(msl.arr.data + at, size)
             self.arrays.write(shadow.desc, at, records if used else bytes(size))
             shadow.mark(start, n, used)
 
@@ -247,6 +248,8 @@ class Sync:
                 if self.mapped[msl.index]:
                     raise ValueError(f"pages of {msl.name} lie in two directories")
                 self.mapped[msl.index] = bits(pages)
+                for start, n in runs(bits(pages)):
+                    msl.note(start, n)
                 self.backing.attach_files(msl, directory, pages)
         except (OSError, ValueError) as e:
             what = getattr(e, "filename", None) or path

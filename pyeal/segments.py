@@ -119,7 +119,7 @@ class Segments:
         msl = pages.msl
         self.backing.check_size(msl.page_sz)
         for i in range(pages.start, pages.start + pages.n):
-            if not msl.arr.is_used(i):
+            if not msl.maps(i):
                 raise EalError(EINVAL, "memalloc", f"segment {i} of {msl.name} is not in use")
             if msl.seg(i).flags & FLAG_DO_NOT_FREE:
                 what = f"Page is not allowed to be freed: {msl.name} {i}"

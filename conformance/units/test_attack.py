@@ -26,7 +26,7 @@ def attack(*args: str, plant: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=110)
 
 
-@pytest.mark.parametrize("part", ["inputs", "attach", "heaps", "locks"])
+@pytest.mark.parametrize("part", ["inputs", "attach", "heaps", "writers", "locks"])
 def test_nothing_is_wrong(part: str) -> None:
     done = attack(part, "--trials=24", "--jobs=1")
 
@@ -67,3 +67,12 @@ def test_a_lock_of_a_dead_process_is_found() -> None:
 
     assert done.returncode == 1 and "its holder may be dead" in done.stdout
     assert attack("locks", "--number=350").returncode == 0
+
+
+def test_a_word_that_is_believed_is_found() -> None:
+    """An array's length is that of its descriptor, which any process can write to."""
+    plant = "from pyeal.fbarray import Fbarray\n"
+    plant += "Fbarray.len = property(lambda self: self.desc.len, lambda self, n: None)"
+    done = attack("writers", "--trials=160", "--jobs=1", plant=plant)
+
+    assert done.returncode == 1 and "MemoryError" in done.stdout

@@ -150,3 +150,4 @@ class NoHuge(ListPerFd):
         finally:
             libc.munmap(block, length)
         arrays.use_all(msl.c.memseg_arr)
+        msl.note(0, n)

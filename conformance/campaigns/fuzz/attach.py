@@ -14,7 +14,8 @@ import pyeal
 from conformance import HUGE_FILES
 from conformance.campaigns.fuzz.engine import Case, Wrong
 from conformance.harness import decode, recordings
-from pyeal import layout, lcores, peers, releases
+from pyeal import files, layout, lcores, peers, releases
+from pyeal.backing.pagefiles import HugedirFiles
 from pyeal.vaspace import VaSpace
 
 PREFIX = "fuzz"
@@ -28,6 +29,15 @@ def folder() -> tempfile.TemporaryDirectory[str]:
     """Make a folder, in memory if possible; the parent makes it and removes it at its end."""
     at = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     return tempfile.TemporaryDirectory(prefix="fuzz-", dir=at)
+
+
+def any_file_system() -> None:
+    """Accept page files that are not on hugetlbfs."""
+
+    def opened(self: HugedirFiles, page_sz: int, must: bool = True) -> files.closing:
+        return files.closing(os.open(self.infos[page_sz].hugedir, os.O_RDONLY))
+
+    HugedirFiles.directory = opened  # type: ignore[method-assign]
 
 
 def quick_locks() -> None:
@@ -133,6 +143,7 @@ class Attach:
         name = seed.partition("/")[0]
         if name not in self.worlds:
             quick_locks()
+            any_file_system()
             at = Path(self.tmp.name) / str(os.getpid()) / name
             self.worlds[name] = World(name, at)
         return self.worlds[name]

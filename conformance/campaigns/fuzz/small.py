@@ -15,8 +15,6 @@ from pathlib import Path
 from conformance.campaigns.fuzz import attach
 from conformance.campaigns.fuzz.engine import Case, Wrong
 from pyeal import EalError, backing, heap_repair, layout, libc, malloc_mp, mp, options, releases
-from pyeal.backing.base import Directory
-from pyeal.backing.pagefiles import HugedirFiles
 from pyeal.fbarray import Arrays
 from pyeal.heap import Heap, Heaps, elem
 from pyeal.hugepages import HugepageInfo
@@ -37,10 +35,7 @@ ELEM = ctypes.sizeof(layout.MallocElem)
 
 class Small:
     def __init__(self, hugedir: Path, release: releases.Release) -> None:
-        def opened(self: HugedirFiles, page_sz: int, must: bool = True) -> Directory:
-            return Directory(os.open(self.infos[page_sz].hugedir, os.O_RDONLY), own=True)
-
-        HugedirFiles.directory = opened  # type: ignore[method-assign]  # it is no hugetlbfs
+        attach.any_file_system()
         self.release = release
         self.opts = options.parse(
             ["--huge-unlink=never", "--file-prefix", attach.PREFIX], releases.get("25.11.2")
