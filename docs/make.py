@@ -180,7 +180,8 @@ How each architecture was tried:
 - riscv64 and ppc64le: seven rows of file formats on Debian's librte_eal 24.11 and 22.11, by
   user-mode emulation; a recording of riscv64; debug information.
 - arm64 with lines of 64 bytes: debug information of a BlueField build.
-- loongarch64: its source alone. QEMU 7.2 does not run Debian's libraries for it.
+- loongarch64: Debian's librte_eal 25.11 with `--no-huge`, by hand, with QEMU 10 (7.2 fails): the
+  size and address of `config`, heaps, lists and the clock; pyeal's tools read it.
 
 Not tried: real hardware other than x86-64, kernels with pages of 64 kB, big-endian machines.
 
