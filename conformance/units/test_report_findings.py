@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from conformance import SUITE
-from conformance.harness import catalogue
+from conformance.harness import catalogue, decode
 from conformance.runner.report import pages
 
 AS_FOUND = ("ERR-012",)  # a row of must that says itself what goes wrong
@@ -22,7 +22,8 @@ def test_a_finding_is_what_a_row_says_or_what_deviates_from_one(f):
     ]
 
     assert f.id in pages.tests()
-    assert command and catalogue.holds(row.releases, command[1])
+    assert command  # Debian's is the newest of its line
+    assert catalogue.holds(row.releases, decode.release(command[1]).name)
     assert row.level == "as-is" or told or f.id in AS_FOUND
     assert f.title and f.what and f.saw
     first, *last = re.findall(r"\d\d\.11", f.releases)
