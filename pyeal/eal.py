@@ -116,8 +116,8 @@ class Eal(memory.Memory):
         runtime.raise_open_files(self.host, log)
         self._init_memory({node: nodes.count(node) for node in nodes})
         self._ends.append(self._stop_following)
-        around = nodes[0], log, self.repair_heap, self.on_event
-        self.heaps = Heaps(self.lists, self.memalloc, opts, stages.sockets(), *around)
+        repair, told = self.repair_heap, self.on_event
+        self.heaps = Heaps(self.memalloc, opts, stages.sockets(), nodes[0], repair, told)
         stages.share(nodes[1:])
         if not any(m.socket == nodes[0] for m in self.lists if not m.external):
             log("WARNING", "WARNING: Main core has no memory on local socket!")

@@ -12,7 +12,7 @@ from ctypes import addressof, c_uint64, sizeof
 from errno import EINVAL, ENOMEM
 
 from . import layout, libc
-from .errors import EalError, Log
+from .errors import EalError
 from .layout import BUSY, FLAG_DIRTY, FLAG_DO_NOT_FREE, FREE, FREELISTS, LINE, PAD, MallocElem
 from .memseg import MemsegList, MemsegLists
 from .segments import Pages, Segments
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .options import Options
+
+    Repair = Callable[["Heap"], object]
 
 HEADER = sizeof(MallocElem)
 MIN_SPLIT = HEADER + LINE  # a smaller part does not become an element
@@ -39,11 +41,7 @@ class Heap:
     """
 
     def __init__(
-        self,
-        c: layout.MallocHeap,
-        socket: int,
-        lists: MemsegLists,
-        repair: Callable[[Heap], object],
+        self, c: layout.MallocHeap, socket: int, lists: MemsegLists, repair: Repair
     ) -> None:
         self.c, self.socket, self.va, self.lists = c, socket, addressof(c), lists
         self.rule = lists.release.free_list_rule
@@ -291,20 +289,18 @@ class Heaps:
 
     def __init__(
         self,
-        lists: MemsegLists,
         segments: Segments,
         opts: Options,
         sockets: list[int],
         main_socket: int,
-        log: Log,
-        repair: Callable[[Heap], object],
+        repair: Repair,
         on_event: list[Callable[[str, int, int], object]],
     ) -> None:
-        self.lists, self.segments, self.opts, self.log = lists, segments, opts, log
-        self.main_socket, self.on_event = main_socket, on_event
+        self.segments, self.lists, self.log = segments, segments.lists, segments.log
+        self.opts, self.main_socket, self.on_event = opts, main_socket, on_event
         self.limits = {} if opts.legacy_mem or opts.no_huge else dict(opts.socket_limit or {})
-        slots = lists.config.malloc_heaps
-        self.heaps = [Heap(slots[i], socket, lists, repair) for i, socket in enumerate(sockets)]
+        slots = zip(self.lists.config.malloc_heaps, sockets, strict=False)
+        self.heaps = [Heap(c, socket, self.lists, repair) for c, socket in slots]
 
     def create(self) -> None:
         """Name the heaps and add all pages to them. rte_eal_malloc_heap_init"""

@@ -116,7 +116,10 @@ class GrowthServer:
         result = FAIL
         try:
             if t == ALLOC:
-                self._grow(param, id)
+                _, _, page_sz, size, socket, _, align, _, contig, _, _ = _ALLOC.unpack(param)
+                if page_sz <= 0 or page_sz & page_sz - 1 or align & align - 1:
+                    raise ValueError(f"pages of {page_sz} bytes, alignment {align}")
+                self.memory.serve_growth(socket, page_sz, size, max(align, 1), contig, id)
             elif t == FREE:
                 _, va, length, _, _ = _FREE.unpack(param)
                 self.memory.serve_release(va, length, id)
@@ -126,12 +129,6 @@ class GrowthServer:
         except (EalError, ValueError) as e:
             self.log("ERR", f"request of a secondary refused: {e}")
         self.channel.send("mp_malloc_response", head(t, id, result))
-
-    def _grow(self, param: bytes, id: int) -> None:
-        _, _, page_sz, size, socket, _, align, _, contig, _, _ = _ALLOC.unpack(param)
-        if page_sz <= 0 or page_sz & page_sz - 1 or align & align - 1:
-            raise ValueError(f"pages of {page_sz} bytes, alignment {align}")
-        self.memory.serve_growth(socket, page_sz, size, max(align, 1), contig, id)
 
 
 class GrowthClient:
@@ -174,19 +171,18 @@ class GrowthClient:
     def grow(self, heap: int, socket: int, page_sz: int, size: int, align: int, va: int) -> bool:
         """Return whether the primary added pages for size bytes; va: the heap's address (20.11)."""
         first = va if self.release.alloc_names_heap_by_address else heap
-        self.id += 1
-        ask = _ALLOC.pack(ALLOC, first, page_sz, size, socket, 0, align, 0, False, self.id, 0)
-        return self._ask(ask, self.id)
+        return self._ask(_ALLOC, ALLOC, first, page_sz, size, socket, 0, align, 0, False)
 
     def release_pages(self, va: int, length: int) -> bool:
         """Return whether the primary freed pages that no heap contains any more."""
-        self.id += 1
-        return self._ask(_FREE.pack(FREE, va, length, self.id, 0), self.id)
+        return self._ask(_FREE, FREE, va, length)
 
-    def _ask(self, param: bytes, id: int) -> bool:
-        reply = self._waiting[id] = Reply()
+    def _ask(self, kind: Struct, *words: int) -> bool:
+        self.id += 1
+        id, reply = self.id, Reply()
+        self._waiting[id] = reply
         try:
-            if not self.channel.send("mp_malloc_request", param):
+            if not self.channel.send("mp_malloc_request", kind.pack(*words, id, 0)):
                 self.log("ERR", "Cannot send message to primary")
                 return False
             self.channel.wait(reply, time.monotonic() + TIMEOUT, "mp_socket")

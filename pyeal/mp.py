@@ -40,8 +40,6 @@ SETTLE, PEEK = 0.25, 0.005  # seconds before a primary watches its directory; be
 class Message:
     """One datagram: kind, name, parameters, and the name of the sender's socket."""
 
-    __slots__ = ("kind", "name", "param", "sender")
-
     def __init__(self, kind: int, name: str, param: bytes, sender: str = "") -> None:
         self.kind, self.name, self.param, self.sender = kind, name, param, sender
 
@@ -111,7 +109,6 @@ class Channel:
             what, fix = f"Cannot create {self.path}", "choose a shorter --file-prefix"
             limit = "a path of at most 107 bytes"
             raise EalError(EFAULT, "mp", what, expected=limit, fix=fix, reason="path-too-long")
-        bound = False
         try:
             self.sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         except OSError as e:
@@ -120,12 +117,10 @@ class Channel:
             with DirectoryLock(directory, fcntl.LOCK_EX):
                 discard(self.path)
                 self.sock.bind(self.path)
-                bound = True
             self._wake, self._waker = os.pipe()
         except OSError as e:
             self.sock.close()
-            if bound:
-                discard(self.path)
+            discard(self.path)
             raise self._failed(e.strerror) from None
         self._poll = select.poll()
         self._poll.register(self.sock.fileno(), select.POLLIN)
@@ -291,12 +286,7 @@ class Channel:
 
         A secondary that detaches has no socket any more before it ends.
         """
-        lives = select.poll()
-        for fd in list(self._lives):
-            lives.register(fd, select.POLLIN)
-        if self._settles or len(lives.poll(0)) < len(self._lives):
-            return False
-        return not any(map(self._listens, self.peers()))
+        return self.are_all(())
 
     def are_all(self, peers: Iterable[str]) -> bool:
         """Return whether these are all processes that listen, or live if that is watched.

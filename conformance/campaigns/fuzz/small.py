@@ -55,7 +55,7 @@ class Small:
         population = Population(Pagemap(), False, log)
         held = backing.for_primary(self.lists, self.opts, [info], population)
         self.segments = Segments(self.lists, held)
-        self.heaps = Heaps(self.lists, self.segments, self.opts, [0], 0, log, self.repair, [])
+        self.heaps = Heaps(self.segments, self.opts, [0], 0, self.repair, [])
         self.heaps.create()
 
     def repair(self, heap: Heap) -> None:
