@@ -131,10 +131,11 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
 def write_file(path: str, data: bytes) -> None:
     """Writes a shared file as a whole, with mode 0600, and cuts off longer old content.
 
-    Raises OSError, and removes the file then.
+    Raises OSError, and removes the file then, unless it could not be opened.
     """
+    opened = closing(open_shared(path, os.O_RDWR | os.O_CREAT))
     try:
-        with closing(open_shared(path, os.O_RDWR | os.O_CREAT)) as fd:
+        with opened as fd:
             write_all(fd, data, 0)
             # truncated after the write: ext4 flushes a file that was truncated to nothing before
             os.ftruncate(fd, len(data))

@@ -113,3 +113,15 @@ def test_a_shorter_file_replaces_a_longer_one(tmp_path: Path) -> None:
 
     assert path.read_bytes() == b"abc"
     assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0o044  # an existing file keeps its mode
+
+
+def test_a_file_that_is_refused_stays(bad: tuple[str, int]) -> None:
+    path, error = bad
+    before = os.lstat(path)
+    with pytest.raises(OSError) as e:
+        files.write_file(path, b"abc")
+
+    assert e.value.errno == error or (
+        stat.S_ISDIR(before.st_mode) and e.value.errno == errno.EISDIR
+    )
+    assert os.lstat(path).st_ino == before.st_ino
