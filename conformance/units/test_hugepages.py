@@ -7,15 +7,20 @@ import os
 import threading
 from errno import EACCES
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from conformance import GB, MB
 from conformance.harness import fake_host
 from pyeal import hugepages, lcores, options, releases
+from pyeal.backing.pagefiles import ListFile, PageFiles
 from pyeal.errors import EalError
+from pyeal.layout import FLAG_DIRTY
 from pyeal.look.fake_host import FakeHost
 from pyeal.look.pools import all_pools
+from pyeal.populate import Pagemap, Population
 
 M2 = 2 * MB
 CASES = [
@@ -281,6 +286,43 @@ def test_what_others_can_make_is_not_kept_open(huge: Dir) -> None:
     unlock(infos)
 
     assert kept == {}
+
+
+def backing_of(kind: Any, infos: hugepages.Infos, *args: str) -> Any:
+    opts = options.parse(["--huge-unlink=never", *args], releases.get("22.11"))
+    lists = SimpleNamespace(release=opts.release)
+    return kind(lists, opts, infos, Population(Pagemap(), False, lambda level, text: None))
+
+
+def test_a_page_file_that_is_removed_after_discovery_is_made_anew(huge: Dir) -> None:
+    """rtemap_0 stays and is dirty; rtemap_1 was opened by discovery, and has no name any more."""
+    huge.make("rtemap_0", "rtemap_1")
+    infos = huge.discover("--huge-unlink=never")
+    (huge.path / "rtemap_1").unlink()
+    backing, flags = backing_of(PageFiles, infos), [0, 0, 0]
+    opened, error = backing.open(SimpleNamespace(index=0, page_sz=M2), 0, flags, infos[0].lock_fd)
+    links = [os.fstat(fd).st_nlink for fd in opened]
+    for fd in opened:
+        os.close(fd)
+    unlock(infos)
+
+    assert (error, flags, links) == (None, [FLAG_DIRTY, 0, 0], [1, 1, 1])
+
+
+@pytest.mark.parametrize(("content", "flag"), [(None, 0), (b"", FLAG_DIRTY), (b"x", FLAG_DIRTY)])
+def test_an_old_list_file_is_dirty_also_if_it_is_empty(
+    huge: Dir, content: bytes | None, flag: int
+) -> None:
+    """linux/eal_memalloc.c: get_seg_fd"""
+    if content is not None:
+        (huge.path / "rtemap_0").write_bytes(content)
+    infos = huge.discover("--huge-unlink=never", "--single-file-segments")
+    backing = backing_of(ListFile, infos, "--single-file-segments")
+    fd, found = backing.open(SimpleNamespace(index=0, page_sz=M2), infos[0].lock_fd)
+    os.close(fd)
+    unlock(infos)
+
+    assert found == flag
 
 
 def test_the_directory_is_locked_until_unlock(huge: Dir) -> None:

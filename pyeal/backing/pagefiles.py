@@ -178,6 +178,8 @@ class PageFiles(HugedirFiles, PagePerFd):
             check = files.others_may_write(dir_fd)
         except OSError as e:
             return [], e
+        for name in [n for n in names if n in ready and n not in old] if ready else ():
+            os.close(ready.pop(name))  # it was removed since discovery opened it
         if not self.unlink_existing:
             flags[: len(names)], old = [FLAG_DIRTY if name in old else 0 for name in names], ()
         opened, error = open_files(
