@@ -105,16 +105,18 @@ class ProcessView(Host):
         if not self.own or self.root:
             return None
         before, found = self.affinity(), set[int]()
-        for cpu in asked if before else ():
-            try:
-                os.sched_setaffinity(0, {cpu})
-                found.add(cpu)
-            except OSError as e:
-                if e.errno != EINVAL:
-                    return None
         if not before:
             return None
-        os.sched_setaffinity(0, before)
+        try:
+            for cpu in asked:
+                try:
+                    os.sched_setaffinity(0, {cpu})
+                    found.add(cpu)
+                except OSError as e:
+                    if e.errno != EINVAL:
+                        return None
+        finally:
+            os.sched_setaffinity(0, before)
         return found
 
     def raise_open_files(self) -> int:
