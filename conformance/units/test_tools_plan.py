@@ -18,7 +18,7 @@ from conformance.harness import fake_host
 from conformance.units.fake_view import FakeView, view
 from pyeal import dynmem, options, releases
 from pyeal.look.process_view import ProcessView
-from pyeal.tools import plan
+from pyeal.tools import costs
 from pyeal.tools.dryrun import DryRun
 
 CASES = [
@@ -187,14 +187,14 @@ def test_a_base_between_what_two_processes_have() -> None:
 
     one, two = Taken((0x100000000, 0x140000000)), Taken((0x180000000, 0x190000000))
 
-    assert plan.free_base(1 << 24, [one]) == 0x141000000
-    assert plan.free_base(GB, [one, two]) == 0x191000000
-    assert plan.free_base(1 << 48, [one]) == 0
+    assert costs.free_base(1 << 24, [one]) == 0x141000000
+    assert costs.free_base(GB, [one, two]) == 0x191000000
+    assert costs.free_base(1 << 48, [one]) == 0
 
 
 def test_time_is_measured_here() -> None:
-    assert plan.zeroing() > 1 << 26
-    assert 0 < plan.per_file() < 0.1
+    assert costs.zeroing() > 1 << 26
+    assert 0 < costs.per_file() < 0.1
 
 
 def run(*args: str) -> tuple[int, str]:

@@ -122,6 +122,36 @@ class Process:
         """Bytes of hugepages that it maps."""
         return int((self.status.get("HugetlbPages") or "0").split()[0]) << 10
 
+    def hugepages_of(self, page_sz: int) -> int:
+        """Return bytes of hugepages of a size that it maps; of all sizes if it hides numa_maps."""
+        lines = self._read("numa_maps").splitlines()
+        if not lines:
+            return self.hugetlb_bytes
+        word, total = b" kernelpagesize_kB=%d" % (page_sz >> 10), 0
+        for line in lines:
+            if b" huge " in line + b" " and line.endswith(word):
+                total += sum(int(n) for n in re.findall(rb" N\d+=(\d+)", line))
+        return total * page_sz
+
+    def unmapped_hugepages(self, page_sz: int) -> int:
+        """Return bytes of hugepages of a size in files without a name that it has open."""
+        total, seen = 0, set[int]()
+        try:
+            fds = os.listdir(f"{self.at}/fd")
+        except OSError:
+            return 0
+        for fd in fds:
+            try:
+                if not os.readlink(at := f"{self.at}/fd/{fd}").endswith(" (deleted)"):
+                    continue
+                st = os.stat(at)
+                if st.st_ino not in seen and st.st_blksize == page_sz:
+                    seen.add(st.st_ino)
+                    total += st.st_blocks * 512
+            except OSError:
+                continue
+        return total
+
     def capable(self, name: str) -> bool:
         return bool(int(self.status.get("CapEff", "0"), 16) >> CAPABILITIES[name] & 1)
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
-from pyeal import builds, layout, libc, releases
-from pyeal.libc import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_RW
+from pyeal import builds, layout, releases
 from pyeal.look.process import NO_LIMIT
 from pyeal.look.process_view import ProcessView
 from pyeal.tools import (
@@ -30,13 +28,13 @@ from pyeal.tools import (
     printable_facts,
     size,
 )
+from pyeal.tools.costs import GAP, free_base, per_file, zeroing
+from pyeal.tools.doctor.chain import advice
 from pyeal.tools.dryrun import DryRun
-from pyeal.vaspace import align
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
     from typing import Any
 
     from pyeal.errors import EalError
@@ -48,64 +46,7 @@ EXAMPLES = """\
 
 exit code: 0 it would start, 1 it would not, 2 the request makes no sense"""
 TAKES_EAL_ARGS = True
-MADV_HUGEPAGE = 14
-GAP = 1 << 24  # --base-virtaddr is a multiple of it
 TOP = 1 << 47
-
-
-# --- time, and addresses free in two processes ----------------------------------------------------
-
-
-def zeroing() -> float:
-    """Bytes a second that this machine zeroes new pages with: the best of 8 MB of own memory."""
-    sz, n = 2 << 20, 4
-    va = libc.mmap(0, (n + 2) * sz, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS)
-    try:
-        at = align(va, sz)
-        try:
-            libc.madvise(at, n * sz, MADV_HUGEPAGE)
-        except OSError:
-            pass
-        took = [_timed(libc.madvise, at + i * sz, sz, libc.MADV_POPULATE_WRITE) for i in range(n)]
-    except OSError:  # a kernel from before 5.14
-        took = [_timed(libc.zero, at + i * sz, sz) for i in range(n)]
-    finally:
-        libc.munmap(va, (n + 2) * sz)
-    return sz / min(took)
-
-
-def _timed(fn: Callable[..., object], *args: object) -> float:
-    began = time.perf_counter()
-    fn(*args)
-    return time.perf_counter() - began
-
-
-def per_file() -> float:
-    """Seconds that making, locking and mapping a file costs here, without its memory; 0: unknown"""
-    import fcntl
-
-    began, n = time.perf_counter(), 16
-    try:
-        for _ in range(n):
-            fd = os.memfd_create("plan")
-            os.ftruncate(fd, libc.PAGE)
-            fcntl.flock(fd, fcntl.LOCK_SH)
-            libc.munmap(libc.mmap(0, libc.PAGE, PROT_RW, MAP_SHARED, fd), libc.PAGE)
-            os.close(fd)
-    except OSError:  # forbidden here
-        return 0.0
-    return (time.perf_counter() - began) / n
-
-
-def free_base(length: int, views: list[ProcessView], bits: int = 47) -> int:
-    """The lowest --base-virtaddr with length bytes free behind it in all processes; 0 if none."""
-    taken = sorted((start, end) for v in views for start, end, _ in v.maps())
-    at = align(layout.BASE, GAP) + GAP  # config lies right before the base
-    for start, end in taken:
-        if start - at >= length:
-            break
-        at = max(at, align(end, GAP) + GAP)
-    return at if at + length <= 1 << bits else 0
 
 
 # --- the answer -----------------------------------------------------------------------------------
@@ -212,6 +153,8 @@ def run(args: argparse.Namespace) -> int:
     view = ProcessView(args.pid)
     with Progress("starting on fake pages"), DryRun(args.eal_args, args.release, view) as r:
         found = facts(r)
+        if r.error and r.error.stage != "options":
+            found["error"]["fix"] = advice(r, args.eal_args)
         if args.for_peer and r.error is None:
             length = found["addresses"]["end"] - found["addresses"]["start"]
             found["base_virtaddr"] = length and free_base_for(r, length, args.for_peer)
@@ -246,7 +189,8 @@ def shown(f: dict[str, Any], e: EalError | None) -> str:
     """Return the plan as text, or the fields of the error that prevents the start."""
     if e:
         head = ink("would fail", BOLD, RED) + f" in stage {e.stage}, as {f['release']}"
-        sides = ("expected", e.expected), ("found", e.found), ("fix", e.fix)
+        fix = f["error"].get("fix") or e.fix
+        sides = ("expected", e.expected), ("found", e.found), ("fix", fix)
         lines = [f"  {ink(name.rjust(8), DIM)}  {printable(side)}" for name, side in sides if side]
         return "\n".join([head, "", f"  {printable(e.what)}", *lines, *_said(f)])
     rows: list[tuple[str, str]] = []

@@ -71,7 +71,7 @@ def check(c: Case) -> Iterator[Finding]:
     missed = r.space.missed
     collision = _collision(v, spans) if not v.own and not c.running else ""
     if collision:
-        from pyeal.tools.plan import free_base
+        from pyeal.tools.costs import free_base
 
         length = spans[-1][1] - spans[0][0]
         base = free_base(length + (1 << 24), [v])
@@ -148,7 +148,7 @@ def _primary_addresses(c: Case) -> Iterator[Finding]:
     ]
     first, last = min(s[0] for s in spans), max(s[1] for s in spans)
     if collision := _collision(c.view, spans):
-        from pyeal.tools.plan import free_base
+        from pyeal.tools.costs import free_base
 
         base = free_base(last - first + (1 << 24), [c.view])
         yield Finding(

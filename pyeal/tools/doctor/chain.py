@@ -119,6 +119,15 @@ def look_at(c: Case) -> dict[str, list[Finding]]:
     return found
 
 
+def advice(r: DryRun, args: list[str]) -> str:
+    """Return the fix of the link that ends a dry run."""
+    c = Case(r.view, args, r.release.name, r)
+    found = look_at(c)
+    fails = [f.do for f in found[link_of(c)] if f.state == FAIL and f.do]
+    fails += [f.do for fs in found.values() for f in fs if f.state == FAIL and f.do]
+    return fails[0] if fails else ""
+
+
 def for_user(c: Case, do: str) -> str:
     """Return a command that only root may run with what helps without root in front, if anything.
 
@@ -165,7 +174,7 @@ def link_of(c: Case) -> str:
 
 def _zeroing(c: Case) -> Finding | None:
     """Return a finding if the kernel needs long to zero the pages at every start."""
-    from pyeal.tools.plan import zeroing
+    from pyeal.tools.costs import zeroing
 
     r = c.dry_run
     if not r or r.error or c.o.no_huge:

@@ -53,7 +53,9 @@ class Finding:
 class Case:
     """One start to examine: a host as a process sees it, EAL's arguments, a dry run with them."""
 
-    def __init__(self, view: ProcessView, args: list[str], release: str | None) -> None:
+    def __init__(
+        self, view: ProcessView, args: list[str], release: str | None, dry_run: DryRun | None = None
+    ) -> None:
         self.release = releases.get(release or releases.DEFAULT)
         # a process that is named has a command line of its own
         own = [] if args or view.own or view.root else steps.args_of(view, self.release)
@@ -81,7 +83,9 @@ class Case:
         alive = bool(self.config and self.config.alive)
         kind = self.opts.proc_type if self.opts else "primary"
         self.secondary = kind == "secondary" or (kind == "auto" and alive)
-        self.dry_run = None if self.secondary or self.refused else DryRun(args, release, view)
+        self.dry_run = None
+        if not (self.secondary or self.refused):
+            self.dry_run = dry_run or DryRun(args, release, view)
         self.error = self.dry_run.error if self.dry_run else None
 
     @property

@@ -85,6 +85,8 @@ def _shortage(c: Case, usable: Usable) -> Iterator[Finding]:
     ) or any(_extra(c, sz) for sz in usable)
     if not some and not cleared:
         yield _none_free(c, usable, stale)
+    elif e and e.reason == "no-free-page" and (idle := _unmounted(c, usable)):
+        yield _wrong_size(c, usable, idle)
     elif e and e.reason == "no-free-page":
         yield _all_reserved(c, usable)
     elif e and (c.failed_at("pool") or (e.stage == "pages" and not c.limit)):
@@ -106,15 +108,44 @@ def _none_free(c: Case, usable: Usable, stale: list[tuple[str, int]]) -> Finding
         return Finding(FAIL, "no hugepages are reserved", 1, 26, wanted=want, found=found, do=do)
     rows: tuple[int, ...] = (1,)
     do, by = fixes.to("ps"), "by processes that are not visible"
-    held = holders(c)
+    held = holders(c, default)
     if stale:
         rows, do = (3, 1), fixes.to("stale")
         by = f"{size(sum(n for _, n in stale))} by files of dead processes"
     elif held:
         do = fixes.resize(default, usable[default][0] + fixes.pages(fixes.LEAST, default))
         by = ", ".join(f"{size(n)} by {name} ({pid})" for n, pid, name in held[:3])
+    elif others := pins(c, default):
+        by, do = (
+            others,
+            fixes.resize(default, usable[default][0] + fixes.pages(fixes.LEAST, default)),
+        )
     found = f"none free of {total:,}, {by}"
     return Finding(FAIL, "all hugepages are taken", *rows, wanted=want, found=found, do=do)
+
+
+def _unmounted(c: Case, usable: Usable) -> list[int]:
+    """Return the page sizes that have free pages and no mount that EAL would take."""
+    if c.o.in_memory or c.o.huge_dir:
+        return []
+    survey = hugepages.Survey(c.o, [0], c.view)
+    idle = [sz for sz, (_, free, resv, _) in usable.items() if free > resv]
+    return [sz for sz in idle if not survey.hugedir(sz)]
+
+
+def _wrong_size(c: Case, usable: Usable, idle: list[int]) -> Finding:
+    """Report that the size which is mounted has no page, and the size with pages no mount."""
+    sz = min(idle)
+    none = ", ".join(size(x) for x, w in usable.items() if x not in idle and not w[1])
+    return Finding(
+        FAIL,
+        f"{none or 'the mounted size'} has a mount and no free page, {size(sz)} no mount",
+        2,
+        29,
+        wanted="free pages of a size that is mounted",
+        found=f"{usable[sz][1]:,} free {size(sz)} pages, not mounted",
+        do=fixes.mount(sz),
+    )
 
 
 def _all_reserved(c: Case, usable: Usable) -> Finding:
@@ -238,8 +269,38 @@ def _stale(c: Case) -> list[tuple[str, int]]:
     return found
 
 
-def holders(c: Case) -> list[tuple[int, int, str]]:
-    """Return (bytes, pid, name) of the processes that map hugepages, most first."""
-    processes = (Process(pid, at=f"{c.view.proc}/{pid}") for pid in pids())
-    found = [(n, p.pid, p.status["Name"]) for p in processes if (n := p.hugetlb_bytes)]
+def holders(c: Case, sz: int) -> list[tuple[int, int, str]]:
+    """Return (bytes, pid, name) of the processes that hold pages of a size, most first.
+
+    What they map; else what they keep by a descriptor: memory of a memfd needs no mapping.
+    """
+    found = []
+    for pid in pids():
+        p = Process(pid, at=f"{c.view.proc}/{pid}")
+        n = p.hugepages_of(sz) if p.hugetlb_bytes else 0
+        name = p.status.get("Name", "?")
+        if kept := p.unmapped_hugepages(sz) if not n else 0:
+            n, name = kept, f"{name}, by a descriptor"
+        if n:
+            found.append((n, pid, name))
     return sorted(found, reverse=True)
+
+
+def pins(c: Case, sz: int) -> str:
+    """Return what holds pages of a size without a process: files, and shared memory of System V."""
+    found = []
+    for at, _ in hugepages.mounts(c.view):
+        try:
+            if c.view.statfs(at)[1] != sz:
+                continue
+            with os.scandir(c.view.path(at)) as entries:
+                held = [e.path for e in entries if e.is_file() and e.stat().st_blocks]
+        except OSError:
+            continue
+        found += [f"{len(held):,} files in {at}"] if held else []
+    for line in c.view.read("/proc/sysvipc/shm").splitlines()[1:]:
+        words = line.split()
+        n, users, rss = int(words[3]), int(words[6]), int(words[14])
+        if not users and rss and not n % sz:
+            found.append(f"{size(rss)} by shared memory {words[1]} (ipcs -m) without a process")
+    return ", ".join(found)

@@ -152,6 +152,12 @@ def mount(world, tmp_path):
     return prepared(world, "-m", "2", box=box)
 
 
+def another_size(world, tmp_path):
+    """The size that is mounted has no page, the other one has pages and no mount."""
+    box = world.box(lease={"2M": 2}, mounts=[("1G", "/run/hugepages/1G", "")])
+    return prepared(world, "-m", "2", box=box)
+
+
 @scene("another-mount", pages={"2M": 4})
 def another_mount(world, tmp_path):
     few = [
@@ -228,7 +234,12 @@ def old_directory(world, tmp_path):
     return target
 
 
-@pytest.mark.parametrize(("make", "name"), SCENES.values())
+MORE = [
+    pytest.param(another_size, "mount", id="mount-size", marks=needs(root=True, pages={"2M": 2})),
+]
+
+
+@pytest.mark.parametrize(("make", "name"), [*SCENES.values(), *MORE])
 def test_the_advice_lets_the_start_succeed(make, name, world, tmp_path, evidence):
     target = make(world, tmp_path)
     fails, do = target.ask()[0], advice(target, name)
