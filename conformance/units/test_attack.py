@@ -26,7 +26,7 @@ def attack(*args: str, plant: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=110)
 
 
-@pytest.mark.parametrize("part", ["inputs", "attach", "heaps", "writers", "locks"])
+@pytest.mark.parametrize("part", ["inputs", "attach", "heaps", "writers", "interrupts", "locks"])
 def test_nothing_is_wrong(part: str) -> None:
     done = attack(part, "--trials=24", "--jobs=1")
 

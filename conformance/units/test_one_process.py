@@ -12,22 +12,18 @@ from collections.abc import Callable, Iterator
 from ctypes import addressof
 from errno import EALREADY, EBUSY, EDEADLK, EINVAL, EPERM
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
 import pyeal
 from conformance import MODES, needs
+from conformance.campaigns.attack.interrupts import Alarm, At, life, ring, taken
 from conformance.harness.child import environment
 
 PRIVATE = ["--no-huge", "-m", "8", "--no-shconf"]
 TRIALS = 300
 SEED = 20261130
-
-
-class Alarm(Exception):
-    """What the handler of a test raises."""
 
 
 @pytest.fixture
@@ -217,74 +213,11 @@ def test_a_callback_that_calls_in_is_refused(eal: pyeal.Eal) -> None:
 # --- signals --------------------------------------------------------------------------------------
 
 
-class At:
-    """Raises a signal at the n-th line that pyeal runs; `lines` is how many there were."""
-
-    def __init__(self, n: int) -> None:
-        self.n, self.lines, self.folder = n, 0, os.path.dirname(pyeal.__file__)
-
-    def __enter__(self) -> At:
-        sys.settrace(self._call)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(self.folder) else None
-
-    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if event == "line":
-            self.lines += 1
-            if self.lines == self.n:
-                signal.raise_signal(signal.SIGUSR1)
-        return self._line
-
-
-def ring(signum: int, frame: Any) -> None:
-    raise Alarm
-
-
 @pytest.fixture
 def alarm() -> Iterator[None]:
     old = signal.signal(signal.SIGUSR1, ring)
     yield
     signal.signal(signal.SIGUSR1, old)
-
-
-def taken() -> tuple[set[str], int]:
-    """The descriptors of this process, and the bytes that EAL's lists and arrays have mapped."""
-    fds = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            fds.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-        except FileNotFoundError:  # of the listing itself
-            pass
-    big = 0
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        first, _, last = line.split()[0].partition("-")
-        size = int(last, 16) - int(first, 16)
-        if 0x100000000 <= int(first, 16) < 0x500000000000:  # where EAL maps
-            big += size
-    return fds, big
-
-
-def life(args: list[str]) -> None:
-    """A start, allocations and an end, as a program that heeds its signals writes it."""
-    eal = None
-    try:
-        eal = pyeal.init(args)
-        va = eal.malloc(4096)
-        grown = eal.malloc(5 << 20)
-        eal.memzone_reserve("zone", 64)
-        eal.walk_segments(lambda msl, ms: 0)
-        eal.memzone_free("zone")
-        eal.free(grown)
-        eal.free(va)
-        eal.cleanup()
-    finally:
-        if eal and not eal.closed:
-            eal.cleanup()
 
 
 @pytest.mark.parametrize("kind", ["private", "shared"])

@@ -62,11 +62,18 @@ def _writers() -> list[Any]:
     return writers.FAMILIES
 
 
+def _interrupts() -> list[Any]:
+    from conformance.campaigns.attack import interrupts
+
+    return interrupts.FAMILIES
+
+
 PARTS = {
     "inputs": Part(_inputs, 1000, 80_000),
     "attach": Part(_attach, 400, 20_000),
     "heaps": Part(_heaps, 40, 2000),
     "writers": Part(_writers, 120, 80_000),
+    "interrupts": Part(_interrupts, 28, 3000),
     "locks": Part(_locks, 10, 1000),
     "names": Part(None, 0, 1, ("units/test_hostile_names.py",)),
     "leases": Part(
