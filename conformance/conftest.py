@@ -328,11 +328,19 @@ def pytest_runtest_protocol(item, nextitem):
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     said = list(item.user_properties)
     reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    if tries.again(_of_pages(item, [r.when for r in reports if r.failed])):
+    failed = [r.when for r in reports if r.failed]
+    left = item.stash.get(LEFT, [])
+    # the test itself has a verdict then: three tries show whether it is the test that does so
+    resized = failed == ["teardown"] and bool(left) and all(" pool changed: " in s for s in left)
+    if tries.again(_of_pages(item, failed), 3 if resized else neighbours.TRIES):
         item.user_properties[:], item._report_sections = said, []
         item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)  # with its own time limit
         return True
-    why = [*item.location[:2], f"Skipped: {neighbours.NOT_JUDGED}, {tries}"] if tries.said else None
+    why = (
+        [*item.location[:2], f"Skipped: {neighbours.NOT_JUDGED}, {tries}"]
+        if tries.said and not resized
+        else None
+    )
     for r in reports:
         if tries.said:
             r.user_properties.append(("disturbed", str(tries)))

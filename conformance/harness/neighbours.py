@@ -130,7 +130,7 @@ class Tries:
         self.pools, self.said, self.grown = pools, [], []
         self.watch = Watch(pools, near=False)
 
-    def again(self, failed):
+    def again(self, failed, most=TRIES):
         """Whether to repeat this try: it failed, and a neighbour did something meanwhile."""
         if not failed or not repeats:
             return False
@@ -142,7 +142,7 @@ class Tries:
         self.said.append("; ".join(said))
         self.judged = False
         self.watch = Watch(self.pools, near=True)
-        return len(self.said) < TRIES
+        return len(self.said) < most
 
     judged = True  # the last try says something about the target
 

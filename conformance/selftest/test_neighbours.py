@@ -72,6 +72,15 @@ def test_a_test_that_changes_the_pool_each_time_fails(suite, pool):
     assert "2M pool changed" in done.text
 
 
+def test_a_test_that_passes_has_a_verdict_in_any_pool(suite, pool):
+    """Its size changes in each try, by another number: it is no test's doing."""
+    done = suite.run(COUNTED.format(grow("[9, 30, 11, 50][tries % 4]"), 0))
+
+    assert done.outcomes == {"passed": 1}
+    assert os.stat("tries").st_size == 3
+    assert disturbed(suite).startswith("3 times: ")
+
+
 def test_what_is_disturbed_in_each_try_is_not_judged(suite, pool):
     done = suite.run(COUNTED.format(grow("[9, 30, 11, 50, 8, 60][tries % 6]"), 99))
 
