@@ -109,6 +109,8 @@ def _no_directory(r: DryRun, path: str, why: str) -> EalError:
 
 def _elsewhere(r: DryRun) -> str:
     """Return what gives the start another runtime directory, or none."""
+    if "/" in r.options.file_prefix:  # of the levels EAL creates the last two alone
+        return fixes.to("prefix", prefix=r.options.file_prefix.replace("/", "_"))
     if not r.release.runtime_directory_env and r.view.uid == 0:
         return fixes.to("no-shconf")  # no variable is obeyed
     return fixes.runtime_dir("", r.view.uid, r.release.runtime_directory_env)
@@ -255,6 +257,8 @@ def _forbidden(r: DryRun) -> Iterator[EalError]:
         ("flock", _try_flock, "mp" if shared else "hugepages",
          shared or (huge and any(i.hugedir for i in r.infos))),
         ("unlink", lambda: os.unlink("/"), "memory", huge and o.legacy_mem),
+        ("memfd_create", lambda: os.close(os.memfd_create("probe")), first_page(r),
+         huge and o.in_memory and not r.release.probes_memfd),
         ("socket", _try_socket, "mp", shared),
         ("bind", _try_bind, "mp", shared),
         ("get_mempolicy", libc.get_mempolicy, first_page(r), huge and not o.legacy_mem),

@@ -45,6 +45,7 @@ class Situation:
         self.limits: dict[str, int] = {}
         self.cpus: list[int] | None = None  # affinity
         self.denied: dict[str, int] = {}  # system call -> errno of a filter
+        self.cpuset = False
         self.cgroup: dict[str, str] = {}  # file of a hugetlb cgroup -> content
         self.mount: str | None = f"size={PAGES * 2}M,min_size={PAGES * 2}M"
         self.mount_mode = ""
@@ -244,6 +245,14 @@ def cores(s: Situation, r: random.Random) -> None:
                      ["--lcores", "3@0,5@1"]])  # fmt: skip
     s.args += word
     s.told.append(f"CPUs {s.cpus}")
+
+
+@maker
+def cpuset(s: Situation, r: random.Random) -> None:
+    """A cpuset of CPU 0 alone, and cores inside and outside of it."""
+    s.cpuset = True
+    s.args += r.choice([["-l", "0"], ["-l", "1"], ["-l", "0-1"], ["--lcores", "0@1"], []])
+    s.told.append("cpuset of CPU 0")
 
 
 @maker

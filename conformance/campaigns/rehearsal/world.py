@@ -41,6 +41,7 @@ MODULES = ("cli", "tools.doctor", "tools.plan", "tools.init", "dynmem", "legacy"
            "backing.pagefiles", "backing.memory", "backing.legacy", "mp", "malloc_mp",
            "hugepage_data", "secondary", "tools.touch", "builds")  # fmt: skip
 
+CGROUPS = [m for m in host.mountinfo() if m[1] in ("cgroup", "cgroup2")]
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -60,6 +61,10 @@ def load() -> None:
 
     for name in MODULES:
         importlib.import_module(f"pyeal.{name}")
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
 
 
 class World:
@@ -89,6 +94,8 @@ class World:
             self.mount("hugetlbfs", HUGE, options.replace(",ro", ""), "ro" in options.split(","))
         if self.s.cgroup:
             self.join()
+        if self.s.cpuset:
+            self.join_cpuset()
         for verb, *args in self.s.steps:
             getattr(self, verb)(*args)
 
@@ -158,6 +165,21 @@ class World:
         for name, text in self.s.cgroup.items():
             (at / name).write_text(text)
         (at / "cgroup.procs").write_text(str(os.getpid()))
+
+    def join_cpuset(self) -> None:
+        """Enter a cpuset of CPU 0, where this machine has such cgroups."""
+        for where, kind, _ in CGROUPS:
+            top, at = Path(where), Path(where, f"rehearsal-{os.getpid()}")
+            files = {"cpuset.cpus": "0"}
+            if kind == "cgroup" and (top / "cpuset.mems").exists():
+                files["cpuset.mems"] = (top / "cpuset.mems").read_text()
+            elif kind != "cgroup2" or "cpuset" not in _words(top / "cgroup.subtree_control"):
+                continue
+            at.mkdir(exist_ok=True)
+            for name, text in files.items():
+                (at / name).write_text(text)
+            (at / "cgroup.procs").write_text(str(os.getpid()))
+            return
 
     # the process
 
@@ -338,11 +360,11 @@ def _answer(world: World, side: tuple[str, ...], to: int) -> int:
 
 
 def _leave_cgroup(pid: int) -> None:
-    found = host.hugetlb_cgroup()
-    at = found and found[0] / f"rehearsal-{pid}"
-    end = time.monotonic() + 5
-    while at and at.exists() and time.monotonic() < end:
-        try:
-            at.rmdir()
-        except OSError:  # the kernel has not settled
-            time.sleep(0.01)
+    """Remove the cgroups of a place, once the kernel has settled."""
+    for where, _, _ in CGROUPS:
+        at, end = Path(where, f"rehearsal-{pid}"), time.monotonic() + 5
+        while at.exists() and time.monotonic() < end:
+            try:
+                at.rmdir()
+            except OSError:
+                time.sleep(0.01)
