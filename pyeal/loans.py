@@ -203,8 +203,17 @@ def _keeper(fd: int, owner: int, path: Path) -> None:
     null, at = subprocess.DEVNULL, map(str, (fd, owner, path, POOLS, NODES))
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     argv = [sys.executable, "-S", "-m", "pyeal.loans", "keep", *at]
-    subprocess.run(argv, stdin=null, stdout=null, stderr=null, env=env, cwd="/", check=True,
-                   start_new_session=True, pass_fds=(fd, owner))  # fmt: skip
+    subprocess.run(
+        argv,
+        stdin=null,
+        stdout=null,
+        stderr=null,
+        env=env,
+        cwd="/",
+        check=True,
+        start_new_session=True,
+        pass_fds=(fd, owner),
+    )
 
 
 def _keep(fd: int, owner: int, path: Path) -> None:

@@ -16,12 +16,31 @@ from typing import NamedTuple
 from conformance.harness import peers
 
 # Where the library is, below a directory that is given.
-PLACES = (".", "lib", "lib64", "lib/*", "usr/lib", "usr/lib64", "usr/lib/*", "usr/local/lib",
-          "usr/local/lib64", "usr/local/lib/*", "build/lib", "lib/dpdk")  # fmt: skip
+PLACES = (
+    ".",
+    "lib",
+    "lib64",
+    "lib/*",
+    "usr/lib",
+    "usr/lib64",
+    "usr/lib/*",
+    "usr/local/lib",
+    "usr/local/lib64",
+    "usr/local/lib/*",
+    "build/lib",
+    "lib/dpdk",
+)
 RELEASE = re.compile(r"\d\d\.\d\d(\.\d+)?(-rc\d+)?")
 # e_machine of an ELF file, as `uname -m` has it
-MACHINES = {3: "i686", 21: "ppc64le", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64",
-            258: "loongarch64"}  # fmt: skip
+MACHINES = {
+    3: "i686",
+    21: "ppc64le",
+    40: "arm",
+    62: "x86_64",
+    183: "aarch64",
+    243: "riscv64",
+    258: "loongarch64",
+}
 SHARED = 3  # e_type: ET_DYN
 
 

@@ -111,9 +111,11 @@ class Watch:
                 grown[sz] = found[0] - was[0]
                 said.append(f"the {sz} pool changed from {was[0]} to {found[0]} pages")
         after = holders()
-        changed = after if self.before is None else {
-            pid for pid in {*after, *self.before} if after.get(pid) != self.before.get(pid)
-        }  # fmt: skip
+        changed = (
+            after
+            if self.before is None
+            else {pid for pid in {*after, *self.before} if after.get(pid) != self.before.get(pid)}
+        )
         if changed:
             n = len(changed)
             said.append(f"{n} other process{'es' * (n > 1)} used hugepages, as {min(changed)}")

@@ -40,8 +40,13 @@ KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 KEPT = "usr/bin/", "usr/sbin/", "usr/lib", "usr/share/openvswitch/"
 SWITCH = "usr/lib/openvswitch-switch-dpdk"
 # Debian's names of architectures: what uname says there, and QEMU's programs are called after
-MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "loong64": "loongarch64", "ppc64el": "ppc64le",
-            "riscv64": "riscv64"}  # fmt: skip
+MACHINES = {
+    "amd64": "x86_64",
+    "arm64": "aarch64",
+    "loong64": "loongarch64",
+    "ppc64el": "ppc64le",
+    "riscv64": "riscv64",
+}
 ROOM = 1 << 30  # free bytes wanted before anything is fetched; the largest tree takes a fifth
 # what a target imports: compiled once, here
 LOADS = "import ctypes, glob, json, mmap, pathlib, re"

@@ -58,8 +58,23 @@ def test_no_message_is_silent_or_of_another_part(part: str) -> None:
         if part in messages.OURS and "not about memory" in p.title:
             wrong[log[0]] = p.title
         elif part in ("devices", "drivers", "interrupts", "clocks", "trace", "log") and p.id in (
-            1, 2, 5, 6, 7, 10, 11, 12, 13, 14, 16, 18, 19, 20, 21, 45,
-        ):  # fmt: skip
+            1,
+            2,
+            5,
+            6,
+            7,
+            10,
+            11,
+            12,
+            13,
+            14,
+            16,
+            18,
+            19,
+            20,
+            21,
+            45,
+        ):
             wrong[log[0]] = f"{p.id} {p.title}"
 
     assert wrong == {}

@@ -207,8 +207,9 @@ def test_the_names_of_processes(capsys: pytest.CaptureFixture[str]) -> None:
         "m = mmap.mmap(-1, 2 << 20, flags=0x40022)\nm[0] = 1; print('has', flush=True); input()"
     )
     argv = [name, "-c", code, name]
-    with subprocess.Popen(argv, executable=sys.executable, stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as p:  # fmt: skip
+    with subprocess.Popen(
+        argv, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as p:
         try:
             if p.stdout is None or p.stdout.readline() != "has\n":
                 pytest.skip("wanted 1 free 2M page, found 0")
@@ -268,9 +269,13 @@ def test_completion_offers_no_command(tmp_path: Path, shell: str) -> None:
         script = script.rpartition("_pyeal ")[0]
     env = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run(
-        [shell, "-c", script + COMPLETE[shell]], capture_output=True, text=True, env=env,
-        cwd=tmp_path, timeout=60,
-    )  # fmt: skip
+        [shell, "-c", script + COMPLETE[shell]],
+        capture_output=True,
+        text=True,
+        env=env,
+        cwd=tmp_path,
+        timeout=60,
+    )
     offered = done.stdout.split("\n")
 
     assert "fine_1" in offered, done.stderr

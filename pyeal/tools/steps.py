@@ -31,8 +31,19 @@ if TYPE_CHECKING:
     from pyeal.tools.dryrun import DryRun
 
 # of rte_eal_init; the other stages are parts of "memory"
-ORDER = ("options", "runtime", "config", "mp", "iova", "hugepages", "memzone", "memory", "heap",
-         "threads", "service")  # fmt: skip
+ORDER = (
+    "options",
+    "runtime",
+    "config",
+    "mp",
+    "iova",
+    "hugepages",
+    "memzone",
+    "memory",
+    "heap",
+    "threads",
+    "service",
+)
 NAME_MAX, SUN_PATH = 255, 107
 ROOM = layout.CONFIG_SIZE, 12720, 188416  # config, hugepage_info, fbarray_memzone
 
@@ -162,8 +173,12 @@ def _shared_files(r: DryRun, at: str) -> Iterator[EalError]:
 
 def _files(r: DryRun) -> list[tuple[str, int, str]]:
     """Return (name, bytes, stage) of each file that a start makes, in its order."""
-    stages = {"config": "config", "hugepage_info": "hugepages", "fbarray_memzone": "memzone",
-              "mp_socket": "mp"}  # fmt: skip
+    stages = {
+        "config": "config",
+        "hugepage_info": "hugepages",
+        "fbarray_memzone": "memzone",
+        "mp_socket": "mp",
+    }
     found = [] if r.error else r.runtime_files()
     if not found:  # the lists are not known
         found = [("config", ROOM[0]), ("mp_socket", 0), ("fbarray_memzone", ROOM[2])]
@@ -252,18 +267,30 @@ def _forbidden(r: DryRun) -> Iterator[EalError]:
     huge, filtered = not o.no_huge, r.view.status.get("Seccomp", "0") != "0"
     for name, probe, stage, needed in (
         ("mkdir", _try_mkdir, "runtime", shared),
-        ("ftruncate", _try_ftruncate, "config" if shared else first_page(r),
-         shared or (huge and not o.legacy_mem)),
-        ("flock", _try_flock, "mp" if shared else "hugepages",
-         shared or (huge and any(i.hugedir for i in r.infos))),
+        (
+            "ftruncate",
+            _try_ftruncate,
+            "config" if shared else first_page(r),
+            shared or (huge and not o.legacy_mem),
+        ),
+        (
+            "flock",
+            _try_flock,
+            "mp" if shared else "hugepages",
+            shared or (huge and any(i.hugedir for i in r.infos)),
+        ),
         ("unlink", lambda: os.unlink("/"), "memory", huge and o.legacy_mem),
-        ("memfd_create", lambda: os.close(os.memfd_create("probe")), first_page(r),
-         huge and o.in_memory and not r.release.probes_memfd),
+        (
+            "memfd_create",
+            lambda: os.close(os.memfd_create("probe")),
+            first_page(r),
+            huge and o.in_memory and not r.release.probes_memfd,
+        ),
         ("socket", _try_socket, "mp", shared),
         ("bind", _try_bind, "mp", shared),
         ("get_mempolicy", libc.get_mempolicy, first_page(r), huge and not o.legacy_mem),
         ("sched_setaffinity", _try_affinity, "threads", True),
-    ):  # fmt: skip
+    ):
         asks = name == "get_mempolicy"  # and no more than that: it shows a security module as well
         if needed and (asks or filtered) and (why := _denied(probe, asks)):
             yield EalError(

@@ -155,10 +155,20 @@ class Damaged(Heaps):
     def _other(old: int, size: int, rng: random.Random, elements: list[int]) -> int:
         """Return another value for a word: a bit, a neighbour's, a step, anything."""
         while True:
-            new = rng.choice((
-                old ^ 1 << rng.randrange(size * 8), 0, old + rng.choice((-64, 64, 4096, -4096)),
-                rng.choice(elements), old * 2, rng.getrandbits(size * 8), old + HEADER,
-            )) & (1 << size * 8) - 1  # fmt: skip
+            new = (
+                rng.choice(
+                    (
+                        old ^ 1 << rng.randrange(size * 8),
+                        0,
+                        old + rng.choice((-64, 64, 4096, -4096)),
+                        rng.choice(elements),
+                        old * 2,
+                        rng.getrandbits(size * 8),
+                        old + HEADER,
+                    )
+                )
+                & (1 << size * 8) - 1
+            )
             if new != old:
                 return new
 

@@ -24,11 +24,20 @@ from pyeal.look.snapshot import shape_of
 SECONDS, TEXT = 2.0, 8 * MB
 ARCHIVE = "zip"  # a seed that is an archive as a whole
 LOOK = (
-    "inspect RUN", "inspect --json RUN", "inspect --elements RUN", "inspect --prometheus RUN",
-    "inspect RUN /eal/heap_info,0 /eal/memzone_list /eal/heap_list", "map RUN", "map --json RUN",
-    "map --svg - RUN", "map --html - RUN", "ps -a", "ps -a --json", "stale -v",
+    "inspect RUN",
+    "inspect --json RUN",
+    "inspect --elements RUN",
+    "inspect --prometheus RUN",
+    "inspect RUN /eal/heap_info,0 /eal/memzone_list /eal/heap_list",
+    "map RUN",
+    "map --json RUN",
+    "map --svg - RUN",
+    "map --html - RUN",
+    "ps -a",
+    "ps -a --json",
+    "stale -v",
     "stale --all --json",
-)  # fmt: skip
+)
 DUMP = "dump FILE", "dump --json FILE", "dump -a FILE"
 UNPACK = "inspect FILE", "map FILE", "dump FILE", "inspect --json FILE"
 

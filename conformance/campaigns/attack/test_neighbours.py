@@ -39,8 +39,14 @@ print(steps)
 
 def started(*argv):
     pipe = subprocess.PIPE
-    return subprocess.Popen(list(map(str, [*lifeline(), *argv])), stdin=pipe, stdout=pipe,
-                            stderr=subprocess.STDOUT, text=True, env=environment())  # fmt: skip
+    return subprocess.Popen(
+        list(map(str, [*lifeline(), *argv])),
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    )
 
 
 @needs(root=True)

@@ -160,7 +160,7 @@ def runtime_rights(s: Situation, r: random.Random) -> None:
     """The file or directory at the place of the runtime directory."""
     base = "/tmp" if s.uid or s.userns else "/run"
     way = r.choice(["file", "link", "foreign", "foreign-open", "closed", "ro", "prefix-file",
-                    "prefix-link", "config-dir", "config-foreign", "dangling"])  # fmt: skip
+                    "prefix-link", "config-dir", "config-foreign", "dangling"])
     s.told.append(f"runtime directory: {way}")
     at = f"{base}/dpdk"
     if way == "file":
@@ -218,7 +218,7 @@ def limits(s: Situation, r: random.Random) -> None:
     """Resource limits, far from the border: two Pythons need not the same."""
     name, value = r.choice([("nofile", 40), ("nofile", 256), ("as", 1 << 30), ("as", 1 << 38),
                             ("fsize", 24 << 10), ("fsize", 100 << 10), ("fsize", 1 << 20),
-                            ("fsize", 64 << 20), ("memlock", 0), ("nproc", 1)])  # fmt: skip
+                            ("fsize", 64 << 20), ("memlock", 0), ("nproc", 1)])
     s.limits[name] = value
     if name == "nofile" and value == 40:
         s.mount, s.memory = "size=128M,min_size=0", ["-m", r.choice(["4", "100"])]
@@ -230,7 +230,7 @@ def filters(s: Situation, r: random.Random) -> None:
     """A seccomp filter that refuses some calls."""
     call = r.choice(["mkdir", "memfd_create", "get_mempolicy", "set_mempolicy", "mbind", "flock",
                      "ftruncate", "sched_setaffinity", "socket", "bind", "setrlimit", "madvise",
-                     "fallocate", "unlink", "sched_getaffinity"])  # fmt: skip
+                     "fallocate", "unlink", "sched_getaffinity"])
     s.denied[call] = r.choice([1, 1, 38])
     s.told.append(f"filter: {call} is errno {s.denied[call]}")
 
@@ -242,7 +242,7 @@ def cores(s: Situation, r: random.Random) -> None:
     word = r.choice([["-l", "0"], ["-l", "1"], ["-l", "0-1"], ["-l", "0-9"], ["--lcores", "0@1"],
                      ["--lcores", "0@0"], ["-c", "0x2"], ["--lcores", "(0,1)@1"], [],
                      ["-l", "0-1", "--main-lcore", "1"], ["-l", "0", "--main-lcore", "1"],
-                     ["--lcores", "3@0,5@1"]])  # fmt: skip
+                     ["--lcores", "3@0,5@1"]])
     s.args += word
     s.told.append(f"CPUs {s.cpus}")
 
@@ -290,7 +290,7 @@ def pools(s: Situation, r: random.Random) -> None:
         {"2M": 0}, {"2M": 1}, {"2M": 3}, {"2M": [2, 0]},
         {"2M": {"free": 0, "over": 8}}, {"2M": 4, "1G": 0},
         {"2M": {"free": 2, "over": 8}}, {},
-    ])  # fmt: skip
+    ])
     s.do("pools", way)
     s.told.append(f"pools {way}")
 
@@ -299,7 +299,7 @@ def pools(s: Situation, r: random.Random) -> None:
 def others(s: Situation, r: random.Random) -> None:
     """What other EALs have left or hold."""
     way = r.choice(["dead", "alive", "alive-other", "kept", "locked-dir", "locked-file",
-                    "locked-array", "foreign-pages", "half-config", "empty-config"])  # fmt: skip
+                    "locked-array", "foreign-pages", "half-config", "empty-config"])
     s.told.append(f"others: {way}")
     if way in ("dead", "alive"):
         s.do("primary", ["-m", "4"], way == "dead")
@@ -342,6 +342,6 @@ def arguments(s: Situation, r: random.Random) -> None:
         ["--master-lcore", "0"], ["--proc-type=auto"], ["--proc-type=secondary"],
         ["--single-file-segments", "--huge-unlink"], ["-m", "4", "--no-shconf"],
         ["--numa-mem", "4"], ["--pagesz-mem", "2M:8M"], ["--in-memory", "--legacy-mem"],
-    ])  # fmt: skip
+    ])
     s.args += pick
     s.told.append(f"arguments {' '.join(pick)}")

@@ -49,8 +49,14 @@ def main(argv: list[str]) -> int:
     p = argparse.ArgumentParser(prog="ci/rehearsal", description=__doc__)
     p.add_argument("--situations", type=int, default=100, metavar="N")
     p.add_argument("--seed", default="1", help="another one makes other situations")
-    p.add_argument("--only", action="append", default=[], choices=MAKERS, metavar="MAKER",
-                   help=f"these makers: {' '.join(MAKERS)}")  # fmt: skip
+    p.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        choices=MAKERS,
+        metavar="MAKER",
+        help=f"these makers: {' '.join(MAKERS)}",
+    )
     p.add_argument("--release", action="append", default=[], help="of ci/peers, or installed")
     p.add_argument("--replay", metavar="SEED/N", help="one situation, with all that was said")
     p.add_argument("--seconds", type=float, metavar="S", help="end after that time, and say so")

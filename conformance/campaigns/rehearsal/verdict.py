@@ -28,10 +28,13 @@ STAGES = (
     ("threads", r"Cannot set affinity|Cannot create .*thread|Cannot init interrupt"),
     ("mp", r"failed to init mp channel|rte_mp_channel_init"),
     ("service", r"rte_service_init\(\) failed"),
-    ("options", r"Invalid 'command line' arguments|[Ii]nvalid|Cannot get|not supported|"
-                r"ARGPARSE:|Error parsing command line|unrecognized option|unknown argument|"
-                r"Unsupported|incompatible|not compatible"),
-)  # fmt: skip
+    (
+        "options",
+        r"Invalid 'command line' arguments|[Ii]nvalid|Cannot get|not supported|"
+        r"ARGPARSE:|Error parsing command line|unrecognized option|unknown argument|"
+        r"Unsupported|incompatible|not compatible",
+    ),
+)
 OF_MEMORY = "memseg", "fbarray", "vaspace", "memfd", "pages", "memalloc", "memory", "lists"
 DIFFERS = Path(__file__).parent / "differs.toml"
 WHO = "init", "plan", "doctor"

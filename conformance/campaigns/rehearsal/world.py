@@ -32,14 +32,41 @@ LIMIT = 4.0  # seconds after which a start waits indefinitely
 NEWNS, NEWUSER = 0x20000, 0x10000000
 RDONLY, REC_PRIVATE, BIND, DETACH = 1, 0x44000, 4096, 2
 NUMBERS = {  # x86-64
-    "mkdir": 83, "memfd_create": 319, "get_mempolicy": 239, "set_mempolicy": 238, "mbind": 237,
-    "flock": 73, "ftruncate": 77, "sched_setaffinity": 203, "sched_getaffinity": 204, "socket": 41,
-    "bind": 49, "setrlimit": 160, "madvise": 28, "fallocate": 285, "unlink": 87,
-}  # fmt: skip
+    "mkdir": 83,
+    "memfd_create": 319,
+    "get_mempolicy": 239,
+    "set_mempolicy": 238,
+    "mbind": 237,
+    "flock": 73,
+    "ftruncate": 77,
+    "sched_setaffinity": 203,
+    "sched_getaffinity": 204,
+    "socket": 41,
+    "bind": 49,
+    "setrlimit": 160,
+    "madvise": 28,
+    "fallocate": 285,
+    "unlink": 87,
+}
 CAPS = {"dac_override": 1, "dac_read_search": 2, "fowner": 3, "sys_admin": 21}
-MODULES = ("cli", "tools.doctor", "tools.plan", "tools.init", "dynmem", "legacy", "hugepages",
-           "backing.pagefiles", "backing.memory", "backing.legacy", "mp", "malloc_mp",
-           "hugepage_data", "secondary", "tools.touch", "builds")  # fmt: skip
+MODULES = (
+    "cli",
+    "tools.doctor",
+    "tools.plan",
+    "tools.init",
+    "dynmem",
+    "legacy",
+    "hugepages",
+    "backing.pagefiles",
+    "backing.memory",
+    "backing.legacy",
+    "mp",
+    "malloc_mp",
+    "hugepage_data",
+    "secondary",
+    "tools.touch",
+    "builds",
+)
 
 CGROUPS = [m for m in host.mountinfo() if m[1] in ("cgroup", "cgroup2")]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -142,9 +169,14 @@ class World:
 
     def primary(self, args: list[str], dead: bool) -> None:
         """Start a real EAL, and kill it if it is to be dead."""
-        p = subprocess.Popen([*lifeline(), *command(self.target)], stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                             env=environment())  # fmt: skip
+        p = subprocess.Popen(
+            [*lifeline(), *command(self.target)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment(),
+        )
         self.children.append(p)
         assert p.stdin and p.stdout
         p.stdout.readline()

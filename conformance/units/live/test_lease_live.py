@@ -193,8 +193,11 @@ def test_a_script_asks_for_it(lease, tmp_path):
     told = lease("2M:4", "true")
     done = subprocess.run(
         [*PYEAL, "lease", "--unreserved", "2M:4", "--", sys.executable, "-P", code],
-        capture_output=True, text=True, env=environment(), timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+    )
 
     assert "a program with --legacy-mem or --in-memory needs --unreserved" in told
     assert (done.returncode, "pages" in done.stdout) == (0, True), done.stderr
@@ -205,8 +208,14 @@ def test_a_script_asks_for_it(lease, tmp_path):
 def test_a_lease_that_is_ended_leaves_nothing(tool, sign, capsys):
     """The command gets the signal; after kill -9 the next call returns pages and mounts."""
     argv = [*lifeline(), *PYEAL, "lease", "2M:2", "--", "sh", "-c", "echo begun; exec sleep 600"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          env=environment(), process_group=0) as p:  # fmt: skip
+    with subprocess.Popen(
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        process_group=0,
+    ) as p:
         assert p.stdout.readline() == "begun\n"
         os.killpg(p.pid, sign)
         code = p.wait()

@@ -69,8 +69,13 @@ def test_a_run_that_is_ended_leaves_nothing(tmp_path, sign):
     """Processes end with it and with them their mounts; the lease at once, or by the next run."""
     argv = [*lifeline(), *RUN, "--reserve", "2M:8", "--report", tmp_path / "report", "SEG", "MSL"]
     env, before = environment(), set(folders())
-    with subprocess.Popen(list(map(str, argv)), env=env, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE, process_group=0) as p:  # fmt: skip
+    with subprocess.Popen(
+        list(map(str, argv)),
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        process_group=0,
+    ) as p:
         assert until(lambda: boxes(below(p.pid)) or p.poll() is not None, 100)
         pids = below(p.pid)
         starts = {pid: loans.started(pid) for pid in pids}
@@ -79,9 +84,11 @@ def test_a_run_that_is_ended_leaves_nothing(tmp_path, sign):
         code = p.wait()
     gone = until(lambda: not [x for x, at in starts.items() if at and loans.started(x) == at])
     next_one = subprocess.run(
-        [*map(str, RUN), "--report", str(tmp_path / "next"), "-n", "0", "FBA-001"], env=env,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [*map(str, RUN), "--report", str(tmp_path / "next"), "-n", "0", "FBA-001"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
 
     assert code == (-sign if sign == signal.SIGKILL else 130)
     assert gone, "processes are left"

@@ -113,8 +113,16 @@ def single_file(world, tmp_path):
 @scene("iova-va", pages={"2M": 1})
 def iova_va(world, tmp_path):
     box = world.box({"2M": 1})
-    return prepared(world, "-m", "2", "--iova-mode=pa", box=box, drop=["sys_admin"],
-                    target="librte_eal:24.11", release="24.11")  # fmt: skip
+    return prepared(
+        world,
+        "-m",
+        "2",
+        "--iova-mode=pa",
+        box=box,
+        drop=["sys_admin"],
+        target="librte_eal:24.11",
+        release="24.11",
+    )
 
 
 @scene("less", pages={"2M": 4})
