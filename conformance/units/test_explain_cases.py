@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import textwrap
 import tomllib
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from pyeal.tools.explain import log, messages
-from pyeal.tools.explain.table import branches, words_of
-from pyeal.tools.explain.verdict import ALL, SPEAKING, Reading
+from pyeal.tools.explain.line import ALL, SPEAKING
+from pyeal.tools.explain.table import branches, compiled, words_of
+from pyeal.tools.explain.verdict import Reading
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures/explain"
 CASES = [
@@ -234,16 +237,37 @@ def test_no_pattern_is_missed_by_its_words():
         (p, branch)
         for p in ALL.order
         for _, pattern in p.patterns
-        for branch, _, _ in branches(pattern.pattern)
+        for branch, _, _ in branches(pattern)
     ]
     missed = []
     for line in lines:
         low, words = line.lower(), words_of(line)
         found = ALL.matches(low, SPEAKING.intersection(words), words)
-        if {(p, m.re) for p, _, m in found} != {(p, b) for p, b in patterns if b.search(low)}:
+        all_of_them = {(p, b) for p, b in patterns if compiled(b).search(low)}
+        if {(p, m.re.pattern) for p, _, m in found} != all_of_them:
             missed.append(line)
 
     assert missed == []
+
+
+def test_a_line_is_tried_with_few_patterns():
+    """Counted, not timed: searches by patterns for a line that differs from all others."""
+    noise = "packet port queue error failed flow rule no not exit code status start link".split()
+    random = Random(1)
+    lines = [f"2026-11-30 app[7]: {' '.join(random.choices(noise, k=12))} {i}" for i in range(500)]
+    calls = 0
+
+    def count(_frame, event, function):
+        nonlocal calls
+        calls += event == "c_call" and function.__name__ == "search"
+
+    sys.setprofile(count)
+    try:
+        Reading().read(lines)
+    finally:
+        sys.setprofile(None)
+
+    assert calls <= 15 * len(lines)
 
 
 def test_a_long_log_is_read_in_bounded_memory():

@@ -21,8 +21,9 @@ from pyeal.tools import (
 )
 from pyeal.tools.doctor.chain import LINKS, examine
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Finding
+from pyeal.tools.explain.judge import last_word
 from pyeal.tools.explain.log import lines as log_lines
-from pyeal.tools.explain.verdict import Reading, last_word, read
+from pyeal.tools.explain.verdict import Reading, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -255,7 +255,7 @@ ENDED = (
     r"(?:with|code|status|is|value)?"
 )
 _EXIT = rf"{ENDED}\D{{0,9}}"
-_MINUS = r"(?:status|code|returned|returncode|rc)\b\W{1,3}-"  # Python's and Go's for a signal
+_MINUS = r"(?:status|returned|returncode)\b\W{1,3}-"  # Python's and Go's for a signal
 _SIGBUS = (
     r"\bSIGBUS\b(?! (?:for|handler)|!)|\bbus error\b|\bsignal[ =:(]*7\b|=7/BUS|signal=BUS"
     rf"|{_EXIT}135\b|{_MINUS}7\b"

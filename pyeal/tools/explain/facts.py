@@ -71,7 +71,7 @@ class Facts:
     def add(self, line: str, sized: bool = True, told: bool = True) -> None:
         """Take what a line shows; its page size only if it is about pages that are used.
 
-        told: whether the line is about a failure, which its node then is, too.
+        told: whether the line is about a failure, to which its node then belongs.
         """
         if sized:
             self.page_sz = page_size(line) or self.page_sz

@@ -7,7 +7,7 @@ lines have no word of most patterns.
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from functools import cache, cached_property
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,16 +43,16 @@ class Problem:
         self.says = says
 
     @cached_property
-    def patterns(self) -> list[tuple[int, re.Pattern[str]]]:
-        """Each pattern as (CERTAIN, HINT or WRAPPER, compiled for a line in lower case)."""
+    def patterns(self) -> list[tuple[int, str]]:
+        """Each pattern as (CERTAIN, HINT or WRAPPER, its text for a line in lower case)."""
         levels = {"?": HINT, "~": WRAPPER}
-        return [
-            (levels.get(s[0], CERTAIN), re.compile(lowered(s[s[0] in levels :]))) for s in self.says
-        ]
+        return [(levels.get(s[0], CERTAIN), lowered(s[s[0] in levels :])) for s in self.says]
 
 
 Match = tuple[Problem, int, re.Match[str]]  # a problem, CERTAIN, HINT or WRAPPER, where
-Entry = tuple[Problem, int, re.Pattern[str]]
+Entry = tuple[Problem, int, str]
+
+compiled = cache(re.compile)  # a pattern costs 0.3 ms, and most logs need few
 
 
 class Table:
@@ -64,7 +64,7 @@ class Table:
         self.by_word: dict[bytes, dict[frozenset[bytes], list[Entry]]] = {}
         for p in problems:
             for level, pattern in p.patterns:
-                for branch, keys, others in branches(pattern.pattern):
+                for branch, keys, others in branches(pattern):
                     for word in keys:
                         groups = self.by_word.setdefault(word, {})
                         groups.setdefault(others, []).append((p, level, branch))
@@ -77,7 +77,8 @@ class Table:
 
         keys: words of the line that may be in the index; words: all of them.
         """
-        found = {}
+        found: list[Match] = []
+        tried: set[Entry] = set()
         for word in keys:
             if word not in self.by_word or (
                 word in self.others and self.others[word].isdisjoint(words)
@@ -85,12 +86,14 @@ class Table:
                 continue
             for others, group in self.by_word[word].items():
                 if not others or not others.isdisjoint(words):
-                    for p, level, pattern in group:
-                        if (p, pattern) not in found and (m := pattern.search(low)):
-                            found[p, pattern] = p, level, m
-        if len(found) < 2:
-            return list(found.values())
-        return sorted(found.values(), key=lambda f: (self.order[f[0]], f[1]))
+                    for entry in group:
+                        if entry not in tried:
+                            tried.add(entry)
+                            if m := compiled(entry[2]).search(low):
+                                found.append((entry[0], entry[1], m))
+        if len(found) > 1:
+            found.sort(key=lambda f: (self.order[f[0]], f[1]))
+        return found
 
 
 LETTERS = bytes(ord(chr(c).lower()) if c < 128 and chr(c).isalnum() else 32 for c in range(256))
@@ -114,7 +117,7 @@ def words_of(line: str) -> list[bytes]:
 
 def branches(
     pattern: str,
-) -> Iterator[tuple[re.Pattern[str], frozenset[bytes], frozenset[bytes]]]:
+) -> Iterator[tuple[str, frozenset[bytes], frozenset[bytes]]]:
     """Yield each alternative of a pattern, and words of which a line has one if it matches.
 
     Where those are common words: others, of which it has one as well.
@@ -125,7 +128,7 @@ def branches(
             raise ValueError(f"no word stands in each line that matches {pattern}")
         keys, *rest = (frozenset(w.encode() for w in ws) for ws in choices)
         others = rest[0] if rest and not COMMON.isdisjoint(keys) else frozenset()
-        yield re.compile("".join(branch)), keys, others
+        yield "".join(branch), keys, others
 
 
 def _rank(words: AbstractSet[str]) -> tuple[bool, int, int]:
