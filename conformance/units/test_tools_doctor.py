@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conformance.harness import fake_host
 from conformance.units.fake_view import FakeView, view
-from pyeal.tools import doctor
+from pyeal import options, releases
+from pyeal.tools import doctor, steps
 from pyeal.tools.doctor.chain import LINKS, as_root, examine
 from pyeal.tools.doctor.model import FAIL, OK, WARN, state_of
 from pyeal.tools.explain.problems import PROBLEMS
@@ -147,3 +149,42 @@ def test_what_only_root_may_do_says_so() -> None:
 def test_touch_without_pages_says_so() -> None:
     assert touch(["--no-huge"], None) == [("nothing: --no-huge", "")]
     assert touch(["--no-such-option"], None)[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "args"),
+    [
+        (["/bin/dpdk-testpmd", "-l", "0", "-m", "64", "--", "-i"], ["-l", "0", "-m", "64"]),
+        (["/bin/dpdk-testpmd", "--in-memory"], ["--in-memory"]),
+        (["/usr/bin/python3", "-m", "pyeal", "init", "--", "-m", "4"], ["-m", "4"]),
+        (["/usr/bin/python3", "-m", "pyeal", "init"], []),
+        (["/bin/ovs-vswitchd", "--pidfile", "--detach"], []),
+        ([], []),
+    ],
+    ids=["testpmd", "no-dashes", "pyeal", "pyeal-bare", "own-options", "kernel-thread"],
+)
+def test_the_arguments_of_a_process(cmdline: list[str], args: list[str]) -> None:
+    """--pid judges what the process was started with; a command line that is no EAL's is left."""
+    seen = SimpleNamespace(process=SimpleNamespace(cmdline=cmdline))
+
+    assert steps.args_of(seen, releases.get("22.11")) == args  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["-m", "1G"], "-m 1024"),
+        (["-m512M"], "-m 512"),
+        (["-m", "sixty"], "-m 64 for 64 megabytes"),
+        (["--socket-mem", "4,0,8"], "--socket-mem 4"),
+        (["--socket-limit", "0,16"], "--socket-limit 0"),
+        (["-m", "64"], ""),
+        (["--socket-mem", "4,0"], ""),
+    ],
+    ids=["unit", "joined", "word", "node", "limit", "right", "zero"],
+)
+def test_values_that_eal_reads_otherwise(given: list[str], says: str) -> None:
+    """In silence: 1 MB for 1G, 0 for a word, nothing for a node that does not exist."""
+    found = steps.misread(given, options.parse(given, releases.get("22.11")), [0])
+
+    assert [do for _, do in found] == ([says] if says else [])

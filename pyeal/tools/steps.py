@@ -521,8 +521,10 @@ def misread(args: list[str], o: options.Options, nodes: list[int]) -> list[tuple
 
 def args_of(v: ProcessView, release: Release) -> list[str]:
     """Return the arguments of EAL on a process's command line, [] if those are no EAL's."""
-    argv = v.process.cmdline[1:]
-    args = argv[: argv.index("--")] if "--" in argv else argv
+    name, *argv = v.process.cmdline or [""]
+    at = argv.index("--") if "--" in argv else len(argv)
+    # EAL's own come first; `pyeal init` and its like have them behind
+    args = argv[at + 1 :] if os.path.basename(name).startswith("python") else argv[:at]
     try:
         options.parse(args, release)
     except EalError:
