@@ -10,6 +10,8 @@ import time
 
 from . import builds, files, layout, libc, releases
 from .config import SIZE, is_ours, refused
+from .errors import CLOSED
+from .fbarray import retire
 from .libc import MAP_SHARED, PROT_RW
 from .peers import change
 from .vaspace import align, mappings, what_lies_at
@@ -97,8 +99,8 @@ class AttachedConfig:
 
     def close(self) -> None:
         if self.va:
-            libc.munmap(self.va, SIZE)
-        self.va = 0
+            retire(self.va, SIZE, self.c)
+        self.va, self.c = 0, CLOSED
 
 
 def free_base(length: int, step: int = 16 << 20, proc: str = "/proc") -> int:

@@ -10,7 +10,8 @@ import os
 from errno import ENODEV
 
 from . import files, layout, libc
-from .errors import EalError
+from .errors import CLOSED, EalError
+from .fbarray import retire
 from .libc import MAP_FIXED, MAP_SHARED, PAGE, PROT_RW
 from .vaspace import VaSpace, align
 
@@ -90,7 +91,7 @@ class SharedConfig(Config):
 
     def __init__(self, path: str, release: Release, space: VaSpace, base: int) -> None:
         kind = layout.config(release.family)
-        self.fd, made = -1, False
+        self.fd, made, self.c = -1, False, None
         try:
             self._open(path, kind.memsegs)
             _spare_survivors(f"{os.path.dirname(path)}/fbarray_memzone")
@@ -123,7 +124,8 @@ class SharedConfig(Config):
 
     def close(self) -> None:
         if self.va:
-            libc.munmap(self.va, SIZE)
+            retire(self.va, SIZE, self.c) if self.c else libc.munmap(self.va, SIZE)
+            self.c = CLOSED
         if self.fd >= 0:
             _ours.pop(self._inode, None)
             os.close(self.fd)

@@ -205,6 +205,8 @@ class Eal(memory.Memory):
         kept = [mine[name] for name in names if mine.get(name)]
         kept += self.heaps.heaps if "heaps" in mine else ()
         for thing in kept:
+            if lock := vars(thing).get("lock"):
+                lock.close()
             vars(thing).update(dict.fromkeys(vars(thing), CLOSED))
         mine.update(dict.fromkeys((*names, "config", "config_file"), CLOSED))
 

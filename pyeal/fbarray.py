@@ -140,7 +140,7 @@ class Fbarray:
         """
         self.words.release()
         kept = ref(self.elements) if self.elements is not None else None
-        self.desc = self.words = self.elements = self.data = self.len = self.elt_sz = CLOSED
+        self.desc = self.words = self.elements = CLOSED
         return kept if kept and kept() is not None else None
 
     def used(self, used: bool = True) -> int:
@@ -242,12 +242,18 @@ class Fbarray:
         return runs(self.used(used))
 
 
+def retire(va: int, size: int, view: object) -> None:
+    """Replace shared memory by zeros of this process, as long as a caller keeps a view of it."""
+    libc.mmap(va, size, PROT_RW, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS)
+    _zeros[va] = ref(view, lambda _: _unmap_zeros(va, size))
+
+
 def _unmap_zeros(va: int, size: int) -> None:
     del _zeros[va]
     libc.munmap(va, size)
 
 
-_zeros: dict[int, Any] = {}  # addresses of former arrays -> what a caller's records view
+_zeros: dict[int, Any] = {}  # addresses of former memory -> what a caller's records view
 
 
 class Arrays:
@@ -410,8 +416,7 @@ class Arrays:
         """Unmap an array; zeros of this process replace it as long as a caller keeps a view."""
         elements = self.viewed.pop(va, bool)()
         if elements:
-            libc.mmap(va, size, PROT_RW, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS)
-            _zeros[va] = ref(elements, lambda _: _unmap_zeros(va, size))
+            retire(va, size, elements)
             if fd >= 0:
                 os.close(fd)
         else:

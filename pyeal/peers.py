@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import time
 from _thread import get_ident
-from ctypes import c_int
+from ctypes import addressof, c_int
 from errno import EDEADLK, ETIMEDOUT
 
 from . import libc
-from .errors import EalError, Log
+from .errors import CLOSED, EalError, Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     Exchange = Callable[[int, int, int], bool]
 
 LOCK_TIMEOUT = 1.0  # seconds
+_UNMAPPED = c_int()  # in place of a word that is not mapped any more
 
 
 def change(
@@ -149,6 +150,10 @@ class SharedLock:
         """Subtract what acquire() added."""
         self.change(lambda value: value - add)
         self.ours.remove(get_ident())
+
+    def close(self) -> None:
+        """Refuse each use from now on: the word is not mapped any more."""
+        self.va, self.change = addressof(_UNMAPPED), CLOSED.use  # type: ignore[method-assign]
 
     def release_dead(self) -> None:
         """Reset the word if a dead process holds it, after repair().

@@ -139,6 +139,36 @@ def test_a_kept_record_reads_zeros_after_cleanup(shared: list[str]) -> None:
     assert not mapped(kept)
 
 
+def test_kept_structures_read_zeros_after_cleanup(shared: list[str]) -> None:
+    """Those of config: they must never end in SIGSEGV."""
+    eal = pyeal.init(shared)
+    config, c = eal.config, eal.memseg_lists()[0].c
+    at = {addressof(config) & -4096: "config"}
+    assert (config.magic, c.page_sz) == (19820526, 4096)
+
+    eal.cleanup()
+
+    assert (config.magic, c.page_sz) == (0, 0)
+    assert mapped(at)
+
+    del config, c
+
+    assert not mapped(at)
+
+
+@pytest.mark.parametrize("use", ["read", "acquire"])
+def test_a_kept_lock_is_an_error_after_cleanup(shared: list[str], use: str) -> None:
+    eal = pyeal.init(shared)
+    lock = eal.lists.lock
+    eal.cleanup()
+
+    assert lock.value == 0
+    with pytest.raises(pyeal.EalError) as e:
+        lock.read() if use == "read" else lock.acquire(lambda value: True, 1)
+
+    assert e.value.reason == "closed"
+
+
 def mapped(addresses: dict[int, str]) -> list[str]:
     """Those of the addresses that this process has mapped."""
     lines = Path("/proc/self/maps").read_text().splitlines()
