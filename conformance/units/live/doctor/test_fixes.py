@@ -5,6 +5,7 @@ carried out as a user would: arguments are added, commands run, variables export
 """
 
 import ast
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 
 from conformance import MB, needs
 from conformance.harness import fake_host
+from conformance.harness.box import remove
 from conformance.harness.child import TargetDied, TargetError
 from pyeal.tools import fixes
 
+CPUSETS = Path("/sys/fs/cgroup/cpuset")
 SCENES = {}
 ROOT = "; or,? as root.*|, or (?:sudo|as root).*"
 
@@ -123,6 +126,44 @@ def iova_va(world, tmp_path):
         target="librte_eal:24.11",
         release="24.11",
     )
+
+
+class Cpu0:
+    """A cpuset of CPU 0 alone."""
+
+    def __init__(self):
+        self.dir = CPUSETS / f"fixes-{os.getpid()}"
+        self.dir.mkdir()
+        (self.dir / "cpuset.cpus").write_text("0")
+        (self.dir / "cpuset.mems").write_text((CPUSETS / "cpuset.mems").read_text())
+
+    def add(self, pid):
+        (self.dir / "cgroup.procs").write_text(str(pid))
+
+    def close(self):
+        for pid in (self.dir / "cgroup.procs").read_text().split():
+            (CPUSETS / "cgroup.procs").write_text(pid)
+        remove(self.dir)
+
+
+@pytest.fixture(autouse=True)
+def cpusets(world):
+    """world.cpu0() makes a cpuset, gone after the test."""
+    made = []
+
+    def cpu0():
+        made.append(Cpu0())
+        return made[-1]
+
+    world.cpu0 = cpu0
+    yield
+    for cpuset in made:
+        cpuset.close()
+
+
+@scene("cores", cpus=2, path=str(CPUSETS / "cpuset.mems"))
+def cores(world, tmp_path):
+    return prepared(world, "--no-huge", "-l", "1", box=world.box(), cgroup=world.cpu0())
 
 
 @scene("less", pages={"2M": 4})
@@ -266,7 +307,6 @@ NO_SCENE = {
     "release": "chooses another release of DPDK: test_arguments",
     "megabytes": "names no number, the user's is not known",
     "socket-limit": "as socket-mem",
-    "cores": "needs a cpuset of its own: the campaign ci/rehearsal, maker `cores`",
     "iova-pa": "needs an IOMMU",
     "base": "test_addresses",
     "pagesz-mem": "no real release reads it yet: test_addresses",
