@@ -88,8 +88,7 @@ class Facts:
             self.lack = max(int(m[1]) - int(m[2]), 0) * MB
         if m := ARGS.search(line):
             self.args = arguments(m[1])
-        if m := RELEASE.search(line):
-            self.release = m[1]
+        self.of_release(line)
         if "--" in line and "Fix: " not in line:
             self.modes.update(w.replace("=", " ") for w in MODES.findall(line))
         if AS_VA.search(line):
@@ -98,6 +97,11 @@ class Facts:
             self.modes.add("no vfio")
         if "process type: SECONDARY" in line or "PROC_SECONDARY" in line:
             self.modes.add("proc-type secondary")
+
+    def of_release(self, line: str) -> None:
+        """Take the release that a line names."""
+        if m := RELEASE.search(line):
+            self.release = m[1]
 
     @property
     def alone(self) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyeal.tools.explain.line import Line
 
 MOST = 64  # notes of a start that are kept
+NONE_FAILED = re.compile(r"\b(?:0|no|without) (?:error|fail)\w*|(?:error|fail)\w*\W{1,3}0\b", re.I)
 Told = tuple[Problem, str, bool]  # the problem, the line that shows it, whether it is certain
 
 SECONDARY = "proc-type secondary"
@@ -187,7 +188,7 @@ class Judge:
                 found.insert(0, (GAVE_UP, s.gave_up, True))
         if s.ended and not found:
             found = [(ENDED_SO, s.last, True)]
-        if not (found or harmless) and s.complaint:
+        if not (found or harmless or NONE_FAILED.search(s.complaint)) and s.complaint:
             found = [(COMPLAINT, s.complaint.strip(), False)]
         return found + harmless
 

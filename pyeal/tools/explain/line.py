@@ -44,7 +44,7 @@ NOTE_WORDS = frozenset(
     b"reported mounted hint issues aslr pagemap physical init vfio detected".split()
 )
 FACT_WORDS = frozenset(
-    b"iova args parameters params arguments dpdk prefix pagesize hugepages vfio detected socket"
+    b"iova args parameters params arguments prefix pagesize hugepages vfio detected socket"
     b" requested attempted".split()
 )
 FOREIGN = log.foreign_words()

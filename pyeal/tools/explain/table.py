@@ -127,7 +127,7 @@ def branches(
         if not choices:
             raise ValueError(f"no word stands in each line that matches {pattern}")
         keys, *rest = (frozenset(w.encode() for w in ws) for ws in choices)
-        others = rest[0] if rest and not COMMON.isdisjoint(keys) else frozenset()
+        others = rest[0] if rest and _rank(choices[0])[0] else frozenset()
         yield "".join(branch), keys, others
 
 

@@ -40,7 +40,6 @@ GOING = frozenset(
 FAILING = frozenset(
     b"fail failed fails failure failing error errors cannot couldn unable fatal critical".split()
 )
-NONE_FAILED = re.compile(r"\b(?:0|no|without) (?:error|fail)\w*|(?:error|fail)\w*\W{1,3}0\b", re.I)
 # Lines with one of these differ in what they say if they differ in a number.
 EXACT = frozenset(
     b"exit exited exits exiting code status signal socket sockets node nodes init 11 132 134 135"
@@ -100,7 +99,7 @@ class Reading:
             return
         start = self.start
         self._parts = 0
-        if not (FAILING.isdisjoint(words) or NONE_FAILED.search(line)):
+        if not FAILING.isdisjoint(words):
             start.complaint = line
         if says is SILENT:
             if eals:
@@ -170,6 +169,8 @@ class Reading:
             ):
                 told = bool(says.hits or says.note)
                 self.start.facts.add(line, says.note != (POOL_NOTE,), told)
+            elif "DPDK" in line and not self.start.facts.release:
+                self.start.facts.of_release(line)
         return says
 
     def told(self) -> list[Told]:
