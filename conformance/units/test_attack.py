@@ -31,6 +31,8 @@ def test_nothing_is_wrong(part: str) -> None:
     done = attack(part, "--trials=24", "--jobs=1")
 
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 wrong"), done
+    if " not run: " in done.stdout:
+        pytest.skip(done.stdout.partition(" not run: ")[2].splitlines()[0])
 
 
 def test_a_traceback_is_found_and_tried_again() -> None:
@@ -76,3 +78,11 @@ def test_a_word_that_is_believed_is_found() -> None:
     done = attack("writers", "--trials=160", "--jobs=1", plant=plant)
 
     assert done.returncode == 1 and "MemoryError" in done.stdout
+
+
+@pytest.mark.parametrize("code", [2, 5])
+def test_a_file_of_tests_that_pytest_does_not_run_is_no_success(code: int) -> None:
+    plant = f"from conformance.harness import tests; tests.run = lambda *args: {code}"
+    done = attack("names", plant=plant)
+
+    assert done.returncode != 0 and f"exit code {code}" in done.stderr

@@ -152,9 +152,11 @@ def test(name: str, files: tuple[str, ...]) -> Line:
     """Run files of tests; their parameters are the trials."""
     line = Line(name)
     with TemporaryDirectory() as tmp:
-        out = Path(tmp) / "tests.xml"
-        for file in files:
-            tests.run(file, "-q", "-n", "0", f"--junitxml={out}")
+        for i, file in enumerate(files):
+            out = Path(tmp) / f"{i}.xml"
+            code = tests.run(file, "-q", "-n", "0", f"--junitxml={out}")
+            if code not in (0, 1):  # pytest itself failed, or found no test
+                raise OSError(f"pytest {file}: exit code {code}")
             for suite in xml.parse(out).iter("testsuite"):
                 line.done += int(suite.get("tests", 0)) - int(suite.get("skipped", 0))
                 line.wrong += int(suite.get("failures", 0)) + int(suite.get("errors", 0))
