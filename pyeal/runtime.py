@@ -80,7 +80,7 @@ def tsc_hz(step: int, host: Host = LOCAL, machine: str = MACHINE) -> int:
     x86-64 has no register for it in general: linux/eal_timer.c: get_tsc_freq sleeps 100 ms, and
     rounds to a step of its release. The kernel measured it at boot; bogomips is twice that. Others
     know it (get_tsc_freq_arch): CNTFRQ_EL0 on arm64, the device tree on riscv64, cpuinfo's
-    timebase on ppc64le. Where that is not to be had, bogomips is exact to 5 kHz.
+    timebase on ppc64le. If that is not available, bogomips is exact to 5 kHz.
     """
     hz = libc.counter_hz() if machine == libc.MACHINE else 0
     try:

@@ -1,6 +1,6 @@
 """A secondary is killed at a step of a call while another one lives: the primary goes on.
 
-Step number i of the calls in turn; every second time the other secondary waits for the lock, too.
+Step number i of the calls in turn; every second time the other secondary also waits for the lock.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Locks:
                 others[0].join(30)
                 if others[0].exitcode != -signal.SIGKILL:
                     raise Wrong(f"the secondary was not killed: {others[0].exitcode}")
-                if step % 2:  # it waits for the lock, too, and sees it free in the end
+                if step % 2:  # it also waits for the lock, and sees it free in the end
                     lives.send(("call", "free", 0))
                 for act in CALLS.values():
                     act(eal)
