@@ -64,6 +64,7 @@ def folders():
 
 
 @needs(root=True, pages={"2M": 64})
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_ended_leaves_nothing(tmp_path, sign):
     """Processes end with it and with them their mounts; the lease at once, or by the next run."""
