@@ -82,6 +82,9 @@ class Config:
         """Writes the last word: secondaries may attach from now on. eal_mcfg_complete"""
         self.c.magic = layout.MAGIC
 
+    def unmap(self) -> None:
+        """Unmaps it at once: no caller of a start that failed has a view of it."""
+
     def close(self) -> None:
         """Unmaps it and drops the lock; the file stays."""
 
@@ -122,14 +125,20 @@ class SharedConfig(Config):
         fix = "choose another --file-prefix, or --proc-type=secondary to join it"
         raise refused(what, fix=fix, reason="primary-exists")
 
-    def close(self) -> None:
+    def unmap(self) -> None:
         if self.va:
-            retire(self.va, SIZE, self.c) if self.c else libc.munmap(self.va, SIZE)
-            self.c = CLOSED
+            libc.munmap(self.va, SIZE)
+        self.va, self.c = 0, CLOSED
+
+    def close(self) -> None:
+        if self.va and self.c:
+            retire(self.va, SIZE, self.c)
+            self.va = 0
+        self.unmap()
         if self.fd >= 0:
             _ours.pop(self._inode, None)
             os.close(self.fd)
-        self.va, self.fd = 0, -1
+        self.fd = -1
 
 
 def reserve(space: VaSpace, base: int) -> int:

@@ -273,6 +273,7 @@ class Primary(memory.Stages):
         if e.shared:
             e.on_failure(lambda: files.discard(e.file("config")))
         e.at_end(self.config_file.close)
+        e.on_failure(self.config_file.unmap)
         c = self.config_file.c
         c.version, c.legacy_mem = e.release.word, opts.legacy_mem
         c.single_file_segments = opts.single_file_segments

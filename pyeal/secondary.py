@@ -89,6 +89,7 @@ class Secondary(memory.Stages):
         e, opts = self.eal, self.eal.options
         found = self.config_class(e.file("config"), e.release)
         e.at_end(found.close)
+        e.on_failure(found.unmap)
         opts.legacy_mem = bool(found.c.legacy_mem)
         opts.single_file_segments = bool(found.c.single_file_segments)
         self.no_huge, opts.in_memory, opts.no_huge = opts.no_huge, False, False

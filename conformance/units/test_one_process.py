@@ -20,6 +20,7 @@ import pyeal
 from conformance import MODES, needs
 from conformance.campaigns.attack.interrupts import Alarm, At, life, ring, taken
 from conformance.harness.child import environment
+from pyeal.eal import Primary
 
 PRIVATE = ["--no-huge", "-m", "8", "--no-shconf"]
 TRIALS = 300
@@ -154,6 +155,26 @@ def test_kept_structures_read_zeros_after_cleanup(shared: list[str]) -> None:
     del config, c
 
     assert not mapped(at)
+
+
+def test_a_failed_start_leaves_its_address_free(
+    shared: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while its traceback has a structure, as the last one of an interactive Python."""
+    at = []
+
+    def fail(self: Primary, workers: list[int]) -> None:
+        c = self.eal.config
+        at.append(addressof(c))
+        raise pyeal.EalError(EINVAL, "service", "planted")
+
+    with monkeypatch.context() as m, pytest.raises(pyeal.EalError, match="planted") as kept:
+        m.setattr(Primary, "share", fail)
+        pyeal.init(shared)
+    with pyeal.init(shared) as eal:
+        at.append(addressof(eal.config))
+
+    assert len(kept.traceback) > 2 and at[0] == at[1]
 
 
 @pytest.mark.parametrize("use", ["read", "acquire"])
