@@ -97,7 +97,7 @@ class Eal(memory.Memory):
             with signals_allowed():
                 self.release = find_release(self.file("config"), timeout, wanted)
             self.options = options.parse(args, self.release, self.log)
-        running = lcores.enabled(self.options, cpus, self.host.affinity())
+        running = lcores.enabled(self.options, cpus, self.host)
         nodes = [node for _, node in running]
         self.sockets, self.node_of = cpus.nodes, cpus.node_of
         self.stages = stages = self._stages_of(self.role)

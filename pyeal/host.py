@@ -31,11 +31,8 @@ class Host:
         return libc.statfs(path)
 
     def affinity(self) -> set[int]:
-        """Returns the CPUs on which the calling thread may run; none if that cannot be asked."""
-        try:
-            return os.sched_getaffinity(0)
-        except OSError:
-            return set()
+        """Returns the CPUs on which the calling thread may run. Raises OSError."""
+        return os.sched_getaffinity(0)
 
     def environ(self) -> Mapping[str, str]:
         """Returns the environment, which decides where the runtime directory is."""

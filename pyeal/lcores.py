@@ -15,8 +15,6 @@ from .host import LOCAL, Host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from .options import Options
     from .releases import Release
 
@@ -70,10 +68,10 @@ def discover(release: Release, host: Host = LOCAL, log: Log | None = None) -> Cp
     return found
 
 
-def enabled(o: Options, cpus: Cpus, affinity: Collection[int]) -> list[tuple[int, int]]:
+def enabled(o: Options, cpus: Cpus, host: Host = LOCAL) -> list[tuple[int, int]]:
     """Returns (lcore, node) of the lcores that run, the main one first. EalError(EINVAL)
 
-    Without -l, -c and --lcores these are the CPUs of the affinity.
+    Without -l, -c and --lcores these are the CPUs of the calling thread's affinity.
     """
 
     def bad(what: str, expected: str, found: object, fix: str = "") -> EalError:
@@ -83,7 +81,11 @@ def enabled(o: Options, cpus: Cpus, affinity: Collection[int]) -> list[tuple[int
     there = ",".join(map(str, cpus.node_of))
     ids, run_on = o.lcores, o.cpus
     if ids is None or run_on is None:
-        allowed = sorted(affinity)
+        try:
+            allowed = sorted(host.affinity())
+            found = f"an affinity for {allowed}"
+        except OSError as e:  # EAL counts no CPU then
+            allowed, found = [], f"no affinity: {e.strerror}"
         run_on = [n for n in allowed if n in cpus.node_of]
         if o.release.arguments == "getopt":  # later ones refuse what is too high
             run_on = [n for n in run_on if n < MAX_LCORE]
@@ -93,7 +95,7 @@ def enabled(o: Options, cpus: Cpus, affinity: Collection[int]) -> list[tuple[int
         if not ids:
             what = "No detected lcore is enabled, please check the core list"
             expected = f"one of the CPUs in /sys/devices/system/cpu ({there or 'none'})"
-            raise bad(what, expected, f"an affinity for {allowed}")
+            raise bad(what, expected, found)
         if ids[-1] >= MAX_LCORE:
             what = f"lcore {ids[-1]} >= RTE_MAX_LCORE ({MAX_LCORE})"
             raise bad(what, f"lcores below {MAX_LCORE}", ids[-1], "choose lcores with -l")

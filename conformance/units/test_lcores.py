@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from errno import EINVAL
+import os
+from errno import EINVAL, EPERM
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from conformance.harness import fake_host
 from pyeal import lcores, options, releases
 from pyeal.errors import EalError
+from pyeal.host import Host
 from pyeal.look.fake_host import FakeHost
 
 DETECTED = [
@@ -20,6 +22,18 @@ DETECTED = [
     for d in host.detected
     if fake_host.holds(d.releases, release)
 ]
+
+
+class Pinned(Host):
+    """This machine, with another affinity; None if it cannot be asked for."""
+
+    def __init__(self, cpus: set[int] | None) -> None:
+        self.cpus = cpus
+
+    def affinity(self) -> set[int]:
+        if self.cpus is None:
+            raise PermissionError(EPERM, os.strerror(EPERM))
+        return self.cpus
 
 
 @pytest.mark.parametrize(("host", "d", "release"), DETECTED)
@@ -36,7 +50,8 @@ def test_lcores_and_nodes_are_what_the_host_file_says(
     assert cpus.nodes == d.nodes
     assert str(len(d.lcores)) in said[0] and str(len(d.nodes)) in said[1]
     if d.enabled:
-        assert lcores.enabled(options.parse([], r), cpus, host.affinity) == d.enabled
+        here = Pinned(host.affinity or os.sched_getaffinity(0))
+        assert lcores.enabled(options.parse([], r), cpus, here) == d.enabled
 
 
 @pytest.mark.parametrize(("release", "node_of_5"), [("20.11", 0), ("21.11", 5)])
@@ -87,13 +102,15 @@ def test_the_arguments_choose_the_lcores(
 ) -> None:
     o = options.parse(args.split(), releases.get(release))
 
-    assert lcores.enabled(o, CPUS, {0, 1, 3, 7}) == want
+    assert lcores.enabled(o, CPUS, Pinned({0, 1, 3, 7})) == want
 
 
 @pytest.mark.parametrize(("args", "release", "phrase"), REFUSED)
 def test_what_is_not_there_is_refused(args: str, release: str, phrase: str) -> None:
     with pytest.raises(EalError, match=phrase) as e:
-        lcores.enabled(options.parse(args.split(), releases.get(release)), CPUS, {0, 1, 3, 7})
+        lcores.enabled(
+            options.parse(args.split(), releases.get(release)), CPUS, Pinned({0, 1, 3, 7})
+        )
 
     assert (e.value.errno, e.value.stage) == (EINVAL, "options")
 
@@ -102,7 +119,7 @@ def test_what_is_not_there_is_refused(args: str, release: str, phrase: str) -> N
 def test_a_high_cpu_is_passed_over_before_argparse(release: str, high: bool) -> None:
     o = options.parse([], releases.get(release))
     try:
-        found = lcores.enabled(o, CPUS, {3, 130})
+        found = lcores.enabled(o, CPUS, Pinned({3, 130}))
     except EalError as e:
         assert high and "lcore 130 >= RTE_MAX_LCORE" in e.text
     else:
@@ -111,4 +128,14 @@ def test_a_high_cpu_is_passed_over_before_argparse(release: str, high: bool) -> 
 
 def test_no_cpu_left_by_the_affinity() -> None:
     with pytest.raises(EalError, match="No detected lcore is enabled"):
-        lcores.enabled(options.parse([], releases.get("22.11")), CPUS, {77})
+        lcores.enabled(options.parse([], releases.get("22.11")), CPUS, Pinned({77}))
+
+
+def test_an_affinity_that_cannot_be_asked_for_is_named() -> None:
+    o = options.parse([], releases.get("22.11"))
+    with pytest.raises(EalError, match=r"enabled.*no affinity: Operation not permitted") as e:
+        lcores.enabled(o, CPUS, Pinned(None))
+
+    assert (e.value.errno, e.value.reason) == (EINVAL, "lcores")
+    given = options.parse(["-l", "1"], releases.get("22.11"))
+    assert lcores.enabled(given, CPUS, Pinned(None)) == [(1, 0)]

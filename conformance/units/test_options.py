@@ -15,6 +15,7 @@ import pytest
 from conformance import GB, MB
 from pyeal import cparse, lcores, options, releases
 from pyeal.errors import EalError
+from pyeal.host import Host
 
 ORACLE = Path(__file__).with_name("oracle.py")
 M2, G1 = 2 * MB, GB
@@ -239,6 +240,13 @@ BY_RELEASE: list[tuple[list[str], list[str], str]] = [
 ]
 
 
+class Both(Host):
+    """A machine whose CPUs 0 and 1 may run a process."""
+
+    def affinity(self) -> set[int]:
+        return {0, 1}
+
+
 def parsed(args: list[str], release: str = "22.11.11") -> options.Options:
     return options.parse(args, releases.get(release))
 
@@ -258,7 +266,7 @@ def test_accepted_arguments_become_options(args: list[str], facts: dict[str, obj
 def test_refusals_carry_eals_words_and_errno(args: list[str], phrase: str) -> None:
     cpus = lcores.Cpus({0: 0, 1: 0}, [0])
     with pytest.raises(EalError) as e:
-        lcores.enabled(parsed(args), cpus, {0, 1})
+        lcores.enabled(parsed(args), cpus, Both())
 
     assert e.value.errno == EINVAL
     assert e.value.stage == "options"
@@ -431,7 +439,7 @@ def test_a_real_eal_agrees_on_every_list(real: tuple[releases.Release, Ask]) -> 
     differing = []
     for args in LISTS:
         try:
-            lcores.enabled(options.parse(args, release), cpus, os.sched_getaffinity(0))
+            lcores.enabled(options.parse(args, release), cpus)
             words = None
         except EalError as e:
             words = e.what.partition(": ")[0]

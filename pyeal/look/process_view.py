@@ -91,7 +91,10 @@ class ProcessView(Host):
         return dict(os.environ) if self.own else self.process.environ()
 
     def affinity(self) -> set[int]:
-        return super().affinity() if self.own else os.sched_getaffinity(self.pid)
+        try:
+            return super().affinity() if self.own else os.sched_getaffinity(self.pid)
+        except OSError:
+            return set()
 
     def usable_cpus(self) -> set[int]:
         """Return the CPUs that its cpuset allows: its affinity if the cpuset cannot be seen."""
