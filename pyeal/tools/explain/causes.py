@@ -255,10 +255,16 @@ ENDED = (
     r"(?:with|code|status|is|value)?"
 )
 _EXIT = rf"{ENDED}\D{{0,9}}"
-_MINUS = r"(?:status|returned|returncode)\b\W{1,3}-"  # Python's and Go's for a signal
+
+
+def _minus(signal: int) -> str:
+    """Return a pattern for how Python and Go write that a signal ended a process."""
+    return rf"exit status -{signal}\b|returned -{signal}\b|returncode\W{{1,3}}-{signal}\b"
+
+
 _SIGBUS = (
     r"\bSIGBUS\b(?! (?:for|handler)|!)|\bbus error\b|\bsignal[ =:(]*7\b|=7/BUS|signal=BUS"
-    rf"|{_EXIT}135\b|{_MINUS}7\b"
+    rf"|{_EXIT}135\b|{_minus(7)}"
 )
 SIGNALS = (
     P(4, "killed by SIGBUS: no page was available at the first access", "cgroup, pool",
@@ -273,19 +279,19 @@ SIGNALS = (
       "df {runtime_at} shows the room; {runtime}, or a larger tmpfs"),
     P(None, "aborted (SIGABRT): a panic, or an assertion", "",
       (rf"\bSIGABRT\b|\baborted\b|\bsignal[ =:(]*6\b|=6/ABRT|signal=ABRT|{_EXIT}134\b"
-       rf"|{_MINUS}6\b",),
+       rf"|{_minus(6)}",),
       "rte_panic() and assert() end a process so; the line before the end says which.",
       "look at the last lines before it; pyeal doctor -- ARGS looks at all that a start needs"),
     P(None, "killed from outside (SIGKILL): mostly because memory ran out", "",
       (rf"\bSIGKILL\b|\bOOMkilled\b|\bOOM killed\b|out of memory: kill|oom-kill"
-       rf"|(^|[\s:])\bkilled\s*$|\bsignal[ =:(]*9\b|=9/KILL|signal=KILL|{_EXIT}137\b|{_MINUS}9\b",),
+       rf"|(^|[\s:])\bkilled\s*$|\bsignal[ =:(]*9\b|=9/KILL|signal=KILL|{_EXIT}137\b|{_minus(9)}",),
       "EAL never ends so by itself. The kernel's OOM killer looks at ordinary memory, not at"
       " hugepages; a health probe or a time limit kills as well.",
       "dmesg | grep -i -e oom -e killed; a larger memory limit, or fewer hugepages reserved",
       reach="it happens while the process runs"),
     P(None, "crashed (SIGSEGV): not because EAL's memory ran out", "",
       (rf"\bSIGSEGV\b|segmentation fault|segfault|\bsignal[ =:(]*11\b|=11/SEGV|signal=SEGV"
-       rf"|{_EXIT}139\b|{_MINUS}11\b",),
+       rf"|{_EXIT}139\b|{_minus(11)}",),
       "EAL reports what it lacks; a crash is an error in a program, mostly after a call that"
       " returned NULL and was not looked at.",
       "a core dump and its backtrace; pyeal doctor -- ARGS for what EAL itself needs",
