@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import time
 import xml.etree.ElementTree as xml
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from conformance.campaigns.fuzz import engine
+from conformance.campaigns.fuzz import attach, engine
 from conformance.campaigns.fuzz.engine import Case
 from conformance.harness import tests
 
@@ -39,9 +40,7 @@ def _inputs() -> list[Any]:
 
 
 def _attach() -> list[Any]:
-    from conformance.campaigns.fuzz import attach
-
-    return attach.FAMILIES
+    return [*attach.FAMILIES]
 
 
 def _heaps() -> list[Any]:
@@ -109,11 +108,16 @@ def case_of(family: Any, seed: int, i: int) -> Case:
 
 
 _family: Any = None  # of the workers, which are forked
+_worker = 0  # the process whose folders are its own
 
 
 def _work(seed: int, first: int, n: int) -> tuple[int, list[tuple[int, str, str]]]:
     """Run trials in children of a worker: how many were refused, and what was wrong."""
+    global _worker
     numbers = {}
+    if _worker != os.getpid():
+        _worker = os.getpid()
+        attach.Attach.worlds.clear()  # the parent's, which other workers would share
 
     def case(i: int) -> Case:
         numbers[made := case_of(_family, seed, first + i)] = first + i
