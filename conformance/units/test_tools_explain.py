@@ -169,3 +169,15 @@ def test_the_command() -> None:
     assert [p["problem"] for p in got["problems"]] == [12, 35]
     assert run("all is well")[0] == 1
     assert run(stdin="")[0] == 1
+
+
+def test_what_the_log_shows_comes_before_what_this_machine_lacks() -> None:
+    """A certain cause of the log is first, also if this machine shows a possible one."""
+    pool = "EAL: No free 1048576 kB hugepages reported on node 0"
+    log = f"{pool}\nEAL: FATAL: Cannot get hugepage information."
+    rows = json.loads(run("--json", stdin=log)[1])["problems"]
+
+    assert (rows[0]["problem"], rows[0]["certain"]) == (1, True)
+    assert [r["certain"] for r in rows if r["verdict"] != "harmless"] == sorted(
+        (r["certain"] for r in rows if r["verdict"] != "harmless"), reverse=True
+    )

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         found = examine(ProcessView(args.pid), args.eal_args, args.release) if told else {}
     facts = reading.start.facts
     rows = [_row(p, line, certain, found, facts) for p, line, certain in told]
-    rows.sort(key=lambda r: (r["verdict"] == HARMLESS, _elsewhere(r)))
+    rows.sort(key=lambda r: (r["verdict"] == HARMLESS, not r["certain"], _elsewhere(r)))
     if args.json:
         print(document("explain", {"problems": rows}))
     else:
