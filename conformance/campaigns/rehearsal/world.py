@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 import traceback
+from errno import EEXIST, ENOENT, ENOTDIR, EROFS
 from pathlib import Path
 from typing import Any
 
@@ -378,8 +379,10 @@ def _answer(world: World, side: tuple[str, ...], to: int) -> int:
     try:
         try:
             world.build()
-        except (FileExistsError, NotADirectoryError, FileNotFoundError):
-            return 1
+        except OSError as e:
+            if e.errno in (EEXIST, ENOTDIR, ENOENT, EROFS):
+                return 1
+            raise
         for name in side:
             more = ("--no-hold",) if name == "init" else ()
             ran = real(world) if name == "real" else pyeal(world, name, *more)
