@@ -41,7 +41,7 @@ FAULTS = {  # what was done: file, text that stands there once, what it becomes,
     ),
     "one thread": (
         "populate.py",
-        "PopulateThreads(min(len(cpus), WORKERS) - 1",
+        "PopulateThreads(n if length >= CHUNK else 0",
         "PopulateThreads(0",
         "every_cpu_populates",
     ),
