@@ -286,6 +286,7 @@ def _forbidden(r: DryRun) -> Iterator[EalError]:
             first_page(r),
             huge and o.in_memory and not r.release.probes_memfd,
         ),
+        ("fallocate", _try_fallocate, first_page(r), huge and o.single_file_segments),
         ("socket", _try_socket, "mp", shared),
         ("bind", _try_bind, "mp", shared),
         ("get_mempolicy", libc.get_mempolicy, first_page(r), huge and not o.legacy_mem),
@@ -328,6 +329,14 @@ def _try_ftruncate() -> None:
     fd = os.open(os.devnull, os.O_RDWR)
     try:
         os.ftruncate(fd, 0)  # EINVAL, unless it is forbidden
+    finally:
+        os.close(fd)
+
+
+def _try_fallocate() -> None:
+    fd = os.open(os.devnull, os.O_RDWR)
+    try:
+        libc.fallocate(fd, 0, 0, PAGE)  # ENODEV, unless it is forbidden
     finally:
         os.close(fd)
 
