@@ -39,6 +39,7 @@ LACK = re.compile(r"requested: ?(\d+) ?MB, available: ?(\d+) ?MB", re.I)
 ARGS = re.compile(r"EAL (?:parameters|(?:init )?args|arguments): ([^\]\n]*)")
 RELEASE = re.compile(r"\bDPDK[ _]v?(\d\d\.\d\d)\b")
 NOT_KNOWN = "N"
+SECONDARY = re.compile(r"process type: SECONDARY|PROC_SECONDARY|\bmp_socket_\d+_[0-9a-f]+")
 
 
 class Facts:
@@ -95,7 +96,7 @@ class Facts:
             self.modes.add("va")
         if "VFIO support not initialized" in line:
             self.modes.add("no vfio")
-        if "process type: SECONDARY" in line or "PROC_SECONDARY" in line:
+        if SECONDARY.search(line):
             self.modes.add("proc-type secondary")
 
     def of_release(self, line: str) -> None:

@@ -133,6 +133,8 @@ class Judge:
             hits = [
                 (NO_DEVICE, x) if p is BY_ID[24] and "region" in x.line else (p, x) for p, x in hits
             ]
+        if FIRST in s.hits:  # EAL itself asked for the memory
+            hits = [(p, x) for p, x in hits if p.id != 34]
         if self.secondary:
             hits = [(BY_ID[37] if p is FIRST else p, x) for p, x in hits]
         at_hugepages = HUGEPAGE_END.search(s.fatal) is not None
