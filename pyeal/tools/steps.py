@@ -10,6 +10,7 @@ import fcntl
 import os
 import socket
 import stat
+from collections import Counter
 from ctypes import sizeof
 from errno import EACCES, EFAULT, EINVAL, ENODEV, ENOMEM, ENOSYS, EPERM
 
@@ -194,10 +195,9 @@ def _released(r: DryRun) -> list[tuple[str, int]]:
     if r.error or not r.legacy:
         return []
     plans = memseg.plan([i.page_sz for i in r.infos], r.sockets, r.release, r.options.pagesz_mem)
-    sizes = sorted(p.n_segs for p in plans)
-    for m in r.lists:
-        sizes.remove(m.n_segs)
-    return [(f"fbarray_{i}", file_size(n, sizeof(layout.Memseg))) for i, n in enumerate(sizes)]
+    kept = Counter(m.n_segs for m in r.lists)
+    gone = sorted((Counter(p.n_segs for p in plans) - kept).elements())
+    return [(f"fbarray_{i}", file_size(n, sizeof(layout.Memseg))) for i, n in enumerate(gone)]
 
 
 def _not_opened(
