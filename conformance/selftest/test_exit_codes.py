@@ -16,7 +16,14 @@ from conformance.harness.child import environment
 from conformance.runner import run, summary
 from conformance.runner.report import results
 
-TEST = '@requirement("FAKE-001")\ndef test_it():\n    raise {}'
+TEST = """
+import pytest
+from conformance.harness import box
+
+@requirement("FAKE-001")
+def test_it():
+    raise {}
+"""
 HEADER = {"$report_type": "Run", "target": "fake", "release": "22.11.11"}
 
 
@@ -35,7 +42,7 @@ def judged(log, code):
         ("OSError(28, 'No space left on device')", 2),
         ("OSError(24, 'Too many open files')", 2),
         ("OSError(2, 'No such file')", 1),  # the target should have made it
-        ("__import__('conformance.harness.box', fromlist=['x']).BoxError('mount: no')", 2),
+        ("box.BoxError('mount: no')", 2),
     ],
     ids=["assert", "disk", "files", "file", "box"],
 )
@@ -48,7 +55,7 @@ def test_what_fails_on_this_machine_is_no_verdict(suite, capsys, raises, code):
 
 
 def test_tests_that_neighbours_disturbed_in_each_try_are_no_verdict(suite, capsys):
-    done = suite.run(TEST.format(f"__import__('pytest').skip({neighbours.NOT_JUDGED!r})"))
+    done = suite.run(TEST.format(f"pytest.skip({neighbours.NOT_JUDGED!r})"))
 
     assert done.outcomes == {"skipped": 1}
     assert judged(suite.log, 0) == 2

@@ -12,7 +12,7 @@ from conformance.harness.host import Pool, Snapshot
 EMPTY = Snapshot({}, frozenset(), frozenset(), frozenset(), {})
 COUNTED = """
 import os
-from conformance.harness import neighbours
+from conformance.harness import host, neighbours
 
 @needs(pages={{"2M": 1}})
 @requirement("FAKE-001")
@@ -38,7 +38,7 @@ def pool(monkeypatch):
 
 def grow(pages):
     """What a neighbour's write to nr_hugepages does, from within a test."""
-    return f"host = __import__('conformance.harness.host', fromlist=['x']); \\\n    host.own_pool['2M'] = host.Pool({pages}, {pages}, 0, 0)"  # noqa: E501
+    return f"host.own_pool['2M'] = host.Pool({pages}, {pages}, 0, 0)"
 
 
 def disturbed(suite):

@@ -215,9 +215,9 @@ def test_a_lock_of_another_user_counts_for_nothing(pools, elsewhere, tmp_path):
     p = elsewhere(LEASE)
     p.stdout.readline()
     path = loans.STATE / f"{p.pid}.json"
-    for d in (tmp_path, *tmp_path.parents[:2]):
+    for d in (tmp_path, path.parent):
         d.chmod(0o755)
-    code = (
+    code = (  # in that folder, since another user may reach none of those above it
         "import fcntl, os, sys, struct\n"
         "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
         "fcntl.flock(fd, fcntl.LOCK_EX)\n"
@@ -228,9 +228,9 @@ def test_a_lock_of_another_user_counts_for_nothing(pools, elsewhere, tmp_path):
         "print('again', flush=True); input()\n"
     )
     argv = [*lifeline(), "setpriv", "--reuid=65534", "--clear-groups", "/usr/bin/python3", "-c"]
-    argv += [code, path, loans.STATE.with_name("state.lock")]
+    argv += [code, path.name, "../state.lock"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(list(map(str, argv)), stdin=pipe, stdout=pipe, text=True) as stranger:
+    with subprocess.Popen(argv, cwd=path.parent, stdin=pipe, stdout=pipe, text=True) as stranger:
         assert stranger.stdout.readline() == "locked\n"
         p.kill()
         p.wait()

@@ -72,7 +72,9 @@ def test_arm64_has_its_own_board_kernel_and_consoles(tmp_path: Path) -> None:
     argv = list(map(str, machines.qemu(m, "image", "initrd", "tcg", tmp_path)))
 
     assert argv[argv.index("-cpu") + 1] == "neoverse-n1"
-    assert argv[argv.index("-append") + 1] == f"console=ttyAMA0 {machines.OPTIONS}"
+    assert argv[argv.index("-append") + 1] == (
+        f"console=ttyAMA0 {machines.OPTIONS} hugepagesz=1G hugepages=0:1"
+    )
     ports = ["-serial chardev:c0", "-device pci-serial,chardev=c1", "-device pci-serial,chardev=c2"]
     assert [p for p in ports if p in " ".join(argv)] == ports
     assert {"out=ttyS0", "said=ttyS1"} <= set(m.job(["true"], "").splitlines())

@@ -61,17 +61,15 @@ def test_stacks_of_workers_come_from_the_heap(release: str, tmp_path: Path) -> N
     assert pages[1] - pages[0] == 4
 
 
-def test_a_prefix_below_a_directory_that_is_missing_is_refused(tmp_path: Path) -> None:
+def test_a_prefix_below_a_directory_that_is_missing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """EAL creates two levels, not three. The fix is a name that a start takes."""
-
-    class View(FakeView):
-        def access(self, path: str, mode: int) -> bool:
-            return not path.endswith("/dpdk/a")
-
-    host = fake_host.load("two-nodes-2M")
-    with DryRun(["--file-prefix=a/b"], "22.11.11", View(host, tmp_path / "a")) as r:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # root's is /var/run
+    args = ["--no-huge", "-m", "16"]
+    with DryRun(["--file-prefix=missing/b", *args], "22.11.11") as r:
         assert r.error and (r.error.errno, r.error.stage) == (EINVAL, "runtime")
-    with DryRun(r.error.fix.split(), "22.11.11", View(host, tmp_path / "b")) as r:
+    with DryRun([*r.error.fix.split(), *args], "22.11.11") as r:
         assert r.error is None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import ctypes
 import fcntl
-import importlib
 import json
 import os
 import resource
@@ -50,25 +49,6 @@ NUMBERS = {  # x86-64
     "unlink": 87,
 }
 CAPS = {"dac_override": 1, "dac_read_search": 2, "fowner": 3, "sys_admin": 21}
-MODULES = (
-    "cli",
-    "tools.doctor",
-    "tools.plan",
-    "tools.init",
-    "dynmem",
-    "legacy",
-    "hugepages",
-    "backing.pagefiles",
-    "backing.memory",
-    "backing.legacy",
-    "mp",
-    "malloc_mp",
-    "hugepage_data",
-    "secondary",
-    "tools.touch",
-    "builds",
-)
-
 CGROUPS = [m for m in host.mountinfo() if m[1] in ("cgroup", "cgroup2")]
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -87,8 +67,19 @@ def load() -> None:
     for codec in ("ascii", "latin-1"):
         codecs.lookup(codec)
 
-    for name in MODULES:
-        importlib.import_module(f"pyeal.{name}")
+    import pyeal.backing.legacy
+    import pyeal.backing.memory
+    import pyeal.backing.pagefiles
+    import pyeal.builds
+    import pyeal.cli
+    import pyeal.hugepage_data
+    import pyeal.legacy
+    import pyeal.malloc_mp
+    import pyeal.secondary
+    import pyeal.tools.doctor
+    import pyeal.tools.init
+    import pyeal.tools.plan
+    import pyeal.tools.touch  # noqa: F401
 
 
 def _words(path: Path) -> list[str]:
@@ -327,7 +318,8 @@ def fork(world: World, work: Any, stdin: bytes = b"") -> Ran:
 
 def pyeal(world: World, name: str, *options: str) -> Ran:
     """Run a command of pyeal."""
-    cli = importlib.import_module("pyeal.cli")
+    from pyeal import cli
+
     s = world.s
     argv = [name, "--json", "--as", s.release, *options, "--", *s.eal_args]
 
