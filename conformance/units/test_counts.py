@@ -78,7 +78,10 @@ def called(start: Any, make_box: Any, work: str, n: int) -> Counter[str]:
     trace = eals[-1].trace()
     eals[-1].init()
     assert len(eals[-1].segments()) == n
-    found = Counter(c.name for c in of_eal(trace.stop()))
+    calls = of_eal(trace.stop())
+    # the message thread looks every few milliseconds whether there is a secondary
+    message = {c.pid for c in calls if c.name == "poll"} - {eals[-1].pid}
+    found = Counter(c.name for c in calls if c.pid not in message)
     for eal in reversed(eals):
         eal.close()
     return found

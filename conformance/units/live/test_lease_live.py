@@ -169,7 +169,7 @@ def test_the_pytest_fixture(tmp_path):
 
 START = """
 import pyeal, sys
-with pyeal.init(["-m", "4", "--file-prefix", "eal_lease", *sys.argv[1:]]) as eal:
+with pyeal.init(["-m", "4", "--no-shconf", *sys.argv[1:]]) as eal:  # leaves no directory
     print("pages", sum(m.count for m in eal.memseg_lists()))
 """
 
