@@ -35,10 +35,10 @@ def init(
         for info in backing.infos.values():
             if info.num_pages[0]:
                 pages += backing.map_all(info)
-        if not pages:  # create_shared_memory
+        kept, surplus = choose(pages, opts, lcores, backing)
+        if not kept:  # create_shared_memory
             what, found = "Failed to create shared memory!", backing.population.why
             raise EalError(ENOMEM, "memory", what, found=found or "no page could be mapped")
-        kept, surplus = choose(pages, opts, lcores, backing)
         backing.unmap_first()  # mapped twice, they could be too many mappings
         for msl, placed in places(backing.lists, kept).items():
             backing.place(msl, placed)
