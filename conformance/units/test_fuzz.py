@@ -12,7 +12,7 @@ from conformance.campaigns.fuzz import engine
 from conformance.harness.child import environment
 from conformance.units.test_fbarray import Array
 
-INPUTS = 2000
+INPUTS = 800
 FAMILIES = "config", "fbarray", "hugepage_info", "hugepage_data", "heap", "message", "text"
 
 
