@@ -128,7 +128,7 @@ class Interrupts:
                     begun = time.monotonic()
                     life(args)
                     self.lines[f"{kind} us"] = int((time.monotonic() - begun) * 1e6)
-                before = taken()
+                before, handler = taken(), signal.getsignal(signal.SIGINT)
                 try:
                     self._interrupted(kind, way, args, rng)
                 except Alarm:
@@ -137,7 +137,7 @@ class Interrupts:
                     raise Wrong(
                         f"left behind: {after[0] ^ before[0]}, {after[1] - before[1]} bytes"
                     )
-                if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+                if signal.getsignal(signal.SIGINT) is not handler:
                     raise Wrong("a handler is not restored")
                 life(args)
             # an end in legacy mode keeps its files, and what a secondary allocated is the primary's
