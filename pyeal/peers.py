@@ -163,12 +163,14 @@ class SharedLock:
         if self.ours or not self.value:
             return
         self.ours.append(get_ident())
-        if self.all_ended():
-            self.repair()
-            self.change(lambda value: 0)
-        else:
-            self._reset_unheld(self.repair)
-        self.ours.remove(get_ident())
+        try:
+            if self.all_ended():
+                self.repair()
+                self.change(lambda value: 0)
+            else:
+                self._reset_unheld(self.repair)
+        finally:
+            self.ours.remove(get_ident())
 
 
 class RwLock(SharedLock):
