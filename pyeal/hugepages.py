@@ -28,6 +28,7 @@ MAX_RECORDS = 4  # of hugepage_info: 3, on Arm 4
 MAX_RECORD = 5136  # bytes of a record for 256 nodes
 U32 = 0xFFFFFFFF
 GLOBAL = "kernel/mm/hugepages"
+NOT_LOCKED = "Failed to lock hugepage directory!"
 NODES = "devices/system/node"
 
 
@@ -367,7 +368,7 @@ class Discovery(Survey):
             info.lock_fd = os.open(info.hugedir, os.O_RDONLY)
             fcntl.flock(info.lock_fd, fcntl.LOCK_EX)
         except OSError as e:
-            self.log("CRIT", "Failed to lock hugepage directory!")
+            self.log("CRIT", NOT_LOCKED)
             raise not_locked(info.hugedir, e.strerror) from None
         o, remove, names = self.o, self.o.unlink_existing, os.listdir(info.lock_fd)
         names = [name for name in names if "map_" in name]
@@ -386,7 +387,7 @@ class Discovery(Survey):
 def not_locked(hugedir: str, found: str | None) -> EalError:
     """Returns the error of a hugedir that this user may not lock."""
     fix = "mount it for this user (uid=, mode=) or name another one with --huge-dir"
-    return refused(f"Failed to lock hugepage directory! {hugedir}", found, fix, "hugedir-lock")
+    return refused(f"{NOT_LOCKED} {hugedir}", found, fix, "hugedir-lock")
 
 
 def _stale(info: HugepageInfo, name: str, remove: bool) -> int:
