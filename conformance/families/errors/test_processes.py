@@ -26,7 +26,7 @@ def total(eal):
     return eal.config().malloc_heaps[0].total_size
 
 
-def logged(eal, text, limit=20):
+def logged(eal, text, limit=8):
     """Whether a line comes in time: another thread writes it."""
     return until(lambda: eal.logged(text), limit)
 
@@ -229,7 +229,7 @@ def test_an_unknown_request_is_logged_or_ignored(start, join, peer, evidence):
     while not eal.run_files(f"mp_socket_{late.pid}_*"):
         assert not late.answered(0.02)
     p.ask("send", to=socket_of(late), kind="REQ", name="three")
-    told = p.ask("receive", wait=20)
+    told = p.ask("receive", wait=8)
     os.close(fd)
     late.answer()
     evidence(f"{told}")

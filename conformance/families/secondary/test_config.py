@@ -188,7 +188,7 @@ def test_a_primary_that_never_finishes_is_told(start, join, evidence):
     """After 10 s without the magic the secondary ends, and says whose file it was."""
     eal = start("-m", "2")
     eal.patch("magic", 0)
-    e = join(init=False).give_way().refused()
+    e = join(init=False).give_way().refused(within=15)
     evidence(e.text)
 
     assert e.errno == 0

@@ -19,8 +19,8 @@ from conformance.harness.child import TargetDied
 from conformance.harness.eal import Eal
 
 SMALL = 64  # bytes, which no new page is needed for
-SOON = 15  # seconds in which the lock of a dead process is found out
-LIMIT = 15  # seconds for all else
+SOON = 8  # seconds in which the lock of a dead process is found out
+LIMIT = 8  # seconds for all else
 
 
 class Moment(NamedTuple):

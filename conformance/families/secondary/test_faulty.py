@@ -32,7 +32,7 @@ def test_the_channel_outlives_wrong_datagrams(start, join, peer, who, evidence):
     with or_killed(eal, other):
         for e in eal, other:
             begun = time.monotonic()
-            va = e.ask("malloc", size=BIG, align=0, socket=-1).va
+            va = e.ask("malloc", size=BIG, align=0, socket=-1, within=8).va
             took.append(time.monotonic() - begun)
             assert va
             e.free(va)
@@ -52,7 +52,7 @@ def test_a_mute_secondary_costs_one_wait(start, join, peer, evidence):
     p = peer(eal)
     begun = time.monotonic()
     with or_killed(eal, other):
-        va = eal.ask("malloc", size=BIG, align=0, socket=-1).va
+        va = eal.ask("malloc", size=BIG, align=0, socket=-1, within=12).va
     took = time.monotonic() - begun
     same = eal.segments() == other.segments() == before
     p.kill()
@@ -84,7 +84,7 @@ def test_a_dead_ones_locks_are_broken(start, join, lock, evidence):
         *taken(eal, {"heap": "malloc_heaps", "hotplug": "memory_hotplug_lock"}[lock])
     )
     begun = time.monotonic()
-    va = eal.ask("malloc", size=BIG, align=0, socket=-1, within=15).va
+    va = eal.ask("malloc", size=BIG, align=0, socket=-1, within=8).va
     evidence(f"growth took {time.monotonic() - begun:.1f} s")
 
     assert va
@@ -97,7 +97,7 @@ def test_a_dead_ones_locks_are_broken(start, join, lock, evidence):
 @pytest.mark.long
 def test_the_next_to_join_finds_no_lock_of_the_dead(start, join, mode, evidence):
     """Killed while it holds all locks of the config; a secondary would wait for the first."""
-    eal = start("-m", "2", limit=15).give_way()
+    eal = start("-m", "2", limit=8).give_way()
     dead = join()
     at = eal.malloc(64).va
     fields = "mlock", "qlock", "tlock", "memory_hotplug_lock", "malloc_heaps"
@@ -105,7 +105,7 @@ def test_the_next_to_join_finds_no_lock_of_the_dead(start, join, mode, evidence)
         eal.poke(*taken(eal, field))
     dead.kill()
     begun = time.monotonic()
-    other = join(limit=15, init=False).give_way().init()
+    other = join(limit=8, init=False).give_way().init()
     evidence(f"joined after {time.monotonic() - begun:.1f} s")
     other.poke(at, b"next")
 
