@@ -23,7 +23,7 @@ from conformance.harness.child import environment
 from pyeal.eal import Primary
 
 PRIVATE = ["--no-huge", "-m", "8", "--no-shconf"]
-TRIALS = 300
+TRIALS = 150
 SEED = 20261130
 
 
