@@ -9,17 +9,16 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from multiprocessing import get_context
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pyeal
 from conformance import MODES
 from conformance.campaigns.attack import worlds
+from conformance.campaigns.attack.lines import AtLine
 from conformance.campaigns.fuzz.engine import Case, Wrong
 from conformance.harness import host
 
@@ -32,28 +31,11 @@ class Alarm(Exception):
     """What the handler raises."""
 
 
-class At:
-    """Raises a signal at the n-th line that pyeal runs; `lines` is how many there were."""
+class At(AtLine):
+    """Raises a signal there."""
 
-    def __init__(self, n: int) -> None:
-        self.n, self.lines, self.folder = n, 0, os.path.dirname(pyeal.__file__)
-
-    def __enter__(self) -> At:
-        sys.settrace(self._call)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(self.folder) else None
-
-    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if event == "line":
-            self.lines += 1
-            if self.lines == self.n:
-                signal.raise_signal(signal.SIGUSR1)
-        return self._line
+    def happens(self) -> None:
+        signal.raise_signal(signal.SIGUSR1)
 
 
 def ring(signum: int, frame: Any) -> None:

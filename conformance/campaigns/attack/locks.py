@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from multiprocessing import get_context
-from types import FrameType
 from typing import Any
 
 import pyeal
 from conformance.campaigns.attack import worlds
+from conformance.campaigns.attack.lines import AtLine
 from conformance.campaigns.fuzz.engine import Case, Wrong
 from conformance.harness import host
 from pyeal.look.snapshot import Snapshot
@@ -30,28 +29,11 @@ CALLS: dict[str, Callable[[pyeal.Eal], object]] = {
 }
 
 
-class Step:
-    """Kills this process at the n-th line of pyeal that it runs; `lines` counts them."""
+class Step(AtLine):
+    """Kills this process there."""
 
-    def __init__(self, n: int) -> None:
-        self.n, self.lines, self.folder = n, 0, os.path.dirname(pyeal.__file__)
-
-    def __enter__(self) -> Step:
-        sys.settrace(self._call)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(self.folder) else None
-
-    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if event == "line":
-            self.lines += 1
-            if self.lines == self.n:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return self._line
+    def happens(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def secondary(pipe: Any) -> None:
