@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 from conformance.harness import fake_host
+from pyeal import releases
 from pyeal.look.process_view import ProcessView
+from pyeal.tools.doctor.model import Case
 
 
 class FakeView(ProcessView):
@@ -29,3 +33,18 @@ class FakeView(ProcessView):
 
 def view(name: str, root: Path) -> FakeView:
     return FakeView(fake_host.load(name), root)
+
+
+def case_beside(**primary: Any) -> Case:
+    """What doctor examines for a secondary of 22.11 beside a live primary with these facts."""
+    case = SimpleNamespace(
+        secondary=True,
+        config=SimpleNamespace(alive=True, complete=True, owner=1, **primary),
+        config_error="",
+        named=False,
+        directory="/run/dpdk/rte",
+        release=releases.get("22.11"),
+        o=SimpleNamespace(file_prefix="rte"),
+        opts=True,
+    )
+    return cast(Case, case)

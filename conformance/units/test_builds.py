@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from conformance.harness import decode, recordings
+from conformance.units.fake_view import case_beside
 from pyeal import attached, builds, hugepages, layout, memseg, releases
 from pyeal.cli import main
 from pyeal.errors import EalError
@@ -250,26 +251,10 @@ def test_tools_refuse_limits_that_they_do_not_decode(tmp_path: Path, capsys: Any
 
 
 def test_doctor_names_the_build_of_the_primary() -> None:
-    found = SimpleNamespace(
-        alive=True,
-        complete=True,
-        owner=1,
-        word=releases.get("22.11").word,
-        c=made(128),
-        release=releases.get("22.11"),
-        abi=builds.BUILDS["aarch64"].abi,
-    )
-    case = SimpleNamespace(
-        secondary=True,
-        config=found,
-        config_error="",
-        named=False,
-        directory="/run/dpdk/rte",
-        release=releases.get("22.11"),
-        o=SimpleNamespace(file_prefix="rte"),
-        opts=True,
-    )
-    *_, last = primary.check(cast(model.Case, case))
+    release = releases.get("22.11")
+    abi = builds.BUILDS["aarch64"].abi
+    case = case_beside(word=release.word, c=made(128), release=release, abi=abi)
+    *_, last = primary.check(case)
 
     assert (last.state, last.text) == (
         model.FAIL,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
+from conformance.units.fake_view import case_beside
 from conformance.units.recorded import facts, pyeal, unpack
 from pyeal import attached, layout, releases
 from pyeal.errors import EalError
-from pyeal.tools.doctor import model, primary
+from pyeal.tools.doctor import primary
 
 NAME, NOTE = "25.11.3-rc1", "25.11.3-rc1: not known, read as 25.11.3"
 
@@ -58,26 +57,9 @@ def test_a_secondary_that_names_it_follows_it(path: str) -> None:
 
 
 def test_doctor_says_what_the_primary_is_read_as() -> None:
-    found = SimpleNamespace(
-        alive=True,
-        complete=True,
-        owner=1,
-        word=releases.word_of(NAME),
-        c=True,
-        release=releases.nearest(releases.word_of(NAME)),
-        modified=0,
-    )
-    case = SimpleNamespace(
-        secondary=True,
-        config=found,
-        config_error="",
-        named=False,
-        directory="/run/dpdk/rte",
-        release=releases.get("22.11"),
-        o=SimpleNamespace(file_prefix="rte"),
-        opts=True,
-    )
-    said = [f.text for f in itertools.islice(primary.check(cast(model.Case, case)), 2)]
+    word = releases.word_of(NAME)
+    case = case_beside(word=word, c=True, release=releases.nearest(word), modified=0)
+    said = [f.text for f in itertools.islice(primary.check(case), 2)]
 
     assert said[0].startswith(f"primary of {NAME} ({NOTE}), ")
     assert said[1] == f"a secondary must be exactly {NAME}, and name it: --as {NAME}"

@@ -16,6 +16,7 @@ from conformance import MB, needs
 from conformance.harness import fake_host, host
 from conformance.harness.box import remove
 from conformance.harness.child import TargetDied, TargetError
+from conformance.units.live.doctor.world import held_by_the_dead
 from pyeal.tools import fixes
 
 CPUSETS = Path("/sys/fs/cgroup/cpuset")
@@ -244,17 +245,9 @@ def limit(world, tmp_path):
 
 @scene("stale", pages={"2M": 4})
 def stale(world, tmp_path):
-    box = world.box(
-        {"2M": 2},
-        binds=fake_host.build(tmp_path, {"2M": [2]}),
-        mounts=[("2M", "/run/hugepages/b", "size=4M,min_size=4M")],
-    )
-    holder = ["-m", "4", "--huge-dir", "/run/hugepages/b"]
-    world.eal(*holder, box=box, prefix=f"{world.prefix}_dead").kill()
-    for counter in tmp_path.glob("sys/**/free_hugepages"):
-        counter.write_text("0\n")
+    box, free = held_by_the_dead(world, tmp_path)
     target = prepared(world, "-m", "2", box=box)
-    target.after = lambda: [f.write_text("2\n") for f in tmp_path.glob("sys/**/free_hugepages")]
+    target.after = lambda: [counter.write_text("2\n") for counter in free]
     return target
 
 

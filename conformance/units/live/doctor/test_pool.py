@@ -2,7 +2,7 @@
 
 from conformance import needs
 from conformance.harness import fake_host
-from conformance.units.live.doctor.world import explain, problem
+from conformance.units.live.doctor.world import explain, held_by_the_dead, problem
 
 pytestmark = needs(root=True)
 
@@ -24,15 +24,7 @@ def test_nothing_reserved(world, tmp_path):
 @needs(pages={"2M": 4})
 def test_all_held_by_a_killed_process(world, tmp_path):
     """The page files of a killed process hold the pool; its log shows an empty pool (1)."""
-    box = world.box(
-        {"2M": 2},
-        binds=fake_host.build(tmp_path, {"2M": [2]}),
-        mounts=[("2M", "/run/hugepages/b", "size=4M,min_size=4M")],
-    )
-    holder = ["-m", "4", "--huge-dir", "/run/hugepages/b"]
-    world.eal(*holder, box=box, prefix=f"{world.prefix}_dead").kill()
-    for counter in tmp_path.glob("sys/**/free_hugepages"):
-        counter.write_text("0\n")
+    box, _ = held_by_the_dead(world, tmp_path)
     target = world.target(box=box)
 
     said = target.doctor("pool")

@@ -14,6 +14,7 @@ import sys
 
 import pytest
 
+from conformance.harness import fake_host
 from conformance.harness.box import limits, user
 from conformance.harness.child import TargetHung, environment
 
@@ -45,6 +46,21 @@ def tool(prefix, *args, env=None, stdin=""):
 def explain(log):
     """Return the numbers of the problems that explain finds in a log."""
     return {p["problem"] for p in tool([], "explain", "--json", stdin=log)[1]["problems"]}
+
+
+def held_by_the_dead(world, tmp_path):
+    """Return a box in which page files of a killed process hold the pool, and its counters."""
+    box = world.box(
+        {"2M": 2},
+        binds=fake_host.build(tmp_path, {"2M": [2]}),
+        mounts=[("2M", "/run/hugepages/b", "size=4M,min_size=4M")],
+    )
+    holder = ["-m", "4", "--huge-dir", "/run/hugepages/b"]
+    world.eal(*holder, box=box, prefix=f"{world.prefix}_dead").kill()
+    free = list(tmp_path.glob("sys/**/free_hugepages"))
+    for counter in free:
+        counter.write_text("0\n")
+    return box, free
 
 
 class World:
