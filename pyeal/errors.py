@@ -1,4 +1,4 @@
-"""The one exception that leaves pyeal, and the log that a caller gives it."""
+"""The one exception that leaves pyeal, the log that a caller gives it, and harmless text."""
 
 from __future__ import annotations
 
@@ -55,6 +55,13 @@ class EalError(Exception):
 
     def __str__(self) -> str:
         return f"{self.stage}: {self.text}"
+
+
+def printable(text: str) -> str:
+    r"""Return a name that another user chose, with \x1b for an escape and \x0a for a newline."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 class Closed:

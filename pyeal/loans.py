@@ -24,8 +24,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pyeal import records
+from pyeal.errors import printable
 from pyeal.records import Refused as Refused
-from pyeal.records import printable, started
+from pyeal.records import started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _ancestors(pid: int) -> set[int]:
     while pid > 0 and pid not in found:
         found.add(pid)
         try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            pid = int(records.process(pid)[1])
         except OSError:
             break
     return found
@@ -389,7 +390,7 @@ def recover(say: Say = print) -> None:
     with records.locked(STATE, say):
         for path, loan, alive in all_loans():
             if alive is None:
-                say(f"{printable(path)} {UNKNOWN}: left alone")
+                say(f"{printable(str(path))} {UNKNOWN}: left alone")
             elif loan and not alive:
                 took = _give(path, loan, say)
                 say(f"given back for process {loan['pid']}, which died: {text(took)}")
@@ -412,7 +413,8 @@ def show() -> None:
         print(f"{name:>5}  {words['nr']:>6} pages, {words['free']} free, {words['resv']} reserved")
     for path, loan, alive in all_loans():
         if loan is None:
-            print(f"{printable(path)} {'cannot be read, its lease lasts' if alive else UNKNOWN}")
+            why = "cannot be read, its lease lasts" if alive else UNKNOWN
+            print(f"{printable(str(path))} {why}")
         else:
             word = {True: "", False: " (dead)", None: " (not known whether alive)"}[alive]
             print(f"leased to {loan['pid']}{word}: {text(loan['took'])}")
@@ -450,7 +452,7 @@ def _caller() -> int:
     pid = os.getppid()
     try:
         while Path(f"/proc/{pid}/comm").read_text().strip() in ("sudo", "doas"):
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            pid = int(records.process(pid)[1])
     except OSError:
         pass
     return pid

@@ -37,11 +37,6 @@ class Refused(Exception):
     """What was asked for was not done; the text is the reason."""
 
 
-def printable(text: object) -> str:
-    """Return what stands in a record or a name without what a terminal would obey."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(text))
-
-
 @contextmanager
 def locked(folder: Path, say: Say) -> Iterator[None]:
     """Hold the lock of a folder, which exists meanwhile, and afterwards if it has records.
@@ -172,13 +167,17 @@ def remove(path: Path) -> None:
     forget(path)
 
 
+def process(pid: int | str) -> list[str]:
+    """Return the fields of /proc/PID/stat behind the name: state, parent, ... Raises OSError."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def started(pid: int | str) -> int | None:
     """Return when a process began, None if it is dead. Pid and start are never reused together."""
     try:
-        stat_line = Path(f"/proc/{pid}/stat").read_text()
+        fields = process(pid)
     except OSError:
         return None
-    fields = stat_line.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
 
 

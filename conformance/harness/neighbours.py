@@ -15,6 +15,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from pyeal import records
+
 TRIES = 6  # of one test; each is made only if a neighbour disturbed the one before
 NOT_JUDGED = "not judged: other users of hugepages disturbed each try"
 RUN, FOLDER = "CONFORM_RUN", "CONFORM_FOLDER"  # of the environment: pid of the run, its own folder
@@ -73,7 +75,7 @@ def holders():
     parents = {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = records.process(pid)
             parents[pid] = int(fields[1])
             kb = re.search(r"HugetlbPages:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
         except OSError:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
+from pyeal.errors import printable as printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -110,13 +112,6 @@ def age(seconds: float) -> str:
         if seconds >= unit:
             return f"{seconds / unit:.0f}{name}"
     return f"{seconds:.0f}s"
-
-
-def printable(text: str) -> str:
-    r"""Return a name that another user chose, with \x1b for an escape and \x0a for a newline."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def printable_facts(facts: Any) -> Any:
