@@ -413,15 +413,20 @@ class DryRun(Eal):
             else []
         )
 
+    def files_of_discovery(self) -> list[tuple[str, int]]:
+        """(name, bytes) of the files that are made before the lists are known."""
+        found = [("config", layout.CONFIG_SIZE)]
+        if not self.options.no_huge:
+            kind = layout.hugepage_info(self.release.numa_nodes_max)
+            found.append(("hugepage_info", layout.MAX_HUGEPAGE_SIZES * sizeof(kind)))
+        return found
+
     def runtime_files(self) -> list[tuple[str, int]]:
         """(name, bytes) of the files in the runtime directory."""
         if not self.none.writes:
             return []
         arrays = [self.config.memzones, *(m.c.memseg_arr for m in self.lists)]
-        found = [("config", layout.CONFIG_SIZE)]
-        if not self.options.no_huge:
-            kind = layout.hugepage_info(self.release.numa_nodes_max)
-            found.append(("hugepage_info", layout.MAX_HUGEPAGE_SIZES * sizeof(kind)))
+        found = self.files_of_discovery()
         found += [(f"fbarray_{a.name.decode()}", file_size(a.len, a.elt_sz)) for a in arrays]
         if self.legacy:
             found.append(("hugepage_data", self.legacy.mapped * RECORD))

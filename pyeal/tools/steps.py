@@ -46,7 +46,6 @@ ORDER = (
     "service",
 )
 NAME_MAX, SUN_PATH = 255, 107
-ROOM = layout.CONFIG_SIZE, 12720, 188416  # config, hugepage_info, fbarray_memzone
 
 
 def earliest(found: list[EalError]) -> EalError | None:
@@ -182,9 +181,8 @@ def _files(r: DryRun) -> list[tuple[str, int, str]]:
     }
     found = [] if r.error else r.runtime_files()
     if not found:  # the lists are not known
-        found = [("config", ROOM[0]), ("mp_socket", 0), ("fbarray_memzone", ROOM[2])]
-        if not r.options.no_huge:
-            found.insert(2, ("hugepage_info", ROOM[1]))
+        zones = file_size(layout.MAX_MEMZONE, sizeof(layout.Memzone))
+        found = [*r.files_of_discovery(), ("mp_socket", 0), ("fbarray_memzone", zones)]
     found += _released(r)
     found.sort(key=lambda f: _rank(stages.get(f[0], "memory")))
     return [(name, n, stages.get(name, "memory")) for name, n in found]
@@ -326,19 +324,13 @@ def _try_mkdir() -> None:
 
 
 def _try_ftruncate() -> None:
-    fd = os.open(os.devnull, os.O_RDWR)
-    try:
+    with files.closing(os.open(os.devnull, os.O_RDWR)) as fd:
         os.ftruncate(fd, 0)  # EINVAL, unless it is forbidden
-    finally:
-        os.close(fd)
 
 
 def _try_fallocate() -> None:
-    fd = os.open(os.devnull, os.O_RDWR)
-    try:
+    with files.closing(os.open(os.devnull, os.O_RDWR)) as fd:
         libc.fallocate(fd, 0, 0, PAGE)  # ENODEV, unless it is forbidden
-    finally:
-        os.close(fd)
 
 
 def _try_flock() -> None:

@@ -130,20 +130,16 @@ class Differences:
 
     def __init__(self) -> None:
         self.rows = tomllib.loads(DIFFERS.read_text()).get("differs", [])
-        self.used: set[int] = set()
 
     def meant(self, s: Situation, who: str, real: str, told: str) -> bool:
-        for i, row in enumerate(self.rows):
-            if (
-                fnmatchcase(str(s), row.get("situation", "*"))
-                and fnmatchcase(s.release, row.get("release", "*"))
-                and who in row.get("who", WHO)
-                and fnmatchcase(real, row["real"])
-                and fnmatchcase(told, row["pyeal"])
-            ):
-                self.used.add(i)
-                return True
-        return False
+        return any(
+            fnmatchcase(str(s), row.get("situation", "*"))
+            and fnmatchcase(s.release, row.get("release", "*"))
+            and who in row.get("who", WHO)
+            and fnmatchcase(real, row["real"])
+            and fnmatchcase(told, row["pyeal"])
+            for row in self.rows
+        )
 
     def wrong(self, s: Situation, found: dict[str, str]) -> list[str]:
         """Return which of pyeal's three differ from the real one without a reason.
