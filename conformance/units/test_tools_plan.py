@@ -73,6 +73,17 @@ def test_a_prefix_below_a_directory_that_is_missing_is_refused(
         assert r.error is None
 
 
+def test_pyeal_alone_refuses_only_what_its_start_comes_to() -> None:
+    """A socket's path over 107 bytes; the socket is opened last."""
+    long = ["--file-prefix", "x" * 100]
+    with DryRun(["--no-huge", "-m", "16", *long], "22.11.11") as r:
+        assert r.error is None
+        assert r.own_error and r.own_error.stage == "mp"
+    with DryRun(["-m", "16", "--huge-dir=/missing", *long], "22.11.11") as r:
+        assert r.error and r.error.stage == "hugepages"
+        assert r.own_error is None
+
+
 @pytest.mark.parametrize(
     ("name", "args", "link"),
     [

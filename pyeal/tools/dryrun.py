@@ -341,8 +341,9 @@ class DryRun(Eal):
 
         found = [*steps.errors(self), *filter(None, [self.error])]
         self.error = steps.earliest(found)
-        first = steps.earliest([*steps.own_errors(self), *found])
-        self.own_error = first if first is not self.error else None
+        own = steps.own_errors(self)
+        first = steps.earliest([*own, *found], steps.OWN_ORDER)
+        self.own_error = first if first in own else None
 
     def _refuse_secondary(self, args: list[str]) -> None:
         opts = options.parse(args, self.release)

@@ -45,16 +45,18 @@ ORDER = (
     "threads",
     "service",
 )
+# of `pyeal init`, which opens its socket last
+OWN_ORDER = (*(stage for stage in ORDER if stage != "mp"), "mp")
 NAME_MAX, SUN_PATH = 255, 107
 
 
-def earliest(found: list[EalError]) -> EalError | None:
+def earliest(found: list[EalError], order: tuple[str, ...] = ORDER) -> EalError | None:
     """Return the error of the stage that comes first; of one stage, the first that is given."""
-    return min(found, key=lambda e: _rank(e.stage), default=None)
+    return min(found, key=lambda e: _rank(e.stage, order), default=None)
 
 
-def _rank(stage: str) -> int:
-    return ORDER.index(stage if stage in ORDER else "memory")
+def _rank(stage: str, order: tuple[str, ...] = ORDER) -> int:
+    return order.index(stage if stage in order else "memory")
 
 
 def errors(r: DryRun) -> Iterator[EalError]:
