@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from errno import EACCES
+from errno import EACCES, ENOLCK
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from conformance import GB, MB
 from conformance.harness import fake_host
 from pyeal import hugepages, lcores, options, releases
+from pyeal.backing import pagefiles
 from pyeal.backing.pagefiles import ListFile, PageFiles
 from pyeal.errors import EalError
 from pyeal.layout import FLAG_DIRTY
@@ -307,6 +308,29 @@ def test_a_page_file_that_is_removed_after_discovery_is_made_anew(huge: Dir) -> 
     unlock(infos)
 
     assert (error, flags, links) == (None, [FLAG_DIRTY, 0, 0], [1, 1, 1])
+
+
+@pytest.mark.parametrize("kind", [PageFiles, ListFile])
+def test_an_old_empty_file_stays_if_its_lock_fails(
+    kind: Any, huge: Dir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for an attach, whose files are all another process's; rtemap_1 is new, and goes."""
+    huge.make("rtemap_0")
+    os.truncate(huge.path / "rtemap_0", 0)
+    mode = ["--single-file-segments"] if kind is ListFile else []
+    infos = huge.discover("--huge-unlink=never", *mode)
+    backing, error = backing_of(kind, infos, *mode), OSError(ENOLCK, "No locks available")
+    monkeypatch.setattr(pagefiles, "lock_files", lambda fds, names: (0, error))
+    msl, dir_fd = SimpleNamespace(index=0, page_sz=M2), infos[0].lock_fd
+    if kind is ListFile:
+        with pytest.raises(OSError):
+            backing.open(msl, dir_fd)
+    else:
+        assert backing.open(msl, 0, [0, 0], dir_fd) == ([], error)
+    assert backing._open_existing(["rtemap_0"], dir_fd) == ([], error)
+    unlock(infos)
+
+    assert [p.name for p in huge.path.glob("rtemap_*")] == ["rtemap_0"]
 
 
 @pytest.mark.parametrize(("content", "flag"), [(None, 0), (b"", FLAG_DIRTY), (b"x", FLAG_DIRTY)])

@@ -125,7 +125,8 @@ class HugedirFiles(Backing):
 
     def _open_existing(self, names: list[str], dir_fd: int) -> tuple[list[int], OSError | None]:
         """Opens files of another process, with shared locks unless this one is an observer."""
-        return open_files(names, self.access.flags, dir_fd, files.others_may_write(dir_fd))
+        check = files.others_may_write(dir_fd)
+        return open_files(names, self.access.flags, dir_fd, check, keep=names)
 
     def _leave(self, msl: MemsegList, start: int, n: int) -> None:
         if self.unlink_existing:
@@ -180,10 +181,12 @@ class PageFiles(HugedirFiles, PagePerFd):
             return [], e
         for name in [n for n in names if n in ready and n not in old] if ready else ():
             os.close(ready.pop(name))  # it was removed since discovery opened it
+        keep: Collection[str] = ()
         if not self.unlink_existing:
-            flags[: len(names)], old = [FLAG_DIRTY if name in old else 0 for name in names], ()
+            flags[: len(names)] = [FLAG_DIRTY if name in old else 0 for name in names]
+            keep, old = old, ()
         opened, error = open_files(
-            names, MAKE, dir_fd, check, ready, old, self.unlink_before_mapping
+            names, MAKE, dir_fd, check, ready, old, self.unlink_before_mapping, keep
         )
         return opened, error or unknown
 
@@ -241,7 +244,7 @@ class ListFile(HugedirFiles, ListPerFd):
     def open(self, msl: MemsegList, dir_fd: int) -> tuple[int, int]:
         names = self.file_names(msl, 0, 1)
         old, unknown = self._existing(names, dir_fd, {})
-        opened, error = open_files(names, MAKE, dir_fd, check=True)
+        opened, error = open_files(names, MAKE, dir_fd, check=True, keep=old)
         if error := unknown or error:
             raise error
         self.preexisting.pop(msl.index, None)
@@ -278,13 +281,15 @@ def open_files(
     ready: dict[str, int] | None = None,
     old: Collection[str] = (),
     unlink: bool = False,
+    keep: Collection[str] = (),
 ) -> tuple[list[int], OSError | None]:
     """Opens page files, not through a link, with shared locks if they are opened for writing.
 
     Returns descriptors up to the first file that fails, and its error, which names it. check: look
     at the type and owner of each; False if no other user can have made it. ready: descriptors that
     are open already, and are taken from there. old: files to remove first, each only when those
-    before it are made. unlink: whether the files that were opened lose their names.
+    before it are made. unlink: whether the files that were opened lose their names. keep: files
+    that were there before, or are another process's: they stay after a failure.
     """
     opened, error = list[int](), None
     if check or old:
@@ -314,7 +319,7 @@ def open_files(
     except OSError as e:
         good, failed = names.index(e.filename), e
     for name, fd in zip(names[good:], opened[good:], strict=False):
-        _discard(name, fd, dir_fd)
+        _discard(name, fd, dir_fd, name in keep)
     return opened[:good], failed or error
 
 
@@ -332,10 +337,10 @@ def lock_files(fds: list[int], names: list[str]) -> tuple[int, OSError | None]:
     return len(fds), None
 
 
-def _discard(name: str, fd: int, dir_fd: int | None) -> None:
+def _discard(name: str, fd: int, dir_fd: int | None, keep: bool) -> None:
     """Closes a page file, and removes it if it was made for writing just now: it is empty then."""
     try:
-        if not os.fstat(fd).st_size:
+        if not keep and not os.fstat(fd).st_size:
             os.unlink(name, dir_fd=dir_fd)
     except OSError:
         pass  # it would hide the failure before
