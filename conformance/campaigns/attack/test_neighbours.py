@@ -12,7 +12,7 @@ from conformance import needs
 from conformance.harness.box import lifeline
 from conformance.harness.child import environment
 
-IDS = "SEG", "MSL", "FD"
+IDS = "SEG", "MSL", "LEG", "FD"
 GREEDY = """
 import mmap, random, select, sys
 r, held, added, steps = random.Random(1), [], 0, 0
