@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pyeal.look.process_view import ProcessView
     from pyeal.releases import Release
-    from pyeal.tools.dryrun import DryRun
+    from pyeal.tools.fakestart import FakeStart
 
 # of rte_eal_init; the other stages are parts of "memory"
 ORDER = (
@@ -59,7 +59,7 @@ def _rank(stage: str, order: tuple[str, ...] = ORDER) -> int:
     return order.index(stage if stage in order else "memory")
 
 
-def errors(r: DryRun) -> Iterator[EalError]:
+def errors(r: FakeStart) -> Iterator[EalError]:
     """Yield what rte_eal_init would end with, one error for each step that fails."""
     v, shared = r.view, not r.options.no_shconf
     if v.root:  # a folder that stands for a host has no runtime directory and no rights
@@ -108,7 +108,7 @@ def _mkdir(v: ProcessView, path: str, above_is_new: bool) -> tuple[str, bool]:
     return "", True
 
 
-def _no_directory(r: DryRun, path: str, why: str) -> EalError:
+def _no_directory(r: FakeStart, path: str, why: str) -> EalError:
     return EalError(
         EINVAL,
         "runtime",
@@ -120,7 +120,7 @@ def _no_directory(r: DryRun, path: str, why: str) -> EalError:
     )
 
 
-def _elsewhere(r: DryRun) -> str:
+def _elsewhere(r: FakeStart) -> str:
     """Return what gives the start another runtime directory, or none."""
     if "/" in r.options.file_prefix:  # of the levels EAL creates the last two alone
         return fixes.to("prefix", prefix=r.options.file_prefix.replace("/", "_"))
@@ -129,7 +129,7 @@ def _elsewhere(r: DryRun) -> str:
     return fixes.runtime_dir("", r.view.uid, r.release.runtime_directory_env)
 
 
-def _shared_files(r: DryRun, at: str) -> Iterator[EalError]:
+def _shared_files(r: FakeStart, at: str) -> Iterator[EalError]:
     """Yield the first file of the runtime directory that cannot be made, locked or filled.
 
     EAL writes every byte of its files: where the file system has no room, the kernel ends it with
@@ -173,7 +173,7 @@ def _shared_files(r: DryRun, at: str) -> Iterator[EalError]:
             return
 
 
-def _files(r: DryRun) -> list[tuple[str, int, str]]:
+def _files(r: FakeStart) -> list[tuple[str, int, str]]:
     """Return (name, bytes, stage) of each file that a start makes, in its order."""
     stages = {
         "config": "config",
@@ -190,7 +190,7 @@ def _files(r: DryRun) -> list[tuple[str, int, str]]:
     return [(name, n, stages.get(name, "memory")) for name, n in found]
 
 
-def _released(r: DryRun) -> list[tuple[str, int]]:
+def _released(r: FakeStart) -> list[tuple[str, int]]:
     """Return the arrays that legacy mode makes, and removes before the start ends."""
     if r.error or not r.legacy:
         return []
@@ -245,7 +245,7 @@ def _held(v: ProcessView, old: os.stat_result | None, name: str, at: str) -> Eal
 
 
 def _no_file(
-    r: DryRun, at: str, name: str, stage: str, found: str, expected: str = "", fix: str = ""
+    r: FakeStart, at: str, name: str, stage: str, found: str, expected: str = "", fix: str = ""
 ) -> EalError:
     errno = {"config": 0, "hugepages": EACCES, "memzone": ENODEV, "mp": EFAULT}.get(stage, ENOMEM)
     what = f"Cannot make {at}/{name}"
@@ -258,7 +258,7 @@ def _no_file(
 # --- what a filter of system calls denies to this process -----------------------------------------
 
 
-def _forbidden(r: DryRun) -> Iterator[EalError]:
+def _forbidden(r: FakeStart) -> Iterator[EalError]:
     """Yield the system calls that EAL needs and that this process may not make.
 
     Each is made in a way that changes nothing.
@@ -305,7 +305,7 @@ def _forbidden(r: DryRun) -> Iterator[EalError]:
             )
 
 
-def first_page(r: DryRun) -> str:
+def first_page(r: FakeStart) -> str:
     """Return the stage that takes the first page: memory, or services if nothing is asked for."""
     o = r.options
     asked = o.memory or any((o.socket_mem or {}).values())
@@ -360,7 +360,7 @@ def _try_affinity() -> None:
 # --- locks and cores ------------------------------------------------------------------------------
 
 
-def _page_files(r: DryRun) -> Iterator[EalError]:
+def _page_files(r: FakeStart) -> Iterator[EalError]:
     """Yield why the file of a page that the start would take cannot be made."""
     v, o = r.view, r.options
     if o.no_huge or r.error:
@@ -399,7 +399,7 @@ def _page_files(r: DryRun) -> Iterator[EalError]:
             yield EalError(ENOMEM, stage, what, **fields)
 
 
-def _locked(r: DryRun) -> Iterator[EalError]:
+def _locked(r: FakeStart) -> Iterator[EalError]:
     """Yield a hugepage directory that is locked: the start waits for it without a limit.
 
     Legacy mode also waits for each of its page files.
@@ -427,7 +427,7 @@ def _locked(r: DryRun) -> Iterator[EalError]:
             return
 
 
-def _threads(r: DryRun) -> Iterator[EalError]:
+def _threads(r: FakeStart) -> Iterator[EalError]:
     """Yield a CPU that the process may not use: EAL pins a thread to each that is named."""
     if r.options.cpus is None:
         return
@@ -448,12 +448,12 @@ def _threads(r: DryRun) -> Iterator[EalError]:
 # --- what pyeal alone refuses ---------------------------------------------------------------------
 
 
-def own_errors(r: DryRun) -> list[EalError]:
+def own_errors(r: FakeStart) -> list[EalError]:
     """Return what `pyeal init` refuses and EAL takes, with the reason."""
     return [*_own(r)]
 
 
-def _own(r: DryRun) -> Iterator[EalError]:
+def _own(r: FakeStart) -> Iterator[EalError]:
     v = r.view
     if not v.own or v.root:
         return
@@ -466,7 +466,7 @@ def _own(r: DryRun) -> Iterator[EalError]:
             yield _refused(first_page(r), d, OSError(ENODEV, why))
 
 
-def _own_of_files(r: DryRun) -> Iterator[EalError]:
+def _own_of_files(r: FakeStart) -> Iterator[EalError]:
     v = r.view
     path = v.runtime_dir(r.options.file_prefix, r.release)
     for level in (path[: -len(r.options.file_prefix) - 1], path):

@@ -6,7 +6,7 @@ from pyeal import layout
 from pyeal.look.process import NO_LIMIT
 from pyeal.tools import fixes, size
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding
-from pyeal.tools.dryrun import FIXED
+from pyeal.tools.fakestart import FIXED
 
 REGIONS = 8  # of vhost-user
 
