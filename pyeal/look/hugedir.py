@@ -62,6 +62,10 @@ class PageFileMemory:
         self.snapshot, self.directory = snapshot, directory
         self.files: dict[str, int] = {}
 
+    def close(self) -> None:
+        while self.files:
+            os.close(self.files.popitem()[1])
+
     def at(self, va: int, n: int) -> bytes:
         found = self.snapshot.find(va)
         where = found and self.snapshot.page_file(self.directory.prefix, *found)

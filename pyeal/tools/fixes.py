@@ -79,6 +79,7 @@ LOOK = {
     "touch": "pyeal doctor --touch",
     "plan": "pyeal plan -- ARGS",
     "ps": "pyeal ps",
+    "inspect": "pyeal inspect {what}",
     "as-root": "as root: pyeal doctor --pid {pid}",
     "inside": "nsenter -t {pid} -a pyeal doctor",
 }

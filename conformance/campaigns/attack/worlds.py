@@ -63,6 +63,7 @@ def _small(release: str, hugedir: str) -> dict[str, bytes]:
         return found
     finally:
         eal.close()
+        words.tmp.cleanup()
 
 
 def put(folder: Path, content: dict[str, bytes]) -> None:

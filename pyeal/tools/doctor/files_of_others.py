@@ -6,7 +6,7 @@ import os
 
 from pyeal.look import locks
 from pyeal.tools import fixes, size
-from pyeal.tools.doctor import primary
+from pyeal.tools.doctor import damage, primary
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding, process_name
 
 TYPE_CHECKING = False
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def check(c: Case) -> Iterator[Finding]:
+    yield from damage.check(c)
     if c.secondary:
         yield from primary.check(c)
         return
