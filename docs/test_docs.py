@@ -1,11 +1,13 @@
 """Check that the documentation is true: its commands run, its pictures are those of the code."""
 
+import hashlib
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import hooks
 import make
 import pytest
 
@@ -13,10 +15,16 @@ from conformance.units.recorded import unpack
 from conformance.units.test_tools_commands import LOOKS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(r"(?:<!-- (not run: [^>]+) -->\n)?^```sh\n(.*?)^```$", re.M | re.S)
+
+
+def name(page):
+    return str(page.relative_to(ROOT / "docs").with_suffix(""))
+
+
 COMMANDS = [
-    pytest.param(line, why, id=f"{page.stem}: {line}")
+    pytest.param(line, why, id=f"{name(page)}: {line}")
     for page in PAGES
     for why, block in BLOCK.findall(page.read_text())
     for line in block.splitlines()
@@ -54,7 +62,25 @@ def test_what_the_pages_show_of_fixtures_is_made_of_them():
     assert stale == [], "docs/make.py makes them anew"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_each_rule_names_the_row_that_checks_it():
+    text = (ROOT / "docs/rules.md").read_text()
+
+    assert hooks.without_row(text) == []
+    bad = hooks.without_row("# Rules\n\n- So it is [CFG-001]. And so.\n- As well [CFG-999].\n")
+    assert bad == ["And so.", "As well [CFG-999]."]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/zh").glob("*.md")), ids=name)
+def test_translation_is_of_the_page_as_it_is_now(page):
+    """Compare the digest in a translation's first line; a changed page is translated again."""
+    first = page.read_text("utf-8").splitlines()[0]
+    of, digest = re.fullmatch(r"<!-- translates (\S+) ([0-9a-f]{16}) -->", first).groups()
+    now = hashlib.sha256((ROOT / "docs" / of).read_bytes()).hexdigest()[:16]
+
+    assert digest == now, f"docs/{of} has changed: translate it again, and write {now}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_paths_in_pages_are_there(page):
     """Look up `ci/...`, `pyeal/...py`, ...: a page must not name a file that was renamed."""
     named = re.findall(r"`((?:ci|pyeal|conformance|fixtures|docs)/[\w./-]+)", page.read_text())
@@ -63,7 +89,7 @@ def test_paths_in_pages_are_there(page):
     assert gone == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_names_in_pages_are_there(page):
     """Look up `pyeal/eal.py: Eal` and `eal.py: Eal`: the file of pyeal/ must define the name."""
     named = re.findall(r"`([\w/]+\.py): ([\w.]+)`", page.read_text())
