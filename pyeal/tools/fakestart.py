@@ -217,7 +217,9 @@ class FakeLegacyPages(FakePages):
             wanted -= n
         if wanted:
             mine = [x for x in limits if x.covers(info.page_sz, 0)]
-            self.population.why = min(mine, key=lambda x: x.pages).what if mine else ""
+            if mine:
+                self.binding_limit = min(mine, key=lambda x: x.pages)
+                self.population.why = self.binding_limit.what
         return self.pages[first:]
 
     def place(self, msl: MemsegList, placed: dict[int, Page]) -> None:

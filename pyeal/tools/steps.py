@@ -12,7 +12,7 @@ import socket
 import stat
 from collections import Counter
 from ctypes import sizeof
-from errno import EACCES, EFAULT, EINVAL, ENODEV, ENOMEM, ENOSYS, EPERM
+from errno import EACCES, EFAULT, EFBIG, EINVAL, ENODEV, ENOMEM, ENOSYS, EPERM
 
 from pyeal import files, layout, libc, memseg, options
 from pyeal.cparse import size_of
@@ -36,6 +36,7 @@ ORDER = (
     "options",
     "runtime",
     "config",
+    "interrupts",
     "mp",
     "iova",
     "hugepages",
@@ -160,7 +161,7 @@ def _shared_files(r: FakeStart, at: str) -> Iterator[EalError]:
         if held := _held(v, old, name, at):
             yield held if isinstance(held, EalError) else _no_file(r, at, name, stage, held)
             return
-        if n > most:
+        if n > most and n > (old.st_size if old else 0):  # a file keeps a length that it has
             found = f"ulimit -f {most >> 10}"
             yield _no_file(r, at, name, stage, found, size(n), fixes.to("limit", flag="-f"))
             return
@@ -290,7 +291,7 @@ def _forbidden(r: FakeStart) -> Iterator[EalError]:
         ("socket", _try_socket, "mp", shared),
         ("bind", _try_bind, "mp", shared),
         ("get_mempolicy", libc.get_mempolicy, first_page(r), huge and not o.legacy_mem),
-        ("sched_setaffinity", _try_affinity, "threads", True),
+        ("sched_setaffinity", _try_affinity, "interrupts", True),
     ):
         asks = name == "get_mempolicy"  # and no more than that: it shows a security module as well
         if needed and (asks or filtered) and (why := _denied(probe, asks)):
@@ -428,21 +429,35 @@ def _locked(r: FakeStart) -> Iterator[EalError]:
 
 
 def _threads(r: FakeStart) -> Iterator[EalError]:
-    """Yield a CPU that the process may not use: EAL pins a thread to each that is named."""
-    if r.options.cpus is None:
+    """Yield a CPU that the process may not use: EAL pins a thread to each that is named.
+
+    Its control threads come first. They have the CPUs that are not named, or the main lcore's.
+    """
+    o, v = r.options, r.view
+    if o.cpus is None:
         return
-    allowed = r.view.allowed_cpus(r.options.cpus)
-    if allowed is not None and (out := [c for c in r.options.cpus if c not in allowed]):
-        usable = ",".join(map(str, sorted(r.view.usable_cpus())))
+    allowed = v.allowed_cpus(o.cpus)
+    if allowed is not None and (out := [c for c in o.cpus if c not in allowed]):
+        usable = ",".join(map(str, sorted(v.usable_cpus())))
+        early = not v.affinity() - {*o.cpus} and _main_cpu(o) in out
         yield EalError(
             EINVAL,
-            "threads",
+            "interrupts" if early else "threads",
             f"Cannot set affinity to CPU {','.join(map(str, out))}",
             expected="CPUs of this process's cpuset",
             found=f"Cpus_allowed_list: {usable}",
             fix=fixes.to("cores", cpus=usable),
             reason="cpuset",
         )
+
+
+def _main_cpu(o: options.Options) -> int | None:
+    """Return the CPU of the main lcore, None if it is not known: lcores may share CPUs."""
+    lcores, cpus = o.lcores or [], o.cpus or []
+    main = lcores[0] if o.main_lcore is None and lcores else o.main_lcore
+    if len(cpus) == 1:
+        return cpus[0]
+    return main if lcores == cpus else None
 
 
 # --- what pyeal alone refuses ---------------------------------------------------------------------
@@ -477,13 +492,17 @@ def _own_of_files(r: FakeStart) -> Iterator[EalError]:
         except OSError as e:
             yield _refused("runtime", level, e)
             return
-    for name, _, stage in _files(r):
+    for name, n, stage in _files(r):
         try:
             st = os.lstat(f"{path}/{name}")
         except OSError:
             continue
         if name != "mp_socket" and (why := files.why_untrusted(st, stat.S_IFREG)):
             yield _refused(stage, f"{path}/{name}", OSError(EPERM, why))
+            return
+        if n > (most := v.limit("Max file size")[0]):
+            why = f"{size(n)} to write, and ulimit -f {most >> 10}: EAL takes an old file as long"
+            yield _refused(stage, f"{path}/{name}", OSError(EFBIG, why))
             return
     if len(os.fsencode(f"{path}/mp_socket")) > SUN_PATH:
         why = f"a path over {SUN_PATH} bytes: EAL cuts the name, and no secondary finds it"

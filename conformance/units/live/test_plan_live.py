@@ -29,10 +29,10 @@ FLAGS = {
 PAGES = 8
 
 
-def run(box, *args):
+def run(box, *args, prefix=()):
     """(exit code, answer) of a command in a box; what it says beside is an error's text."""
     # unrandomised, as the heap of an interpreter that is no PIE lies anywhere in the lowest 1 GB
-    argv = [*box.enter, "setarch", "-R", sys.executable, "-P", "-m", "pyeal", *args]
+    argv = [*box.enter, *prefix, "setarch", "-R", sys.executable, "-P", "-m", "pyeal", *args]
     env = environment() | box.environment()
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=env, input="")
     assert "Traceback" not in done.stderr, done.stderr
@@ -123,6 +123,21 @@ def test_plan_is_what_librte_eal_does(mode, make_box, start, evidence):
         assert sizes == {name: os.stat(eal.run / name).st_size for name in sizes}
         shared = {n for n in eal.run_files() if not n.startswith(("mp_socket", "dpdk_tele"))}
         assert set(sizes) == shared
+
+
+@needs(root=True)
+def test_a_file_of_the_dead_keeps_its_length(make_box, start):
+    """ulimit -f below the length of config, which is there already: EAL starts, pyeal does not."""
+    box, args = make_box(), ["--no-huge", "-m", "4"]
+    start(*args, target="librte_eal", box=box).kill()
+    eal = start(*args, target="librte_eal", box=box, init=False, rlimits={"fsize": 24 << 10})
+    limit = ["prlimit", f"--fsize={24 << 10}"]
+    plan = run(box, "plan", "--as", eal.release, "--json", "--", *eal.args, prefix=limit)[1]
+    eal.init()
+
+    assert plan["error"] is None
+    assert plan["pyeal"]["stage"] == "config"
+    assert "ulimit -f 24" in plan["pyeal"]["text"]
 
 
 @needs(root=True, pages={"2M": 4})

@@ -56,6 +56,7 @@ STAGES = {  # stage of an error that no check explained: its link
     "vaspace": "address space",
     "iova": "IOVA",
     "memfd": "permission",
+    "interrupts": "policy",
     "threads": "policy",
 }
 REASONS = {  # the same by the reason, which says more
@@ -64,7 +65,8 @@ REASONS = {  # the same by the reason, which says more
     "hugedir-locked": "files of others",
     "runtime-file": "permission",
 }
-EARLY = ("runtime", "config", "mp", "memzone", "threads")  # before and after all about memory
+# before and after all about memory
+EARLY = ("runtime", "config", "interrupts", "mp", "memzone", "threads")
 PROBLEMS = {  # rows of problems.py, by the reason of an error that no check explained
     "runtime-directory": (10, 18),
     "runtime-file": (10, 11),
@@ -167,7 +169,7 @@ def link_of(c: Case) -> str:
     assert c.error
     if c.error.reason in REASONS:
         return REASONS[c.error.reason]
-    if c.limit:
+    if c.limit and c.error.stage not in EARLY:
         return {"lists": "address space"}.get(c.limit, c.limit)
     return STAGES.get(c.error.stage, "pool")
 
