@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from pyeal.look.runtime_dir import RuntimeDir
     from pyeal.look.snapshot import Snapshot
+    from pyeal.look.warm import Warm, WarmFile
 
     Dict = dict[str, Any]
 
@@ -31,6 +32,8 @@ class ForeignEal:
         self.needs_root = False  # this user may not see more of it
         self.early = False  # its config does not name a release yet
         self.age = 0.0
+        self.record: Warm | None = None  # of pyeal warm
+        self.warm: list[WarmFile] = []  # what it kept that no process has taken since
         self.copy = False  # a copy of a directory: no process of this machine belongs to it
 
     @property
@@ -41,6 +44,8 @@ class ForeignEal:
 
     @property
     def release(self) -> str:
+        if self.is_warm and self.record:
+            return self.record.release
         if self.snapshot:
             return self.snapshot.release.name
         return self.primary.library() if self.primary else ""
@@ -49,15 +54,28 @@ class ForeignEal:
     def mode(self) -> str:
         if self.directory is None and self.primary and not ANONYMOUS.search(self.primary.maps):
             return "no-shconf"  # pages with files, all else for itself
+        if self.is_warm and self.record:
+            return self.record.mode
         if self.snapshot:
             return self.snapshot.mode
         return "" if self.directory else "in-memory"
 
     @property
     def pages(self) -> list[Dict]:
+        if self.is_warm:
+            found: dict[tuple[int, int], int] = {}
+            for f in self.warm:
+                found[f.page_sz, f.node] = found.get((f.page_sz, f.node), 0) + f.pages
+            return [{"page_sz": k[0], "socket_id": k[1], "count": n} for k, n in found.items()]
         if self.snapshot:
             return self.snapshot.pages()
         return self.primary.private_pages() if self.primary and not self.directory else []
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether no process has it, and all that pyeal warm kept is there for the next start."""
+        gone = not (self.locked or self.holders)
+        return bool(gone and self.record and len(self.warm) == len(self.record.files))
 
     @property
     def holders(self) -> list[Process]:
@@ -66,7 +84,7 @@ class ForeignEal:
     @property
     def health(self) -> tuple[str, str]:
         """(word, why). The words: running, initialising, stopped, stuck, dead primary, stale,
-        ended, unknown, copy.
+        warm, ended, unknown, copy.
         """
         word, why = self._health()
         note = self.snapshot.release.note if self.snapshot else ""
@@ -82,6 +100,8 @@ class ForeignEal:
         if self.secondaries:
             pids = ", ".join(str(p.pid) for p in self.secondaries)
             return "dead primary", f"secondaries {pids} live on its memory"
+        if self.is_warm:
+            return "warm", "kept on purpose for its next start, by pyeal warm"
         if self.why and self.snapshot is None:
             return "unknown", self.why
         if self.snapshot and not self.snapshot.complete:

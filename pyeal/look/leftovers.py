@@ -9,7 +9,7 @@ import time
 
 from pyeal import builds
 from pyeal.layout import FLAG_DIRTY, FLAG_DO_NOT_FREE
-from pyeal.look import hugedir, locks
+from pyeal.look import hugedir, locks, warm
 from pyeal.look.machine import Machine
 from pyeal.look.runtime_dir import is_of_eal, listed
 
@@ -39,6 +39,7 @@ class Leftovers:
         self.by_prefix: dict[str, list[ForeignEal]] = {}
         for e in self.eals:
             self.by_prefix.setdefault(e.prefix, []).append(e)
+        self.warm = {(f.dev, f.inode): f for e in self.eals for f in e.warm}
         self.held = m.holders_of_files()
         self.sockets = m.sockets()
         self.unreadable = m.unreadable()
@@ -78,7 +79,11 @@ class Leftovers:
                     continue
                 f = self._fact("page", entry.path, f"{folder}/{entry.name}", st, m[1])
                 f["page_sz"] = page_sz
-                f["verdict"], f["why"] = self._verdict_of_page(f, int(m[2]), m[3])
+                kept = self.warm.get((st.st_dev, st.st_ino))
+                if kept and not f["holders"] and kept.is_as_recorded(st):
+                    f["verdict"], f["why"] = "warm", warm.KEPT
+                else:
+                    f["verdict"], f["why"] = self._verdict_of_page(f, int(m[2]), m[3])
                 yield f
 
     def _verdict_of_page(self, f: Dict, number: int, seg: str | None) -> tuple[str, str]:
@@ -190,7 +195,7 @@ class Leftovers:
 
         Files that a process has open, without a lock or a mapping, are held as well.
         """
-        words = ("stale", "kept?", "ended") if self.every else ("stale", "kept?")
+        words = {"stale", "kept?", "warm", *["ended"] * self.every}
         free = [f for f in self.items if f["verdict"] in words]
         if not free:
             return

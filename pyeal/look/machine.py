@@ -8,7 +8,7 @@ import time
 from errno import EFBIG, EPERM
 
 from pyeal.hugepages import ESCAPES
-from pyeal.look import locks, runtime_dir
+from pyeal.look import locks, runtime_dir, warm
 from pyeal.look.config import HeldConfig
 from pyeal.look.foreign import ForeignEal
 from pyeal.look.hugedir import PageFileMemory
@@ -197,11 +197,13 @@ class Machine:
 
     def _of_directory(self, directory: RuntimeDir) -> ForeignEal | None:
         e = ForeignEal(directory)
+        if record := warm.read(directory.path):
+            e.record, e.warm = record, record.clean(directory.root)
         try:
             folder = Folder(directory.path)
             config = HeldConfig(folder)
         except FileNotFoundError:
-            return None
+            return e if e.is_warm else None
         except OSError as err:
             if err.errno in (EPERM, EFBIG):  # no file that EAL makes
                 return None

@@ -25,6 +25,7 @@ COMMANDS = {  # name: its line in --help
     "inspect": "what is in an EAL's memory: lists, zones, heaps, holders",
     "map": "the picture of an EAL's memory: terminal, SVG, HTML",
     "stale": "what dead processes left behind, with proof; --delete removes it",
+    "warm": "page files ahead of a start, so that it need not wait for zeroed pages",
     "dump": "decode one of EAL's shared files, with offsets",
     "diff": "what differs between two shared files, or two releases' layouts",
     "bench": "time an EAL beside another, keep it, compare it with a revision",

@@ -31,6 +31,7 @@ from pyeal.tools import (
 from pyeal.tools.costs import GAP, free_base, per_file, zeroing
 from pyeal.tools.doctor.chain import advice
 from pyeal.tools.dryrun import DryRun
+from pyeal.tools.warm import why_not
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def facts(r: DryRun) -> dict[str, Any]:
     if r.legacy:
         bytes_ = sum(p.size for p in r.legacy.pages)
     hard = r.view.limit("Max open files")[1]
+    why, fix = why_not(r)
     return out | {
         "mode": r.mode,
         "iova_mode": r.iova_mode,
@@ -117,6 +119,7 @@ def facts(r: DryRun) -> dict[str, Any]:
         "dma_entries": r.dma_entries(),
         "limits": r.limits(),
         "seconds": round(bytes_ / rate + (0 if o.no_huge else mapped * each), 4),
+        "warm": {"saves": round(bytes_ / rate, 4), "why_not": why or None, "fix": fix or None},
         "measured": {"bytes_per_second": round(rate), "seconds_per_file": round(each, 7)},
     }
 
@@ -235,6 +238,8 @@ def shown(f: dict[str, Any], e: EalError | None) -> str:
     rows.append(("DMA entries", f"{f['dma_entries']:,}, for devices behind VFIO"))
     rate = size(f["measured"]["bytes_per_second"])
     rows.append(("time", f"{_time(f['seconds'])} for memory: this machine zeroes {rate} a second"))
+    if f["bytes"] and f["mode"] != "no-huge":
+        rows.append(("warm", _warm(**f["warm"])))
     near = [x for x in f["limits"] if x["needs"]]
     for i, x in enumerate(near[:4]):
         left = f"{x['allows'] - x['needs']:>9,} left of {x['allows']:,}  {x['link']}: {x['what']}"
@@ -243,6 +248,12 @@ def shown(f: dict[str, Any], e: EalError | None) -> str:
     head = ink("would start", BOLD, GREEN) + f" with {total} in {_pages(f)}"
     body = [f"  {ink(name.ljust(12), DIM)}{text}" for name, text in rows]
     return "\n".join([head, "", *body, *_said(f)])
+
+
+def _warm(saves: float, why_not: str | None, fix: str | None) -> str:
+    if why_not and not fix:
+        return f"pyeal warm cannot help: {why_not}"
+    return f"pyeal warm before the start saves {_time(saves)} of it" + f", with: {fix}" * bool(fix)
 
 
 def _pages(f: dict[str, Any]) -> str:

@@ -39,6 +39,7 @@ EXAMPLES = """  pyeal ps                 what runs, and what died and left pages
 
 COLOURS = {
     "running": GREEN,
+    "warm": GREEN,
     "initialising": YELLOW,
     "stopped": YELLOW,
     "unknown": YELLOW,

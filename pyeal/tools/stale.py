@@ -40,7 +40,14 @@ EXAMPLES = """  pyeal stale                  what is left, and which EAL left it
   pyeal stale demo --delete    remove what is proven stale of --file-prefix=demo"""
 
 # held: a process has it. ended: what a clean exit leaves, and the next start overwrites
-COLOURS = {"stale": RED, "kept?": YELLOW, "unknown": YELLOW, "held": GREEN, "ended": DIM}
+COLOURS = {
+    "stale": RED,
+    "kept?": YELLOW,
+    "unknown": YELLOW,
+    "held": GREEN,
+    "warm": GREEN,
+    "ended": DIM,
+}
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -54,7 +61,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("-v", "--verbose", action="store_true", help="a line for each file")
     p.add_argument("--delete", action="store_true", help="remove what is stale, after a question")
     p.add_argument(
-        "--kept", action="store_true", help="with --delete: also what may have been kept on purpose"
+        "--kept",
+        action="store_true",
+        help="with --delete: also what is, or may be, kept on purpose",
     )
     p.add_argument("-y", "--yes", action="store_true", help="with --delete: no question")
     p.add_argument("--json", action="store_true", help="as JSON, schema pyeal.stale/1")
@@ -68,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         found = Leftovers(args.all)
     if args.prefixes:
         found.items = [f for f in found.items if f["file_prefix"] in args.prefixes]
-    wanted = ("stale", "kept?") if args.kept else ("stale",)
+    wanted = ("stale", "kept?", "warm") if args.kept else ("stale",)
     shown = [f for f in found.items if args.all or f["verdict"] not in ("held", "ended")]
     targets = [f for f in found.items if f["verdict"] in wanted]
     hidden = bool(found.machine.unreadable_directories or found.machine.crowded)
