@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import ctypes
 import datetime
 import fcntl
-import itertools
 import json
 import os
 import platform
@@ -28,21 +26,18 @@ from pathlib import Path
 
 from conformance import SUITE
 from conformance.harness import catalogue, host, neighbours, peers
-from conformance.harness.child import TargetDied, TargetHung, greet
 from conformance.harness.console import ink, say
+from conformance.runner import builds, git, targets
 from conformance.runner.report import merge, pages, results
+from conformance.runner.targets import PAIRED, Broken
 from pyeal import loans
 
 OK, VERDICTS, BROKEN, INTERRUPTED = 0, 1, 2, 130
 WIDE = 120  # columns of a terminal
 NOTHING = 5  # pytest's word for no test at all
-PAIRED = "SEC", "CLEAN", "ERR", "CFG"  # families with processes that meet
+FAULTS = catalogue.Broken, results.BadMerge
 COLOURS = {"passed": 32, "deviating": 33, "failed": 31, "skipped": 36}
 HEADS = {"passed": "passed", "deviating": "deviating", "failed": "failed", "skipped": "could not"}
-
-
-class Broken(Exception):
-    """The run cannot be, or cannot be judged; exit code 2."""
 
 
 # --- looks
@@ -221,104 +216,13 @@ def cpu_model():
 def revision():
     """Return the commit under test in a checkout, else the package's version."""
     for root in (SUITE.parent, *Path(sys.prefix).parents):  # ci's environment lies in the checkout
-        if (root / ".git").exists() and (root / "conformance/runner/run.py").exists():
-            git = ["git", "-c", "safe.directory=*", "-C", root, "describe", "--always", "--dirty=+"]
-            done = (
-                subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
-            )
-            if done and not done.returncode:
-                return done.stdout.strip()
+        here = (root / ".git").exists() and (root / "conformance/runner/run.py").exists()
+        if here and (found := git.describe(root)):
+            return found
     try:
         return metadata.version("pyeal")
     except metadata.PackageNotFoundError:
         return ""
-
-
-class Target:
-    """One EAL to test: what pytest is told, what it says of itself, what may join it."""
-
-    secondary = ""
-
-    def __init__(self, spec, name=None):
-        self.spec, self.name = spec, name or spec
-        try:
-            self.release = greet(spec).release
-        except (OSError, TargetDied, TargetHung) as e:
-            lines = [x for x in str(e).splitlines() if x.strip()]
-            said = next((x.strip() for x in reversed(lines) if "Error" in x), lines[-1])
-            raise Broken(f"{spec} does not start: {said}") from None
-
-
-def targets(args):
-    """Return the targets asked for; else pyeal, and librte_eal if it is installed."""
-    found = given(args.target)
-    for release in fetched(args.peer):
-        spec = f"librte_eal:{release}"
-        found.append(Target(spec, "librte_eal" if len(args.peer) == 1 and not found else spec))
-    if not args.target:
-        found.insert(0, Target("pyeal"))
-        if not args.peer:
-            try:
-                found.append(Target("librte_eal"))
-            except Broken as e:
-                say(f"without a second target: {e}; --peer fetches Debian's")
-    return found
-
-
-def pairs(found, patterns):
-    """Targets of one release and different kinds, each with the other to join it."""
-    if patterns and not any(
-        fnmatchcase(i, p) and i.startswith(PAIRED) for i in catalogue.rows() for p in patterns
-    ):
-        return
-    for a, b in itertools.permutations(found, 2):
-        other = a.spec.partition(":")[0] != b.spec.partition(":")[0]
-        if other and catalogue.same_release(a.release, b.release):
-            yield pair(a, b)
-
-
-def pair(primary, secondary):
-    both = copy.copy(primary)
-    both.name, both.secondary = f"{primary.name} × {secondary.name}", secondary.spec
-    return both
-
-
-def given(specs):
-    """Yield the targets of --target. A build that is one of several is named by its release."""
-    found = [Target(spec) for spec in dict.fromkeys(specs)]
-    kinds = [t.spec.partition(":")[0] for t in found]
-    same = [(kind, t.release) for kind, t in zip(kinds, found, strict=True)]
-    for t, kind in zip(found, kinds, strict=True):
-        if kind != "cmd" and kinds.count(kind) == 1:
-            t.name = kind
-        elif kind == "librte_eal" and same.count((kind, t.release)) == 1:
-            t.name = f"{kind}:{t.release}"
-    return found
-
-
-def interop(args):
-    """The four pairs of pyeal and librte_eal, of each release of Debian's or build asked for."""
-    for both in both_of(args.peer or ([] if args.target else ["all"])):
-        yield from itertools.starmap(pair, itertools.product(both, repeat=2))
-    for build in given(args.target):
-        both = Target(f"pyeal:{build.release}"), build
-        yield from itertools.starmap(pair, itertools.product(both, repeat=2))
-
-
-def both_of(names):
-    """pyeal and Debian's librte_eal, in each of these releases."""
-    for name in fetched(names):
-        real = Target(f"librte_eal:{name}")
-        yield Target(f"pyeal:{real.release}", f"pyeal:{name}"), real
-
-
-def fetched(names):
-    """Peers of these releases, all of them for "all"."""
-    for name in peers.releases() if "all" in names else names:
-        try:
-            yield peers.fetch(name, lambda text: say(f"peer {text}")).name
-        except peers.Unobtainable as e:
-            raise Broken(f"no peer {name}: {e}") from None
 
 
 def chosen(ids):
@@ -416,6 +320,7 @@ def run_target(t, args, facts, folder, tmp):
         "host": facts,
         "ids": args.patterns,
         "revision": args.revision,
+        **({"source": t.source} if t.source else {}),
         "started": begun.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - progress.begun, 1),
     }
@@ -469,7 +374,8 @@ def arguments(argv):
         prog="pyeal conform",
         description="Check EALs against the numbered requirements, with what this machine has.",
         epilog="merge RUN.jsonl... -o DIR makes one report out of the runs of many machines; "
-        "smoke TARGET looks at a new target before the suite does.",
+        "smoke TARGET looks at a new target before the suite does; bisect GOOD..BAD ID names the "
+        "commit at which a requirement changed; diff RUN RUN lists what changed between two runs.",
     )
     p.add_argument("ids", nargs="*", metavar="ID", help="only these: FBA-017, FBA, 'MSL-00*'")
     p.add_argument(
@@ -477,9 +383,10 @@ def arguments(argv):
         action="append",
         default=[],
         metavar="T",
-        help="pyeal[:RELEASE], librte_eal[:RELEASE or PATH] or 'cmd:PROGRAM ARGS'; may be repeated "
-        "(default: pyeal, and librte_eal if installed). PATH is a library, a build directory or an "
-        "installation's prefix; PATH@20.11.10 gives the release of a library that reports none",
+        help="pyeal[:RELEASE], librte_eal[:RELEASE or PATH], source:REPO[@REV] or "
+        "'cmd:PROGRAM ARGS'; may be repeated (default: pyeal, and librte_eal if installed). PATH "
+        "is a library, a build directory or an installation's prefix; PATH@20.11.10 gives the "
+        "release of a library that reports none",
     )
     p.add_argument(
         "--peer",
@@ -506,6 +413,7 @@ def arguments(argv):
         metavar="2M:512,1G:1",
         help="make so many hugepages available for the run, as root; given back at the end",
     )
+    builds.add_options(p)
     p.add_argument("--report", type=Path, metavar="DIR", help="default: conform-report")
     p.add_argument("-n", metavar="WORKERS", help="default: three a core, as far as pages allow")
     p.add_argument("--quick", action="store_true", help="one parameter set of each test")
@@ -534,9 +442,13 @@ def main(argv):
         signal.signal(s, signal.default_int_handler)
     try:
         loans.recover(say)
+        if (args.build or args.library) and not any(
+            (*args.source, *(t for t in args.target if t.startswith(builds.PREFIX)))
+        ):
+            raise Broken("--build and --library are of a source tree: expected --source REPO[@REV]")
         if args.interop and any(t.partition(":")[0] == "pyeal" for t in args.target):
             raise Broken("--interop adds pyeal in the release of each --target and --peer")
-        if args.all and (args.target or args.peer or args.interop):
+        if args.all and (args.target or args.source or args.peer or args.interop):
             raise Broken("--all has targets of its own, and their pairs are --interop")
         args.patterns = chosen(args.ids or (PAIRED if args.interop else ()))
         folder = report_folder(args.report)
@@ -548,7 +460,7 @@ def main(argv):
         finally:
             if gave := loans.give_back(say=say):
                 say(f"hugepages given back: {loans.text(gave)}")
-    except (Broken, loans.Refused, catalogue.Broken, results.BadMerge) as e:
+    except (Broken, builds.BuildFailed, git.GitError, loans.Refused, *FAULTS) as e:
         print(f"conform: {e}", file=sys.stderr)
         return BROKEN
     except OSError as e:  # a full disk, for one
@@ -600,12 +512,15 @@ def conform(args, folder):
         + (", ".join(pools) or "no hugepages")
     )
     if args.interop:
-        todo = list(interop(args))
+        todo = list(targets.interop(args))
     elif args.all:
-        todo = list(itertools.chain.from_iterable(both_of(["all"])))
+        todo = [t for both in targets.both_of(["all"]) for t in both]
     else:
-        found = targets(args)
-        todo = [*found, *pairs(found, args.patterns)]
+        found = targets.targets(args)
+        todo = [*found, *targets.pairs(found, args.patterns)]
+    for t in todo:
+        if t.source and not t.secondary:
+            say(f"{t.name}: {results.built_from(t.source)}")
     said, interrupted = [], False
     tmp = working_folder(memory())
     try:

@@ -13,7 +13,7 @@ import pytest
 
 from conformance.harness import child, facts, library, peers
 from conformance.harness.child import TargetDied, greet
-from conformance.runner import run, smoke
+from conformance.runner import run, smoke, targets
 
 CC = shutil.which("cc") or shutil.which("gcc")
 compiled = pytest.mark.skipif(
@@ -213,12 +213,12 @@ def test_smoke_reports_an_eal_that_ends_the_process(
 def test_builds_are_named_by_release_and_pair_with_pyeal(tmp_path: Path) -> None:
     old = build(tmp_path / "old", RELEASE='"22.11.11"')
     new = build(tmp_path / "new", RELEASE='"26.07.0"')
-    one, *several = run.given([f"librte_eal:{old}"]), f"librte_eal:{new}", "pyeal:26.07"
-    found = run.given([f"librte_eal:{old}", *several])
+    one, *several = targets.given([f"librte_eal:{old}"]), f"librte_eal:{new}", "pyeal:26.07"
+    found = targets.given([f"librte_eal:{old}", *several])
 
     assert [t.name for t in one] == ["librte_eal"]
     assert [t.name for t in found] == ["librte_eal:22.11.11", "librte_eal:26.07.0", "pyeal"]
-    assert [p.name for p in run.pairs(found, [])] == [
+    assert [p.name for p in targets.pairs(found, [])] == [
         "librte_eal:26.07.0 × pyeal",
         "pyeal × librte_eal:26.07.0",
     ]
@@ -227,7 +227,7 @@ def test_builds_are_named_by_release_and_pair_with_pyeal(tmp_path: Path) -> None
 @compiled
 def test_interop_takes_builds(tmp_path: Path) -> None:
     top = build(tmp_path, RELEASE='"26.07.0"')
-    found = list(run.interop(run.arguments(["--interop", "--target", f"librte_eal:{top}"])))
+    found = list(targets.interop(run.arguments(["--interop", "--target", f"librte_eal:{top}"])))
 
     assert [(t.spec.partition(":")[0], t.secondary.partition(":")[0]) for t in found] == [
         ("pyeal", "pyeal"),

@@ -41,6 +41,7 @@ class Done(NamedTuple):
     tests: int
     counts: Counter
     broken: list[str]
+    built: str  # from which revision, by which command
 
 
 class Matrix:
@@ -66,7 +67,7 @@ class Matrix:
         more = head.get("started", ""), head.get("revision", ""), head.get("seconds", 0)
         requirements = run.requirements()
         counts = Counter(map(verdict, requirements.values()))
-        self.runs.append(Done(host, column, *more, len(run.tests), counts, run.broken))
+        self.runs.append(Done(host, column, *more, len(run.tests), counts, run.broken, run.built))
         for id, tests in requirements.items():
             self.families.setdefault(id, tests[0].family)
             self.statements.setdefault(id, tests[0].statement or tests[0].name)

@@ -97,6 +97,7 @@ function targets() {
       h("div", null,
         h("p.dim", null, `${plural(tests, "test")} in ${took < 600 ? Math.round(took) + " s" : Math.round(took / 60) + " min"}`,
           runs.length === 1 ? `, ${runs[0][2].slice(0, 16).replace("T", " ")}` : `, ${plural(runs.length, "run")}`),
+        col.built.map(w => h("p.dim", null, w)),
         col.broken.map(w => h("p.n.failed", { style: "white-space:normal" }, w)),
         col.why.length ? [h("p", null, "Could not run, on any host:".replace(", on any host", many ? ", on any host" : "")),
           h("ul.plain", null, col.why.map(([k, w]) => h("li", null, h("span.n.skipped", null, k + " × "), w)))] : null));

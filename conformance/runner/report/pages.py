@@ -156,9 +156,11 @@ def column(m, c):
     cells = (groups.get(c, {}).values() for id, groups in m.cells.items())
     cannot = [g for g in map(list, cells) if g and all(x.verdict == "skipped" for x in g)]
     broken = sorted({why for r in m.runs if r.column == c for why in r.broken})
+    built = sorted({r.built for r in m.runs if r.column == c and r.built})
     name = target if ":" in target or target.endswith(release) else f"{target} {release}"
     why = [[n, w] for w, n in grouped(g[0].tests[0].reason for g in cannot)]
-    return {"target": target, "release": release, "name": name, "why": why, "broken": broken}
+    facts = {"target": target, "release": release, "name": name}
+    return facts | {"why": why, "broken": broken, "built": built}
 
 
 def ranges(numbers):

@@ -156,6 +156,11 @@ class Run:
 
     collected: dict = {}
 
+    @property
+    def built(self):
+        """What it was built from, if the run has built it."""
+        return built_from(self.header["source"]) if "source" in self.header else ""
+
     def close(self):
         """In the suite's order, not its workers'; with what is known of tests that killed one."""
         self.tests = {n: self.tests[n] for n in self.collected if n in self.tests} | self.tests
@@ -199,6 +204,13 @@ class Run:
         """(reason, number of requirements) for what could not run at all, most first."""
         skipped = [t for t in self.requirements().values() if verdict(t) == "skipped"]
         return grouped(tests[0].reason for tests in skipped)
+
+
+def built_from(source):
+    """Return what a report says of a target that was built from a source tree: builds.py."""
+    said = f'{source["revision"][:10]} ("{source["subject"]}", {source["date"]})'
+    by = f", {source['compiler']}" if source["compiler"] else ""
+    return f"{said} of {source['repository']}, built by {source['command']!r}{by}"
 
 
 def verdict(tests):
