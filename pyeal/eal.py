@@ -337,13 +337,17 @@ class Primary(memory.Stages):
     def sockets(self) -> list[int]:
         return self.eal.sockets
 
+    def start_threads(self, workers: list[int]) -> None:
+        """Allocates what EAL's threads take of the heap: the nodes are those of worker lcores."""
+        self.eal.heaps.worker_stacks(self.eal.options.worker_stack, workers)
+
     def share(self, workers: list[int]) -> None:
         """Fills the heaps; then processes may attach. rte_mp_channel_init, eal_mcfg_complete"""
         e = self.eal
         e.heaps.create()
         e.lists.rwlock("mlock")  # of the zones: one of those that a dead process may have held
         e.config.tsc_hz = runtime.tsc_hz(e.release.clock_step, e.host)
-        e.heaps.worker_stacks(e.options.worker_stack, workers)
+        self.start_threads(workers)
         self.tables = e.heaps.service_tables()
         if isinstance(self.peers, peers.Primary):
             runtime.sweep(e.runtime_dir)

@@ -48,6 +48,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "total_line_in_dump": False,
         "vfio_maps_runs": True,              # IOVA as VA: one entry for a run of pages
         "clock_step": 10_000_000,            # Hz to which config's tsc_hz is rounded
+        "trace_points": 32,                  # of EAL itself: tools/traces.py has their names
     }),
     ("21.02", {
         "abi": "21.1",
@@ -72,12 +73,18 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     }),
     ("22.07", {"abi": "22.2"}),
     ("22.11", {"abi": "23", "rwlock": (4, 2), "service_tables": (8192, 147456)}),
-    ("23.03", {"abi": "23.1", "huge_dir_rule": "parent", "free_list_rule": "open above 256"}),
+    ("23.03", {
+        "abi": "23.1",
+        "huge_dir_rule": "parent",
+        "free_list_rule": "open above 256",
+        "trace_points": 33,
+    }),
     ("23.07", {
         "abi": "23.2",
         "free_list_rule": "open",
         "vfio_maps_runs": False,
         "legacy_splits_runs": True,
+        "trace_points": 43,
     }),
     ("23.11", {"abi": "24", "family": "B"}),
     ("24.03", {"abi": "24.1"}),

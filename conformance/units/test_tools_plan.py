@@ -61,6 +61,37 @@ def test_stacks_of_workers_come_from_the_heap(release: str, tmp_path: Path) -> N
     assert pages[1] - pages[0] == 4
 
 
+@pytest.mark.parametrize(
+    ("release", "args", "megabytes"),
+    [  # librte_eal 22.11.11 took as much
+        ("22.11.11", ["--trace=mem"], 6),
+        ("22.11.11", ["--trace=.*", "--trace-bufsz=4M"], 22),
+        ("22.11.11", ["--trace=alarm", "--trace-bufsz=4G"], 6),  # EAL keeps 32 bits
+        ("22.11.11", ["--trace=(mem)"], 4),  # a basic regular expression
+        ("22.11.11", ["--trace=lib.eal.service"], 4),
+        ("23.07", ["--trace=lib.eal.service"], 6),
+    ],
+    ids=["one", "size", "cut", "basic", "before", "since"],
+)
+def test_buffers_of_trace_points_come_from_the_heap(
+    release: str, args: list[str], megabytes: int, tmp_path: Path
+) -> None:
+    """One of 1 MB for each of four lcores, if a trace point of EAL is enabled."""
+    host = FakeView(fake_host.load("one-node-2M-1G"), tmp_path)
+    args = ["-m", "4", "--lcores=0@0,1@0,2@0,3@0", "--huge-dir=/mnt/huge2M", *args]
+    with DryRun(args, release, host) as r:
+        assert r.error is None
+        assert sum(r.pages().values()) * 2 == megabytes
+
+
+@pytest.mark.parametrize(
+    "bad", ["--trace-bufsz=0", "--trace-bufsz=x", "--trace-mode=x", "--trace-mode="]
+)
+def test_trace_options_that_eal_refuses(bad: str) -> None:
+    with DryRun(["--no-huge", "-m", "16", bad], "22.11.11") as r:
+        assert r.error and (r.error.stage, r.error.errno) == ("options", EINVAL)
+
+
 def test_a_prefix_below_a_directory_that_is_missing_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from pyeal.look.process import NO_LIMIT
 from pyeal.look.process_view import ProcessView
 from pyeal.memseg import MemsegList
 from pyeal.populate import PopulateThreads, Population, PreferredNode
-from pyeal.tools import size
+from pyeal.tools import size, traces
 from pyeal.vaspace import VaSpace, align
 
 TYPE_CHECKING = False
@@ -298,6 +298,17 @@ class FakePrimary(Primary):
         self.limits = find_limits(survey, infos)
         self.blocked = find_blocked(survey, infos)
         return infos
+
+    def start_threads(self, workers: list[int]) -> None:
+        """Allocates the buffers of trace points as well. __rte_trace_mem_per_thread_alloc
+
+        If the heap has no room for one, EAL takes other memory.
+        """
+        e, n = self.eal, traces.buffer(self.eal.options.ignored, self.eal.release)
+        e.heaps.malloc(n)
+        super().start_threads(workers)
+        for node in workers:
+            _ = e.heaps.malloc(n, 0, node) or e.heaps.malloc(n)
 
     def backing(self) -> FakePages:
         self.held = fake(super().backing(), self.limits, self.blocked)

@@ -125,12 +125,13 @@ def facts(r: DryRun) -> dict[str, Any]:
 
 
 def _misread(r: DryRun) -> list[str]:
-    """Return warnings of values that EAL takes for others."""
-    from pyeal.tools import steps
+    """Return warnings of values that EAL takes for others, or whose memory is not counted."""
+    from pyeal.tools import steps, traces
 
     if r.error:
         return []
-    return [f"{text}: {do}" for text, do in steps.misread(r.args, r.options, r.sockets)]
+    said = [f"{text}: {do}" for text, do in steps.misread(r.args, r.options, r.sockets)]
+    return said + traces.uncounted(r.options.ignored, r.release)
 
 
 def arguments(p: argparse.ArgumentParser) -> None:

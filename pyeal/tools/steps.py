@@ -21,7 +21,7 @@ from pyeal.fbarray import file_size
 from pyeal.libc import PAGE
 from pyeal.look import locks
 from pyeal.look.process import NO_LIMIT
-from pyeal.tools import fixes, size
+from pyeal.tools import fixes, size, traces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def _rank(stage: str, order: tuple[str, ...] = ORDER) -> int:
 
 def errors(r: FakeStart) -> Iterator[EalError]:
     """Yield what rte_eal_init would end with, one error for each step that fails."""
+    yield from traces.errors(r.options.ignored, r.release)
     v, shared = r.view, not r.options.no_shconf
     if v.root:  # a folder that stands for a host has no runtime directory and no rights
         return
