@@ -25,6 +25,14 @@ def without_row(text):
     return [s for s, ids in named if not ids or not tested.issuperset(ids)]
 
 
+def on_config(config, **_):
+    """Add the page of each command, which docs/make.py writes, to the tools."""
+    tools = next(part["Tools"] for part in config.nav if "Tools" in part)
+    pages = sorted((ROOT / "docs/tools").glob("*.md"))
+    tools.insert(1, {"By command": [f"tools/{p.name}" for p in pages]})
+    return config
+
+
 def on_page_markdown(markdown, page, **_):
     """Replace links that leave docs/ by the path of the file: the site does not contain it."""
     here = (ROOT / "docs" / page.file.src_path).parent

@@ -1,5 +1,6 @@
 """Make what the documentation shows of fixtures and of the code: pictures, layouts, layers."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from conformance.harness import decode
 from pyeal import builds
+from pyeal.tools import commands
 from pyeal.tools.explain import read
 
 HERE = Path(__file__).parent
@@ -252,8 +254,44 @@ def logs():
         yield f"| {where} | `{line}` | {verdict} | {number} | {title} |"
 
 
+SHOWN = {  # what a page shows of a command that reads a fixture; the others have their help alone
+    "inspect": [
+        "inspect RECORDED/24.11-dynmem.zip",
+        "inspect RECORDED/24.11-dynmem.zip /eal/heap_list",
+    ],
+    "map": ["map RECORDED/24.11-dynmem.zip"],
+    "dump": ["dump RECORDED/24.11-dynmem.zip", "dump RECORDED/24.11-dynmem.zip:run/hugepage_info"],
+    "diff": ["diff 22.11 24.11", "diff 22.11 22.11:aarch64"],
+    "ci": ["ci github --pages 2M:64 -- ctest", "ci gitlab --pages 2M:64 -- ctest"],
+}
+PLAIN = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C.UTF-8"}
+
+
+def said(line):
+    """Return what `pyeal LINE` prints at 80 columns. Its exit code is 0, or 1 for a difference."""
+    argv = [sys.executable, "-P", "-m", "pyeal", *line.split()]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, cwd=FIXTURES.parent, env=os.environ | PLAIN
+    )
+    if done.returncode not in (0, 1) or done.stderr:
+        raise RuntimeError(f"pyeal {line}: {done.returncode}\n{done.stderr}")
+    return "\n".join(x.rstrip() for x in done.stdout.rstrip().splitlines())
+
+
+def tool(name, summary):
+    """Yield the lines of a command's page: what it answers, real output, its help."""
+    yield f"# {name}\n\n<!-- made by docs/make.py -->\n\n{summary[0].upper()}{summary[1:]}."
+    for line in SHOWN.get(name, ()):
+        line = line.replace("RECORDED", "fixtures/recordings")
+        ends = " || test $? = 1" if name == "diff" else ""
+        yield f"\n```sh\npyeal {line}{ends}\n```\n\n```text\n{said(line)}\n```"
+    yield f"\n## Options\n\n```text\n{said(f'{name} --help')}\n```"
+
+
 def pages():
     """Yield (path below docs/, text) of each file that is made here."""
+    for name, summary in commands.summaries():
+        yield f"tools/{name}.md", "\n".join(tool(name, summary)) + "\n"
     for mode in ("dynmem", "single-file", "legacy", "no-huge"):
         yield f"pictures/{mode}.svg", picture(mode)
     yield "pictures/page.svg", life()

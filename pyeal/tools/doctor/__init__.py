@@ -43,7 +43,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--touch",
         action="store_true",
-        help="take one page for a moment by EAL's own calls, and name the one that fails",
+        help="take one page for a moment, and name EAL's call that fails",
     )
     p.add_argument("-v", "--verbose", action="store_true", help="also what only looks harmful")
     p.add_argument("--json", action="store_true", help="everything, as pyeal.doctor/1")
