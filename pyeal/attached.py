@@ -13,6 +13,7 @@ from .config import SIZE, is_ours, refused
 from .errors import CLOSED
 from .fbarray import retire
 from .libc import MAP_SHARED, PROT_RW
+from .pauses import signals_allowed
 from .peers import change
 from .vaspace import align, mappings, what_lies_at
 
@@ -47,7 +48,8 @@ def find_release(path: str, timeout: float, wanted: Release | None) -> Release:
                 sides = {"expected": f"magic {layout.MAGIC:#x}", "found": f"{copy.magic:#x}"}
                 fix = "end the primary if it hangs; if it is dead, start another one"
                 raise refused(what, **sides, fix=fix, reason="incomplete")
-            time.sleep(pause)
+            with signals_allowed():
+                time.sleep(pause)
             pause = min(pause * 2, 0.1)
     found, fix = copy.release, ""
     if found and found.read_as and not wanted:  # a secondary writes: no guess without consent

@@ -20,7 +20,7 @@ from .heap import Heaps
 from .host import LOCAL, Host
 from .layout import FLAG_DO_NOT_FREE, MAX_MEMZONE, Memseg, Memzone
 from .memseg import MemsegList, MemsegLists
-from .pauses import gc_paused, signals_allowed, signals_deferred
+from .pauses import gc_paused, signals_deferred
 from .populate import Population
 from .segments import Segments
 from .vaspace import VaSpace
@@ -94,8 +94,7 @@ class Eal(memory.Memory):
             from .attached import find_release
 
             # the primary decides whose arguments and layouts hold
-            with signals_allowed():
-                self.release = find_release(self.file("config"), timeout, wanted)
+            self.release = find_release(self.file("config"), timeout, wanted)
             self.options = options.parse(args, self.release, self.log)
         running = lcores.enabled(self.options, cpus, self.host)
         nodes = [node for _, node in running]

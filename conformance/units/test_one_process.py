@@ -20,6 +20,7 @@ import pyeal
 from conformance import MODES, needs
 from conformance.campaigns.attack.interrupts import Alarm, At, life, ring, taken
 from conformance.harness.child import environment
+from pyeal import attached
 from pyeal.eal import Primary
 
 PRIVATE = ["--no-huge", "-m", "8", "--no-shconf"]
@@ -327,6 +328,26 @@ def interrupt_at_random(args: list[str], trials: int) -> None:
     life(args)
 
     assert raised > trials * 0.9
+
+
+def test_a_signal_while_an_attach_reads_the_config(
+    eal: pyeal.Eal, shared: list[str], alarm: None
+) -> None:
+    """At each line of the module: handlers run at once in the wait alone, not beside a file."""
+    args, n = [*shared, "--proc-type=secondary"], 0
+    before = taken()
+    while n < 100:
+        n += 1
+        at = At(n)
+        at.folder = attached.__file__
+        with pytest.raises((Alarm, pyeal.EalError), match="own-primary|^$|is this process"), at:
+            pyeal.init(args)
+        if at.lines < n:
+            break
+
+        assert taken() == before, f"line {n} of attached.py"
+
+    assert 20 < n < 100
 
 
 # --- no room --------------------------------------------------------------------------------------

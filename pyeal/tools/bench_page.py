@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from html import escape
 from statistics import median
 
-from pyeal.tools import count, text_beside
+from pyeal.tools import count
 from pyeal.tools.bench_runs import costs, number
 
 TYPE_CHECKING = False
@@ -60,7 +61,8 @@ def draw(runs: list[Dict]) -> str:
         "RUNS": count(len(same), "run"),
         "HISTORY": _history(same),
     }
-    page = text_beside(__file__, "bench_page.html")
+    with open(os.path.join(os.path.dirname(__file__), "bench_page.html"), encoding="utf-8") as f:
+        page = f.read()
     for name, part in parts.items():
         page = page.replace(f"%{name}%", part)
     return page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from errno import ENOENT
 
@@ -21,7 +22,6 @@ from pyeal.tools import (
     printable_facts,
     size,
     telemetry,
-    text_beside,
 )
 
 TYPE_CHECKING = False
@@ -154,7 +154,9 @@ def html(layout: Dict) -> str:
     # ASCII, in which no text can end the script: < is the only sign that HTML reads there
     data = printable_facts(data)
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    template = text_beside(__file__, "map.html")
+    page = os.path.join(os.path.dirname(os.path.abspath(__file__)), "map.html")
+    with open(page, encoding="utf-8") as f:
+        template = f.read()
     title = picture_svg.esc(f"Memory map of {layout['file_prefix']}")
     for key, value in (("TITLE", title), ("SVG", picture_svg.svg(layout)), ("DATA", text)):
         template = template.replace(f"%{key}%", value, 1)
