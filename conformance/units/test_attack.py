@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from conformance import needs
+from conformance import needs, until
+from conformance.campaigns.fuzz.attach import WorkFolder
 from conformance.harness.child import environment
 
 PLANTED = """
@@ -24,6 +28,13 @@ def attack(*args: str, plant: str = "") -> subprocess.CompletedProcess[str]:
     """In a process of its own: it forks, and a worker of pytest-xdist has threads."""
     command = [sys.executable, "-P", "-c", PLANTED % plant, *args]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=115)
+
+
+def state_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return ""
 
 
 @pytest.mark.parametrize("part", ["inputs", "attach", "heaps", "writers", "interrupts", "locks"])
@@ -78,6 +89,45 @@ def test_a_word_that_is_believed_is_found() -> None:
     done = attack("writers", "--trials=80", "--jobs=1", plant=plant)
 
     assert done.returncode == 1 and "MemoryError" in done.stdout
+
+
+@pytest.mark.parametrize("parts", [(), ("names",), ("heaps", "inputs")], ids=len)
+def test_a_number_of_what_is_not_numbered_is_refused(parts: tuple[str, ...]) -> None:
+    done = attack(*parts, "--number=3")
+
+    assert done.returncode == 2 and "inputs attach heaps" in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_an_end_leaves_no_process_and_no_folder(how: signal.Signals, tmp_path: Path) -> None:
+    """What a trial started ends as well: here a process that waits for its parent's word."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    plant = f"""
+import os, time
+from multiprocessing import get_context
+from conformance.campaigns.attack import locks
+def read(self, case):
+    fork = get_context("fork")
+    ends = fork.Pipe()
+    p = fork.Process(target=locks.secondary, args=(os.getpid(), ends[1]))
+    self.folder = inputs.attach.WorkFolder()
+    p.start()
+    with open({str(fifo)!r}, "w") as f:
+        f.write(f"{{p.pid}} {{self.folder.name}}")
+    time.sleep(60)
+inputs.Inputs.read = read
+inputs.Inputs.warm = lambda self: None
+"""
+    argv = [sys.executable, "-P", "-c", PLANTED % plant, "inputs", "--trials=1", "--jobs=1"]
+    with subprocess.Popen(argv, env=environment(), stderr=subprocess.DEVNULL) as p:
+        pid, folder = fifo.read_text().split()
+        assert Path(folder).exists()
+        p.send_signal(how)
+    until(lambda: state_of(pid) in ("", "Z"))
+    WorkFolder().cleanup()
+
+    assert not Path(folder).exists()
 
 
 @pytest.mark.parametrize("code", [2, 5])

@@ -340,7 +340,7 @@ def test_a_signal_while_an_attach_reads_the_config(
         n += 1
         at = At(n)
         at.folder = attached.__file__
-        with pytest.raises((Alarm, pyeal.EalError), match="own-primary|^$|is this process"), at:
+        with pytest.raises((Alarm, pyeal.EalError)), at:
             pyeal.init(args)
         if at.lines < n:
             break

@@ -52,7 +52,7 @@ class Inputs:
     name, allowed, memory = "inputs", (Refused,), 100 * MB
 
     def __init__(self) -> None:
-        self.tmp = attach.folder()
+        self.tmp = attach.WorkFolder()
         self._whole: set[tuple[int, str]] = set()  # (process, world): files that are as they were
 
     # where the files are

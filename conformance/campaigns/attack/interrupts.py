@@ -19,7 +19,7 @@ import pyeal
 from conformance import MODES
 from conformance.campaigns.attack import worlds
 from conformance.campaigns.attack.lines import AtLine
-from conformance.campaigns.fuzz.engine import Case, Wrong
+from conformance.campaigns.fuzz.engine import Case, Wrong, die_with
 from conformance.harness import host
 
 HUGE = "dynmem", "single-file", "legacy", "in-memory", "secondary"
@@ -42,14 +42,19 @@ def ring(signum: int, frame: Any) -> None:
     raise Alarm
 
 
-def taken() -> tuple[set[str], int]:
-    """The descriptors of this process, and the bytes that EAL's lists and arrays have mapped."""
+def taken() -> tuple[set[tuple[str, int, int]], int]:
+    """The descriptors of this process with their files' devices and inodes, and the bytes that
+    EAL's lists and arrays have mapped.
+
+    A path would change: that of a folder in a mount namespace that the kernel removes meanwhile.
+    """
     fds = set()
     for fd in os.listdir("/proc/self/fd"):
         try:
-            fds.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-        except FileNotFoundError:  # of the listing itself
-            pass
+            st = os.fstat(int(fd))
+        except OSError:  # of the listing itself
+            continue
+        fds.add((fd, st.st_dev, st.st_ino))
     big = 0
     for line in Path("/proc/self/maps").read_text().splitlines():
         first, _, last = line.split()[0].partition("-")
@@ -78,7 +83,8 @@ def life(args: list[str], known: list[pyeal.Eal] | None = None) -> None:
             eal.cleanup()
 
 
-def primary(args: list[str], pipe: Any) -> None:
+def primary(parent: int, args: list[str], pipe: Any) -> None:
+    die_with(parent)
     with pyeal.init(args):
         pipe.send("ready")
         pipe.recv()
@@ -116,8 +122,10 @@ class Interrupts:
                 except Alarm:
                     raised = True
                 if (after := taken()) != before:
+                    paths = [os.readlink(f"/proc/self/fd/{f}") for f, *_ in after[0] - before[0]]
+                    gone = [f for f, *_ in before[0] - after[0]]
                     raise Wrong(
-                        f"left behind: {after[0] ^ before[0]}, {after[1] - before[1]} bytes"
+                        f"left behind: {paths}, {after[1] - before[1]} bytes; closed: {gone}"
                     )
                 if signal.getsignal(signal.SIGINT) is not handler:
                     raise Wrong("a handler is not restored")
@@ -176,7 +184,7 @@ class Beside:
         if kind == "secondary":
             fork = get_context("fork")
             self.pipe, end = fork.Pipe()
-            self.process = fork.Process(target=primary, args=(args, end))
+            self.process = fork.Process(target=primary, args=(os.getpid(), args, end))
 
     def __enter__(self) -> list[str]:
         if self.process is None:

@@ -14,7 +14,7 @@ from typing import Any
 import pyeal
 from conformance.campaigns.attack import worlds
 from conformance.campaigns.attack.lines import AtLine
-from conformance.campaigns.fuzz.engine import Case, Wrong
+from conformance.campaigns.fuzz.engine import Case, Wrong, die_with
 from conformance.harness import host
 from pyeal.look.snapshot import Snapshot
 from pyeal.look.sources import Folder, ProcessMemory
@@ -36,8 +36,9 @@ class Step(AtLine):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def secondary(pipe: Any) -> None:
+def secondary(parent: int, pipe: Any) -> None:
     """Attach when told, then carry out calls: ("die", call, step), or ("call", call)."""
+    die_with(parent)
     args = pipe.recv()
     with pyeal.init(args) as eal:
         pipe.send("attached")
@@ -75,7 +76,7 @@ class Locks:
         args = ["-m", "4", "--file-prefix=locks", "--huge-dir", hugedir]
         fork = get_context("fork")
         ends = [fork.Pipe() for _ in range(2)]
-        others = [fork.Process(target=secondary, args=(end,)) for _, end in ends]
+        others = [fork.Process(target=secondary, args=(os.getpid(), end)) for _, end in ends]
         for p in others:
             p.start()
         try:

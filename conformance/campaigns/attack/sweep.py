@@ -6,13 +6,16 @@ Exit code 1 if anything went wrong.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
+import signal
+import sys
 import time
 import xml.etree.ElementTree as xml
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -21,7 +24,7 @@ from conformance.campaigns.fuzz import attach, engine
 from conformance.campaigns.fuzz.engine import Case
 from conformance.harness import tests
 
-CHUNK = 2000  # trials of a worker
+CHUNK = 500  # trials of a worker, after which there is a line of progress
 
 
 class Part(NamedTuple):
@@ -111,6 +114,13 @@ _family: Any = None  # of the workers, which are forked
 _worker = 0  # the process whose folders are its own
 
 
+def _begin(parent: int) -> None:
+    """Begin a worker: Ctrl-C is for its parent, with which it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    engine.die_with(parent)
+
+
 def _work(seed: int, first: int, n: int) -> tuple[int, list[tuple[int, str, str]]]:
     """Run trials in children of a worker: how many were refused, and what was wrong."""
     global _worker
@@ -127,6 +137,17 @@ def _work(seed: int, first: int, n: int) -> tuple[int, list[tuple[int, str, str]
     return counts.refused, [(numbers[f.case], f.what, f.detail) for f in found]
 
 
+@contextlib.contextmanager
+def workers_ended() -> Iterator[None]:
+    """Kill the workers, and with them what they started, if an exception ends the run."""
+    try:
+        yield
+    except BaseException:
+        for worker in active_children():
+            worker.kill()
+        raise
+
+
 def attack(family: Any, n: int, seed: int, jobs: int) -> Line:
     """Make n trials of a family; print what was wrong and how it is tried again."""
     global _family
@@ -136,14 +157,17 @@ def attack(family: Any, n: int, seed: int, jobs: int) -> Line:
         return line
     getattr(family, "warm", int)()
     shown = set()
-    size = min(CHUNK, -(-n // jobs))
-    with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
+    size = min(CHUNK, max(-(-n // (jobs * 16)), min(50, -(-n // jobs))))
+    fork, me = get_context("fork"), (os.getpid(),)
+    with ProcessPoolExecutor(jobs, fork, _begin, me) as pool, workers_ended():
         firsts = range(0, n, size)
         work = functools.partial(_work, seed)
         sizes = [min(size, n - first) for first in firsts]
         for done, (refused, found) in zip(sizes, pool.map(work, firsts, sizes), strict=True):
             line.done, line.refused = line.done + done, line.refused + refused
             line.wrong += len(found)
+            if sys.stderr.isatty():
+                print(f"\r{line}", end="\r", file=sys.stderr, flush=True)
             for i, what, detail in found:
                 if (kind := what[:60]) not in shown:  # one of a kind
                     shown.add(kind)
@@ -186,12 +210,17 @@ def again(name: str, seed: int, number: int) -> int:
     """Run one trial, alone; its families share the number."""
     worst = 0
     families = PARTS[name].families
-    for family in families() if families else ():
+    assert families
+    for family in families():
         made = case_of(family, seed, number)
+        if why := getattr(family, "lacks", str)():
+            print(f"{family.name} not run: {why}", file=sys.stderr)
+            worst = 2
+            continue
         _, found = engine.run(family, lambda i, case=made: case, 1)  # type: ignore[misc]
         print(made, *(f"{f.what}\n{f.detail}" for f in found), sep="\n")
-        worst = worst or bool(found)
-    return int(worst)
+        worst = worst or int(bool(found))
+    return worst
 
 
 def main(argv: list[str]) -> int:
@@ -205,7 +234,11 @@ def main(argv: list[str]) -> int:
     args = p.parse_args(argv)
     if unknown := set(args.parts) - set(PARTS):
         p.error(f"no part {', '.join(sorted(unknown))}: {' '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if args.number is not None:
+        if len(args.parts) != 1 or not PARTS[args.parts[0]].families:
+            counted = " ".join(name for name, part in PARTS.items() if part.families)
+            p.error(f"--number takes one part with numbered trials: {counted}")
         return again(args.parts[0], args.seed, args.number)
     print(f"{'part':14} {'trials':>8} {'refused':>8} {'wrong':>6} {'took':>9}   seed {args.seed}")
     wrong = 0

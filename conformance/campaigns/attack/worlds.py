@@ -6,14 +6,13 @@ import contextlib
 import ctypes
 import functools
 import os
-import tempfile
 from collections.abc import Iterator
 from ctypes import string_at
 from pathlib import Path
 from typing import Any
 
 from conformance.campaigns.fuzz import small
-from conformance.campaigns.fuzz.attach import PREFIX
+from conformance.campaigns.fuzz.attach import PREFIX, WorkFolder
 from conformance.harness import recordings
 from pyeal import layout
 from pyeal.fbarray import file_size
@@ -93,7 +92,7 @@ CLONE_NEWNS, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x4000, 0x40000, 2
 def private_hugetlbfs() -> Iterator[tuple[Path, str]]:
     """Give this process mounts of its own; yields its base of runtime directories, a hugedir."""
     libc = ctypes.CDLL(None, use_errno=True)
-    with tempfile.TemporaryDirectory(prefix="attack-") as tmp:
+    with WorkFolder() as tmp:
         at, size = f"{tmp}/pages", f"size={PAGES * 2}M"
         os.mkdir(at, 0o700)
         failed = libc.unshare(CLONE_NEWNS)

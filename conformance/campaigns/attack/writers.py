@@ -54,7 +54,7 @@ class Writers:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.tmp = attach.folder()
+        self.tmp = attach.WorkFolder()
         self.attached = attach.Attach("config", "config")
 
     def case(self, seed: int, i: int) -> Case:

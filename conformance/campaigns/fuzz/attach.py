@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import functools
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,52 @@ EVERY = 256  # of so many answers one is compared with what fixtures/abi reads
 LIST = "base_va", "page_sz", "socket_id", "len", "external"
 
 
-def folder() -> tempfile.TemporaryDirectory[str]:
-    """Make a folder, in memory if possible; the parent makes it and removes it at its end."""
-    at = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    return tempfile.TemporaryDirectory(prefix="fuzz-", dir=at)
+class WorkFolder(tempfile.TemporaryDirectory[str]):
+    """A folder, in memory if possible; the process that makes it removes it at its end.
+
+    It is locked as long as that process or a child of it lives. What a killed process left is
+    unlocked, and removed when the next folder is made.
+    """
+
+    PREFIX = "pyeal-fuzz-"
+
+    def __init__(self) -> None:
+        at = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
+        while True:
+            super().__init__(prefix=self.PREFIX, dir=at)
+            if (fd := self._locked(self.name, fcntl.LOCK_SH)) >= 0:
+                break
+        self.lock = fd
+        for name in os.listdir(at):
+            if not name.startswith(self.PREFIX) or (path := f"{at}/{name}") == self.name:
+                continue
+            if (fd := self._locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)) >= 0:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(fd)
+
+    @staticmethod
+    def _locked(path: str, how: int) -> int:
+        """Return a descriptor that locks a folder of this user, -1 if it is gone or in use."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            return -1
+        try:
+            fcntl.flock(fd, how)
+            if os.fstat(fd).st_uid == os.geteuid() and os.path.samestat(
+                os.fstat(fd), os.stat(path)
+            ):
+                return fd
+        except OSError:
+            pass
+        os.close(fd)
+        return -1
+
+    def cleanup(self) -> None:
+        super().cleanup()
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
 
 
 def any_file_system() -> None:
@@ -136,7 +179,7 @@ class Attach:
 
     def __init__(self, name: str, pattern: str) -> None:
         self.name, self.pattern, self.n = name, pattern, 0
-        self.tmp = folder()
+        self.tmp = WorkFolder()
         self._fields: dict[str, list[tuple[int, int]]] = {}
 
     def world(self, seed: str) -> World:

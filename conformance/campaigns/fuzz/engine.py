@@ -6,6 +6,7 @@ child's death is told by its number alone.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
 import os
@@ -20,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 from conformance import FIXTURES, MB
 
+PR_SET_PDEATHSIG = 1
 FOUND = FIXTURES / "fuzz"
 BATCH = 500  # inputs a child
 LIMIT = 15.0  # seconds an input: a busy machine is no hang
@@ -172,9 +174,11 @@ def run(
     while first < n:
         last = min(first + BATCH, n)
         out, inn = os.pipe()
+        parent = os.getpid()
         sys.stdout.flush()
         if not (pid := os.fork()):
             os.close(out)
+            die_with(parent)
             _child(family, cases, range(first, last), counts, inn)
         os.close(inn)
         with open(out) as f:
@@ -196,6 +200,13 @@ def _data() -> int:
         if line.startswith("VmData:"):
             return int(line.split()[1]) << 10
     return 0
+
+
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process as its parent ends: nothing that was started stays."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        os._exit(1)
 
 
 def ending(status: int) -> str:

@@ -98,7 +98,7 @@ class OnSmall:
     allowed = (EalError,)
 
     def __init__(self) -> None:
-        self.tmp, self.made = attach.folder(), set[Path]()
+        self.tmp, self.made = attach.WorkFolder(), set[Path]()
 
     def small(self, release: str) -> Small:
         attach.quick_locks()

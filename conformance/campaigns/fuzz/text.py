@@ -39,7 +39,7 @@ class Text:
     allowed = (EalError,)
 
     def __init__(self) -> None:
-        self.tmp = attach.folder()
+        self.tmp = attach.WorkFolder()
         self.hosts = {name: fake_host.load(name) for name in fake_host.names()}
         self.roots: dict[str, Path] = {}
         self._seeds: dict[str, bytes] = {}
