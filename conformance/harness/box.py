@@ -264,17 +264,30 @@ class Cpuset:
         remove(self.dir)
 
 
+class HugetlbControl:
+    """The hugetlb controller of a cgroup's children, turned on until close() if it was off.
+
+    Version 1 has it always.
+    """
+
+    def __init__(self):
+        found = host.hugetlb_cgroup()
+        self.switch = found[0] / "cgroup.subtree_control" if found and found[1] == 2 else None
+        self.off = self.switch is not None and "hugetlb" not in self.switch.read_text().split()
+        if self.off:
+            self.switch.write_text("+hugetlb")
+
+    def close(self):
+        if self.off:
+            self.switch.write_text("-hugetlb")
+
+
 class Cgroup:
     """A hugetlb cgroup with one limit, for children that are put into it by pid."""
 
     def __init__(self, label, size, limit, reserve=False):
         self.root, self.version = host.hugetlb_cgroup()
-        self.enabled = (
-            self.version == 2
-            and "hugetlb" not in (self.root / "cgroup.subtree_control").read_text().split()
-        )
-        if self.enabled:
-            (self.root / "cgroup.subtree_control").write_text("+hugetlb")
+        self.control = HugetlbControl()
         self.dir = self.root / label
         self.dir.mkdir()
         mb = host.size(size) >> 20
@@ -287,8 +300,7 @@ class Cgroup:
 
     def close(self):
         remove(self.dir)
-        if self.enabled:
-            (self.root / "cgroup.subtree_control").write_text("-hugetlb")
+        self.control.close()
 
 
 def remove(cgroup):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from conformance import SUITE
 from conformance.campaigns.rehearsal import verdict, world
 from conformance.campaigns.rehearsal.situation import MAKERS, Situation, compose
 from conformance.harness import child, host, peers
+from conformance.harness.box import HugetlbControl
 from conformance.harness.peers import Unobtainable
 
 SKIPPED = 77  # exit code: nothing was run
@@ -73,8 +75,13 @@ def main(argv: list[str]) -> int:
         print(f"rehearsal: {at} is closed to other users: no maker `user`", file=sys.stderr)
         MAKERS.pop("user", None)
     world.load()
-    if args.replay:
-        return replay(args.replay, known, args.only)
+    with closing(HugetlbControl()):
+        if args.replay:
+            return replay(args.replay, known, args.only)
+        return sweep(args, known)
+
+
+def sweep(args: argparse.Namespace, known: dict[str, str]) -> int:
     seeds = [f"{args.seed}/{i}" for i in range(args.situations)]
     began, meant = time.monotonic(), verdict.Differences()
     outcomes: Counter[str] = Counter()
