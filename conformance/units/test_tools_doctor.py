@@ -157,11 +157,24 @@ def test_touch_without_pages_says_so() -> None:
         (["/bin/dpdk-testpmd", "-l", "0", "-m", "64", "--", "-i"], ["-l", "0", "-m", "64"]),
         (["/bin/dpdk-testpmd", "--in-memory"], ["--in-memory"]),
         (["/usr/bin/python3", "-m", "pyeal", "init", "--", "-m", "4"], ["-m", "4"]),
-        (["/usr/bin/python3", "-m", "pyeal", "init"], []),
+        (["/usr/bin/python3", "-P", "-m", "pyeal", "init"], []),
+        (["/opt/pypy", "/usr/bin/pyeal", "init", "--", "-m", "4"], ["-m", "4"]),
+        (["/usr/bin/python3", "-m", "64", "--", "-l", "0"], ["-m", "64"]),
+        (["/bin/app.py", "-l", "0", "--", "-i"], ["-l", "0"]),
         (["/bin/ovs-vswitchd", "--pidfile", "--detach"], []),
         ([], []),
     ],
-    ids=["testpmd", "no-dashes", "pyeal", "pyeal-bare", "own-options", "kernel-thread"],
+    ids=[
+        "testpmd",
+        "no-dashes",
+        "pyeal",
+        "pyeal-bare",
+        "other-python",
+        "named-python",
+        "script",
+        "own-options",
+        "kernel-thread",
+    ],
 )
 def test_the_arguments_of_a_process(cmdline: list[str], args: list[str]) -> None:
     """--pid judges what the process was started with; a command line that is no EAL's is left."""

@@ -13,6 +13,7 @@ import stat
 from collections import Counter
 from ctypes import sizeof
 from errno import EACCES, EFAULT, EFBIG, EINVAL, ENODEV, ENOMEM, ENOSYS, EPERM
+from itertools import pairwise
 
 from pyeal import files, layout, libc, memseg, options
 from pyeal.cparse import size_of
@@ -543,13 +544,20 @@ def misread(args: list[str], o: options.Options, nodes: list[int]) -> list[tuple
 
 
 def args_of(v: ProcessView, release: Release) -> list[str]:
-    """Return the arguments of EAL on a process's command line, [] if those are no EAL's."""
-    name, *argv = v.process.cmdline or [""]
+    """Return the arguments of EAL on a process's command line, [] if those are no EAL's.
+
+    EAL's end at `--`. They are behind it if EAL refuses what is in front, or if a command is there
+    (`-m pyeal init`): a word that follows no option, as each value of EAL does.
+    """
+    argv = (v.process.cmdline or [""])[1:]
     at = argv.index("--") if "--" in argv else len(argv)
-    # EAL's own come first; `pyeal init` and its like have them behind
-    args = argv[at + 1 :] if os.path.basename(name).startswith("python") else argv[:at]
-    try:
-        options.parse(args, release)
-    except EalError:
-        return []
-    return args
+    before, behind = argv[:at], argv[at + 1 :]
+    options_ = [word.startswith("-") for word in ("", *before)]
+    command = any(not a and not b for a, b in pairwise(options_))
+    for args in (behind, before) if command and behind else (before, behind):
+        try:
+            options.parse(args, release)
+        except EalError:
+            continue
+        return args
+    return []
