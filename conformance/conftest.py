@@ -276,9 +276,11 @@ def pytest_runtest_setup(item):
     if hello is None:
         return
     if row and not catalogue.holds(row.releases, hello.release):
-        pytest.skip(f"not in this release: {row.releases}, target is {hello.release}")
+        wanted = catalogue.in_words(row.releases)
+        pytest.skip(f"not in this release: {wanted}, target is {hello.release}")
     if (releases := want.pop("release", "")) and not catalogue.holds(releases, hello.release):
-        pytest.skip(f"not in this release: {releases}, target is {hello.release}")
+        wanted = catalogue.in_words(releases)
+        pytest.skip(f"not in this release: {wanted}, target is {hello.release}")
     if lacking := sorted(set(want.pop("verbs", ())) - hello.can):
         pytest.skip(f"{hello.target} has no verb {', '.join(lacking)}")
     if why := host.lacks(**want):

@@ -107,6 +107,9 @@ OPS = {
 }
 
 
+FACT = re.compile(r"(!?)([a-z_]+)(?:=(.+))?")  # a term of a predicate
+
+
 def same_release(a, b):
     """Return whether two names mean one release: "26.07" is "26.07.0", not "26.07.0-rc1"."""
     numbers, candidates = zip(*(name.partition("-")[::2] for name in (a, b)), strict=True)
@@ -122,7 +125,7 @@ def holds(predicate, release):
     """
     numbers = [int(x) for x in re.findall(r"\d+", release)[:3]]
     for term in filter(None, predicate.split(",")):
-        if m := re.fullmatch(r"(!?)([a-z_]+)(?:=(.+))?", term):
+        if m := FACT.fullmatch(term):
             found = fact(m[2], release)
             if bool(m[1]) == (str(found) == m[3] if m[3] else bool(found)):
                 return False
@@ -133,6 +136,22 @@ def holds(predicate, release):
         if not OPS[m[1]](numbers[: len(want)], want):
             return False
     return True
+
+
+def in_words(predicate):
+    """Return a predicate for people: a fact as the releases that brought it.
+
+    "!zeroes_released" is "before 25.03, 24.11.2, 23.11.4, 22.11.8".
+    """
+    said = []
+    for term in filter(None, predicate.split(",")):
+        if m := FACT.fullmatch(term):
+            brought = [t for t, v in history()[m[2]].items() if (str(v) == m[3] if m[3] else v)]
+            brought.sort(key=lambda t: [*map(int, t.split("."))], reverse=True)
+            said.append(f"{'before' if m[1] else 'since'} {', '.join(brought)}")
+        else:
+            said.append(term)
+    return "; ".join(said) if any(" " in t for t in said) else ",".join(said)
 
 
 @cache

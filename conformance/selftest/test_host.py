@@ -252,6 +252,23 @@ def test_a_predicate_may_be_a_fact_of_the_history(release, zeroes, lists):
         catalogue.holds("zeros", release)
 
 
+@pytest.mark.parametrize(
+    ("predicate", "words"),
+    [
+        ("!zeroes_released", "before 25.03, 24.11.2, 23.11.4, 22.11.8"),
+        (
+            "searches_past_a_mask,!masks_the_tail",
+            "since 24.07, 23.11.2, 22.11.6, 21.11.8; before 25.07",
+        ),
+        ("cpus_looked_at=128", "since 20.11"),
+        (">=20.11,<25.11", ">=20.11,<25.11"),
+    ],
+    ids=["fact", "two", "value", "numbers"],
+)
+def test_a_predicate_in_words(predicate, words):
+    assert catalogue.in_words(predicate) == words
+
+
 def test_fbarray_mask():
     data = b"\1" * 4 * 100 + (2).to_bytes(8, "little")
     data += (1 << 63 | 1).to_bytes(8, "little") + (1 << 35).to_bytes(8, "little")

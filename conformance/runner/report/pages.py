@@ -111,6 +111,7 @@ def data(m, rows, untested, title, whole=False):
         entry["text"] = row.statement if row else m.statements[id]
         if row:
             entry |= {k: getattr(row, k) for k in FACTS if getattr(row, k) not in ("", "-")}
+            entry |= {"releases": catalogue.in_words(row.releases)} if row.releases else {}
             entry["known"] = known(row)
         if at:
             entry["test"] = at._asdict()
@@ -295,7 +296,8 @@ def catalogue_markdown(m, rows, untested):
             family = row.family
             out += ["", f"## {family}"]
         test = source.get(id)
-        facts = [row.level, row.applies, *([f"releases {row.releases}"] * bool(row.releases))]
+        facts = [row.level, row.applies]
+        facts += [f"releases {catalogue.in_words(row.releases)}"] * bool(row.releases)
         facts += [f"needs {row.needs}"] * (row.needs not in ("", "-"))
         facts += [row.source] if row.source else []
         facts += ["; ".join(known(row))]
