@@ -63,6 +63,13 @@ def pairs(argv):
     return pairs.main(argv)
 
 
+def cores(argv):
+    """read core files of real librte_eal processes beside what was seen alive"""
+    from conformance.runner import cores
+
+    return cores.main(argv)
+
+
 def record(argv):
     """remake fixtures/recordings by Debian's librte_eal"""
     from conformance.runner import record
@@ -136,7 +143,7 @@ def pytest(argv):
 COMMANDS = {
     name: globals()[name]
     for name in (
-        "run smoke report summary machines peers pairs hugepages record attack faults fuzz "
+        "run smoke report summary machines peers pairs cores hugepages record attack faults fuzz "
         "mutations programs rehearsal stress pytest"
     ).split()
 }

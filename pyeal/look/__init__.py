@@ -5,9 +5,12 @@ is opened through pyeal.files only. The commands in pyeal/tools/ are built on th
 
 locks         /proc/locks, and the process that holds a config
 sources       where the bytes of an EAL come from: a directory, an archive, a process
+archives      zip and tar files: a source of bytes, within limits
+packed        large files that may be compressed
+core          the core file of a process: its memory, and the EAL in it
 config        a config: its release, its primary, its address in a process
 process       a process: what /proc/PID contains about it
-page_files    the files of pages in a hugetlbfs: their names, their holders, their content
+hugedir       the files of pages in a hugetlbfs: their names, their holders, their content
 runtime_dir   the places of runtime directories, and the names of their files
 process_view  the machine as a process sees it: its mounts, limits, groups, addresses
 snapshot      the shared memory of one EAL: lists, zones, heaps

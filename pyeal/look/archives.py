@@ -11,6 +11,7 @@ from errno import ENOENT
 from functools import partial
 
 from pyeal import attached, files
+from pyeal.look.packed import File, unpacked
 from pyeal.look.sources import Unreadable, array_file
 
 TYPE_CHECKING = False
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import tarfile
     import zipfile
     from collections.abc import Callable, Iterator
-    from typing import IO, Any
+    from typing import IO
 
     from pyeal import layout
 
@@ -28,7 +29,6 @@ MOST_MEMBER = 32 << 20  # bytes of a member that is read
 MOST_DEPTH = 32  # folders above a member
 MOST_DIRECTORY = 8 << 20  # bytes of the list of members that a zip file has
 MOST_READ = 1 << 20  # bytes that are read at once: a header of a tar file, a piece of a member
-XZ_MEMORY = 80 << 20  # what xz -9 needs
 
 
 def _refuse(path: str, most: str, found: str) -> Unreadable:
@@ -42,7 +42,7 @@ def members(path: str) -> dict[str, Callable[[], bytes]]:
     """
     import zipfile
 
-    f = io.BufferedReader(_File(files.open_untrusted(os.path.realpath(path), MOST_UNPACKED)))
+    f = io.BufferedReader(File(files.open_untrusted(os.path.realpath(path), MOST_UNPACKED)))
     found: dict[str, Callable[[], bytes]] = {}
     try:
         reader = _zip(path, f) if zipfile.is_zipfile(f) else _tar(path, f)
@@ -110,7 +110,7 @@ def _zip(path: str, f: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], bytes
 def _tar(path: str, f: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], bytes] | None]]:
     import tarfile
 
-    t = tarfile.open(fileobj=_Bounded(path, _unpacked(f)), mode="r:")  # type: ignore[call-overload]
+    t = tarfile.open(fileobj=_Bounded(path, unpacked(f)), mode="r:")  # type: ignore[call-overload]
 
     def take(m: tarfile.TarInfo) -> bytes:
         member = t.extractfile(m)
@@ -128,56 +128,6 @@ def _tar(path: str, f: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], bytes
         regular = m.isreg() and not m.issparse()
         yield m.name, m.size, partial(take, m) if regular else None
         t.members.clear()  # TarFile keeps each
-
-
-def _unpacked(f: IO[bytes]) -> IO[bytes]:
-    """Return a reader of what a gzip, bzip2 or xz file contains, or the file itself."""
-    f.seek(0)
-    head = f.read(1 << 16)
-    f.seek(0)
-    if head.startswith(b"\x1f\x8b"):
-        import gzip
-
-        return gzip.GzipFile(fileobj=f)  # type: ignore[return-value]
-    if head.startswith(b"BZh"):
-        import bz2
-
-        return bz2.BZ2File(f)
-    if head.startswith((b"\xfd7zXZ", b"\x5d\0\0")):
-        import lzma
-
-        lzma.LZMADecompressor(memlimit=XZ_MEMORY).decompress(head, 1)  # refuses a larger window
-        return lzma.LZMAFile(f)
-    return f
-
-
-class _File(io.RawIOBase):
-    """An open file that is closed with the last function that reads from it."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd, self.at = fd, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = os.pread(self.fd, len(buffer), self.at)
-        buffer[: len(data)] = data
-        self.at += len(data)
-        return len(data)
-
-    def seek(self, at: int, whence: int = 0) -> int:
-        size = os.fstat(self.fd).st_size
-        self.at = max((0, self.at, size)[whence] + at, 0)
-        return self.at
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            os.close(self.fd)
 
 
 class _Bounded:
@@ -205,6 +155,8 @@ class _Bounded:
 
 class Archive:
     """A runtime directory in a zip or tar file, compressed or not; inner: its path in there."""
+
+    private = False
 
     def __init__(self, path: str, inner: str | None = None) -> None:
         self.path = path

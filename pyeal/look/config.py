@@ -6,7 +6,7 @@ import os
 
 from pyeal import attached, builds, layout, releases
 from pyeal.look.locks import lock_holder
-from pyeal.look.sources import Folder, NotYet, ProcessMemory, Unreadable
+from pyeal.look.sources import Folder, Memory, NotYet, Unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ class HeldConfig(attached.Copy):
 MOST = max(layout.CONFIG_SIZES.values())  # bytes of a usual build
 
 
-def find_config(memory: ProcessMemory, areas: list[tuple[int, int]]) -> tuple[int, int]:
-    """Return (address, size) of `rte_mem_config` in a process that shares nothing, or (0, 0)."""
+def find_config(memory: Memory, areas: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return (address, size) of `rte_mem_config` in these areas of a process, or (0, 0)."""
     word, step = layout.MAGIC.to_bytes(4, "little"), 4 << 20
     for start, end in areas:
         for at in range(start, end, step):
             try:
-                data = os.pread(memory.fd, min(step, end - at) + MOST, at)
+                data = memory.some(at, min(step, end - at) + MOST)
             except OSError:
                 break
             i = data.find(word)

@@ -1,4 +1,4 @@
-"""Find the one EAL that a user names: a prefix, a pid, a directory or an archive."""
+"""Find the one EAL that a user names: a prefix, a pid, a directory, an archive or a core file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from errno import EACCES, EINVAL, ENOENT
 
 from pyeal.errors import EalError
+from pyeal.look import core
 from pyeal.look.archives import Archive
 from pyeal.look.foreign import ForeignEal
 from pyeal.look.machine import Machine, same_file
@@ -15,9 +16,9 @@ from pyeal.look.sources import Folder, Unreadable
 
 
 def copied(path: str) -> ForeignEal:
-    """Return the EAL of a copied directory or of an archive (ARCHIVE or ARCHIVE:DIRECTORY).
+    """Return the EAL of a copied directory, an archive (ARCHIVE or ARCHIVE:DIRECTORY) or a core.
 
-    Raises EalError(EINVAL) if it is neither.
+    Without EAL's data in the core it has no snapshot. Raises EalError(EINVAL) for anything else.
     """
     try:
         return _copied(path)
@@ -30,6 +31,8 @@ def _copied(path: str) -> ForeignEal:
     if os.path.isdir(path):
         source: Folder | Archive = Folder(path)
         name = os.path.realpath(path)
+    elif os.path.isfile(path) and core.is_core(path):
+        return core.eal_of(path)
     elif os.path.isfile(file):
         source = archive = Archive(file, inner or None)
         if not inner and len(archive.prefixes) > 1:

@@ -34,6 +34,7 @@ class ForeignEal:
         self.age = 0.0
         self.record: Warm | None = None  # of pyeal warm
         self.warm: list[WarmFile] = []  # what it kept that no process has taken since
+        self.core = ""  # of a core file: which process it is of
         self.copy = False  # a copy of a directory: no process of this machine belongs to it
 
     @property
@@ -48,7 +49,7 @@ class ForeignEal:
             return self.record.release
         if self.snapshot:
             return self.snapshot.release.name
-        return self.primary.library() if self.primary else ""
+        return next((p.library() for p in self.holders), "")
 
     @property
     def mode(self) -> str:
@@ -84,13 +85,15 @@ class ForeignEal:
     @property
     def health(self) -> tuple[str, str]:
         """(word, why). The words: running, initialising, stopped, stuck, dead primary, stale,
-        warm, ended, unknown, copy.
+        warm, ended, unknown, copy, core.
         """
         word, why = self._health()
         note = self.snapshot.release.note if self.snapshot else ""
         return word, "; ".join(filter(None, (why, note)))
 
     def _health(self) -> tuple[str, str]:
+        if self.core:
+            return "core", self.core
         if self.copy:
             return "copy", "nothing on this machine belongs to it"
         if self.directory is None:

@@ -12,7 +12,7 @@ from pyeal.hugepage_data import RECORD, records
 from pyeal.layout import BAD_IOVA, FREELISTS, MallocElem
 from pyeal.look.arrays import KERNEL_PAGES, ArrayContent
 from pyeal.look.config import config_of
-from pyeal.look.sources import MOST_BYTES, Damaged, Folder, ProcessMemory, Unreadable
+from pyeal.look.sources import MOST_BYTES, Damaged, Folder, Memory, ProcessMemory, Unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Snapshot:
 
     def __init__(
         self,
-        source: Folder | Archive | ProcessMemory,
+        source: Folder | Archive | Memory,
         memory: Callable[[int, int], bytes] | None = None,
     ) -> None:
         self.source, self.memory = source, memory
@@ -133,6 +133,8 @@ class Snapshot:
                 self._zones = self._read(desc)
                 if self._zones.why.startswith("damaged"):
                     self.problems.append(f"{self._zones.why}: memzones.len {desc.len}")
+                elif self._zones.why and desc.count:
+                    self.problems.append(f"{desc.count} zones, but their array: {self._zones.why}")
         return self._zones
 
     def _array(self, m: layout.MemsegList) -> Array:
@@ -161,7 +163,7 @@ class Snapshot:
     def mode(self) -> str:
         if any(m.memseg_arr.name == b"nohugemem" for m in self.c.memsegs):
             return "no-huge"
-        if isinstance(self.source, ProcessMemory):
+        if self.source.private:
             return "in-memory"
         if self.c.legacy_mem:
             return "legacy"
@@ -448,7 +450,7 @@ def heap_numbers(s: Snapshot, i: int) -> dict[str, Any]:
 def _check(s: Snapshot, i: int) -> HeapCheck:
     from pyeal.look.heap import HeapCheck
 
-    at = s.source.config if isinstance(s.source, ProcessMemory) else s.c.mem_cfg_addr
+    at = s.source.config if isinstance(s.source, Memory) else s.c.mem_cfg_addr
     pages = [(m["index"], r["va"], r["len"], m["page_sz"]) for m in s.lists for r in m["runs"]]
     assert s.memory
     return HeapCheck(s.c, i, s.abi, s.release, at, pages, s.memory)

@@ -1,4 +1,7 @@
-"""Where the bytes of an EAL's shared memory come from: a directory, an archive, a process."""
+"""Where the bytes of an EAL's shared memory come from: a directory, an archive, a process.
+
+pyeal.look.core has the one for the core file of a process.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,8 @@ class Folder:
     Any user may have made it, or may replace it while it is read: its files are opened relative to
     the directory that was looked at first, never through a link.
     """
+
+    private = False
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -96,25 +101,27 @@ def _id(st: os.stat_result) -> tuple[int, int]:
     return st.st_dev, st.st_ino
 
 
-class ProcessMemory:
-    """The memory of a process, read through /proc/PID/mem while the process runs on.
+class Memory:
+    """The memory of one process, with the shared memory of its EAL in it.
 
-    config, config_size: where its config is, if it is an EAL that shares nothing.
+    config, config_size: where `rte_mem_config` is. private: whether it is in no file, as that of an
+    EAL that shares nothing.
     """
 
-    def __init__(self, pid: int, config: int = 0) -> None:
-        self.pid, self.config, self.config_size = pid, config, layout.CONFIG_SIZE
-        self.fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    private = True
+    config, config_size = 0, layout.CONFIG_SIZE
 
-    def close(self) -> None:
-        os.close(self.fd)
+    def some(self, va: int, n: int) -> bytes:
+        """Return what can be read of n bytes at an address, from the first on. Raises OSError."""
+        raise NotImplementedError
 
     def at(self, va: int, n: int) -> bytes:
+        """Return n bytes at an address. Raises OSError if not all of them can be read."""
         if n > MOST_BYTES or va >> 63:
             raise OSError(EFAULT, f"{n} bytes at {va:#x} are no memory", "mem")
-        data = os.pread(self.fd, n, va)
+        data = self.some(va, n)
         if len(data) != n:
-            raise OSError(EFAULT, f"cannot read {n} bytes at {va:#x} of process {self.pid}", "mem")
+            raise OSError(EFAULT, f"cannot read {n} bytes at {va:#x} of {self}", "mem")
         return data
 
     def names(self) -> list[str]:
@@ -130,3 +137,23 @@ class ProcessMemory:
 
     def array_bytes(self, desc: layout.Fbarray) -> int:
         return 0  # memory has no length that could be seen
+
+
+class ProcessMemory(Memory):
+    """The memory of a process, read through /proc/PID/mem while the process runs on.
+
+    config: where its config is, if it is an EAL that shares nothing.
+    """
+
+    def __init__(self, pid: int, config: int = 0) -> None:
+        self.pid, self.config = pid, config
+        self.fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+
+    def __str__(self) -> str:
+        return f"process {self.pid}"
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def some(self, va: int, n: int) -> bytes:
+        return os.pread(self.fd, n, va)

@@ -21,6 +21,7 @@ exit code: 0; 2 for wrong arguments"""
 KINDS = {  # the name of a value: what may stand there
     "FILE": "file",
     "ARCHIVE": "file",
+    "CORE": "file",
     "A": "file",
     "B": "file",
     "DIR": "dir",

@@ -37,7 +37,8 @@ between their structures and all else on which two processes that share memory m
 Exit code: 0 nothing differs; 1 something does, or a file cannot be read; 2 for wrong arguments."""
 EXAMPLES = """  pyeal diff 22.11 24.11              offsets, sizes, file names, message lengths
   pyeal diff 22.11 22.11:aarch64      of two builds: what cache lines of 128 bytes move
-  pyeal diff before/config after/config"""
+  pyeal diff before/config after/config
+  pyeal diff core.4711:config core.4712:config"""
 
 RELEASE = re.compile(r"\d\d\.\d\d(\.\d+)?(:[\w-]+)?$")
 FACTS = {  # of releases.py: in words
@@ -190,7 +191,7 @@ def of_files(a: str, b: str) -> Dict:
     for path in (a, b):
         found = dump.load(path)
         if isinstance(found, list):
-            raise Unreadable(path, "one file", "a directory or archive")
+            raise Unreadable(path, "one file", "a directory, archive or core")
         name, data = found
         facts, fields = dump.decode(dump.kind_of(name), data, name)
         facts |= {f"build.{k}": v for k, v in facts.pop("build", {}).items()}

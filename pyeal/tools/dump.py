@@ -11,7 +11,7 @@ from pyeal.errors import EalError
 from pyeal.fbarray import file_size, n_words
 from pyeal.hugepage_data import RECORD
 from pyeal.layout import Fbarray, Memseg, Memzone
-from pyeal.look import snapshot
+from pyeal.look import core, snapshot
 from pyeal.look.archives import Archive
 from pyeal.look.arrays import KERNEL_PAGES, ArrayContent, shape
 from pyeal.look.config import config_of, release_of
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 TEXT = f"""Decode one of EAL's shared files, with offsets: config, hugepage_info, hugepage_data,
 fbarray_*; of any release, {releases.SPAN}; config names its release. The file may be in a tar or
-zip file: ARCHIVE:PATH. An archive or a directory alone lists the files that can be decoded.
+zip file, ARCHIVE:PATH, or in the core file of a process, CORE:NAME. An archive, a core or a
+directory alone lists the files that can be decoded.
 Exit code: 0; 1 if it cannot be read; 2 for wrong arguments."""
 EXAMPLES = """  pyeal dump /var/run/dpdk/rte/config                 what is not zero, with offsets
+  pyeal dump core.4711:config                         from the core file of a process
   pyeal dump --json sos.tar.xz:var/run/dpdk/rte/fbarray_memzone"""
 
 HEX = (
@@ -59,7 +61,7 @@ SIZES = (*ELEMENTS, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("file", metavar="FILE", help="a file, ARCHIVE:PATH, or an archive")
+    p.add_argument("file", metavar="FILE", help="file, ARCHIVE:PATH, CORE:NAME, archive, core")
     p.add_argument("--kind", choices=KINDS, help="what it is, where its name does not say")
     p.add_argument("-a", "--all", action="store_true", help="also what is zero or unused")
     p.add_argument("--json", action="store_true", help="as JSON, schema pyeal.dump/1")
@@ -105,14 +107,18 @@ def text_of(name: str, value: object) -> str:
 
 
 def load(path: str) -> tuple[str, bytes] | list[str]:
-    """(name, content) of a file or ARCHIVE:PATH; of an archive alone, what is in it."""
+    """(name, content) of a file, ARCHIVE:PATH or CORE:NAME; of an archive alone, what is in it."""
     if os.path.isfile(path):
+        if core.is_core(path):
+            return [f"{path}:{n}" for n in core.Core(path).names() if _known(n)]
         if path.endswith((".zip", ".tar", ".tgz", ".txz")) or ".tar." in path:
             archive = Archive(path, "")
             return [f"{path}:{n}" for n in archive.files if _known(n)]
         return os.path.basename(path), read_file(path)
     file, _, inner = path.partition(":")
     if inner and os.path.isfile(file):
+        if core.is_core(file):
+            return inner, core.Core(file).read(inner)
         folder, _, name = inner.rpartition("/")
         return name, Archive(file, folder).read(name)
     if os.path.isdir(path):

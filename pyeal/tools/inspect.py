@@ -23,6 +23,7 @@ from pyeal.tools import (
     count,
     document,
     ink,
+    mapped,
     picture,
     printable,
     printable_facts,
@@ -45,14 +46,16 @@ if TYPE_CHECKING:
     Sample = Callable[[Dict], list[tuple[Dict, Any]]]
 
 TEXT = """Show what is in an EAL's memory: lists, occupancy, zones, heaps, queues, holders. Works on
-a living process, on the files of a dead one, or on a copy of its runtime directory; read-only and
-without attaching. /eal/COMMAND prints what the telemetry of that process would reply.
+a living process, on the files of a dead one, on a copy of its runtime directory, or on a core file,
+compressed or not; read-only and without attaching. /eal/COMMAND prints what the telemetry of that
+process would reply. Of a core without EAL's data it shows the mapped pages.
 Exit code: 0; 1 if the EAL cannot be found or read; 2 for wrong arguments."""
 EXAMPLES = """  pyeal inspect demo                        the EAL with --file-prefix=demo
   pyeal inspect 4711 --elements --json      by pid; with every element of its heaps
   pyeal inspect demo /eal/heap_info,0       one answer of telemetry, also after a crash
   pyeal inspect --prometheus demo           numbers for a scraper
-  pyeal inspect ./sosreport.tar.xz          a copy of a runtime directory in an archive"""
+  pyeal inspect ./sosreport.tar.xz          a copy of a runtime directory in an archive
+  pyeal inspect ./core.4711.zst             the core file of a primary or secondary"""
 
 ELEMENT = ctypes.sizeof(layout.MallocElem)  # bytes before an element's data
 LOCKS = ("mlock", "qlock", "mplock", "tlock", "ethdev_lock", "memory_hotplug_lock")
@@ -76,11 +79,11 @@ WORDS = (
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    p.usage = "pyeal inspect [options] [PREFIX|PID|DIRECTORY|ARCHIVE] [/eal/COMMAND[,N...] ...]"
+    p.usage = "pyeal inspect [options] [PREFIX|PID|DIRECTORY|ARCHIVE|CORE] [/eal/COMMAND[,N...]]"
     p.add_argument(
         "what",
         nargs="?",
-        metavar="PREFIX|PID|DIRECTORY|ARCHIVE",
+        metavar="PREFIX|PID|DIRECTORY|ARCHIVE|CORE",
         help="which EAL; optional if there is only one",
     )
     p.add_argument(
@@ -168,6 +171,8 @@ def run(args: argparse.Namespace) -> int:
     while True:
         with Progress("looking at processes"):
             e = find(args.what)
+        if e.snapshot is None:
+            return mapped.show(e, "inspect", args.json)
         if args.commands:
             _answer(e, args)
         elif args.html:

@@ -16,6 +16,7 @@ from pyeal.tools import (
     coloured,
     columns,
     ink,
+    mapped,
     picture,
     picture_svg,
     printable,
@@ -39,14 +40,15 @@ pages of its secondaries, and mappings that would prevent a process from attachi
 Exit code: 0; 1 if the EAL cannot be found or read; 2 for wrong arguments."""
 EXAMPLES = """  pyeal map demo                        in the terminal
   pyeal map demo --html demo.html       a page with zoom, all in one file
-  pyeal map demo --beside 4711          would process 4711 have room to attach?"""
+  pyeal map demo --beside 4711          would process 4711 have room to attach?
+  pyeal map ./core.4711.zst             of the core file of a process"""
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "what",
         nargs="?",
-        metavar="PREFIX|PID|DIRECTORY|ARCHIVE",
+        metavar="PREFIX|PID|DIRECTORY|ARCHIVE|CORE",
         help="which EAL; optional if there is only one",
     )
     p.add_argument("--svg", metavar="FILE", help="into FILE, as SVG (- is standard output)")
@@ -65,6 +67,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     with Progress("looking at processes"):
         e = find(args.what)
+    if e.snapshot is None:
+        return mapped.show(e, "map", args.json)
     layout = layout_of(e, args.beside)
     if args.json:
         from pyeal.tools import document

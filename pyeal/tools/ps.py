@@ -47,6 +47,7 @@ COLOURS = {
     "dead primary": RED,
     "stale": RED,
     "ended": DIM,
+    "core": YELLOW,
 }
 HEAD = ("PREFIX", "PID", "RELEASE", "MODE", "PAGES", "USED", "SECONDARIES", "AGE", "COMMAND")
 
