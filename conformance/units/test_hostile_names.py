@@ -187,9 +187,12 @@ def test_json_is_json(hostile: tuple[str, Path], words: tuple[str, ...]) -> None
     assert json.loads(text) and control(text) == [] and text.isascii()
 
 
-def test_prometheus_has_one_sample_a_line(hostile: tuple[str, Path]) -> None:
+@pytest.mark.parametrize("words", [("inspect", "{}"), ("ps", "-a")], ids=" ".join)
+def test_prometheus_has_one_sample_a_line(
+    hostile: tuple[str, Path], words: tuple[str, ...]
+) -> None:
     name, run = hostile
-    text = said(run, name, "inspect", "--prometheus", "{}")
+    text = said(run, name, *words, "--prometheus")
     sample = re.compile(
         r'dpdk_eal_\w+\{(\w+="(\\[\\"n]|[^"\\\n])*",?)*\} -?[\d.]+|# (HELP|TYPE) .*'
     )

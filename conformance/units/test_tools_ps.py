@@ -60,6 +60,19 @@ def test_what_a_crash_left(release: str, run: Path) -> None:
     assert got["release"].startswith(release) and got["bytes"] == 8 * MB
 
 
+def test_prometheus_has_pages_pools_and_what_is_left(run: Path) -> None:
+    unpack("22.11", "dynmem", run / "dpdk").rename(run / "dpdk/rte")
+    said = pyeal("ps", "--prometheus", env={"RUNTIME_DIRECTORY": str(run)})
+    mine = [x for x in said.splitlines() if f'path="{run}/dpdk/rte"' in x]
+
+    assert any("_info{" in x and 'health="stale"' in x for x in mine)
+    assert any(
+        "_used_bytes{" in x and x.endswith(f'page_bytes="{2 * MB}",node="0"}} {8 * MB}')
+        for x in mine
+    )
+    assert "\ndpdk_eal_stale_bytes{} " in said
+
+
 def test_what_ended_is_shown_when_asked_for(run: Path) -> None:
     unpack("22.11", "no-huge", run / "dpdk").rename(run / "dpdk/rte")
     (run / "dpdk/other").mkdir()

@@ -25,12 +25,12 @@ from pyeal.tools import (
     ink,
     mapped,
     picture,
-    printable,
     printable_facts,
     size,
     table,
     telemetry,
 )
+from pyeal.tools.prometheus import metric
 from pyeal.tools.ps import COLOURS, facts
 
 TYPE_CHECKING = False
@@ -395,13 +395,5 @@ def prometheus(e: ForeignEal) -> str:
     common = {"file_prefix": d["file_prefix"] or "", "release": d["release"], "mode": d["mode"]}
     out = []
     for name, words, samples in METRICS:
-        out += [f"# HELP dpdk_eal_{name} {words}", f"# TYPE dpdk_eal_{name} gauge"]
-        for labels, value in samples(d):
-            if value is not None:
-                said = ",".join(f'{k}="{_escaped(v)}"' for k, v in (common | labels).items())
-                out.append(f"dpdk_eal_{name}{{{said}}} {value}")
+        out += metric(name, words, [(common | labels, value) for labels, value in samples(d)])
     return "".join(line + "\n" for line in out)
-
-
-def _escaped(value: object) -> str:
-    return printable(str(value)).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -35,7 +35,8 @@ TEXT = """List every EAL of this machine: its process, release, memory and healt
 never attaches to, locks or modifies anything. Root sees the processes of all users.
 Exit code: 0, also if there is no EAL; 2 for wrong arguments."""
 EXAMPLES = """  pyeal ps                 what runs, and what died and left pages behind
-  pyeal ps -a --json       also directories that a clean exit left, as JSON (docs/json.md)"""
+  pyeal ps -a --json       also directories that a clean exit left, as JSON (docs/json.md)
+  pyeal ps --prometheus    all EALs, pools and stale bytes, as metrics"""
 
 COLOURS = {
     "running": GREEN,
@@ -55,6 +56,11 @@ HEAD = ("PREFIX", "PID", "RELEASE", "MODE", "PAGES", "USED", "SECONDARIES", "AGE
 def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("-a", "--all", action="store_true", help="also what has ended and left no page")
     p.add_argument("--json", action="store_true", help="as JSON, schema pyeal.ps/1")
+    p.add_argument(
+        "--prometheus",
+        action="store_true",
+        help="as Prometheus text, with pools and stale bytes: for node exporter's text files",
+    )
 
 
 def facts(e: ForeignEal) -> Dict:
@@ -101,6 +107,8 @@ def _row(f: Dict) -> tuple[str, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.prometheus:
+        return _prometheus(args.all)
     with Progress("looking at processes"):
         machine = Machine()
         found = [facts(e) for e in machine.eals()]
@@ -117,6 +125,24 @@ def run(args: argparse.Namespace) -> int:
         print(ink(f"{count(ended, 'directory', 'directories')} of ended ones: pyeal ps -a", DIM))
     for line in not_seen(machine):
         print(ink(printable(line), DIM))
+    return 0
+
+
+def _prometheus(every: bool) -> int:
+    from pyeal.errors import EalError
+    from pyeal.look.leftovers import Leftovers
+    from pyeal.look.pools import all_pools
+    from pyeal.tools import prometheus
+
+    with Progress("looking at files and processes"):
+        found = Leftovers()
+        eals = [facts(e) for e in found.eals]
+    try:
+        pools = all_pools()
+    except (EalError, OSError):  # a kernel without hugetlb
+        pools = {}
+    shown = [f for f in eals if every or f["health"] != "ended"]
+    print(prometheus.machine(shown, pools, found.items), end="")
     return 0
 
 
