@@ -47,6 +47,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "message_fds": 8,
         "total_line_in_dump": False,
         "vfio_maps_runs": True,              # IOVA as VA: one entry for a run of pages
+        "misses_control_threads": True,      # a start ends if one cannot be made
         "clock_step": 10_000_000,            # Hz to which config's tsc_hz is rounded
         "trace_points": 32,                  # of EAL itself: tools/traces.py has their names
     }),
@@ -86,7 +87,7 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
         "legacy_splits_runs": True,
         "trace_points": 43,
     }),
-    ("23.11", {"abi": "24", "family": "B"}),
+    ("23.11", {"abi": "24", "family": "B", "misses_control_threads": False}),
     ("24.03", {"abi": "24.1"}),
     ("24.07", {"abi": "24.2"}),
     ("24.11", {

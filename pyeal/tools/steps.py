@@ -93,12 +93,12 @@ def _mkdir(v: ProcessView, path: str, above_is_new: bool) -> tuple[str, bool]:
     """
     above, _, name = path.rpartition("/")
     parent = v.real(above)
-    if name in (".", "..") or (not above_is_new and os.path.lexists(f"{parent}/{name}")):
+    if not above_is_new and os.path.lexists(f"{parent}/{name}"):
         return "", False
     if len(os.fsencode(name)) > NAME_MAX or len(os.fsencode(path)) >= libc.PAGE:
         return "File name too long", False
     if above_is_new:
-        return "", True
+        return "", name not in (".", "..")
     if not os.path.isdir(parent):
         return "Not a directory" if os.path.lexists(parent) else "No such file or directory", False
     st = os.statvfs(parent)
@@ -282,7 +282,7 @@ def _forbidden(r: FakeStart) -> Iterator[EalError]:
             "mp" if shared else "hugepages",
             shared or (huge and any(i.hugedir for i in r.infos)),
         ),
-        ("unlink", lambda: os.unlink("/"), "memory", huge and o.legacy_mem),
+        ("unlink", _try_unlink, *_unlinks(r)),
         (
             "memfd_create",
             lambda: os.close(os.memfd_create("probe")),
@@ -293,7 +293,7 @@ def _forbidden(r: FakeStart) -> Iterator[EalError]:
         ("socket", _try_socket, "mp", shared),
         ("bind", _try_bind, "mp", shared),
         ("get_mempolicy", libc.get_mempolicy, first_page(r), huge and not o.legacy_mem),
-        ("sched_setaffinity", _try_affinity, "interrupts", True),
+        ("sched_setaffinity", _try_affinity, _pinned_first(r), True),
     ):
         asks = name == "get_mempolicy"  # and no more than that: it shows a security module as well
         if needed and (asks or filtered) and (why := _denied(probe, asks)):
@@ -315,6 +315,27 @@ def first_page(r: FakeStart) -> str:
     return "memory" if asked or o.legacy_mem else "service"
 
 
+def _unlinks(r: FakeStart) -> tuple[str, bool]:
+    """Return at which stage a start removes a page file, and whether it does.
+
+    Until the dirty flag came EAL removed the file of each page before it opened it. Legacy mode
+    removes those of pages that it does not keep.
+    """
+    o = r.options
+    if o.no_huge or o.in_memory:
+        return "memory", False
+    if r.legacy:
+        surplus = r.legacy.mapped > sum(r.pages().values())
+        return "memory", surplus or o.unlink_before_mapping
+    each = not o.single_file_segments and not r.release.dirty_flag
+    return first_page(r), each or o.unlink_before_mapping
+
+
+def _pinned_first(r: FakeStart) -> str:
+    """Return the stage of the first thread whose CPUs are set, and missed if they cannot be."""
+    return "interrupts" if r.release.misses_control_threads else "threads"
+
+
 def _denied(probe: Callable[[], object], may_lack: bool) -> str:
     try:
         probe()
@@ -326,6 +347,10 @@ def _denied(probe: Callable[[], object], may_lack: bool) -> str:
 
 def _try_mkdir() -> None:
     os.mkdir("/")  # exists
+
+
+def _try_unlink() -> None:
+    os.unlink("/")  # a directory
 
 
 def _try_ftruncate() -> None:
@@ -388,7 +413,10 @@ def _page_files(r: FakeStart) -> Iterator[EalError]:
         if o.in_memory:
             continue
         found = fix = ""
-        if len(os.fsencode(f"{o.file_prefix}map_0")) > NAME_MAX:
+        if not os.path.isdir(v.path(os.path.dirname(f"{d}/{o.file_prefix}map_0"))):
+            prefix = o.file_prefix.replace("/", "_")
+            found, fix = "No such file or directory", fixes.to("prefix", prefix=prefix)
+        elif len(os.fsencode(f"{o.file_prefix}map_0")) > NAME_MAX:
             found, fix = "File name too long", fixes.another_prefix("rte")
         elif o.legacy_mem and v.statfs(d)[0] != libc.HUGETLBFS_MAGIC:
             found, fix = "another file system is mounted over it", fixes.to("umount", at=d)
@@ -444,7 +472,7 @@ def _threads(r: FakeStart) -> Iterator[EalError]:
         early = not v.affinity() - {*o.cpus} and _main_cpu(o) in out
         yield EalError(
             EINVAL,
-            "interrupts" if early else "threads",
+            _pinned_first(r) if early else "threads",
             f"Cannot set affinity to CPU {','.join(map(str, out))}",
             expected="CPUs of this process's cpuset",
             found=f"Cpus_allowed_list: {usable}",
@@ -477,6 +505,8 @@ def _own(r: FakeStart) -> Iterator[EalError]:
     if not r.options.no_shconf:
         yield from _own_of_files(r)
     used = set() if r.error or r.options.no_huge else {sz for (sz, _), n in r.pages().items() if n}
+    if used and r.legacy and (why := _denied(_try_unlink, False)):
+        yield _refused("memory", "page files", OSError(EPERM, f"{why}: it removes each before"))
     for d in (i.hugedir for i in r.infos if i.hugedir and i.page_sz in used):
         if not r.options.in_memory and v.statfs(d)[0] != libc.HUGETLBFS_MAGIC:
             why = "no hugetlbfs, another file system is mounted over it: EAL takes ordinary memory"

@@ -140,6 +140,27 @@ def test_a_file_of_the_dead_keeps_its_length(make_box, start):
     assert "ulimit -f 24" in plan["pyeal"]["text"]
 
 
+@pytest.mark.parametrize(
+    ("dangling", "args", "stage"),
+    [
+        (False, ["-m", "2", "--no-shconf", "--file-prefix", "a/b"], "memalloc"),
+        (True, ["--no-huge", "--file-prefix", ".."], "runtime"),
+    ],
+    ids=["page-files", "above-a-link"],
+)
+@needs(root=True, pages={"2M": 1})
+def test_a_directory_of_the_prefix_that_is_not_there(dangling, args, stage, make_box, start):
+    """The real start fails, and plan says where."""
+    box = make_box({"2M": 1})
+    if dangling:
+        box.sh("ln -s nowhere /run/dpdk")
+    eal = start(*args, target="librte_eal", box=box, init=False)
+    code, plan = run(box, "plan", "--as", eal.release, "--json", "--", *args)
+    eal.refused()
+
+    assert (code, plan["error"]["stage"]) == (1, stage)
+
+
 @needs(root=True, pages={"2M": 4})
 def test_plan_of_each_release(kind, start, box):
     """The layouts of Debian's releases: list count, places and what the heap takes by itself."""
