@@ -277,3 +277,19 @@ def test_a_long_log_is_read_in_bounded_memory():
 
     assert len(reading._known) <= 4096
     assert len(reading.start.tail) <= 2000
+
+
+def test_a_cause_is_found_between_many_lines_that_all_differ():
+    """Of 40,000 lines that all differ, 8,000 are looked at, and what is around an end of EAL."""
+    random = Random(1)
+    noise = "packet port queue error failed flow rule no not exit code status start link".split()
+    lines = [f"app: {' '.join(random.choices(noise, k=12))} {i:x}" for i in range(40_000)]
+    lines[30_000:30_000] = [
+        "EAL: alloc_seg(): mmap() failed: Cannot allocate memory",
+        "EAL: FATAL: Cannot init memory",
+    ]
+    reading = Reading()
+    reading.read(lines)
+
+    assert reading.told()[0][0].id == 6
+    assert reading._looks <= 10_500

@@ -35,6 +35,15 @@ ENDED_SO = P(
     "look at the application's lines before it; pyeal doctor -- ARGS looks at what EAL needs",
 )
 
+ZONE_EXISTS = P(
+    None, "harmless: a memory zone of this name exists", "",
+    (r"memzone <.*already exists", r"^\S*>? ?already exists",),
+    "The name was reserved before, by this process or by another of the prefix; no memory is"
+    " lacking. A pool or ring that could not be made for this reason says so afterwards.",
+    "nothing to do if the program goes on; otherwise another name, or look it up instead",
+    harmless=True,
+)
+
 CAUSES = (
     P(10, "RUNTIME_DIRECTORY has more than one directory in it", "permission",
       (r"error creating '/[^':]*:/[^']*'",),
@@ -78,6 +87,10 @@ CAUSES = (
       "A cpuset, a static CPU manager or taskset leaves this process fewer CPUs than the machine"
       " has; EAL counts those of the machine.",
       "-l within {cpus}, or --lcores 0@{cpu}"),
+    P(0, "an lcore id that this build cannot have", "arguments",
+      (r"lcore \d+ >= rte_max_lcore",),
+      "An id is below RTE_MAX_LCORE, compiled in; without --lcores it is the CPU's number.",
+      "--lcores 0@128,1@129 makes CPUs 128 and 129 lcores 0 and 1; or a build with -Dmax_lcores"),
     P(0, "an lcore that this machine does not have", "arguments",
       (r"lcore \d+ (unavailable|>=)|no detected lcore|(main|master) (l?core) is not enabled"
        r"|lcore \d+ is not (detected|available)|(invalid|unavailable).{0,20}(\blcore|core ?list"
@@ -109,6 +122,7 @@ CAUSES = (
       "pyeal doctor --touch -- ARGS finds the call that fails; --log-level=lib.eal:debug has EAL"
       " tell"),
     FIRST,
+    ZONE_EXISTS,
     P(11, "the mount allows no further file", "mount",
       (r"map_\w*'? failed: no space left",),
       "The hugetlbfs has nr_inodes=, or size=, and files of others count.",
@@ -192,7 +206,8 @@ CAUSES = (
       " fail if its pool is empty.",
       "{reserve}, if memory of socket {node} was asked for; -l with a core of that node"),
     P(1, "no free hugepage in what the application looked at", "pool, mount",
-      (r"?not enough (free )?huge ?pages", r"?huge ?pages? .{0,30}(insufficient|not enough)"),
+      (r"?not enough (free )?huge ?pages", r"?insufficient (free )?(huge ?)?pages",
+       r"?huge ?pages? .{0,30}(insufficient|not enough)"),
       "An application counts the pages itself before it starts EAL.",
       "{reserve}; if pages are there and taken, pyeal ps shows by what"),
     *(P(id, f"{title}: rte_eal_init() gave {name}", links,
@@ -354,7 +369,7 @@ END = P(
     "", "",
 )
 ON = re.compile(
-    r"probe pci driver|probing pci device|interactive-mode|testpmd>|telemetry: no legacy"
+    r"probe (?:pci )?driver|probing pci device|interactive-mode|testpmd>|telemetry: no legacy"
     r"|\bports? \d+\b|\bports?:? (?:are |is )?up|listening|\bstarted\b|\bready\b|is up\b"
     r"|\brunning\b|press enter|(?:init\w*|start\w*) (?:done|complete|successful|ok)"
     r"|core mask|forwarding|serving|link (?:is )?up|link status"

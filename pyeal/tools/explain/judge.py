@@ -17,6 +17,7 @@ from pyeal.tools.explain.causes import (
     HUGE,
     NO_DEVICE,
     UNMOUNTED_HARMLESS,
+    ZONE_EXISTS,
 )
 from pyeal.tools.explain.facts import Facts, page_size
 from pyeal.tools.explain.line import MOUNT_NOTE, OTHER, PASSED, POOL_NOTE, SIGNAL, UNSAID
@@ -37,6 +38,7 @@ HUGEPAGES_STAGE = frozenset((1, 2, 3, 10, 12, 22, 28, 40, 41))  # what fails bef
 LAST = 2_000  # EAL's lines at the end of a log in which its last word is looked for
 EALS = re.compile(r"\b(?:EAL|ARGPARSE|PANIC|Cause)\b")
 ENDS, ERRORS = ("FATAL", "PANIC", "EXIT", "CRITICAL"), ("ERR", "stderr")
+RESERVED = re.compile(r"cannot (?:reserve|allocate) memory", re.I)
 HUGEPAGE_END = re.compile(r"hugepage info|hugepage memory limits", re.I)
 
 
@@ -133,6 +135,8 @@ class Judge:
             hits = [
                 (NO_DEVICE, x) if p is BY_ID[24] and "region" in x.line else (p, x) for p, x in hits
             ]
+        if ZONE_EXISTS in s.hits:  # a name was taken, no memory was lacking
+            hits = [(p, x) for p, x in hits if p.id != 34 or not RESERVED.search(x.line)]
         if FIRST in s.hits:  # EAL itself asked for the memory
             hits = [(p, x) for p, x in hits if p.id != 34]
         if self.secondary:
@@ -166,7 +170,11 @@ class Judge:
         others = [(p, x.line, True) for p, x in hits if x.level == OTHER]
         found = [
             *((p, line, len(signals) == 1) for p, line in signals),
-            *((p, x.line, False) for p, x in hits if x.level in (HINT, WRAPPER)),
+            *(
+                (p, x.line, p.id == 0 and x.level == WRAPPER)
+                for p, x in hits
+                if x.level in (HINT, WRAPPER)
+            ),
             *causes,
             *others,
             *((p, line, False) for p, line, _ in later),
@@ -178,7 +186,7 @@ class Judge:
                 for t in s.tail
                 if ("FATAL" in t or t.strip() not in explained) and not PASSED.search(t.lower())
             ]
-            word = last_word(tail, quiet=not (found or harmless))
+            word = last_word(tail, quiet=not (found or harmless or s.ended))
             if word and wrappers:
                 if word[2] and "FATAL" not in word[1] and not word[0].harmless:
                     found.insert(0, (*word[:2], all("FATAL" in line for _, line, _ in wrappers)))
@@ -190,9 +198,15 @@ class Judge:
                 found.insert(0, (GAVE_UP, s.gave_up, True))
         if s.ended and not found:
             found = [(ENDED_SO, s.last, True)]
-        if not (found or harmless or NONE_FAILED.search(s.complaint)) and s.complaint:
+        if not found and (s.went_on or not harmless) and self._complains():
             found = [(COMPLAINT, s.complaint.strip(), False)]
         return found + harmless
+
+    def _complains(self) -> bool:
+        """Whether a line that no problem explains tells of a failure."""
+        text = self.start.complaint.strip()
+        explained = (x.line for x in (*self.start.hits.values(), *self.start.notes.values()))
+        return bool(text) and not NONE_FAILED.search(text) and text not in explained
 
     def _notes(self, told: list[int | None]) -> tuple[list[Told], list[Told]]:
         """Return the notes that are causes, and those that are harmless."""

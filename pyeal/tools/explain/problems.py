@@ -21,7 +21,7 @@ PROBLEMS = (
     P(0, "arguments that EAL does not take", "arguments",
       (r"unrecognized option|invalid option --|requires an argument|unknown argument",
        r"~invalid command line arguments|error parsing command line|invalid 'command line'",
-       r"options? (?!.*no-huge).* (cannot be specified|can'?t be used|not compatible)",
+       r"options? (?!.*(no-huge|with *$)).* (cannot be specified|can'?t be used|not compatible)",
        r"EAL: .{0,30}invalid (parameters?|coremask|core ?list|.*char|channel|rank|length"
        r"|process type|iova mode|.{0,30}parameter)|invalid parameters? (for|to) --?\w",
        r"lcore \d+ (unavailable|>=)|no detected lcore|main lcore is not enabled"),

@@ -8,6 +8,7 @@ cause; a hint never hides that EAL gave up.
 from __future__ import annotations
 
 import re
+from collections import deque
 
 from pyeal.tools.explain import log
 from pyeal.tools.explain.causes import ON
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TEMPLATES = 4096  # lines that are remembered
+# After so many lines that differ from all others, only some are looked at: those that end or begin
+# a start, a few before each of them, and the last ones.
+LOOKS, BEFORE, LAST = 8_000, 200, 2_000
+URGENT = frozenset(b"fatal panic detected exiting".split())
 WRAPPED = 40  # characters of a line that mail or a screen may have wrapped
 # What DPDK logs of devices, after its memory.
 PROBED = re.compile(r"probe (?:pci )?driver|testpmd>|TELEMETRY: No|\bport \d+\b", re.I)
@@ -45,6 +50,7 @@ EXACT = frozenset(
     b"exit exited exits exiting code status signal socket sockets node nodes init 11 132 134 135"
     b" 139 sigbus bus".split()
 )
+ADDRESS = re.compile(rb"0x[0-9a-f]{5,}")
 DIGITS = bytes(53 if 48 <= c < 57 else c for c in range(256))  # all of them but 9 are one
 
 
@@ -59,6 +65,8 @@ class Reading:
         self._held: list[str] = []  # EAL's last line, with what may continue it, in each way
         self._parts = self._held_at = 0
         self._spoke = False  # whether the line before may have been wrapped within a message
+        self._looks = 0
+        self._waiting: deque[tuple[int, str, list[bytes], frozenset[bytes]]] = deque(maxlen=LAST)
 
     def read(self, lines: Iterable[str]) -> None:
         """Read the lines; what continues EAL's line is looked at together with it."""
@@ -74,21 +82,40 @@ class Reading:
                 line = log.english(line)
                 words = words_of(line)
                 found = SPEAKING.intersection(words)
-            if found:
-                self._look(line, words, found)
-            elif self._parts:
-                self._continue(line)
-            if (
-                (self.start.pending or not self.start.went_on)
-                and not GOING.isdisjoint(words)
-                and ON.search(line.lower())
-                and not (self._spoke and _continues(line))
-            ):
-                says = self._says(line, words, found) if found else None
-                if not says or not (says.end or says.hits or says.note):
-                    self.start.went_on = self.start.went_on or PROBED.search(line) is not None
-                    self.start.goes_on()
-            self._spoke = bool(found) and len(line) > WRAPPED
+            if self._looks < LOOKS:
+                self._line(line, words, found)
+            elif EALS_WORDS.isdisjoint(found) or URGENT.isdisjoint(found):
+                self._waiting.append((self.n, line, words, found))
+            else:
+                self._catch_up(BEFORE)
+                self._line(line, words, found)
+
+    def _catch_up(self, last: int) -> None:
+        """Look at the last of the lines that wait, and forget the others."""
+        now = self.n
+        for n, line, words, found in list(self._waiting)[-last:]:
+            self.n = n
+            self._line(line, words, found)
+        self._waiting.clear()
+        self.n = now
+
+    def _line(self, line: str, words: list[bytes], found: frozenset[bytes]) -> None:
+        """Take one line, in English."""
+        if found:
+            self._look(line, words, found)
+        elif self._parts:
+            self._continue(line)
+        if (
+            (self.start.pending or not self.start.went_on)
+            and not GOING.isdisjoint(words)
+            and ON.search(line.lower())
+            and not (self._spoke and _continues(line))
+        ):
+            says = self._says(line, words, found) if found else None
+            if not says or not (says.end or says.hits or says.note):
+                self.start.went_on = self.start.went_on or PROBED.search(line) is not None
+                self.start.goes_on()
+        self._spoke = bool(found) and len(line) > WRAPPED
 
     def _look(self, line: str, words: list[bytes], found: frozenset[bytes]) -> None:
         """Look at a line that has a word which may matter."""
@@ -157,9 +184,10 @@ class Reading:
         """Return what a line says: the same as a line with other numbers."""
         template = line.encode("utf-8", "replace")
         if EXACT.isdisjoint(found):
-            template = template.translate(DIGITS)
+            template = ADDRESS.sub(b"0x5", template).translate(DIGITS)
         says = self._known.get(template)
         if says is None:
+            self._looks += 1
             if len(self._known) >= TEMPLATES:
                 self._known.clear()
             says = self._known[template] = line_of(line, words, found)
@@ -175,6 +203,7 @@ class Reading:
 
     def told(self) -> list[Told]:
         """Return each problem of the last start that ended, else of the last; causes first."""
+        self._catch_up(LAST)
         if self.last_ended and not self.start.ended:
             self.start = self.last_ended
         return Judge(self.start).told()
