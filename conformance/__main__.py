@@ -126,6 +126,13 @@ def rehearsal(argv):
     return sweep.main(argv)
 
 
+def warm(argv):
+    """fail and kill `pyeal warm` at each system call; time it beside cold starts"""
+    from conformance.campaigns.warm import sweep
+
+    return sweep.main(argv)
+
+
 def summary(argv):
     """sum up a run of ci/test"""
     from conformance.runner import summary
@@ -144,7 +151,7 @@ COMMANDS = {
     name: globals()[name]
     for name in (
         "run smoke report summary machines peers pairs cores hugepages record attack faults fuzz "
-        "mutations programs rehearsal stress pytest"
+        "mutations programs rehearsal stress warm pytest"
     ).split()
 }
 
