@@ -23,6 +23,13 @@ class UsageError(Exception):
     """Arguments that the command's parser cannot refuse: one line on stderr, exit code 2."""
 
 
+def text_beside(module: str, name: str) -> str:
+    """Return a text that lies beside a module's file, in a folder or in an archive (pyeal.pyz)."""
+    path = os.path.join(os.path.dirname(os.path.abspath(module)), name)
+    data: bytes = __spec__.loader.get_data(path)  # type: ignore[union-attr]
+    return data.decode()
+
+
 def check_release(name: str | None) -> None:
     """Raise UsageError unless pyeal knows the release that --as names."""
     from pyeal import releases

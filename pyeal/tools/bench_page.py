@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from html import escape
 from statistics import median
 
-from pyeal.tools import count
+from pyeal.tools import count, text_beside
 from pyeal.tools.bench_runs import costs, number
 
 TYPE_CHECKING = False
@@ -61,8 +60,7 @@ def draw(runs: list[Dict]) -> str:
         "RUNS": count(len(same), "run"),
         "HISTORY": _history(same),
     }
-    with open(os.path.join(os.path.dirname(__file__), "bench_page.html"), encoding="utf-8") as f:
-        page = f.read()
+    page = text_beside(__file__, "bench_page.html")
     for name, part in parts.items():
         page = page.replace(f"%{name}%", part)
     return page

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from errno import ENOENT
 
@@ -23,6 +22,7 @@ from pyeal.tools import (
     printable_facts,
     size,
     telemetry,
+    text_beside,
 )
 
 TYPE_CHECKING = False
@@ -158,9 +158,7 @@ def html(layout: Dict) -> str:
     # ASCII, in which no text can end the script: < is the only sign that HTML reads there
     data = printable_facts(data)
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    page = os.path.join(os.path.dirname(os.path.abspath(__file__)), "map.html")
-    with open(page, encoding="utf-8") as f:
-        template = f.read()
+    template = text_beside(__file__, "map.html")
     title = picture_svg.esc(f"Memory map of {layout['file_prefix']}")
     for key, value in (("TITLE", title), ("SVG", picture_svg.svg(layout)), ("DATA", text)):
         template = template.replace(f"%{key}%", value, 1)

@@ -48,6 +48,12 @@ EXAMPLES = """\
 exit code: 0 it would start, 1 it would not, 2 the request makes no sense"""
 TAKES_EAL_ARGS = True
 TOP = 1 << 47
+# pyeal, without the folder it is called in: -P exists since Python 3.11 only
+ITSELF = """if True:
+    import sys
+    sys.path[:] = filter(None, sys.path)
+    from pyeal.cli import program
+    raise SystemExit(program())"""
 
 
 # --- the answer -----------------------------------------------------------------------------------
@@ -175,7 +181,7 @@ def _with_build(args: argparse.Namespace) -> int:
     """Plan in a process that has been told the build, on which every structure depends."""
     import subprocess
 
-    argv = [sys.executable, "-P", "-m", "pyeal", "plan"]
+    argv = [sys.executable, "-c", ITSELF, "plan"]
     argv += ["--as", args.release] * bool(args.release) + ["--json"] * args.json
     argv += [f"--pid={args.pid}"] * bool(args.pid) + [f"--for-peer={p}" for p in args.for_peer]
     place = os.path.dirname(os.path.dirname(layout.__file__))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
+
+from pyeal.tools import text_beside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def languages() -> dict[str, list[tuple[str, str]]]:
     """
     found: dict[str, list[tuple[str, str]]] = {}
     words = ""
-    for row in Path(__file__).with_name("languages.txt").read_text("utf-8").splitlines():
+    for row in text_beside(__file__, "languages.txt").splitlines():
         if row[0] == "=":
             words = row[1:]
         elif row[0] != "#":

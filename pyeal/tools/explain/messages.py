@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cache
-from pathlib import Path
+
+from pyeal.tools import text_beside
 
 LEVELS = {
     "F": "FATAL",
@@ -105,7 +106,7 @@ def table() -> dict[str, list[Message]]:
     """Return {the rarest of the words that identify it: messages}."""
     found = []
     place = ""
-    for row in Path(__file__).with_suffix(".txt").read_text("ascii").splitlines():
+    for row in text_beside(__file__, "messages.txt").splitlines():
         if row[0] == "=":
             place = row[1:]
         elif row[0] != "#":
