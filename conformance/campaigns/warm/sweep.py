@@ -5,7 +5,7 @@
 
 Of two situations: no page files, and files that a process filled with a pattern and left. After a
 kill, librte_eal starts with the same arguments and takes what is there; a file that is not all
-zeros is one that EAL counts as dirty, and no record calls it clean. After an error, pyeal warm has
+zeros is counted as dirty by EAL, and no record calls it clean. After an error, pyeal warm has
 said why, and what it made is gone. Then pyeal warm --again succeeds, and --drop returns all pages.
 """
 
