@@ -49,7 +49,7 @@ FIXES = {
     "stale": "pyeal stale --delete",
     "cgroup": "echo {n} > {file}",
     "max-map-count": "sysctl -w vm.max_map_count={n}",
-    "core-dump": "echo 0x33 > /proc/{pid}/coredump_filter",
+    "core-dump": "echo 0x3b > /proc/{pid}/coredump_filter",
     "continue": "kill -CONT {pid}",
     "old-directory": "rm -r {at}",
 }

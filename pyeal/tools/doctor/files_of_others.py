@@ -6,7 +6,7 @@ import os
 
 from pyeal.look import locks
 from pyeal.tools import fixes, size
-from pyeal.tools.doctor import damage, primary
+from pyeal.tools.doctor import core_dump, damage, primary
 from pyeal.tools.doctor.model import FAIL, OK, WARN, Case, Finding, process_name
 
 TYPE_CHECKING = False
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def check(c: Case) -> Iterator[Finding]:
     yield from damage.check(c)
     if c.secondary:
+        yield from core_dump.check(c)
         yield from primary.check(c)
         return
     bad = False
@@ -25,8 +26,7 @@ def check(c: Case) -> Iterator[Finding]:
         yield f
     yield from _what_goes(c)
     yield from _shared_pool(c)
-    if c.needs_pages():
-        yield from _core_dumps(c)
+    yield from core_dump.check(c)
     if not bad:
         yield Finding(OK, "none in the way")
 
@@ -148,22 +148,3 @@ def _shared_pool(c: Case) -> Iterator[Finding]:
                 f"others use {used:,} pages of {size(sz)}: pyeal lease sets pages aside for a job"
             )
             yield Finding(OK, text, 43, harmless=True)
-
-
-def _core_dumps(c: Case) -> Iterator[Finding]:
-    """Report whether core dumps contain shared hugepages: bit 6 of the filter."""
-    me = "self" if c.view.own else c.view.pid
-    text = c.view.read(f"/proc/{me}/coredump_filter").strip()
-    if not text or not c.dry_run or c.error:
-        return
-    amount = sum(sz * n for (sz, _), n in c.dry_run.pages().items())
-    if not int(text, 16) >> 6 & 1:
-        text = f"core dumps leave hugepages out (coredump_filter 0x{text.lstrip('0') or '0'})"
-        yield Finding(OK, text, 39, harmless=True)
-    elif amount > 1 << 30 and c.view.limit("Max core file size")[0] > 1 << 30:
-        yield Finding(
-            WARN,
-            f"a core dump will have {size(amount)}",
-            39,
-            do=fixes.to("core-dump", pid=me),
-        )
