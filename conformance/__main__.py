@@ -17,6 +17,8 @@ def run(argv):
         return report(argv)
     if argv[:1] == ["smoke"]:
         return smoke(argv[1:])
+    if argv[:1] == ["bisect"]:
+        return bisect(argv[1:])
 
     return run.main(argv)
 
@@ -26,6 +28,13 @@ def smoke(argv):
     from conformance.runner import smoke
 
     return smoke.main(argv)
+
+
+def bisect(argv):
+    """name the commit at which a requirement changed"""
+    from conformance.runner import bisect
+
+    return bisect.main(argv)
 
 
 def report(argv):
@@ -150,8 +159,8 @@ def pytest(argv):
 COMMANDS = {
     name: globals()[name]
     for name in (
-        "run smoke report summary machines peers pairs cores hugepages record attack faults fuzz "
-        "mutations programs rehearsal stress warm pytest"
+        "run smoke bisect report summary machines peers pairs cores hugepages record attack "
+        "faults fuzz mutations programs rehearsal stress warm pytest"
     ).split()
 }
 

@@ -95,6 +95,7 @@ class Cache:
         # rows that start a target as another user read root's builds, as they read its peers
         self.mode = 0o755 if os.geteuid() == 0 else 0o700
         self.folder.mkdir(mode=self.mode, parents=True, exist_ok=True)
+        self.made = 0  # builds that were not there
         self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
 
     def build(self, repository, revision, command) -> Build:
@@ -132,6 +133,7 @@ class Cache:
             raise BuildFailed(f"{commit.short} does not build: {command!r} {ended}{text}")
         took = round(time.monotonic() - begun, 1)
         self.say(f"build {commit.short}: {took:.0f} s")
+        self.made += 1
         record = {"schema": SCHEMA, "revision": commit.sha, "command": command, "seconds": took}
         new = top / "build.json.new"
         new.write_text(json.dumps(record) + "\n")

@@ -76,14 +76,15 @@ class Repository:
     def parents(self, sha) -> list[str]:
         return git(self.path, "rev-list", "--parents", "-1", sha).split()[1:]
 
-    def is_ancestor(self, old, new):
-        return git(self.path, "merge-base", old, new) == old if self._related(old, new) else False
-
-    def _related(self, old, new):
+    def merge_base(self, a, b) -> str:
+        """Return the commit from which two part, "" if they have none in common."""
         try:
-            return bool(git(self.path, "merge-base", old, new))
+            return git(self.path, "merge-base", a, b)
         except GitError:
-            return False
+            return ""
+
+    def is_ancestor(self, old, new):
+        return self.merge_base(old, new) == old
 
     def between(self, olds, new) -> list[str]:
         """Return the commits from `olds`, without them, to `new`: those that halve them first.

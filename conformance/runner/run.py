@@ -259,7 +259,7 @@ def run_target(t, args, facts, folder, tmp):
     part, log = tmp / f"{len(os.listdir(tmp))}.jsonl", folder / f"{_plain(t.name)}.log"
     collected, own = part.with_suffix(".collected"), part.with_suffix(".own")
     own.mkdir(mode=0o700)
-    argv = [sys.executable, "-P", "-m", "pytest", "-c", SUITE / "pytest.toml", SUITE]
+    argv = [sys.executable, "-P", "-m", "pytest", "-c", SUITE / "pytest.toml", *args.paths]
     argv += ["-p", "conformance.runner.report.progress", "-p", "no:cacheprovider", "--tb=short"]
     argv += ["-p", "no:hypothesispytest"]  # imports itself whole, for tests that are not here
     argv += [
@@ -450,6 +450,7 @@ def main(argv):
             raise Broken("--interop adds pyeal in the release of each --target and --peer")
         if args.all and (args.target or args.source or args.peer or args.interop):
             raise Broken("--all has targets of its own, and their pairs are --interop")
+        args.paths = [SUITE]
         args.patterns = chosen(args.ids or (PAIRED if args.interop else ()))
         folder = report_folder(args.report)
         try:
