@@ -19,6 +19,8 @@ def run(argv):
         return smoke(argv[1:])
     if argv[:1] == ["bisect"]:
         return bisect(argv[1:])
+    if argv[:1] == ["diff"]:
+        return diff(argv[1:])
 
     return run.main(argv)
 
@@ -35,6 +37,13 @@ def bisect(argv):
     from conformance.runner import bisect
 
     return bisect.main(argv)
+
+
+def diff(argv):
+    """list what changed between two runs, and why"""
+    from conformance.runner.report import changes
+
+    return changes.main(argv)
 
 
 def report(argv):
@@ -159,8 +168,8 @@ def pytest(argv):
 COMMANDS = {
     name: globals()[name]
     for name in (
-        "run smoke bisect report summary machines peers pairs cores hugepages record attack "
-        "faults fuzz mutations programs rehearsal stress warm pytest"
+        "run smoke bisect diff report summary machines peers pairs cores hugepages record "
+        "attack faults fuzz mutations programs rehearsal stress warm pytest"
     ).split()
 }
 
