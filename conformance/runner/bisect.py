@@ -98,7 +98,7 @@ class Search:
 
     def verdict(self, sha, row, lead=1):
         """Return the verdict of a row at a commit, by as many runs as that takes; None if it is not
-        clear, or cannot be had there."""
+        clear, or if the commit has none."""
         lead = max(lead, self.lead)
         while (word := self.known.verdict(sha, row, lead)) is None:
             done = self.known.entries(sha, row)
