@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections import deque
 from collections.abc import Callable
 from multiprocessing import get_context
 from typing import Any
@@ -20,13 +22,19 @@ from pyeal.look.snapshot import Snapshot
 from pyeal.look.sources import Folder, ProcessMemory
 
 MB = 1 << 20
+EACH, STRIDE = 100, 61  # the first steps one by one, the later ones spread over the whole call
 CALLS: dict[str, Callable[[pyeal.Eal], object]] = {
     "malloc": lambda eal: eal.malloc(640),
-    "free": lambda eal: eal.free(eal.malloc(64)),
+    "free": lambda eal: (eal.free(eal.malloc(64)),),
     "growth": lambda eal: eal.malloc(5 * MB),
-    "release": lambda eal: eal.free(eal.malloc(5 * MB)),
-    "zone": lambda eal: (eal.memzone_reserve("zone", 64), eal.memzone_free("zone")),
+    "release": lambda eal: (eal.free(eal.malloc(5 * MB)),),
+    "zone": lambda eal: (eal.memzone_reserve(zone(), 64), eal.memzone_free(zone())),
 }
+
+
+def zone() -> str:
+    """Return a name of this process: a zone of the dead one stays."""
+    return f"zone-{os.getpid()}"
 
 
 class Step(AtLine):
@@ -36,11 +44,25 @@ class Step(AtLine):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Said:
+    """The last lines that an EAL logged."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=8)
+
+    def add(self, level: str, text: str) -> None:
+        if level in ("ERR", "WARNING"):
+            self.lines.append(f"{time.monotonic():.1f} {text}")
+
+    def __str__(self) -> str:
+        return f"it logged at {time.monotonic():.1f}: {[*self.lines]}"
+
+
 def secondary(parent: int, pipe: Any) -> None:
     """Attach when told, then carry out calls: ("die", call, step), or ("call", call)."""
     die_with(parent)
-    args = pipe.recv()
-    with pyeal.init(args) as eal:
+    args, said = pipe.recv(), Said()
+    with pyeal.init(args, log=said.add) as eal:
         pipe.send("attached")
         while message := pipe.recv():
             kind, name, step = message
@@ -50,9 +72,9 @@ def secondary(parent: int, pipe: Any) -> None:
                 with Step(1 + step % max(whole.lines - 1, 1)):
                     CALLS[name](eal)
             try:
-                pipe.send(CALLS[name](eal) and "done")
+                pipe.send("done" if CALLS[name](eal) else f"no memory; {said}")
             except pyeal.EalError as e:
-                pipe.send(str(e))
+                pipe.send(f"{e}; {said}")
     pipe.send("ended")
 
 
@@ -63,10 +85,9 @@ class Locks:
         return host.lacks(root=True, pages={"2M": worlds.PAGES}) or ""
 
     def case(self, seed: int, i: int) -> Case:
-        calls = list(CALLS)
-        return Case(
-            self.name, calls[i % len(calls)], f"{(seed - 1) * 100_000 + i // len(calls)}", ()
-        )
+        calls, n = list(CALLS), i // len(CALLS)
+        step = n if n < EACH else n * STRIDE  # of a call with several hundred
+        return Case(self.name, calls[i % len(calls)], f"{(seed - 1) * 100_000 + step}", ())
 
     def read(self, case: Case) -> None:
         with worlds.private_hugetlbfs() as (_, hugedir):
@@ -81,7 +102,8 @@ class Locks:
             p.start()
         try:
             (dies, _), (lives, _) = ends
-            with pyeal.init(args) as eal:
+            said = Said()
+            with pyeal.init(args, log=said.add) as eal:
                 for pipe in (dies, lives):
                     pipe.send([*args, "--proc-type=secondary"])
                     self._expect(pipe, "attached")
@@ -97,7 +119,7 @@ class Locks:
                     self._expect(lives)
                 for name in ("malloc", "growth", "zone"):
                     lives.send(("call", name, 0))
-                    self._expect(lives, "done")
+                    self._expect(lives, "done", said)
                 self._whole(eal)
                 lives.send(None)
                 self._expect(lives, "ended")
@@ -111,11 +133,11 @@ class Locks:
                 p.join()
 
     @staticmethod
-    def _expect(pipe: Any, word: str = "") -> None:
+    def _expect(pipe: Any, word: str = "", primary: Said | None = None) -> None:
         if not pipe.poll(30):
             raise Wrong(f"the other secondary hangs, {word or 'a reply'} expected")
         if (said := pipe.recv()) != word and word:
-            raise Wrong(f"the other secondary: {said}")
+            raise Wrong(f"the other secondary: {said}; the primary: {primary}")
 
     @staticmethod
     def _whole(eal: pyeal.Eal) -> None:
