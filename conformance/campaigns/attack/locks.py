@@ -33,7 +33,7 @@ CALLS: dict[str, Callable[[pyeal.Eal], object]] = {
 
 
 def zone() -> str:
-    """Return a name of this process: a zone of the dead one stays."""
+    """Return a name of this process: that of a killed process stays."""
     return f"zone-{os.getpid()}"
 
 

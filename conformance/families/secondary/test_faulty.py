@@ -91,6 +91,26 @@ def test_a_dead_ones_locks_are_broken(start, join, lock, evidence):
     assert eal.config().memory_hotplug_lock.cnt == 0
 
 
+@requirement("SEC-047")
+@needs(pages={"2M": 8})
+@pytest.mark.parametrize("lock", ["heap", "hotplug"])
+@pytest.mark.long
+def test_a_dead_ones_lock_is_freed_beside_a_living_one(start, join, lock, evidence):
+    """The primary asks the living secondary, and does not wait for its end."""
+    eal = start("-m", "2").give_way()
+    lives, dead = join().give_way(), join()
+    dead.kill()
+    eal.poke(*taken(eal, {"heap": "malloc_heaps", "hotplug": "memory_hotplug_lock"}[lock]))
+    begun = time.monotonic()
+    areas = [e.ask("malloc", size=BIG, align=0, socket=-1, within=8).va for e in (eal, lives)]
+    evidence(f"both grew within {time.monotonic() - begun:.1f} s")
+
+    assert all(areas)
+    assert eal.config().memory_hotplug_lock.cnt == 0
+    lives.poke(areas[0], b"seen")
+    assert eal.peek(areas[0], 4) == b"seen"
+
+
 @requirement("SEC-046")
 @needs(pages={"2M": 4})
 @modes("dynmem", "legacy")
