@@ -11,6 +11,7 @@ from conformance.units.fake_view import case_beside
 from conformance.units.recorded import facts, pyeal, unpack
 from pyeal import attached, layout, releases
 from pyeal.errors import EalError
+from pyeal.look.config import config_of
 from pyeal.tools.doctor import primary
 
 NAME, NOTE = "25.11.3-rc1", "25.11.3-rc1: not known, read as 25.11.3"
@@ -26,10 +27,36 @@ def run(tmp_path: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("tool", "file"), [("inspect", ""), ("dump", "config")])
+@pytest.mark.parametrize(("tool", "file"), [("inspect", ""), ("map", ""), ("dump", "config")])
 def test_a_tool_says_what_it_reads_it_as(tool: str, file: str, run: Path) -> None:
     assert NOTE in pyeal(tool, run / file)
     assert facts(tool, run / file)["release"] == NAME
+
+
+@pytest.mark.parametrize(
+    ("name", "queue", "read_as"),
+    [
+        ("23.11.0-rc1", "25.11", "23.11"),
+        ("22.11.200", "25.11", "23.11"),  # a fork that took over the layout of a later release
+        ("26.07.0-rc1", "25.11", "26.03"),  # a candidate from before the layout changed
+        ("23.11.0-rc0", "22.11", "23.07"),
+    ],
+    ids=["own", "fork", "queues", "before"],
+)
+def test_the_layout_is_that_of_the_bytes(
+    name: str, queue: str, read_as: str, tmp_path: Path
+) -> None:
+    """The zones' array and the tail queues have their names where a release has them."""
+    data = bytearray((unpack(queue, "dynmem", tmp_path) / "config").read_bytes())
+    data[4:8] = releases.word_of(name).to_bytes(4, "little")
+    written = layout.config(releases.get(queue).family).from_buffer(data)
+    written.tailq_head[0].name = b"VFIO_RESOURCE_LIST"
+
+    c, release, _ = config_of(bytes(data))
+
+    assert release.note == f"{name}: not known, read as {read_as}"
+    assert (c.memzones.name, c.tailq_head[0].name) == (b"memzone", b"VFIO_RESOURCE_LIST")
+    assert [m.len for m in c.memsegs] == [m.len for m in written.memsegs]
 
 
 @pytest.fixture

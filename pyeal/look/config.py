@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from ctypes import sizeof
 
 from pyeal import attached, builds, layout, releases
 from pyeal.look.locks import lock_holder
@@ -100,7 +102,37 @@ def config_of(data: bytes, abi: layout.Abi | None = None) -> tuple[Any, Release,
     if not word:
         raise NotYet("config: no version word yet: its primary is at the very start, or died there")
     release = release_of(word)
-    return layout.config(release.family, abi).from_buffer_copy(data), release, abi
+    family = max("ABC", key=lambda f: (_names(data, f, abi), f == release.family))
+    if family != release.family:
+        release = _with_layout(release, family)
+    return layout.config(family, abi).from_buffer_copy(data), release, abi
+
+
+_QUEUE = re.compile(rb"[ -~]+\0+\Z")  # a whole field of a name
+
+
+def _names(data: bytes, family: str, abi: layout.Abi) -> int:
+    """Return how many names are where this layout has them: the zones' array, the tail queues."""
+    kind, names = layout.config(family, abi), layout.tailq_head().name
+    at = kind.memzones.offset + layout.Fbarray.name.offset
+    first, each = kind.tailq_head.offset + names.offset, sizeof(layout.tailq_head())
+    found = (data[i : i + names.size] for i in range(first, first + layout.MAX_TAILQ * each, each))
+    queues = sum(bool(_QUEUE.match(name)) for name in found)
+    return queues + 2 * layout.MAX_TAILQ * data.startswith(b"memzone\0", at)
+
+
+def _with_layout(release: Release, family: str) -> Release:
+    """Return the release with the facts of the nearest one that has this layout, older ones first.
+
+    A fork, or a candidate from before the layout changed, has the version word of another layout.
+    """
+    lines = sorted(name[:5] for name in (*releases.TESTED, *releases.BETWEEN))
+    fit = [line for line in lines if releases.get(line).family == family]
+    line = next((n for n in reversed(fit) if n <= release.line), fit[0])
+    facts = dict(vars(releases.get(line)))
+    for own in ("name", "word", "read_as"):
+        del facts[own]
+    return releases.Release(release.name, facts, line)
 
 
 def release_of(word: int) -> Release:

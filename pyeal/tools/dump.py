@@ -14,7 +14,7 @@ from pyeal.layout import Fbarray, Memseg, Memzone
 from pyeal.look import core, snapshot
 from pyeal.look.archives import Archive
 from pyeal.look.arrays import KERNEL_PAGES, ArrayContent, shape
-from pyeal.look.config import config_of, release_of
+from pyeal.look.config import config_of
 from pyeal.look.sources import Unreadable, read_file
 from pyeal.tools import BOLD, DIM, Progress, count, document, ink, printable
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     said = ", ".join(f"{k} {v}" for k, v in facts.items() if not isinstance(v, (list, dict)))
     print(ink(printable(args.file), BOLD) + f"  {said}")
-    if kind == "config" and (note := release_of(int.from_bytes(data[4:8], "little")).note):
+    if kind == "config" and (note := config_of(data)[1].note):
         print(note)
     for offset, size, name, value in shown:
         print(f"{ink(f'{offset:#8x} {size:5}', DIM)}  {name:<44} {text_of(name, value)}")

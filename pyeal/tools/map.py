@@ -108,6 +108,7 @@ def layout_of(e: ForeignEal, beside: list[int] | None = None) -> Dict:
         "runtime_dir": e.directory.shown if e.directory else None,
         "pid": e.primary_pid or None,
         "health": e.health[0],
+        "note": s.release.note,
         "ignored": [],
         "overlays": [
             {

@@ -55,6 +55,7 @@ def title(layout: Dict) -> list[str]:
         f"IOVA as {layout['iova_mode']}" if layout["iova_mode"] else "no IOVA",
         f"prefix {layout['file_prefix']}",
         f"pid {layout['pid']}" if layout["pid"] else layout.get("health", "no process"),
+        *filter(None, [layout.get("note")]),  # of a release that is not known
     ]
 
 
