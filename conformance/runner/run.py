@@ -44,7 +44,10 @@ HEADS = {"passed": "passed", "deviating": "deviating", "failed": "failed", "skip
 
 
 class Progress:
-    """One line that rewrites itself on a terminal; elsewhere a line now and then."""
+    """One line that rewrites itself on a terminal; elsewhere a line now and then.
+
+    Each test that fails has a line of its own: a long run may be cut short.
+    """
 
     def __init__(self, target):
         self.target, self.total, self.done, self.family = target, 0, 0, ""
@@ -55,6 +58,8 @@ class Progress:
         self.total = event.get("total", self.total)
         if "test" in event:
             self.family = event["family"] or self.family
+            if event["outcome"] == "failed" and self.worst.get(event["test"]) != "failed":
+                say("\r\x1b[2K" * self.tty + f"{self.target}: failed: {event['test']}")
             if event["outcome"] != "passed":
                 self.worst[event["test"]] = event["outcome"]
             self.done += event["done"]

@@ -122,7 +122,7 @@ def _names(data: bytes, family: str, abi: layout.Abi) -> int:
 
 
 def _with_layout(release: Release, family: str) -> Release:
-    """Return the release with the facts of the nearest one that has this layout, older ones first.
+    """Return the release with the facts of the nearest release of this layout, older ones first.
 
     A fork, or a candidate from before the layout changed, has the version word of another layout.
     """
