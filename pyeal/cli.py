@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # typing costs more to import than all of this
     from pyeal.errors import EalError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+PLAIN = {"×": "x", "…": "...", "·": ".", "–": "-", "→": ">", "─": "-", "│": "|", "░": ":"}
 
 
 def program() -> int:
@@ -28,7 +29,42 @@ def program() -> int:
 
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
+    _tame_stdout()
     return main()
+
+
+def _tame_stdout() -> None:
+    """Make stdout take any text, and let a command end as usual if its reader has gone.
+
+    What a terminal's encoding lacks is printed as ASCII; into a closed pipe nothing more is
+    written, and the exit code is that of the command.
+    """
+    import io
+
+    class Reader(io.FileIO):
+        def write(self, data: object) -> int:
+            try:
+                return super().write(data) or 0  # type: ignore[arg-type]
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                return len(data)  # type: ignore[arg-type]
+
+    out = sys.stdout
+    encoding = out.encoding
+    if encoding.lower().replace("-", "") != "utf8":
+        import codecs
+
+        codecs.register_error("pyeal", _ascii)
+    errors = "pyeal" if encoding.lower().replace("-", "") != "utf8" else out.errors
+    raw = io.BufferedWriter(Reader(1, "w", closefd=False))
+    sys.stdout = io.TextIOWrapper(raw, encoding, errors, line_buffering=out.isatty())
+
+
+def _ascii(e: UnicodeError) -> tuple[str, int]:
+    """Return ASCII for the characters that an encoding lacks, and where to go on."""
+    assert isinstance(e, UnicodeEncodeError)
+    text = e.object[e.start : e.end]
+    return "".join(PLAIN.get(c, "#" if "\u2580" <= c <= "\u259f" else "?") for c in text), e.end
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,30 +77,48 @@ def main(argv: list[str] | None = None) -> int:
     argv, eal_args = argv[:cut], argv[cut + 1 :]
     if argv and argv[0] in commands.COMMANDS:
         return _command(argv[0], argv[1:], eal_args)
-    import argparse
+    return _other(argv)
 
-    top = argparse.ArgumentParser(prog="pyeal", description=commands.SUMMARY)
-    top.add_argument("--version", action="version", version=f"pyeal {_version()}")
-    sub = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, text in commands.summaries():
-        sub.add_parser(name, help=text, add_help=False)
-    try:
-        top.parse_args(argv)
-    except SystemExit as e:  # argparse has printed the reason
-        return int(e.code or 0)
+
+def _other(argv: list[str]) -> int:
+    """Do what is no command: help, the version, first steps; name what was perhaps meant."""
+    if argv[:1] == ["help"] and len(argv) > 1:
+        return main([argv[1], "--help"])
+    if not argv:
+        print(commands.FIRST_STEPS)
+    elif argv[0] in ("-h", "--help", "help"):
+        print(commands.overview())
+    elif argv[0] == "--version":
+        print(f"pyeal {_version()}")
+    else:
+        meant = commands.close_to(argv[0], dict(commands.summaries()))
+        return _say(f"no command {argv[0]!r}{meant or '; pyeal --help lists them'}", USAGE)
     return OK
 
 
 def _command(name: str, argv: list[str], eal_args: list[str]) -> int:
     p = commands.parser(name)
     try:
-        args = p.parse_intermixed_args(argv)
+        args, unknown = p.parse_known_intermixed_args(argv)
+        if unknown:
+            p.error(_unrecognized(p, name, unknown))
         args.eal_args = eal_args
         if eal_args and not commands.takes_eal_args(name):
             p.error("takes nothing after --")
     except SystemExit as e:  # argparse has printed the reason
         return int(e.code or 0)
     return _run(commands.load(name).run, args)
+
+
+def _unrecognized(p: argparse.ArgumentParser, name: str, unknown: list[str]) -> str:
+    """Return what is wrong with arguments that the parser does not know, and what was meant."""
+    own = [o for o in p._option_string_actions if o.startswith("--")]
+    text = f"unrecognized arguments: {' '.join(unknown)}"
+    if meant := commands.close_to(unknown[0].partition("=")[0], own):
+        return text + meant
+    if commands.takes_eal_args(name) and unknown[0].startswith("-"):
+        text += f"; EAL's own arguments follow --: pyeal {name} -- {' '.join(unknown)}"
+    return text
 
 
 def _run(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:

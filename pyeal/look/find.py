@@ -81,4 +81,13 @@ def find(what: str | None) -> ForeignEal:
         what or "the EAL to look at",
         expected="one EAL",
         found=f"{len(named)}; there are: {', '.join(choice) or 'none'}",
+        fix=meant(what, [e.prefix for e in eals if e.prefix]) if what and not named else "",
     )
+
+
+def meant(what: str, prefixes: list[str]) -> str:
+    """Return which of the prefixes a word nearly is, as a fix; nothing if it is like none."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(what, prefixes, 1)
+    return f"{near[0]!r} is the nearest file prefix" if near else ""

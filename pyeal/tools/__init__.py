@@ -13,7 +13,7 @@ from pyeal.errors import printable as printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
 BOLD, DIM, RED, GREEN, YELLOW, CYAN = 1, 2, 31, 32, 33, 36
@@ -41,8 +41,14 @@ def check_release(name: str | None) -> None:
 
 
 def coloured() -> bool:
-    """Return whether to print colours: on a terminal, unless NO_COLOR is set (no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    """Return whether to print colours: on a terminal that has them, or if FORCE_COLOR is set.
+
+    NO_COLOR switches them off before all else (no-color.org, force-color.org).
+    """
+    env = os.environ
+    if env.get("NO_COLOR"):
+        return False
+    return bool(env.get("FORCE_COLOR")) or (sys.stdout.isatty() and env.get("TERM") != "dumb")
 
 
 def ink(text: str, *sgr: object, colour: bool | None = None) -> str:
@@ -51,6 +57,17 @@ def ink(text: str, *sgr: object, colour: bool | None = None) -> str:
         return text
     codes = ";".join(str(code) for code in sgr)  # map is a module here
     return f"\x1b[{codes}m{text}\x1b[0m"
+
+
+def coloured_word(line: str, colours: dict[str, int]) -> str:
+    """Return a line of a table with its last column's word in the colour that it has."""
+    if coloured():
+        import re
+
+        words = "|".join(map(re.escape, sorted(colours, key=len, reverse=True)))
+        if m := re.search(rf"(?:  |[A-Z] )({words})(?=:|$)", line):
+            line = line[: m.start(1)] + ink(m[1], colours[m[1]]) + line[m.end(1) :]
+    return line
 
 
 def columns(most: int = 160, none: int = 100) -> int:
@@ -132,18 +149,44 @@ def printable_facts(facts: Any) -> Any:
     return facts
 
 
-def table(rows: Iterable[Sequence[str]], right: str = "") -> str:
-    """Return rows as text; right: the columns to align right, by their names in the first row."""
+def table(rows: Iterable[Sequence[str]], right: str = "", fit: bool = False) -> str:
+    """Return rows as text; right: the columns to align right, by their names in the first row.
+
+    fit: a row has as many columns as the terminal has room for; the others follow it on lines of
+    their own, indented, each after its name. Without a terminal a row is one line.
+    """
     rows = [[printable(c) for c in r] for r in rows]
     head = rows[0]
     w = [max(len(r[i]) for r in rows) for i in range(len(head))]
     far = [name in right.split() for name in head]
-    return "\n".join(
-        "  ".join(
-            c.rjust(n) if r else c.ljust(n) for c, n, r in zip(row, w, far, strict=True)
-        ).rstrip()
-        for row in rows
-    )
+    width = columns(most=10_000, none=10_000) if fit else 10_000
+    fits = next((n for n in range(len(w), 2, -1) if sum(w[:n]) + 2 * (n - 1) <= width), 2)
+    lines = []
+    for row in rows:
+        cells = zip(row[:fits], w, far, strict=False)
+        lines.append("  ".join(c.rjust(n) if r else c.ljust(n) for c, n, r in cells).rstrip())
+        more = list(zip(head, row, strict=True))[fits:] if row is not head else []
+        lines += _filled([f"{name} {c}" for name, c in more if c not in ("", "-")], width)
+    return "\n".join(lines)
+
+
+def _filled(words: list[str], width: int) -> Iterator[str]:
+    """Yield lines of a width with as many of the words as fit, indented; a long one is wrapped."""
+    import textwrap
+
+    line = ""
+    for word in words:
+        if line and len(line) + len(word) + 2 <= width:
+            line += f"  {word}"
+            continue
+        if line:
+            yield line
+        *before, line = textwrap.wrap(
+            word, width, initial_indent=" " * 4, subsequent_indent=" " * 6
+        )
+        yield from before
+    if line:
+        yield line
 
 
 def document(name: str, facts: dict[str, object], version: int = 1, indent: int | None = 2) -> str:

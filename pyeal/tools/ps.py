@@ -13,6 +13,7 @@ from pyeal.tools import (
     YELLOW,
     Progress,
     age,
+    coloured_word,
     count,
     document,
     ink,
@@ -50,7 +51,18 @@ COLOURS = {
     "ended": DIM,
     "core": YELLOW,
 }
-HEAD = ("PREFIX", "PID", "RELEASE", "MODE", "PAGES", "USED", "SECONDARIES", "AGE", "COMMAND")
+HEAD = (
+    "PREFIX",
+    "PID",
+    "RELEASE",
+    "MODE",
+    "PAGES",
+    "USED",
+    "SECONDARIES",
+    "AGE",
+    "COMMAND",
+    "HEALTH",
+)
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -103,6 +115,7 @@ def _row(f: Dict) -> tuple[str, ...]:
         " ".join(map(str, f["secondaries"])) or "-",
         age(f["age_s"]),
         f["command"] or "-",
+        f["health"] + (f": {f['why']}" if f["why"] else ""),
     )
 
 
@@ -147,12 +160,10 @@ def _prometheus(every: bool) -> int:
 
 
 def _show(shown: list[Dict]) -> None:
-    lines = table([HEAD, *map(_row, shown)], right="PID USED AGE").splitlines()
-    width = max(map(len, lines)) + 2
-    print(ink(f"{lines[0]:{width}}HEALTH", BOLD))
-    for line, f in zip(lines[1:], shown, strict=True):
-        word = f["health"] + (f": {f['why']}" if f["why"] else "")
-        print(f"{line:{width}}{ink(word, COLOURS[f['health']])}")
+    head, *lines = table([HEAD, *map(_row, shown)], right="PID USED AGE", fit=True).splitlines()
+    print(ink(head, BOLD))
+    for line in lines:
+        print(coloured_word(line, COLOURS))
 
 
 def seen(machine: Machine) -> Dict:

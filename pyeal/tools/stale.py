@@ -14,6 +14,7 @@ from pyeal.tools import (
     YELLOW,
     Progress,
     age,
+    coloured_word,
     count,
     document,
     ink,
@@ -124,26 +125,32 @@ def _show(shown: list[Dict], verbose: bool, hidden: bool) -> None:
         where = f["shown"].rpartition("/")[0] if f["kind"] == "page" else f["shown"]
         key = f["kind"], f["file_prefix"], where, f["owner"], f["verdict"], f["why"]
         groups.setdefault(key, []).append(f)
-    rows = [("PREFIX", "WHAT", "WHERE", "BYTES", "OWNER", "AGE")]
-    for (kind, prefix, where, owner, _, _), files in groups.items():
+    rows = [("PREFIX", "WHAT", "WHERE", "BYTES", "OWNER", "AGE", "VERDICT")]
+    proofs: list[list[str]] = []
+    for (kind, prefix, where, owner, verdict, why), files in groups.items():
         what = kind
         if kind == "page":
             what = count(len(files), f"{size(files[0]['page_sz'])} page file")
         elif kind == "directory":
             what = f"directory of {count(len(files[0]['files']), 'file')}"
         total, oldest = sum(f["bytes"] for f in files), max(f["age_s"] for f in files)
-        rows.append((prefix, what, where, size(total), owner, age(oldest)))
-    lines = table(rows, right="BYTES AGE").splitlines()
-    width = max(map(len, lines)) + 2
-    print(ink(f"{lines[0]:{width}}VERDICT", BOLD))
-    for line, (kind, *_, verdict, why), files in zip(
-        lines[1:], groups, groups.values(), strict=True
-    ):
         word = "kept on purpose?" if verdict == "kept?" else verdict
-        print(f"{line:{width}}{ink(word, COLOURS[verdict])}: {why}")
-        for f in files if verbose and kind == "page" else ():
-            proof = "" if f["holders"] else "  no lock, no mapping, no descriptor"
-            print(ink(f"  {f['shown']}  {size(f['bytes'])}  {age(f['age_s'])}{proof}", DIM))
+        rows.append((prefix, what, where, size(total), owner, age(oldest), f"{word}: {why}"))
+        proofs.append([_proof(f) for f in files if verbose and kind == "page"])
+    head, *lines = table(rows, right="BYTES AGE", fit=True).splitlines()
+    print(ink(head, BOLD))
+    rest = iter(proofs)
+    for i, line in enumerate(lines):
+        print(coloured_word(line, COLOURS))
+        if i + 1 == len(lines) or not lines[i + 1].startswith("    "):
+            for proof in next(rest, []):
+                print(ink(f"  {proof}", DIM))
+
+
+def _proof(f: Dict) -> str:
+    """Return the line of one page file."""
+    proof = "" if f["holders"] else "  no lock, no mapping, no descriptor"
+    return f"{f['shown']}  {size(f['bytes'])}  {age(f['age_s'])}{proof}"
 
 
 # --- deleting

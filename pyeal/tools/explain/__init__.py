@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         print(document("explain", {"problems": rows}))
     else:
         print("\n\n".join(map(shown, printable_facts(rows))) or _nothing(reading.n))
-    return 0 if rows else 1
+    return 0 if rows else 1 if reading.n else 2
 
 
 def _elsewhere(r: dict[str, Any]) -> bool:
