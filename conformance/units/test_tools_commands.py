@@ -33,6 +33,7 @@ LOOKS = {  # what each says of a recording or of this machine: as JSON, and in c
     "dump": ["{run}/config"],
     "diff": ["22.11", "24.11"],
     "lease": ["--show"],
+    "setup": ["2M:64@0,1G:1"],
 }
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 NOTHING = {  # what cannot be done: exit code 1, and why

@@ -78,6 +78,7 @@ BY_HAND = {
 LOOK = {
     "touch": "pyeal doctor --touch",
     "plan": "pyeal plan -- ARGS",
+    "setup": "pyeal setup",
     "ps": "pyeal ps",
     "inspect": "pyeal inspect {what}",
     "as-root": "as root: pyeal doctor --pid {pid}",

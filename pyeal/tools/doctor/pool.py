@@ -237,20 +237,41 @@ def _contiguous(c: Case, sz: int) -> int | None:
 
 def _persistence(c: Case, pools: dict[int, dict[str, Any]]) -> Iterator[Finding]:
     """Report pools that no configuration reserves again at the next boot."""
-    if not c.view.own or not any(p.get("nr") for p in pools.values()):
+    if not c.view.own:
         return
     words = c.view.read("/proc/cmdline")
-    for d in ("/etc/sysctl.d", "/run/sysctl.d", "/usr/lib/sysctl.d"):
+    for d in AT_BOOT:
         if os.path.isdir(d):
             words += "".join(c.view.read(f"{d}/{name}") for name in sorted(os.listdir(d)))
     words += c.view.read("/etc/sysctl.conf") + c.view.read("/etc/dpdk/dpdk.conf")
-    if "hugepages" not in words and "NR_2M" not in words:
+    default = hugepages.default_size(c.view)
+    lost = [sz for sz, p in pools.items() if p.get("nr") and not _lasts(words, sz, default)]
+    if lost:
+        named = " and ".join(f"hugepages of {size(sz)}" for sz in sorted(lost))
         yield Finding(
             OK,
-            "these hugepages were reserved at run time and are lost at the next reboot",
+            f"{named} were reserved at run time and are lost at the next reboot",
             33,
+            do=fixes.to("setup"),
             harmless=True,
         )
+
+
+AT_BOOT = (  # what pyeal setup writes, and where distributions put the same
+    "/etc/sysctl.d",
+    "/run/sysctl.d",
+    "/usr/lib/sysctl.d",
+    "/etc/tmpfiles.d",
+    "/etc/default/grub.d",
+)
+
+
+def _lasts(words: str, sz: int, default: int) -> bool:
+    """Return whether files that are read at boot, or the kernel's arguments, reserve a size."""
+    named = [f"hugepagesz={size(sz)}", f"hugepages-{sz >> 10}kB", f"NR_{size(sz)}"]
+    if sz == default:
+        named += ["nr_hugepages =", "nr_hugepages=", " hugepages="]
+    return any(name in words for name in named)
 
 
 def _stale(c: Case) -> list[tuple[str, int]]:
