@@ -18,6 +18,7 @@ from conformance.units.fake_view import case_beside
 from pyeal import attached, builds, hugepages, layout, memseg, releases
 from pyeal.cli import main
 from pyeal.errors import EalError
+from pyeal.look import snapshot
 from pyeal.tools.doctor import model, primary
 
 NAMES = {  # of builds.py: of fixtures/abi
@@ -107,6 +108,16 @@ def test_hugepage_info_tells_records_and_nodes_by_its_size(size: int) -> None:
 def test_other_sizes_of_hugepage_info_are_other_limits(size: int) -> None:
     with pytest.raises(builds.OtherLimits, match=f"built with other limits: .* of {size} bytes"):
         builds.hugepage_shape(size)
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4, 5, 7, 8, 31, 32, 33])
+def test_the_descriptor_tells_nodes_of_one_size_apart(nodes: int) -> None:
+    kind = layout.hugepage_info(nodes)
+    records = [kind() for _ in range(3)]
+    for r in records:
+        r.num_pages[nodes - 1], r.lock_descriptor = 7, -1
+
+    assert snapshot.shape_of(b"".join(map(bytes, records))) == (3, nodes)
 
 
 @LINES

@@ -518,11 +518,18 @@ def hugepage_info(data: bytes) -> list[Dict]:
 
 
 def shape_of(data: bytes) -> tuple[int, int]:
-    """Return (records, nodes) of a hugepage_info file. Raises Unreadable for any other size."""
+    """Return (records, nodes) of a hugepage_info file. Raises Unreadable for any other size.
+
+    Two and three nodes have one size, as each record fills 8 bytes: the descriptor behind the
+    nodes' counts, which is -1 in the file, tells them apart.
+    """
     try:
-        return builds.hugepage_shape(len(data))
+        records, nodes = builds.hugepage_shape(len(data))
     except builds.OtherLimits as e:
         raise Unreadable(str(e)) from None
+    each, at = len(data) // records, layout.hugepage_info(nodes).lock_descriptor.offset + 4
+    odd = all(data[i + at : i + each] == b"\xff" * 4 for i in range(0, len(data), each))
+    return records, nodes + odd
 
 
 def hugepage_data(data: bytes) -> list[Dict]:
