@@ -46,6 +46,13 @@ def diff(argv):
     return changes.main(argv)
 
 
+def history(argv):
+    """run DPDK's own fixes and their parents: would the suite have seen them?"""
+    from conformance.runner import history
+
+    return history.main(argv)
+
+
 def report(argv):
     """make one report of many runs, the catalogue, the findings"""
     from conformance.runner.report import command
@@ -168,7 +175,7 @@ def pytest(argv):
 COMMANDS = {
     name: globals()[name]
     for name in (
-        "run smoke bisect diff report summary machines peers pairs cores hugepages record "
+        "run smoke bisect diff history report summary machines peers pairs cores hugepages record "
         "attack faults fuzz mutations programs rehearsal stress warm pytest"
     ).split()
 }

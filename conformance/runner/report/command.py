@@ -3,6 +3,7 @@
 merge RUN.jsonl...       target x host x family: index.html, matrix.md, summary.json, badges/
 catalogue [RUN.jsonl...] every requirement with its picture and test, and verdicts of these runs
 findings                 the defects of real releases that the suite finds
+history                  DPDK's own fixes, and whether the suite sees them
 mutations [TABLE.json...] the faults that tests caught, with what other machines saw of them
 """
 
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 from conformance.harness import catalogue
-from conformance.runner.report import merge, pages
+from conformance.runner.report import fixes, merge, pages
 from conformance.runner.report.results import LABELS, WORDS, BadMerge
 
 
@@ -41,6 +42,13 @@ def found(args):
     print(f"findings: {to}")
 
 
+def seen(args):
+    to = (args.o or Path("docs")) / "history.md"
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(fixes.markdown(fixes.load()))
+    print(f"history: {to}")
+
+
 def caught(args):
     from conformance.campaigns.mutations.sweep import Table
 
@@ -62,6 +70,7 @@ def main(argv):
         ("merge", merged, "+"),
         ("catalogue", listed, "*"),
         ("findings", found, ""),
+        ("history", seen, ""),
         ("mutations", caught, "*"),
     ):
         c = sub.add_parser(name)
