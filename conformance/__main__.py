@@ -194,7 +194,8 @@ def main(argv):
         if (e.name or "").startswith(("conformance", "pyeal")):
             traceback.print_exc()
             return 2
-        print(f"pyeal: no module {e.name}: pip install 'pyeal[conformance]'", file=sys.stderr)
+        fix = "in a checkout of pyeal, pip install '.[conformance]'"
+        print(f"pyeal: no module {e.name}: {fix}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{argv[0]}: interrupted", file=sys.stderr)

@@ -225,7 +225,7 @@ def revision():
         if here and (found := git.describe(root)):
             return found
     try:
-        return metadata.version("pyeal")
+        return metadata.version("pyeal-dpdk")
     except metadata.PackageNotFoundError:
         return ""
 

@@ -10,20 +10,30 @@ from pathlib import Path
 import conformance
 import pyeal
 
-FACTS = metadata.metadata("pyeal")
-FILES = {str(f) for f in metadata.files("pyeal") or ()}
+NAME = "pyeal-dpdk"  # another project owns "pyeal" on PyPI
+FACTS = metadata.metadata(NAME)
+FILES = {str(f) for f in metadata.files(NAME) or ()}
 
 
 def test_core_needs_no_other_package() -> None:
-    needs = metadata.requires("pyeal") or []
+    needs = metadata.requires(NAME) or []
 
     assert [n for n in needs if "extra ==" not in n] == []
     assert set(FACTS.get_all("Provides-Extra") or ()) >= {"tools", "conformance", "bench"}
     assert [n for n in needs if re.search(r"extra == .tools.", n)] == []
 
 
+def test_no_text_installs_another_project():
+    """`pip install pyeal` would bring the package of PyPI that has this name."""
+    package = Path(pyeal.__file__).parent
+    texts = {f: f.read_text("utf-8") for f in package.rglob("*.py") if f.is_file()}
+    wrong = [f for f, t in texts.items() if re.search(r"pipx? install '?\"?pyeal\b(?!-dpdk)", t)]
+
+    assert [f for f in wrong if f.name != Path(__file__).name] == []
+
+
 def test_version_has_one_place() -> None:
-    assert metadata.version("pyeal") == pyeal.__version__
+    assert metadata.version(NAME) == pyeal.__version__
 
 
 def test_licence_is_named_and_there() -> None:
@@ -38,7 +48,7 @@ def test_types_are_for_others_too() -> None:
 def test_nothing_of_ours_lies_beside_pyeal() -> None:
     tops = {f.partition("/")[0] for f in FILES if not f.startswith("..")}
 
-    assert tops == {"pyeal", f"pyeal-{pyeal.__version__}.dist-info"}
+    assert tops == {"pyeal", f"pyeal_dpdk-{pyeal.__version__}.dist-info"}
 
 
 def test_suite_and_pyeal_are_those_of_the_wheel() -> None:

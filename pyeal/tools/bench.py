@@ -112,7 +112,9 @@ def _complete() -> None:
         raise Broken("the suite is not part of this installation")
     for name in ("pytest", "pytest_benchmark"):
         if find_spec(name) is None:
-            raise Broken(f"no module {name}: pip install 'pyeal[conformance,bench]'")
+            raise Broken(
+                f"no module {name}: in a checkout of pyeal, pip install '.[conformance,bench]'"
+            )
 
 
 def _measure(args: argparse.Namespace, tmp: str) -> Dict:

@@ -26,7 +26,7 @@ jobs:
     runs-on: ubuntu-latest
     steps:
       - uses: actions/checkout@v4
-      - run: pipx install pyeal
+      - run: pipx install %from%
 %steps%
         if: always()"""
 GITLAB = """\
@@ -34,7 +34,7 @@ hugepages:
   image: python:3
   tags: [privileged]  # a runner whose containers may be root of their host's hugepages
   before_script:
-    - pip install pyeal
+    - pip install %from%
   script:
 %steps%"""
 STEPS = (  # what for, the command
@@ -51,9 +51,16 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.usage = "pyeal ci [options] {github,gitlab} [-- COMMAND ...]"
     p.add_argument("service", choices=("github", "gitlab"), help="whose configuration")
     p.add_argument("--pages", default="2M:256", help="as for pyeal lease (2M:256)")
+    p.add_argument(
+        "--from",
+        dest="source",
+        default="./pyeal",
+        metavar="WHAT",
+        help="from which pip installs pyeal: a checkout, wheel or URL (./pyeal)",
+    )
 
 
-def job(service: str, pages: str, command: list[str]) -> str:
+def job(service: str, pages: str, command: list[str], source: str = "./pyeal") -> str:
     """YAML."""
     tests = f"pyeal doctor && {shlex.join(command or ['pytest'])}"
     words = {"pages": pages, "command": shlex.quote(tests)}
@@ -64,9 +71,10 @@ def job(service: str, pages: str, command: list[str]) -> str:
             steps += [f"      - name: {why}", f"        run: |\n          {line}"]
         else:
             steps += [f"    # {why}", f"    - |\n      {line.format(sudo='', **words)}"]
-    return {"github": GITHUB, "gitlab": GITLAB}[service].replace("%steps%", "\n".join(steps))
+    text = {"github": GITHUB, "gitlab": GITLAB}[service].replace("%from%", shlex.quote(source))
+    return text.replace("%steps%", "\n".join(steps))
 
 
 def run(args: argparse.Namespace) -> int:
-    print(job(args.service, args.pages, args.eal_args))
+    print(job(args.service, args.pages, args.eal_args, args.source))
     return 0
