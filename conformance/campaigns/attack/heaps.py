@@ -145,6 +145,8 @@ class Damaged(Heaps):
         field = rng.choice(fields)
         old = getattr(e, field)
         new = self._other(old, 4 if field in ("state", "pad") else 8, rng, elements)
+        while field == "pad" and not new:  # no other word decides that it became 0
+            new = self._other(old, 4, rng, elements)
         if field == "state":  # of which only three bits mean something, four in later releases
             new = old ^ rng.choice((1, 2, 4, 3))
         setattr(e, field, new)

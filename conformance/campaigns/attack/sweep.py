@@ -71,7 +71,7 @@ def _interrupts() -> list[Any]:
 
 
 PARTS = {
-    "inputs": Part(_inputs, 1000, 80_000),
+    "inputs": Part(_inputs, 1000, 100_000),
     "attach": Part(_attach, 400, 20_000),
     "heaps": Part(_heaps, 40, 2000),
     "writers": Part(_writers, 120, 80_000),

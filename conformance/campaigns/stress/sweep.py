@@ -10,6 +10,10 @@ NO_TARGET = OSError, TargetDied, TargetHung
 
 def main(argv):
     """[RELEASE] [ARGUMENTS OF pytest]; without librte_eal both processes are pyeal's."""
+    if "--hostile" in argv:
+        from conformance.campaigns.attack import survivors
+
+        return survivors.main([word for word in argv if word != "--hostile"])
     pairs, release = [("pyeal", "librte_eal"), ("librte_eal", "pyeal")], ""
     if argv and argv[0][:1].isdigit():
         name, *argv = argv
