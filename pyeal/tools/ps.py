@@ -13,6 +13,7 @@ from pyeal.tools import (
     YELLOW,
     Progress,
     age,
+    answers,
     coloured_word,
     count,
     document,
@@ -67,6 +68,7 @@ HEAD = (
 
 def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("-a", "--all", action="store_true", help="also what has ended and left no page")
+    answers.argument(p)
     p.add_argument("--json", action="store_true", help="as JSON, schema pyeal.ps/1")
     p.add_argument(
         "--prometheus",
@@ -122,12 +124,22 @@ def _row(f: Dict) -> tuple[str, ...]:
 def run(args: argparse.Namespace) -> int:
     if args.prometheus:
         return _prometheus(args.all)
+    if args.archive:
+        _, said = answers.recorded(args.archive, "ps")
+        with answers.of_others(args.archive):
+            found, sight = said.pop("eals"), said
+            said.pop("schema")
+            return _print(found, sight, [], args)
     with Progress("looking at processes"):
         machine = Machine()
         found = [facts(e) for e in machine.eals()]
+    return _print(found, seen(machine), not_seen(machine), args)
+
+
+def _print(found: list[Dict], sight: Dict, lines: list[str], args: argparse.Namespace) -> int:
     shown = [f for f in found if args.all or f["health"] != "ended"]
     if args.json:
-        print(document("ps", {"eals": shown, **seen(machine)}))
+        print(document("ps", {"eals": shown, **sight}))
         return 0
     if shown:
         _show(printable_facts(shown))
@@ -136,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     ended = len(found) - len(shown)
     if ended:
         print(ink(f"{count(ended, 'directory', 'directories')} of ended ones: pyeal ps -a", DIM))
-    for line in not_seen(machine):
+    for line in lines:
         print(ink(printable(line), DIM))
     return 0
 

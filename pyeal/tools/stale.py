@@ -13,7 +13,9 @@ from pyeal.tools import (
     RED,
     YELLOW,
     Progress,
+    UsageError,
     age,
+    answers,
     coloured_word,
     count,
     document,
@@ -67,6 +69,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         help="with --delete: also what is, or may be, kept on purpose",
     )
     p.add_argument("-y", "--yes", action="store_true", help="with --delete: no question")
+    answers.argument(p)
     p.add_argument("--json", action="store_true", help="as JSON, schema pyeal.stale/1")
 
 
@@ -74,6 +77,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.archive:
+        return _recorded(args)
     with Progress("looking at files and processes"):
         found = Leftovers(args.all)
     if args.prefixes:
@@ -113,6 +118,25 @@ def run(args: argparse.Namespace) -> int:
         if f["verdict"] in ("stale", "kept?", "unknown") and not f.get("deleted")
     ]
     return 1 if left or hidden else 0
+
+
+def _recorded(args: argparse.Namespace) -> int:
+    """Show what was left on the machine of an archive."""
+    if args.delete:
+        raise UsageError("--delete is of this machine, not of an archive")
+    code, said = answers.recorded(args.archive, "stale")
+    with answers.of_others(args.archive):
+        items = [f for f in said["items"] if args.all or f["verdict"] not in ("held", "ended")]
+        if args.prefixes:
+            items = [f for f in items if f["file_prefix"] in args.prefixes]
+            left = [f for f in items if f["verdict"] in ("stale", "kept?", "unknown")]
+            code = int(bool(left or said["unreadable_directories"] or said["crowded_directories"]))
+        if args.json:
+            schema = said.pop("schema")
+            print(document("stale", {**said, "items": items}, int(schema.rpartition("/")[2])))
+        else:
+            _show(items, args.verbose, False)
+    return code
 
 
 def _show(shown: list[Dict], verbose: bool, hidden: bool) -> None:

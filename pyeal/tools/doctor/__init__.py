@@ -14,12 +14,13 @@ from pyeal.tools import (
     YELLOW,
     Progress,
     UsageError,
+    answers,
     check_release,
     document,
     ink,
 )
 from pyeal.tools.doctor.chain import EARLY, LINKS, link_of, look_at
-from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding, state_of
+from pyeal.tools.doctor.model import FAIL, OK, UNKNOWN, WARN, Case, Finding, finding, state_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,12 +46,15 @@ def arguments(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take one page for a moment, and name EAL's call that fails",
     )
+    answers.argument(p)
     p.add_argument("-v", "--verbose", action="store_true", help="also what only looks harmful")
     p.add_argument("--json", action="store_true", help="everything, as pyeal.doctor/1")
 
 
 def run(args: argparse.Namespace) -> int:
     check_release(args.release)
+    if args.archive:
+        return _recorded(args)
     if args.pid and not os.path.isdir(f"/proc/{args.pid}"):
         raise UsageError(f"no process {args.pid}")
     if args.pid and args.touch:
@@ -94,6 +98,22 @@ def run(args: argparse.Namespace) -> int:
     if first == "arguments":
         return 2
     return 1 if first or broken else 0
+
+
+def _recorded(args: argparse.Namespace) -> int:
+    """Show what doctor said on the machine of an archive."""
+    code, said = answers.recorded(args.archive, "doctor")
+    with answers.of_others(args.archive):
+        if args.pid or args.touch or (args.eal_args and args.eal_args != said["args"]):
+            was = " ".join(map(str, said["args"])) or "no arguments"
+            raise UsageError(f"the archive has doctor's answer for {was}: collect takes them, too")
+        if args.json:
+            print(document("doctor", {k: v for k, v in said.items() if k != "schema"}))
+            return code
+        found = {x["link"]: [finding(f) for f in x["findings"]] for x in said["links"]}
+        states = {link: state_of(fs) for link, fs in found.items()}
+        print(shown(found, states, said["first"], args.verbose))
+    return code
 
 
 def shown(

@@ -50,6 +50,12 @@ class Finding:
         return {name: getattr(self, name) for name in names}
 
 
+def finding(facts: dict[str, Any]) -> Finding:
+    """Return a Finding of its facts(), which were in a file."""
+    words = {name: facts[name] for name in ("wanted", "found", "do", "harmless")}
+    return Finding(facts["state"], facts["text"], *facts["problems"], **words)
+
+
 class Case:
     """One start to examine: a host as a process sees it, EAL's arguments, a dry run with them."""
 

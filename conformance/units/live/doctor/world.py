@@ -9,8 +9,10 @@ explain(log)             numbers of the problems that `pyeal explain` finds in a
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -19,6 +21,7 @@ from conformance.harness.box import limits, user
 from conformance.harness.child import TargetHung, environment
 
 LIBRTE_EAL = "librte_eal"
+BY_ARCHIVE = "PYEAL_DOCTOR_BY_ARCHIVE"
 JOIN_CGROUP = 'echo $$ > "$1/cgroup.procs"; shift; exec "$@"'
 
 
@@ -141,13 +144,34 @@ class Target:
             self.place += ["-e", f"trace={call}", "-e", f"inject={what}"]
 
     def ask(self, *options, by_pid=False):
-        """Run doctor and return its exit code and answer: in the target's place, or by --pid."""
+        """Run doctor and return its exit code and answer: in the target's place, or by --pid.
+
+        With BY_ARCHIVE in the environment the answer is read from an archive that pyeal collect
+        made there: the tests then show that it is the same.
+        """
+        if BY_ARCHIVE in os.environ and not options and not self.inject:
+            return self._by_archive(by_pid)
         args = ["doctor", "--json", *options, *self.options]
         if by_pid:
             return tool([], *args, "--pid", self.eal.pid, "--", *self.eal.args)
         env = environment() | self.box.environment() | self.env
         env.pop("LD_PRELOAD", None)
         return tool(self.place, *args, "--", *self.eal.args, env=env)
+
+    def _by_archive(self, by_pid):
+        env = environment() | self.box.environment() | self.env
+        env.pop("LD_PRELOAD", None)
+        place, pid = ([], ["--pid", self.eal.pid]) if by_pid else (self.place, [])
+        args = ["-o", "-", *self.options, *pid, "--", *self.eal.args]
+        argv = [*place, sys.executable, "-P", "-m", "pyeal", "collect", *map(str, args)]
+        done = subprocess.run(
+            argv, capture_output=True, timeout=60, env=environment() if by_pid else env
+        )
+        assert done.returncode == 0, done.stderr
+        with tempfile.NamedTemporaryFile(suffix=".tar.gz") as f:
+            f.write(done.stdout)
+            f.flush()
+            return tool([], "doctor", "--json", "--from", f.name)
 
     def doctor(self, link, *, by_pid=False):
         """Return what doctor says of this test's problem in a link: text, wanted, found, fix.
