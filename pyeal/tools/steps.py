@@ -322,7 +322,7 @@ def _unlinks(r: FakeStart) -> tuple[str, bool]:
     removes those of pages that it does not keep.
     """
     o = r.options
-    if o.no_huge or o.in_memory:
+    if o.no_huge or o.in_memory or r.error:
         return "memory", False
     if r.legacy:
         surplus = r.legacy.mapped > sum(r.pages().values())
