@@ -10,6 +10,7 @@ another mount. dpdk-hugepages.py is not part of every installation, and refuses 
 from __future__ import annotations
 
 import os
+import shlex
 
 from pyeal.populate import pool_file
 from pyeal.tools import size
@@ -49,6 +50,7 @@ FIXES = {
     "stale": "pyeal stale --delete",
     "cgroup": "echo {n} > {file}",
     "max-map-count": "sysctl -w vm.max_map_count={n}",
+    "overcommit": "sysctl -w vm.overcommit_memory=0",
     "core-dump": "echo 0x3b > /proc/{pid}/coredump_filter",
     "continue": "kill -CONT {pid}",
     "old-directory": "rm -r {at}",
@@ -62,7 +64,7 @@ BY_HAND = {
     "pod-prefix": "--file-prefix $POD_UID",
     "volume": "docker run -v {directory}:{directory}",
     "cpuset": "nodes {nodes} in cpuset.mems of its cgroup",
-    "larger-pages": "pages of 1G: hugepagesz=1G hugepages=N on the kernel's command line",
+    "boot-argument": "hugepagesz={size} hugepages={n} on the kernel's command line",
     "not-in-memory": "leave out --in-memory",
     "same-user": "run it as user {uid}",
     "same-release": "a secondary of {release}",
@@ -77,7 +79,7 @@ BY_HAND = {
 # --- what shows more
 LOOK = {
     "touch": "pyeal doctor --touch",
-    "plan": "pyeal plan -- ARGS",
+    "plan": "pyeal plan -- {args}",
     "setup": "pyeal setup",
     "ps": "pyeal ps",
     "inspect": "pyeal inspect {what}",
@@ -111,6 +113,16 @@ def reserve(page_sz: int, node: int | None = None, more: int = LEAST) -> str:
 def resize(page_sz: int, n: int, node: int | None = None) -> str:
     """Return the command that gives a pool n pages."""
     return to("resize", n=n, file=pool_file(page_sz, node))
+
+
+def plan(args: list[str]) -> str:
+    """Return the command that shows what a start with these arguments comes to."""
+    return to("plan", args=shlex.join(args))
+
+
+def larger_pages(n: int) -> str:
+    """Return what gives the next boot pages of 1 GB for n bytes."""
+    return to("boot-argument", size="1G", n=pages(n, 1 << 30))
 
 
 def mount(page_sz: int, at: str = "", options: str = "") -> str:

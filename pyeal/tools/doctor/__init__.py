@@ -144,7 +144,7 @@ def shown(
         for f in (*more, *rest):
             lines.append(f"{'':26}{ink(f'{f.state}: ' if f.state != OK else '', DIM)}{f.text}")
         for f in quiet:
-            lines.append(f"{'':26}{ink(f.text, DIM)}")
+            lines.append(f"{'':26}{ink(f.text + (f': {f.do}' if f.do else ''), DIM)}")
     if first:
         do = next(f.do for f in found[first] if f.state == FAIL)
         end = ink("would not start", BOLD, RED) + f": {first}. Do: {ink(do, BOLD)}"

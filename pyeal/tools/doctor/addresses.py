@@ -25,11 +25,8 @@ def check(c: Case) -> Iterator[Finding]:
         strict = v.read("/proc/sys/vm/overcommit_memory").strip() == "2"
         found = f"ulimit -v {soft >> 10}" if soft < NO_LIMIT else e.found or e.what
         found += ", vm.overcommit_memory=2" * strict
-        do = (
-            "ulimit -v unlimited"
-            if soft < NO_LIMIT or not strict
-            else "sysctl vm.overcommit_memory=0"
-        )
+        limited = soft < NO_LIMIT or not strict
+        do = fixes.to("limit", flag="-v") if limited else fixes.to("overcommit")
         yield Finding(
             FAIL,
             "the addresses of the lists cannot be reserved",
@@ -41,7 +38,7 @@ def check(c: Case) -> Iterator[Finding]:
         return
     if e and e.reason == "lists-full":
         sz = min(c.hugedirs, default=2 << 20)
-        do = fixes.to("larger-pages")
+        do = fixes.larger_pages(c.requested)
         if c.release.lists == "per-type":
             do = fixes.to("pagesz-mem", size=size(sz), most=size(c.needed(sz)))
         yield Finding(
@@ -108,7 +105,7 @@ def check(c: Case) -> Iterator[Finding]:
     contiguous = max((m.n_segs * m.page_sz for m in r.lists), default=0)
     if pages and c.requested > contiguous:
         text = f"one allocation can have {size(contiguous)} at most, the length of a list"
-        yield Finding(WARN, text, 13, do=fixes.to("larger-pages"))
+        yield Finding(WARN, text, 13, do=fixes.larger_pages(c.requested))
 
 
 def _reserve(c: Case) -> int:

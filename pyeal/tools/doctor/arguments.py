@@ -18,7 +18,7 @@ def check(c: Case) -> Iterator[Finding]:
         text, do = e.what, e.fix
         rows = (38, 0) if e.reason == "no-huge" else (0,)
         other = _taken_by(c.args) if c.refused else ""
-        do = fixes.to("release", release=other) if other else do or fixes.to("plan")
+        do = fixes.to("release", release=other) if other else do or fixes.plan(c.args)
         wanted = e.expected or f"arguments of EAL {c.release.name}"
         yield Finding(FAIL, text, *rows, wanted=wanted, found=" ".join(c.args), do=do)
         return

@@ -106,7 +106,7 @@ def look_at(c: Case) -> dict[str, list[Finding]]:
         elif c.error and not any(f.state == FAIL for f in found[link_of(c)]):
             fails = [f for fs in found.values() for f in fs if f.state == FAIL]
             if not fails or c.error.reason in REASONS or c.error.stage in EARLY:
-                found[link_of(c)].append(_unexplained(c.error))
+                found[link_of(c)].append(_unexplained(c, c.error))
         if c.dry_run and (own := c.dry_run.own_error) and not c.error:
             text = f"EAL {c.release.line} starts, but {own.what}: {own.found}"
             found["permission"].append(Finding(WARN, text, do=own.fix))
@@ -158,9 +158,9 @@ def as_root(do: str, sudo: bool) -> str:
     return f"sudo sh -c '{do}'" if any(x in do for x in ";>") else f"sudo {do}"
 
 
-def _unexplained(e: EalError) -> Finding:
+def _unexplained(c: Case, e: EalError) -> Finding:
     wanted, found = e.expected or "a start", e.found or e.stage
-    rows, do = PROBLEMS.get(e.reason, ()), e.fix or fixes.to("plan")
+    rows, do = PROBLEMS.get(e.reason, ()), e.fix or fixes.plan(c.args)
     return Finding(FAIL, e.what, *rows, wanted=wanted, found=found, do=do)
 
 

@@ -51,6 +51,7 @@ def check(c: Case) -> Iterator[Finding]:
             found=f"memory up to {last:#x}",
             do=fixes.to("iova-pa"),
         )
+    bytes_ = sum(sz * n for (sz, _), n in r.pages().items())
     entries = v.read("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit").strip()
     devices = _vfio(v)
     if entries.isdecimal() and r.dma_entries() > int(entries):
@@ -60,10 +61,9 @@ def check(c: Case) -> Iterator[Finding]:
             24,
             wanted=f"{r.dma_entries():,} entries",
             found=f"dma_entry_limit {entries}",
-            do=fixes.to("larger-pages"),
+            do=fixes.larger_pages(bytes_),
         )
     lock = v.limit("Max locked memory")[0]
-    bytes_ = sum(sz * n for (sz, _), n in r.pages().items())
     if devices and lock < bytes_ and not v.capable("ipc_lock"):
         yield Finding(
             FAIL,

@@ -43,7 +43,7 @@ def check(c: Case) -> Iterator[Finding]:
             10,
             wanted="the primary's user",
             found=c.config_error,
-            do=fixes.to("same-user", uid=os.stat(c.view.real(at)).st_uid),
+            do=fixes.to("same-user", uid=_owner(c.view.real(at))),
         )
         return
     if c.config is None:
@@ -112,6 +112,15 @@ def check(c: Case) -> Iterator[Finding]:
     if c.config.word >= releases.get("22.11").word:
         text = "a secondary that ends also cleans up the bus: the primary's device may stop"
         yield Finding(OK, text, 15, harmless=True)
+
+
+def _owner(path: str) -> int:
+    """Return the user of a path, or of the directory in front that this user can look at."""
+    while True:
+        try:
+            return os.stat(path).st_uid
+        except PermissionError:
+            path = os.path.dirname(path)
 
 
 def _of_another_build(abi: layout.Abi) -> Finding:

@@ -7,7 +7,6 @@ carried out as a user would: arguments are added, commands run, variables export
 import ast
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from conformance import MB, needs
 from conformance.harness import fake_host, host
 from conformance.harness.box import remove
-from conformance.harness.child import TargetDied, TargetError
+from conformance.units.live.doctor.carried import check, prepared
 from conformance.units.live.doctor.world import held_by_the_dead
 from pyeal.tools import fixes
 
@@ -31,55 +30,6 @@ def scene(name, **need):
         return make
 
     return register
-
-
-def pattern(name):
-    """Return the pattern of the texts that a row can make."""
-    return re.compile(re.sub(r"\\\{[^}]*\\\}", "(.*)", re.escape(fixes.ALL[name])))
-
-
-def advice(target, name):
-    """Return what doctor says to do, of the row of that name: one of several ways, if it is."""
-    links = target.ask()[1]["links"]
-    ways = [w for x in links for f in x["findings"] for w in f["do"].split(", or ")]
-    ways = [re.sub("^(?:as root of the host: |sudo (?:sh -c )?)", "", w).strip("'") for w in ways]
-    mine = [w for w in ways if pattern(name).fullmatch(w)]
-    assert mine, ways
-    return mine[0]
-
-
-def carry_out(world, target, do):
-    """Return a target that starts after the advice: with its arguments, variables and limits."""
-    box, more, args = target.box, dict(target.more), list(target.eal.args)
-    target.eal.kill()
-    command, _, then = do.partition("  # then ")
-    if command.startswith("--as "):
-        more["target"] = f"librte_eal:{command.split()[1].rstrip(',')}"
-    elif command.startswith("-"):
-        then = command
-    elif command.startswith("export "):
-        variable, value = command.removeprefix("export ").split("=", 1)
-        at = box.sh(f"echo {value}").strip()
-        if user := more.get("as_user"):
-            box.sh(f"chown {user} {at}")  # who would have run mktemp
-        more["env"] = {variable: at}
-    elif command.startswith("ulimit "):
-        more.pop("rlimits")  # by root, in the shell that starts it
-    else:
-        # of this test alone: other tests have dead files of their own
-        stale = f"pyeal stale --yes {world.prefix}_dead"
-        command = command.replace("pyeal stale", stale)
-        box.sh(command.replace("pyeal ", f"{sys.executable} -P -m pyeal "))
-    for word in (then.split()[0],) if then else ():
-        if word in args and word != "--huge-dir":
-            del args[args.index(word) : args.index(word) + 2]
-    return world.target(*args, *then.split(), box=box, **more)
-
-
-def prepared(world, *args, box, **more):
-    target = world.target(*args, box=box, **more)
-    target.more = more
-    return target
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -251,20 +201,21 @@ def stale(world, tmp_path):
     return target
 
 
+def grow(tree):
+    """Let a folder of counters follow what was written into one, as the kernel's do."""
+    for counter in tree.glob("**/nr_hugepages"):
+        n = int(counter.read_text())
+        for word in ("nr", "free"):
+            for f in tree.glob(f"**/{word}_hugepages"):
+                f.write_text(f"{max(n, int(f.read_text()))}\n")
+
+
 @scene("resize", pages={"2M": 1})
 def resize(world, tmp_path):
     """The pool is a folder of files here: what the command writes, the kernel would have free."""
     box = world.box({"2M": 4}, binds=fake_host.build(tmp_path, {"2M": [0]}))
     target = prepared(world, "-m", "6", box=box)
-
-    def grow():
-        for counter in tmp_path.glob("sys/**/nr_hugepages"):
-            n = int(counter.read_text())
-            for word in ("nr", "free"):
-                for f in tmp_path.glob(f"sys/**/{word}_hugepages"):
-                    f.write_text(f"{max(n, int(f.read_text()))}\n")
-
-    target.after = grow
+    target.after = lambda: grow(tmp_path)
     return target
 
 
@@ -285,38 +236,7 @@ MORE = [
 
 @pytest.mark.parametrize(("make", "name"), [*SCENES.values(), *MORE])
 def test_the_advice_lets_the_start_succeed(make, name, world, tmp_path, evidence):
-    target = make(world, tmp_path)
-    fails, do = target.ask()[0], advice(target, name)
-    if fails and name != "old-directory":  # which attaches to the files of a dead process
-        with pytest.raises((TargetError, TargetDied)):
-            target.eal.init(within=20)
-    evidence(do)
-    after = carry_out(world, target, do)
-    getattr(target, "after", lambda: None)()
-
-    after.starts()
-
-
-# without a scene: why, and the test that carries it out if there is one
-NO_SCENE = {
-    "release": "chooses another release of DPDK: test_arguments",
-    "megabytes": "names no number, the user's is not known",
-    "socket-limit": "as socket-mem",
-    "iova-pa": "needs an IOMMU",
-    "base": "test_addresses",
-    "pagesz-mem": "no real release reads it yet: test_addresses",
-    "umount": "needs mounts on top of each other: fixtures/hosts",
-    "limit-of": "of another process that has not started",
-    "cgroup": "needs the hugetlb controller: test_cgroup",
-    "max-map-count": "changes the whole machine",
-    "core-dump": "no start depends on it",
-    "continue": "no start depends on it: test_primary",
-}
-
-
-def test_each_fix_has_a_scene_or_a_reason():
-    assert SCENES.keys() & NO_SCENE.keys() == set()
-    assert SCENES.keys() | NO_SCENE.keys() == fixes.FIXES.keys()
+    check(make, name, (), world, tmp_path, evidence)
 
 
 def literals(path):

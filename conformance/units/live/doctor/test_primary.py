@@ -174,3 +174,4 @@ def test_libraries_that_the_primary_lacks(world, tmp_path):
 
     assert "RTE_RING" in target.doctor("files of others", by_pid=True)
     assert 20 in explain(target.refused())
+    world.target("--proc-type=secondary", box=box).starts()

@@ -206,9 +206,9 @@ class Target:
         """Start it, which must fail, and return its log."""
         return self._with_errors(lambda: self.eal.refused(within=20))
 
-    def starts(self):
-        """Start it, which must succeed, and return its log."""
-        return self._with_errors(lambda: self.eal.init(within=20))
+    def starts(self, within=20):
+        """Start it, which must succeed in that many seconds, and return its log."""
+        return self._with_errors(lambda: self.eal.init(within=within))
 
     def hangs(self):
         """Start it, which must wait indefinitely, and return its log; it is killed."""
