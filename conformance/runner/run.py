@@ -389,7 +389,7 @@ def arguments(argv):
         default=[],
         metavar="T",
         help="pyeal[:RELEASE], librte_eal[:RELEASE or PATH], source:REPO[@REV] or "
-        "'cmd:PROGRAM ARGS'; may be repeated (default: pyeal, and librte_eal if installed). PATH "
+        "'cmd:PROGRAM ARGS'; may be repeated (default: pyeal and librte_eal). PATH "
         "is a library, a build directory or an installation's prefix; PATH@20.11.10 gives the "
         "release of a library that reports none",
     )
@@ -397,10 +397,15 @@ def arguments(argv):
         "--peer",
         action="append",
         nargs="?",
-        const="22.11",
+        const=targets.PEER,
         default=[],
         metavar="RELEASE",
         help=f"fetch Debian's librte_eal and test that: {', '.join(peers.releases())} or all",
+    )
+    p.add_argument(
+        "--no-peer",
+        action="store_true",
+        help="if no librte_eal is installed, test pyeal alone instead of fetching Debian's",
     )
     p.add_argument(
         "--all",

@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 from conformance.harness import catalogue, peers
-from conformance.harness.child import TargetDied, TargetHung, greet
+from conformance.harness.child import NO_LIBRARY, TargetDied, TargetHung, greet
 from conformance.harness.console import say
 from conformance.runner import builds
 
+PEER = "22.11"  # the release of Debian's librte_eal if none is named
 PAIRED = "SEC", "CLEAN", "ERR", "CFG"  # families with processes that meet
 
 
@@ -36,7 +37,7 @@ class Target:
 
 
 def targets(args):
-    """Return the targets asked for; else pyeal, and librte_eal if it is installed."""
+    """Return the targets asked for; else pyeal and librte_eal, installed or Debian's."""
     asked = [*args.target, *(builds.PREFIX + source for source in args.source)]
     found = given(asked, partial(built, args))
     for release in fetched(args.peer):
@@ -46,10 +47,25 @@ def targets(args):
         found.insert(0, Target("pyeal"))
         if not args.peer:
             try:
-                found.append(Target("librte_eal"))
+                found.append(installed_or_fetched(args.no_peer))
             except Broken as e:
-                say(f"without a second target: {e}; --peer fetches Debian's")
+                say(f"without a second target: {e}")
     return found
+
+
+def installed_or_fetched(no_peer):
+    """Return the librte_eal of this machine, else Debian's of the default release.
+
+    A library that is installed and does not start is not replaced by another.
+    """
+    try:
+        return Target("librte_eal")
+    except Broken as e:
+        if no_peer or NO_LIBRARY not in str(e):
+            raise
+    say(f"no librte_eal is installed: fetching Debian's {PEER}; --no-peer leaves it")
+    (release,) = fetched([PEER])
+    return Target(f"librte_eal:{release}", "librte_eal")
 
 
 def pairs(found, patterns):
