@@ -184,7 +184,8 @@ How each architecture was tried:
   not run again since that was mended); a recording of riscv64; debug information.
 - arm64 with lines of 64 bytes: debug information of a BlueField build.
 - loongarch64: Debian's librte_eal 25.11 with `--no-huge`, by hand, with QEMU 10 (7.2 fails): the
-  size and address of `config`, heaps, lists and the clock; pyeal's tools read it.
+  size and address of `config`, heaps, lists and the clock; pyeal's tools read it. There is no debug
+  information of it in `fixtures/abi`: its row in the table below follows from its limits.
 
 Not tried: real hardware other than x86-64, kernels with pages of 64 kB, big-endian machines.
 
