@@ -44,8 +44,8 @@ def outcome(entry):
         return ""
     changed = done["verdicts"].items()
     said = [f"{id} {was} → {now}" for id, (was, now) in changed]
-    families = ", ".join(p.removesuffix("-*") for p in entry["rows"])
-    none = [f"{done['judged']} requirements of {families} are alike on both"]
+    named = ", ".join(p.removesuffix("-*") for p in entry["rows"])
+    none = [f"{done['judged']} requirements of {named} are alike on both"]
     failed = [f"fails on the fix: {', '.join(done['failed'])}"] if done["failed"] else []
     return "; ".join([*(said or none), *failed])
 
