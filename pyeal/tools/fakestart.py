@@ -23,7 +23,7 @@ from pyeal.look.process import NO_LIMIT
 from pyeal.look.process_view import ProcessView
 from pyeal.memseg import MemsegList
 from pyeal.populate import PopulateThreads, Population, PreferredNode
-from pyeal.tools import size, traces
+from pyeal.tools import fixes, size, traces
 from pyeal.vaspace import VaSpace, align
 
 TYPE_CHECKING = False
@@ -356,7 +356,7 @@ class FakeStart(Eal):
                 0,
                 "options",
                 "Cannot plan a secondary: it has the lists that its primary has",
-                fix="pyeal doctor -- --proc-type=secondary ... examines whether it could attach",
+                fix=fixes.doctor(args),
                 reason="role",
             )
 

@@ -80,6 +80,7 @@ BY_HAND = {
 LOOK = {
     "touch": "pyeal doctor --touch",
     "plan": "pyeal plan -- {args}",
+    "doctor": "pyeal doctor -- {args}",
     "setup": "pyeal setup",
     "ps": "pyeal ps",
     "inspect": "pyeal inspect {what}",
@@ -118,6 +119,11 @@ def resize(page_sz: int, n: int, node: int | None = None) -> str:
 def plan(args: list[str]) -> str:
     """Return the command that shows what a start with these arguments comes to."""
     return to("plan", args=shlex.join(args))
+
+
+def doctor(args: list[str]) -> str:
+    """Return the command that examines a start with these arguments."""
+    return to("doctor", args=shlex.join(args))
 
 
 def larger_pages(n: int) -> str:
