@@ -86,6 +86,7 @@ def test_questions_that_it_cannot_answer(archive: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "sos.tar.gz", "w:gz") as t:
         t.add(__file__, "x")
     assert "pyeal collect" in pyeal("ps", "--from", tmp_path / "sos.tar.gz", code=1)
+    assert facts("collect", "-o", tmp_path / "b.tar.gz")["schema"] == "pyeal.collect/1"
     assert "File exists" in pyeal("collect", "-o", archive, code=1)
 
 
