@@ -99,12 +99,13 @@ def run(args: argparse.Namespace) -> int:
 def row(release: str, size: str, mb: int, rounds: int) -> Row:
     """Alternate both kinds; one round before those that count, as a pool's first use is slow."""
     pages = mb * (1 << 20) // host.size(size)
-    args = ["--file-prefix", PREFIX, "-m", str(mb), "--huge-unlink=never", "-l", "0", "--no-pci"]
+    args = ["--file-prefix", PREFIX, "-m", str(mb), "--huge-unlink=never", "-l", "0"]
     cold, warm = list[Times](), list[Times]()
     with tempfile.TemporaryDirectory() as tmp:
         box = Box({size: pages})
         try:
-            env = environment() | box.environment()
+            env = environment() | box.environment() | {"PYTHONPYCACHEPREFIX": tmp}
+            env.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed pyeal has its bytecode
             server = ForkServer(f"librte_eal:{release}", box.enter, env)
             folder = box.path(box.hugedir(size))
             for _ in range(rounds + 1):
