@@ -3,6 +3,7 @@ family is found again here. The others are replayed by ci/mutations, which write
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from conformance import SUITE
 from conformance.campaigns.mutations import sweep
 from conformance.campaigns.mutations.sweep import CAUGHT, COULD_NOT, SURVIVED, Mutation
 from conformance.conftest import Facts
-from conformance.harness import catalogue
+from conformance.harness import catalogue, child
 
-ALL = sweep.load()
+ALL, LIES = sweep.load(), sweep.load("lies")
 MUST = {id for id, row in catalogue.rows().items() if row.level == "must"}
 DOCS = next((d / "docs" for d in (SUITE.parent, Path.cwd()) if (d / "docs").exists()), None)
 FIND = "FBA-017", "pyeal/fbarray.py"  # a test that needs neither root nor pages
@@ -94,6 +95,32 @@ def test_what_is_not_caught_is_told():
     assert "SyntaxError" in found[broken][2]
     assert "hello: pyeal does not start" in found[ends][2]
     assert found[both][2].startswith("without the fault: ")
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="wanted gcc, found none")
+@pytest.mark.timeout(600)
+def test_a_changed_call_of_librte_eal_is_found():
+    """A change that needs no pages is caught; a change under a false condition survives."""
+    lie = next(m for m in LIES if m.id == "CFG-001")
+    honest = lie._replace(when="0")
+    found = {m: answer for m, *answer in sweep.replayed([lie, honest])}
+    if child.NO_LIBRARY in found[honest][2]:
+        pytest.skip("wanted librte_eal, found none")
+
+    assert {m: verdict for m, (verdict, *_) in found.items()} == {lie: CAUGHT, honest: SURVIVED}
+
+
+@pytest.mark.skipif(not DOCS, reason="wanted a checkout, found the suite alone")
+def test_table_shows_every_changed_call_caught():
+    """ci/mutations --target librte_eal --changed adds what is new."""
+    table = sweep.Table(DOCS, "lies")
+    seen = {m: row["verdict"] for m, row in table.rows.items()}
+
+    assert len(set(LIES)) == len(LIES)
+    assert {str(m): seen.get(m, "not replayed") for m in LIES} == dict.fromkeys(
+        map(str, LIES), CAUGHT
+    )
+    assert (DOCS / "lies.md").read_text() == table.page()
 
 
 def test_changed_is_what_was_not_caught_with_these_files(tmp_path):

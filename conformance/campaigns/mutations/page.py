@@ -7,6 +7,8 @@ from conformance.harness import catalogue
 
 def change(m, width=200):
     """Return what a mutation does, in one line."""
+    if m.call:
+        return f"{m.call}: if {m.when}: {m.change}"[:width]
     if m.lie:
         return f"{m.target} lies: {m.lie}"
     old, new = (" ".join(text.split())[:width] for text in (m.old, m.new))
@@ -35,6 +37,27 @@ def markdown(seen, unshown):
         "shows that the test can fail. The others are:",
     ]
     out += ["", *(f"- {id}: {why}" for id, why in unshown.items())]
+    return "\n".join(out + table(seen)) + "\n"
+
+
+def lies(seen):
+    """Return the table of changed calls of librte_eal. seen: rows of lies.json."""
+    counts = Counter(r["verdict"] for r in seen)
+    out = [
+        "# Lies about calls of librte_eal",
+        "",
+        "<!-- made by ci/mutations --target librte_eal from conformance/selftest/lies.toml -->",
+        "",
+        "A preloaded library changes one call of the installed librte_eal. The test of the row",
+        "fails with the change and passes right after without it: "
+        f"**{', '.join(f'{n} {word}' for word, n in counts.items())}**.",
+    ]
+    return "\n".join(out + table(seen)) + "\n"
+
+
+def table(seen):
+    """Return the lines of a table for each family."""
+    out = []
     family = None
     for r in sorted(seen, key=lambda r: r["mutation"].id):
         m, verdict = r["mutation"], r["verdict"]
@@ -46,7 +69,7 @@ def markdown(seen, unshown):
         test = r["test"].replace("::", " ")
         where = m.file.removeprefix("pyeal/") or "(lie)"
         out += [f"| {m.id} | {where} | {code(change(m, 90))} | {code(test)} | {code(said)} |"]
-    return "\n".join(out) + "\n"
+    return out
 
 
 def code(text):

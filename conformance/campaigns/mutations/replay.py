@@ -16,6 +16,7 @@ import select
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -112,11 +113,15 @@ def replay(config, m, items, honest):
     with tempfile.TemporaryDirectory(dir=config.getoption("faults")) as tmp:
         os.chmod(tmp, 0o755)
         try:
-            if m.lie:
+            if m.call:
+                config.option.target = preloaded(m, Path(tmp))
+            elif m.lie:
                 config.option.target = liar(m)
             else:
                 mutated(m, honest, Path(tmp))
                 found_in(tmp)
+        except subprocess.CalledProcessError as e:
+            return COULD_NOT, "", line(e.stderr.decode())
         except py_compile.PyCompileError as e:
             return COULD_NOT, "", line(f"{e.exc_type_name}: {e.exc_value}")
         passed, lacks = "", ""
@@ -205,3 +210,12 @@ def found_in(folder):
 def liar(m):
     argv = [sys.executable, sweep.SELFTEST / "lying_target.py", m.lie, "--", *command(m.target)]
     return f"cmd:{shlex.join(map(str, argv))}"
+
+
+def preloaded(m, folder):
+    """Return the target with a library before it that changes one of its calls."""
+    so = folder / "lie.so"
+    macros = [f"-D{k.upper()}={getattr(m, k)}" for k in ("call", "when", "change")]
+    argv = ["gcc", "-shared", "-fPIC", "-O1", "-fno-builtin", *macros, "-o", so, sweep.LIE]
+    subprocess.run(argv, check=True, capture_output=True)
+    return f"cmd:env LD_PRELOAD={so} {shlex.join(map(str, command(m.target)))}"

@@ -1,11 +1,12 @@
 """Proof that the tests can fail: faults put into a copy of pyeal, which the tests must find.
 
-    python -m conformance mutations [ID ...] [-j N] [--changed] [-o DIR]
+    python -m conformance mutations [ID ...] [-j N] [--changed] [-o DIR] [--target librte_eal]
 
 mutations.toml lists the faults. One is caught when a test of its requirement fails with it, and
 passes right after without it. The table of all is DIR/mutations.json and .md. The exit code is 0
 when all were caught (without those that need another machine), 1 when one survived, 2 when one
-could not run.
+could not run. With --target librte_eal the faults are those of lies.toml: lie.c changes one call of
+the installed library, and the table is DIR/lies.json and .md.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from pyeal import loans
 
 SELFTEST = SUITE / "selftest"
 PACKAGE = Path(pyeal.__file__).parent
+LIE = Path(__file__).with_name("lie.c")
+TABLES = {"pyeal": "mutations", "librte_eal": "lies"}
 CAUGHT, SURVIVED, COULD_NOT, ELSEWHERE = WORDS = "caught", "survived", "could not run", "elsewhere"
 
 
@@ -47,6 +50,9 @@ class Mutation(NamedTuple):
     lie: str = ""
     target: str = "pyeal"
     machine: str = ""
+    call: str = ""  # of librte_eal, which lie.c changes
+    when: str = ""
+    change: str = ""
 
     def __str__(self):
         where = self.file.removeprefix("pyeal/") or self.target
@@ -54,24 +60,26 @@ class Mutation(NamedTuple):
 
     def fault(self):
         """Why the entry is stale, or None."""
-        n = 1 if self.lie else (PACKAGE.parent / self.file).read_text().count(self.old)
+        n = 1 if self.lie or self.call else (PACKAGE.parent / self.file).read_text().count(self.old)
         return None if n == 1 else f"{self}: `old` stands {n} times in the file"
 
     def state(self):
         """Changes with the file that is mutated and with that of the test."""
-        files = [tests()[self.id], PACKAGE.parent / (self.file or "pyeal/agent.py")]
+        own = LIE if self.call else PACKAGE.parent / (self.file or "pyeal/agent.py")
+        files = [tests()[self.id], own]
         return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
 
 
 @functools.cache
-def listed():
-    return tomllib.loads((SELFTEST / "mutations.toml").read_text())
+def listed(table="mutations"):
+    return tomllib.loads((SELFTEST / f"{table}.toml").read_text())
 
 
-def load():
+def load(table="mutations"):
+    more = {"target": "librte_eal"} if table == "lies" else {}
     return [
-        Mutation(id, **{k: v for k, v in e.items() if k not in ("id", "ids")})
-        for e in listed()["mutation"]
+        Mutation(id, **more, **{k: v for k, v in e.items() if k not in ("id", "ids")})
+        for e in listed(table)["mutation"]
         for id in e.get("ids", [e.get("id")])
     ]
 
@@ -129,11 +137,12 @@ def replayed(chosen, jobs=1):
 
 
 class Table:
-    """What was seen last of each fault: mutations.json, and mutations.md made of it."""
+    """What was seen last of each fault: mutations.json, and mutations.md made of it; of lies,
+    lies.json and lies.md."""
 
-    def __init__(self, folder):
-        self.folder, self.rows = folder, {}
-        if (path := folder / "mutations.json").exists():
+    def __init__(self, folder, name="mutations"):
+        self.folder, self.name, self.rows = folder, name, {}
+        if (path := folder / f"{name}.json").exists():
             self.add(path)
 
     def add(self, path):
@@ -154,16 +163,17 @@ class Table:
         return bool(row) and (row["verdict"], row["state"]) == (CAUGHT, m.state())
 
     def write(self):
-        rows = [self.rows[m] for m in load() if m in self.rows]
+        rows = [self.rows[m] for m in load(self.name) if m in self.rows]
         text = ",\n".join(
             json.dumps(r | {"mutation": shown(r["mutation"])}, ensure_ascii=False) for r in rows
         )
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "mutations.json").write_text(f"[\n{text}\n]\n")
-        (self.folder / "mutations.md").write_text(self.page())
+        (self.folder / f"{self.name}.json").write_text(f"[\n{text}\n]\n")
+        (self.folder / f"{self.name}.md").write_text(self.page())
 
     def page(self):
-        return page.markdown([self.rows[m] for m in load() if m in self.rows], unshown())
+        seen = [self.rows[m] for m in load(self.name) if m in self.rows]
+        return page.lies(seen) if self.name == "lies" else page.markdown(seen, unshown())
 
 
 def shown(m):
@@ -177,6 +187,7 @@ def main(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("ids", nargs="*", metavar="ID", help="only these: FBA-017, 'MSL-*'")
+    p.add_argument("--target", choices=TABLES, default="pyeal", help="librte_eal: lies.toml")
     p.add_argument("-j", "--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
     p.add_argument("-o", type=Path, default=Path("docs"), metavar="DIR", help="where the table is")
     p.add_argument(
@@ -202,11 +213,12 @@ def main(argv):
 
 
 def replay(args):
-    chosen = [m for m in load() if not args.ids or any(fnmatchcase(m.id, i) for i in args.ids)]
+    name = TABLES[args.target]
+    chosen = [m for m in load(name) if not args.ids or any(fnmatchcase(m.id, i) for i in args.ids)]
     if stale := [fault for m in chosen if (fault := m.fault())]:
         print(*stale, sep="\n")
         return 2
-    table = Table(args.o)
+    table = Table(args.o, name)
     if args.changed:
         chosen = [m for m in chosen if not table.holds(m)]
     found = {word: [] for word in WORDS}
