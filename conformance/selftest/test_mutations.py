@@ -100,14 +100,13 @@ def test_what_is_not_caught_is_told():
 @pytest.mark.skipif(not shutil.which("gcc"), reason="wanted gcc, found none")
 @pytest.mark.timeout(600)
 def test_a_changed_call_of_librte_eal_is_found():
-    """A change that needs no pages is caught; a change under a false condition survives."""
+    """The directory of a primary that makes it for all to read, without pages."""
     lie = next(m for m in LIES if m.id == "CFG-001")
-    honest = lie._replace(when="0")
-    found = {m: answer for m, *answer in sweep.replayed([lie, honest])}
-    if child.NO_LIBRARY in found[honest][2]:
-        pytest.skip("wanted librte_eal, found none")
+    ((_, verdict, _, said),) = sweep.replayed([lie])
+    if child.NO_LIBRARY in said or said.startswith("Skipped: wanted "):
+        pytest.skip(said)
 
-    assert {m: verdict for m, (verdict, *_) in found.items()} == {lie: CAUGHT, honest: SURVIVED}
+    assert verdict == CAUGHT
 
 
 @pytest.mark.skipif(not DOCS, reason="wanted a checkout, found the suite alone")
