@@ -60,14 +60,20 @@ def damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dam
     return damage
 
 
-@pytest.mark.parametrize("release", worlds.HEAPS)
-def test_a_dead_eal(release: str, tmp_path: Path, damage: Callable[..., Damage]) -> None:
+def unpacked(release: str, tmp_path: Path) -> Path:
+    """Write the files of a dead EAL; return the folder of its pages."""
     huge = tmp_path / "pages"
     for path, data in worlds.files(f"heap/{release}", str(huge)).items():
         folder, _, name = path.partition("/")
         file = (tmp_path / "dpdk" / PREFIX if folder == "run" else huge) / name
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file.write_bytes(data)
+    return huge
+
+
+@pytest.mark.parametrize("release", worlds.HEAPS)
+def test_a_dead_eal(release: str, tmp_path: Path, damage: Callable[..., Damage]) -> None:
+    huge = unpacked(release, tmp_path)
     words = "--", "--no-huge", "--file-prefix", PREFIX
     assert damage(*words) == []
 
@@ -115,6 +121,18 @@ def test_a_running_eal(damage: Callable[..., Damage]) -> None:
     assert len(found) == 3
     assert all(f"element at {at}: prev: expected " in f["text"] for f in found), found
     assert any(f"element at {at}: prev" in text for text in shown)
+
+
+def test_a_heap_whose_array_is_missing(damage: Callable[..., Damage], tmp_path: Path) -> None:
+    """Without the array no page is known, so nothing is known of the heap: that is no damage."""
+    with program():
+        folder = tmp_path / "dpdk/damage"
+        for array in folder.glob("fbarray_*mem*"):
+            array.rename(tmp_path / array.name)
+        found = facts("inspect", str(folder))
+
+    assert "No such file or directory" in found["heaps"][0]["unread"]
+    assert not [p for p in found["problems"] if "damaged" in p]
 
 
 def test_a_heap_that_changes(damage: Callable[..., Damage]) -> None:

@@ -248,6 +248,9 @@ class Snapshot:
         }
         if self.memory is None:
             return facts | {"unread": "the pages are not there: only config and arrays"}
+        for ml in self.lists:  # without its array it is not known where elements may be
+            if ml["socket_id"] == h.socket_id and ml.get("unread"):
+                return facts | {"unread": f"the array of {ml['name']}: {ml['unread']}"}
         return facts | heap_numbers(self, i)
 
     def renew(self) -> None:
