@@ -64,7 +64,7 @@ def coloured_word(line: str, colours: dict[str, int]) -> str:
     if coloured():
         import re
 
-        words = "|".join(map(re.escape, sorted(colours, key=len, reverse=True)))
+        words = "|".join(re.escape(w) for w in sorted(colours, key=len, reverse=True))
         if m := re.search(rf"(?:  |[A-Z] )({words})(?=:|$)", line):
             line = line[: m.start(1)] + ink(m[1], colours[m[1]]) + line[m.end(1) :]
     return line
