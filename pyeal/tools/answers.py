@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from contextlib import contextmanager, redirect_stdout
 from errno import EINVAL
 
 from pyeal.errors import EalError
-from pyeal.look.archives import members
 from pyeal.look.sources import Unreadable
 from pyeal.tools import commands
 
@@ -54,6 +52,10 @@ def record(name: str, more: list[str], eal_args: list[str]) -> tuple[int, str]:
 
 def recorded(path: str, name: str) -> tuple[int, Dict]:
     """Return the exit code and the document of a command in an archive. Raises EalError."""
+    import json
+
+    from pyeal.look.archives import members
+
     try:
         found = members(path)
         end = f"{FOLDER}/{name}.json"

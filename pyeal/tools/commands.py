@@ -29,7 +29,7 @@ COMMANDS = {  # name: its line in --help
     "warm": "page files ahead of a start, which then waits for no zeroed page",
     "dump": "decode one of EAL's shared files, with offsets",
     "diff": "what differs between two shared files, or two releases' layouts",
-    "collect": "one archive of what these tools read of a machine, without page contents",
+    "collect": "one archive of what the tools read here, without page contents",
     "setup": "files and kernel arguments that reserve hugepages at each boot",
     "bench": "time an EAL beside another, keep it, compare it with a revision",
     "lease": "hugepages for a command or a shell, returned at its end",
