@@ -168,7 +168,7 @@ def test_the_command() -> None:
     assert (code, got["schema"]) == (0, "pyeal.explain/1")
     assert [p["problem"] for p in got["problems"]] == [12, 35]
     assert run("all is well")[0] == 1
-    assert run(stdin="")[0] == 1
+    assert run(stdin="")[0] == 2  # there is nothing to explain
 
 
 def test_what_the_log_shows_comes_before_what_this_machine_lacks() -> None:
