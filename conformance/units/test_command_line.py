@@ -111,8 +111,11 @@ def test_a_closed_pipe_and_ascii_change_no_exit_code():
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     ascii_ = subprocess.run(
         [sys.executable, "-c", "from pyeal import cli; cli._tame_stdout(); print('2×2M \u2588')"],
-        capture_output=True, text=True, env=env, timeout=30,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=30,
+    )
 
     assert (closed.returncode, closed.stderr) == (0, "")
     assert (ascii_.stdout, ascii_.stderr) == ("2x2M #\n", "")

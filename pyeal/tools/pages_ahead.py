@@ -2,7 +2,9 @@
 
 The hugepage directories are locked meanwhile as a start locks them, so a start that begins during
 this waits, and then takes the files. A process that is killed here leaves files that the next start
-takes as well: those it made hold zeros or no page, and EAL treats all of them as dirty.
+takes as well: those it made hold zeros or no page. EAL treats the file of a page as dirty, but of a
+list's file, with --single-file-segments, the first page alone (eal_memalloc.c: get_seg_fd): such a
+file is emptied before it is filled.
 """
 
 from __future__ import annotations
@@ -168,7 +170,7 @@ class PagesAhead:
                     what = f"Cannot allocate {n} pages of {size(sz)} on node {node}"
                     found, fix = self.population.why, "pyeal warm --drop, or more pages there"
                     raise EalError(ENOMEM, "warm", what, found=found, fix=fix)
-                if old:
+                if old and not self.options.single_file_segments:
                     self._zero(va, sz, n, policy)
             return [_recorded(w, fd) for w, fd in zip(batch, fds, strict=True)]
 
@@ -195,6 +197,8 @@ class PagesAhead:
             raise OSError(no, os.strerror(no), name)
         if old:
             for w, fd in zip(batch, fds, strict=True):
+                if self.options.single_file_segments:
+                    os.ftruncate(fd, 0)
                 if os.fstat(fd).st_size != w.bytes:
                     os.ftruncate(fd, w.bytes)
         return fds

@@ -143,7 +143,7 @@ def test_a_file_of_the_dead_keeps_its_length(make_box, start):
 @pytest.mark.parametrize(
     ("dangling", "args", "stage"),
     [
-        (False, ["-m", "2", "--no-shconf", "--file-prefix", "a/b"], "memalloc"),
+        (False, ["-m", "2", "--no-shconf", "--file-prefix", "a/b"], "memory"),
         (True, ["--no-huge", "--file-prefix", ".."], "runtime"),
     ],
     ids=["page-files", "above-a-link"],

@@ -18,9 +18,18 @@ from pyeal.tools.explain.problems import PROBLEMS
 
 # problem: the scene of test_fixes that makes it, by the row of its fix
 OF_FIXES = {
-    1: "stale", 2: "mount", 3: "stale", 5: "prefix", 6: "resize", 9: "iova-va", 10: "own",
-    11: "limit", 12: "single-file", 29: "mount-size", 41: "no-huge",
-}  # fmt: skip
+    1: "stale",
+    2: "mount",
+    3: "stale",
+    5: "prefix",
+    6: "resize",
+    9: "iova-va",
+    10: "own",
+    11: "limit",
+    12: "single-file",
+    29: "mount-size",
+    41: "no-huge",
+}
 SCENES = {}
 KNOWN = {p.id for p in PROBLEMS}
 
@@ -180,12 +189,12 @@ def fragmented(world, tmp_path):
     return target
 
 
-@scene(28, "profile", strace=True, pages={"2M": 2})
+@scene(28, "not-in-memory", strace=True, pages={"2M": 2})
 def memfd_denied(world, tmp_path):
-    """A security module is strace here: a profile that allows the call does not refuse it."""
-    box, args = world.box(lease={"2M": 2}), ["--in-memory", "-m", "4"]
-    target = prepared(world, *args, box=box, inject=["memfd_create:error=EACCES"])
-    target.carry = lambda do: world.target(*args, box=box)
+    """A security module is strace here."""
+    box, denied = world.box({"2M": 2}), ["memfd_create:error=EACCES"]
+    target = prepared(world, "--in-memory", "-m", "4", box=box, inject=denied)
+    target.carry = lambda do: world.target("-m", "4", box=box, inject=denied)
     return target
 
 
@@ -367,8 +376,8 @@ WITHOUT = {
     "host-pids": "is about what cannot be known, not about a start that fails",
     "pod-prefix": "is about what cannot be known, not about a start that fails",
     "cpuset": "needs a second node: machine numa2",
-    "boot-argument": "needs another boot: machine fourgb",
-    "not-in-memory": "needs more page sizes than a kernel of this architecture has",
+    "boot-argument": "needs another boot",
+    "profile": "changes the configuration of a container runtime: test_permission",
     "same-build": "needs a build for another cache line",
     "same-libraries": "test_primary, which then starts",
     "locked-memory": "needs VFIO, which this kernel lacks: fixtures/hosts",
