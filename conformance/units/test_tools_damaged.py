@@ -149,7 +149,7 @@ def test_a_heap_that_a_stopped_process_changes_is_not_called_damaged(
     memory.config[:] = bytes(c)
     (said,) = heaps.problems(memory)
 
-    assert said.startswith("its lock is taken, and it is in the middle of a change: ")
+    assert said.startswith("its lock is taken, and it is in the middle of a change: heap 0: ")
 
 
 def test_a_heap_that_changes_while_it_is_read_is_not_called_damaged(

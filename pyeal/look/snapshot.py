@@ -443,7 +443,8 @@ def heap_numbers(s: Snapshot, i: int) -> dict[str, Any]:
             break
     found = [p for p in check.problems if p in common] if check and common else []
     if found and s.c.malloc_heaps[i].lock:
-        why = f"its lock is taken, and it is in the middle of a change: {found[0]}"
+        change = found[0].removeprefix("damaged: ")
+        why = f"its lock is taken, and it is in the middle of a change: {change}"
     elif found:
         why = found[0]
         s.problems += found[1:]

@@ -32,13 +32,14 @@ def check(c: Case) -> Iterator[Finding]:
         if primary.namespace("mnt") and primary.namespace("mnt") != c.view.namespace("mnt"):
             text = f"the primary ({c.config.owner}) has mounts of its own"
             state = OK if _same_hugedirs(c, primary) else FAIL
+            directory = next(iter(hugedirs_of_primary(c)), "/dev/hugepages")
             yield Finding(
                 state,
                 text,
                 19,
                 wanted="its hugepage directory, under the same path",
                 found="another one, or none",
-                do=fixes.to("volume", directory="/dev/hugepages"),
+                do=fixes.to("volume", directory=directory),
             )
 
 

@@ -12,7 +12,6 @@ from conformance import GB, MB, needs
 from conformance.harness import fake_host
 from conformance.units.live.doctor import test_fixes
 from conformance.units.live.doctor.carried import check, prepared
-from conformance.units.live.doctor.world import Inner
 from pyeal.tools import fixes
 from pyeal.tools.explain.problems import PROBLEMS
 
@@ -121,17 +120,6 @@ def no_primary(world, tmp_path):
         return world.target("--proc-type=secondary", box=box)
 
     target.carry = carry
-    return target
-
-
-@scene(19, "volume", pages={"2M": 2})
-def hugetlbfs_out_of_sight(world, tmp_path):
-    """The volume that doctor names is the box's: with it the secondary is not in one below."""
-    box = world.box({"2M": 2})
-    world.eal("-m", "2", box=box)
-    inner = Inner(box, "umount /run/hugepages/2M; rmdir /run/hugepages/2M")
-    target = prepared(world, "--proc-type=secondary", box=inner)
-    target.carry = lambda do: world.target("--proc-type=secondary", box=box)
     return target
 
 
@@ -348,6 +336,7 @@ ELSEWHERE = {
     0: "names another argument: test_fixes, row cores",
     8: "needs a node with memory and one without: machine numa2",
     15: "test_looking_leaves_the_primary_alone",
+    19: "an option of a container runtime, which is not here: test_namespace",
     20: "test_primary: the secondary starts without the library",
     24: "needs VFIO, which this kernel lacks: fixtures/hosts",
     27: "needs two nodes with memory: machine numa2",
@@ -377,6 +366,7 @@ WITHOUT = {
     "pod-prefix": "is about what cannot be known, not about a start that fails",
     "cpuset": "needs a second node: machine numa2",
     "boot-argument": "needs another boot",
+    "volume": "an option of a container runtime, which is not here: test_namespace",
     "profile": "changes the configuration of a container runtime: test_permission",
     "same-build": "needs a build for another cache line",
     "same-libraries": "test_primary, which then starts",
