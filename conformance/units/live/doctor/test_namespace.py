@@ -19,7 +19,7 @@ def test_hugepage_directory_not_shared(world):
 
     said = target.doctor("namespace")
     assert "under the same path" in said
-    assert "-v /dev/hugepages" in said
+    assert "-v /run/hugepages/2M:/run/hugepages/2M" in said
     assert 19 in explain(target.refused())
 
 
