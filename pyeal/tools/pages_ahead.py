@@ -59,7 +59,7 @@ class PagesAhead:
     def __init__(self, r: DryRun) -> None:
         self.options, self.release, self.mode = r.options, r.release, r.mode
         self.prefix, self.runtime_dir = r.options.file_prefix, r.runtime_dir
-        self.population = Population(Pagemap(), False, lambda level, text: None, r.node_of)
+        self.population = Population(Pagemap(), False, _ignore, r.node_of)
         self.folders = {info.hugedir: info.page_sz for info in r.infos if info.hugedir}
         self.wanted: dict[str, Wanted] = {}
         held = r.none.held
